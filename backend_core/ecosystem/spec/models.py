@@ -1,0 +1,105 @@
+"""Frozen types of every file that a Pack supplies: parsed once at the border, never travelling on as loose dicts.
+
+Not here: reading files (``registry``), checking documents (``spec.validate``), deciding anything from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+EMPTY: Mapping[str, Any] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Connectivity:
+    """Interface keys, as declared. ``provides`` bounds what a component may register, ``requires`` orders starts."""
+
+    accepts: tuple[str, ...] = ()
+    provides: tuple[str, ...] = ()
+    requires: tuple[str, ...] = ()
+    uses: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PermissionRequest:
+    """One entry of ``permissions.json``: what the Pack asks for and why. ``params`` is frozen JSON."""
+
+    type: str
+    reason: str
+    params: Mapping[str, Any] = EMPTY
+
+
+@dataclass(frozen=True, slots=True)
+class ComponentManifest:
+    """One ``components/<id>/manifest.json``. ``directory`` is posix, relative to the Pack's root."""
+
+    type: str
+    id: str
+    version: str
+    full_id: str
+    uuid: str
+    directory: str
+    connectivity: Connectivity = Connectivity()
+    display_name: str = ""
+    description: str = ""
+    extensions: Mapping[str, Any] = EMPTY
+    settings_schema: Mapping[str, Any] = EMPTY
+    addon_policy: Mapping[str, Any] = EMPTY
+    storage: Mapping[str, Any] = EMPTY
+    entry: Mapping[str, Any] = EMPTY
+    metadata: Mapping[str, Any] = EMPTY
+
+
+@dataclass(frozen=True, slots=True)
+class HandlerFile:
+    """One custom handler, ``backend/handlers/<name>.py``; it becomes ``<pack_id>.<name>`` when declared in ``provides``."""
+
+    name: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class PackMetadata:
+    """Everything that the host knows of a Pack without running a byte of it."""
+
+    pack_id: str
+    pack_identity: str
+    version: str
+    uuid: str
+    pack_type: str = "pack"
+    display_name: str = ""
+    description: str = ""
+    author: str = ""
+    license: str = ""
+    dependencies: Mapping[str, str] = EMPTY
+    connectivity: Connectivity = Connectivity()
+    components: tuple[ComponentManifest, ...] = ()
+    handlers: tuple[HandlerFile, ...] = ()
+    permissions: tuple[PermissionRequest, ...] = ()
+    addons: tuple[Mapping[str, Any], ...] = ()
+    metadata: Mapping[str, Any] = EMPTY
+
+    def provides(self) -> frozenset[str]:
+        """Every key that this Pack may register: its own ``connectivity`` and that of its components."""
+        return frozenset(self.connectivity.provides).union(*(c.connectivity.provides for c in self.components))
+
+    def requires(self) -> frozenset[str]:
+        """Every key without which some component of this Pack does not start."""
+        return frozenset(self.connectivity.requires).union(*(c.connectivity.requires for c in self.components))
+
+    def uses(self) -> frozenset[str]:
+        """Every key that this Pack may call when present."""
+        return frozenset(self.connectivity.uses).union(*(c.connectivity.uses for c in self.components))
+
+
+@dataclass(frozen=True, slots=True)
+class PackFolder:
+    """One folder below ``ecosystem/packs``: its metadata, or why there is none."""
+
+    folder: str
+    path: str
+    metadata: PackMetadata | None = None
+    error: Mapping[str, Any] | None = field(default=None)

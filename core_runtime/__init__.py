@@ -1,0 +1,1 @@
+"""The kernel: mechanisms only. What the host does, never what it is for."""

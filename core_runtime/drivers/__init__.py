@@ -1,0 +1,1 @@
+"""How: every syscall of the kernel. Each driver implements one Protocol of ``core_runtime.ports``."""

@@ -1,0 +1,1 @@
+"""Kernel handlers that the startup flow may name, one module per group."""

@@ -1,0 +1,84 @@
+"""Ports: what the kernel needs from the machine, as Protocols. Drivers implement them; contract suites bind both.
+
+The error contract of every port: foreign exceptions never pass; a driver raises ``HostError`` (the machine can't),
+``SandboxUnavailable`` (this isolation can't) or ``TrustError`` (what it was given does not verify), always ``from`` the cause.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from core_runtime.rules.sandbox import DriverKind, Isolation, Level, SandboxSpec
+
+
+@dataclass(frozen=True, slots=True)
+class DriverStatus:
+    """Outcome of a driver's probe. ``reason`` and ``hint`` are sentences for the operator when not available."""
+
+    kind: DriverKind
+    available: bool
+    level: Level
+    version: str = ""
+    reason: str = ""
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How a sandbox ended. ``cause``: ``exited``, ``signal``, ``oom``, ``killed`` (by us) or ``lost`` (engine gone)."""
+
+    code: int | None
+    cause: str
+    detail: str = ""
+
+
+class Sandbox(Protocol):
+    """One started sandbox. All methods are safe after it ended."""
+
+    @property
+    def id(self) -> str:
+        """Stable identifier for logs and the API: the container id, or ``embedded-<pack>-<generation>``."""
+
+    async def measure(self, probe: Mapping[str, Any]) -> Isolation:
+        """Compare what the host sees of the sandbox with what the agent reported in HELLO, before any Pack byte runs."""
+
+    async def wait(self) -> Exit:
+        """Return when the sandbox has ended. Several waiters are allowed."""
+
+    async def stop(self, grace_s: float) -> Exit:
+        """TERM, then KILL after ``grace_s``; returns when nothing of it is left (processes, cgroup, container)."""
+
+    async def usage(self) -> Mapping[str, float]:
+        """``{memory_bytes, cpu_s, pids}`` where the machine can tell; absent keys otherwise."""
+
+    async def output_tail(self) -> str:
+        """Last bytes that the sandbox wrote outside the bus (start-up failures), bounded, undecoded text escaped."""
+
+
+class SandboxDriver(Protocol):
+    """An isolation driver: renders a ``SandboxSpec`` and runs it."""
+
+    @property
+    def kind(self) -> DriverKind:
+        """Which driver this is."""
+
+    async def probe(self) -> DriverStatus:
+        """Try the production settings on this machine and say what came of it. Never raises."""
+
+    async def start(self, spec: SandboxSpec) -> Sandbox:
+        """Start the agent under ``spec``. Raises ``HostError``; nothing is left behind then."""
+
+    def render(self, spec: SandboxSpec) -> Mapping[str, str]:
+        """File name → text, for the operator: exactly what ``start`` gives to the engine or to bubblewrap."""
+
+    async def remove_leftovers(self, installation_id: str) -> list[str]:
+        """Remove what an earlier run of this installation left; the identifiers removed. Never touches another's."""
+
+    async def close(self) -> None:
+        """Give back connections. Running sandboxes are not stopped."""
+
+
+Clock = Callable[[], float]
+"""Seconds; wall or monotonic as the parameter name says."""

@@ -1,0 +1,1 @@
+"""Why: pure decisions. Values in, values out; no clock, files, sockets, threads or logging."""
