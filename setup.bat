@@ -1,0 +1,3 @@
+@echo off
+call "%~dp0rumi.bat" setup %*
+exit /b %ERRORLEVEL%

@@ -1,0 +1,74 @@
+"""Markers that depend on the machine, and a summary that names what could not run and why.
+
+RUMI_TEST_REQUIRE=docker,embedded turns every skip of a test with one of these markers into a failure: a run that must
+be complete can not pass by leaving things out.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import hypothesis
+import pytest
+
+from tests.support import machine
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+REQUIRED = frozenset(filter(None, os.environ.get("RUMI_TEST_REQUIRE", "").replace(" ", "").split(",")))
+
+# two cores shared with engines and sandboxes: a slow example is no finding
+hypothesis.settings.register_profile("rumi", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("rumi")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    unknown = REQUIRED - machine.OBSTACLES.keys()
+    if unknown:
+        raise pytest.UsageError(f"RUMI_TEST_REQUIRE names {sorted(unknown)}; there are {sorted(machine.OBSTACLES)}")
+    config.addinivalue_line("markers", "xdist_group(name): tests of one group run in one worker, one after the other")
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        for name in ("docker", "browser"):
+            if item.get_closest_marker(name) and not item.get_closest_marker("xdist_group"):
+                item.add_marker(pytest.mark.xdist_group(name))  # they share one engine, one display
+        for name, obstacle in machine.OBSTACLES.items():
+            if item.get_closest_marker(name) and name not in REQUIRED and obstacle():
+                item.add_marker(pytest.mark.skip(reason=f"[{name}] {obstacle()}"))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for name in sorted(REQUIRED):
+        if item.get_closest_marker(name) and machine.OBSTACLES[name]():
+            pytest.fail(f"RUMI_TEST_REQUIRE names {name}, but: {machine.OBSTACLES[name]()}", pytrace=False)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    report: pytest.TestReport = yield  # type: ignore[assignment]
+    required = sorted(name for name in REQUIRED if item.get_closest_marker(name))
+    if report.skipped and required and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, but RUMI_TEST_REQUIRE names {', '.join(required)}: {report.longrepr}"
+    return report  # type: ignore[return-value]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    skipped = terminalreporter.stats.get("skipped", [])
+    if not skipped:
+        return
+    reasons = Counter(_reason(report) for report in skipped)
+    terminalreporter.section("could not run here, and why")
+    for reason, count in reasons.most_common():
+        terminalreporter.write_line(f"{count:4}  {reason}")
+
+
+def _reason(report: pytest.TestReport) -> str:
+    text = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    return text.removeprefix("Skipped: ")

@@ -1,0 +1,35 @@
+"""What this machine lets tests do, asked once a process. Shared by the markers and by fixtures."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+
+from rumi_setup.core import checker
+from rumi_setup.core.docker_http import Engine, EngineError
+
+CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome")
+
+
+@functools.cache
+def docker_obstacle() -> str:
+    """Empty when an engine answers, else why tests marked `docker` can not run."""
+    try:
+        Engine.from_environment().version(timeout_s=10.0)
+    except EngineError as error:
+        return f"no Docker engine: {error} (`./rumi test --with-engine` as root brings one)"
+    return ""
+
+
+@functools.cache
+def embedded_obstacle() -> str:
+    check = checker.check_bubblewrap()
+    return "" if check.status is checker.Status.OK else f"no embedded sandbox: {check.detail} ({check.hint})"
+
+
+@functools.cache
+def browser_obstacle() -> str:
+    return "" if any(map(shutil.which, CHROMIUM_NAMES)) else "no Chromium (apt install chromium)"
+
+
+OBSTACLES = {"docker": docker_obstacle, "embedded": embedded_obstacle, "browser": browser_obstacle}
