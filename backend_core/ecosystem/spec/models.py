@@ -29,7 +29,7 @@ class PermissionRequest:
 
     type: str
     reason: str
-    params: Mapping[str, Any] = EMPTY
+    params: Mapping[str, Any] = field(default_factory=lambda: EMPTY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,17 +45,18 @@ class ComponentManifest:
     connectivity: Connectivity = Connectivity()
     display_name: str = ""
     description: str = ""
-    extensions: Mapping[str, Any] = EMPTY
-    settings_schema: Mapping[str, Any] = EMPTY
-    addon_policy: Mapping[str, Any] = EMPTY
-    storage: Mapping[str, Any] = EMPTY
-    entry: Mapping[str, Any] = EMPTY
-    metadata: Mapping[str, Any] = EMPTY
+    author: str = ""
+    extensions: Mapping[str, Any] = field(default_factory=lambda: EMPTY)
+    settings_schema: Mapping[str, Any] = field(default_factory=lambda: EMPTY)
+    addon_policy: Mapping[str, Any] = field(default_factory=lambda: EMPTY)
+    storage: Mapping[str, Any] = field(default_factory=lambda: EMPTY)
+    entry: Mapping[str, Any] = field(default_factory=lambda: EMPTY)
+    metadata: Mapping[str, Any] = field(default_factory=lambda: EMPTY)
 
 
 @dataclass(frozen=True, slots=True)
 class HandlerFile:
-    """One custom handler, ``backend/handlers/<name>.py``; it becomes ``<pack_id>.<name>`` when declared in ``provides``."""
+    """One custom handler, ``backend/handlers/<name>.py``; ``<pack_id>.<name>`` when declared in ``provides``."""
 
     name: str
     path: str
@@ -74,13 +75,16 @@ class PackMetadata:
     description: str = ""
     author: str = ""
     license: str = ""
-    dependencies: Mapping[str, str] = EMPTY
+    dependencies: Mapping[str, str] = field(default_factory=lambda: EMPTY)
     connectivity: Connectivity = Connectivity()
     components: tuple[ComponentManifest, ...] = ()
     handlers: tuple[HandlerFile, ...] = ()
     permissions: tuple[PermissionRequest, ...] = ()
     addons: tuple[Mapping[str, Any], ...] = ()
-    metadata: Mapping[str, Any] = EMPTY
+    metadata: Mapping[str, Any] = field(default_factory=lambda: EMPTY)
+    vocabulary: Mapping[str, Any] | tuple[Any, ...] = field(default_factory=lambda: EMPTY)
+    notes: tuple[str, ...] = ()
+    """Sentences about what was read but has no effect (misspelt fields), for review."""
 
     def provides(self) -> frozenset[str]:
         """Every key that this Pack may register: its own ``connectivity`` and that of its components."""
@@ -97,7 +101,7 @@ class PackMetadata:
 
 @dataclass(frozen=True, slots=True)
 class PackFolder:
-    """One folder below ``ecosystem/packs``: its metadata, or why there is none."""
+    """One folder below ``ecosystem/packs``: its metadata, or why there is none (``RumiError.as_dict()``)."""
 
     folder: str
     path: str

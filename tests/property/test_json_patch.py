@@ -1,0 +1,89 @@
+"""Whatever two documents are, their difference applied to the first gives the second, and nothing is touched."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backend_core.ecosystem.json_patch import (
+    PatchError,
+    apply_patch,
+    diff,
+    equal,
+    format_pointer,
+    parse_pointer,
+    refusal,
+    resolve,
+    within,
+)
+
+SCALARS = (
+    st.none()
+    | st.booleans()
+    | st.integers(-100, 100)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=4)
+)
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text("ab~/01-", max_size=3), inner, max_size=4),
+    max_leaves=12,
+)
+TOKENS = st.lists(st.text("ab~/01-é", max_size=4), max_size=5)
+OPERATIONS = st.fixed_dictionaries(
+    {"op": st.sampled_from(["add", "remove", "replace", "move", "copy", "test", "spam"]),
+     "path": TOKENS.map(format_pointer) | st.text(max_size=5)},
+    optional={"value": VALUES, "from": TOKENS.map(format_pointer)},
+)  # fmt: skip
+
+
+@given(VALUES, VALUES)
+def test_diff_then_apply_gives_the_other(before, after) -> None:
+    kept = copy.deepcopy(before)
+    patch = diff(before, after)
+    assert equal(apply_patch(before, patch), after)
+    assert equal(before, kept)
+    assert json.loads(json.dumps(patch)) == patch
+
+
+@given(VALUES)
+def test_no_difference_is_an_empty_patch(value) -> None:
+    assert diff(value, copy.deepcopy(value)) == []
+
+
+@given(TOKENS)
+def test_pointers_round_trip(tokens) -> None:
+    assert parse_pointer(format_pointer(tokens)) == tuple(tokens)
+
+
+@given(VALUES, st.lists(OPERATIONS, max_size=4))
+def test_any_patch_applies_or_is_refused_and_never_touches_its_input(document, patch) -> None:
+    kept, kept_patch = copy.deepcopy(document), copy.deepcopy(patch)
+    refused = None
+    try:
+        apply_patch(document, patch)
+    except PatchError as error:
+        refused = error.code
+    assert refused in {None, "patch_invalid", "patch_target", "patch_test"}
+    assert equal(document, kept)
+    assert patch == kept_patch
+
+
+@given(st.dictionaries(st.text("ab", max_size=2), VALUES, max_size=4), st.lists(OPERATIONS, max_size=3), TOKENS)
+def test_an_admitted_addon_changes_nothing_outside_its_prefix(document, patch, prefix) -> None:
+    """The policy's promise: what lies outside of the allowed prefix is the same afterwards."""
+    try:
+        if refusal(patch, [format_pointer(prefix)]) is not None:
+            return
+        after = apply_patch(document, patch)
+    except PatchError:
+        return
+    for step in diff(document, after):
+        changed = parse_pointer(step["path"])
+        assert within(changed, tuple(prefix)) or within(tuple(prefix), changed)
+    if prefix:
+        for key in document.keys() - {prefix[0]}:
+            assert equal(resolve(after, format_pointer([key])), document[key])
