@@ -1,0 +1,110 @@
+"""Words about what Packs offer: call, interface, logs."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import Any
+from urllib.parse import quote
+
+import click
+
+from rumi_setup.cli import codes, link, packs, show
+from rumi_setup.cli.link import Failure
+from rumi_setup.cli.main import SETTINGS, Lazy, json_option
+from rumi_setup.cli.words import say
+
+_ARGUMENT_LIMIT_BYTES = 1 << 20
+_MARGIN_S = 10.0
+_LEVELS = {1: "DEBUG", 2: "INFO", 3: "WARNING", 4: "ERROR", 5: "CRITICAL"}
+
+
+@click.command(help=say("Call an interface with JSON arguments; `-` reads them from standard input."))
+@click.argument("key")
+@click.argument("arguments", default="{}", metavar="[JSON]")
+@click.option("--timeout", "timeout_s", type=click.FloatRange(0, 3600, min_open=True), help=say("Seconds to wait."))
+@click.option("--stream", is_flag=True, help=say("Print items as they come, one JSON document a line."))
+@json_option
+def call(key: str, arguments: str, timeout_s: float | None, stream: bool) -> None:  # noqa: FBT001
+    body: dict[str, Any] = {"args": _arguments(arguments)}
+    if timeout_s is not None:
+        body["timeout"] = timeout_s
+    path = f"/api/interfaces/{quote(key, safe='')}/call"
+    wait_s = (timeout_s or link.TIMEOUT_S) + _MARGIN_S  # the host's own deadline comes first
+    if stream:
+        for event, item in link.stream(path, body, timeout_s=wait_s):
+            if event in {"item", "result"}:
+                show.line(item)
+        return
+    answer = link.ask("POST", path, body, timeout_s=wait_s)
+    show.data(answer if show.wants_json() else answer.get("result"))
+
+
+def _arguments(text: str) -> Any:
+    if text == "-":
+        text = sys.stdin.read(_ARGUMENT_LIMIT_BYTES + 1)
+    if len(text) > _ARGUMENT_LIMIT_BYTES:
+        raise click.UsageError(say("The arguments are longer than 1 MB."))
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise click.UsageError(
+            say("The arguments are no JSON: {why}. Write them in single quotes, as in '{example}'.", why=error,
+                example='{"name": "Rumi"}')
+        ) from error  # fmt: skip
+
+
+@click.group(cls=Lazy, context_settings=SETTINGS, help=say("Interfaces: list, show"))
+def interface() -> None:
+    pass
+
+
+@interface.command("list", help=say("Every key that can be called, and who provides it."))
+@json_option
+def list_() -> None:
+    found = link.ask("GET", "/api/interfaces")
+    if show.wants_json():
+        show.data(found)
+        return
+    show.table(
+        ("key", "owner", "available"),
+        [(one.get("key"), one.get("owner"), say("yes") if one.get("available") else say("no")) for one in found],
+    )
+    show.next_step("./rumi call KEY '{}'" if found else "./rumi pack pending")
+
+
+@interface.command("show", help=say("One key: who provides it and what it takes."))
+@click.argument("key")
+@json_option
+def show_(key: str) -> None:
+    show.data(link.ask("GET", f"/api/interfaces/{quote(key, safe='')}"))
+    show.next_step(f"./rumi call {show.safe(key)} '{{}}'")
+
+
+@click.command(help=say("What a Pack printed and logged last, oldest first."))
+@click.argument("pack_id")
+@click.option("--lines", "-n", type=click.IntRange(1, 5000), default=200, show_default=True)
+@json_option
+def logs(pack_id: str, lines: int) -> None:
+    answer = link.ask("GET", f"/api/packs/{packs.checked(pack_id)}/logs?lines={lines}")
+    if show.wants_json():
+        show.data(answer)
+        return
+    found = answer.get("lines")
+    if not isinstance(found, list):
+        raise Failure(say("The host answered in a form that this command does not know."), codes.FAILED)
+    for line in found:
+        click.echo(_log_line(line))
+    if not found:
+        show.words(say("{pack} has written nothing yet.", pack=show.safe(pack_id)))
+    show.next_step(f"./rumi pack show {pack_id}")
+
+
+def _log_line(line: Any) -> str:
+    if not isinstance(line, dict):
+        return show.safe(line, 4000)
+    stamp = line.get("ts")
+    shown = time.strftime("%H:%M:%S ", time.localtime(stamp)) if isinstance(stamp, (int, float)) else ""
+    level = _LEVELS.get(line.get("level", 0) // 10, "") if isinstance(line.get("level"), int) else ""
+    return f"{shown}{level} {show.safe(line.get('text', ''), 4000)}".strip()

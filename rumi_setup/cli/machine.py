@@ -1,0 +1,186 @@
+"""Words about the machine and the host as a whole: up, down, status, doctor, token, and the tools of the setup core."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any, TypeVar
+
+import click
+
+from rumi_setup.cli import codes, link, show
+from rumi_setup.cli.link import Failure
+from rumi_setup.cli.main import json_option
+from rumi_setup.cli.words import say
+from rumi_setup.core import places
+from rumi_setup.core.problem import SetupError
+
+_T = TypeVar("_T")
+
+
+def guarded(act: Callable[[], _T]) -> _T:
+    """Run a part of the setup core; its error becomes the command's, with the core's own exit code."""
+    try:
+        return act()
+    except SetupError as error:
+        raise Failure(str(error), error.exit_code, code="setup") from error
+
+
+@click.command(help=say("Set up whatever is missing, start the host and say where it is."))
+@click.option("--detach", "-d", is_flag=True, help=say("Leave it running in the background."))
+@click.option("--api-port", type=click.IntRange(1, 65535), default=8765, show_default=True)
+@click.option("--web-port", type=click.IntRange(1, 65535), default=5000, show_default=True)
+@click.option("--isolation", type=click.Choice(["auto", "docker", "embedded"]), envvar="RUMI_ISOLATION", default="auto")
+@click.option("--offline", metavar="DIR", type=click.Path(exists=True, file_okay=False),
+              help=say("Install from a folder of wheels."))  # fmt: skip
+def up(detach: bool, api_port: int, web_port: int, isolation: str, offline: str | None) -> int:  # noqa: FBT001
+    from rumi_setup.core import installer, runner
+
+    def start() -> int:
+        installer.ensure("runtime", offline)
+        return runner.up(detach=detach, api_port=api_port, web_port=web_port, isolation=isolation)
+
+    code = guarded(start)
+    if detach and code == 0:
+        show.next_step("./rumi pack list")
+    return code
+
+
+@click.command(help=say("Stop the host that serves this home."))
+def down() -> int:
+    from rumi_setup.core import runner
+
+    stopped = guarded(runner.down)
+    if stopped:
+        show.next_step("./rumi up")
+    return codes.OK if stopped else codes.HOST_DOWN
+
+
+@click.command(help=say("What runs, what needs a decision, what is wrong."))
+@json_option
+def status() -> None:
+    health = link.ask("GET", "/api/health")
+    packs = link.ask("GET", "/api/packs")
+    isolation = link.ask("GET", "/api/isolation")
+    issues = link.ask("GET", "/api/issues")
+    if show.wants_json():
+        show.data({"running": True, "health": health, "packs": packs, "isolation": isolation, "issues": issues})
+        return
+    chosen = isolation.get("isolation") or {}
+    show.pairs([
+        ("host", health.get("phase")), ("cause", health.get("cause")), ("console", health.get("web")),
+        ("API", health.get("api")),
+        ("isolation", f"{chosen.get('driver')} ({chosen.get('level')})" if chosen else isolation.get("problem")),
+    ])  # fmt: skip
+    counts: dict[str, int] = {}
+    for pack in packs:
+        counts[str(pack.get("status"))] = counts.get(str(pack.get("status")), 0) + 1
+    show.pairs([("Packs", ", ".join(f"{count} {state}" for state, count in sorted(counts.items())) or say("none"))])
+    show.section("Issues", (f"{show.safe(i.get('severity'))}: {show.safe(i.get('title'))}" for i in issues[:20]))
+    if issues:
+        show.next_step("./rumi doctor")
+    elif counts.keys() & {"installed", "pending", "modified"}:
+        show.next_step("./rumi pack pending")
+    else:
+        show.next_step("./rumi pack list")
+
+
+@click.command(help=say("Find what is wrong with this installation; --fix mends what can be mended, keeping backups."))
+@click.option("--fix", is_flag=True, help=say("Mend what can be mended."))
+@json_option
+def doctor(fix: bool) -> int:  # noqa: FBT001 - click's signature
+    from rumi_setup.core import checker, recovery
+
+    mended = guarded(recovery.fix) if fix else []
+    found = guarded(recovery.diagnose)
+    checks = [check for check in guarded(checker.run_checks) if check.status is not checker.Status.OK]
+    reported = _issues_of_host()
+    healthy = recovery.healthy(found) and not any(issue.get("severity") == "error" for issue in reported)
+    if show.wants_json():
+        show.data({
+            "healthy": healthy, "issues": [asdict(issue) for issue in found], "fixed": [asdict(m) for m in mended],
+            "checks": [{"id": c.id, "status": c.status.value, "detail": c.detail, "hint": c.hint} for c in checks],
+            "host_issues": reported,
+        })  # fmt: skip
+        return codes.OK if healthy else codes.FAILED
+    show.section("Mended", (f"{show.safe(m.id)}: {show.safe(m.message)}" for m in mended))
+    show.section("Found", (f"{issue.severity:5}  {issue.id}: {show.safe(issue.message)}" for issue in found))
+    show.section("Machine", (f"{c.title}: {show.safe(c.detail)}" + (f"  → {c.hint}" if c.hint else "") for c in checks))
+    show.section("Host", (_issue_line(issue) for issue in reported[:50]))
+    show.words(say("Healthy.") if healthy else say("Not healthy."))
+    if not healthy:
+        show.next_step("./rumi status" if fix else "./rumi doctor --fix")
+    return codes.OK if healthy else codes.FAILED
+
+
+def _issues_of_host() -> list[dict[str, Any]]:
+    """What the running host reports; nothing when none runs, which is no fault of the installation."""
+    try:
+        issues = link.ask("GET", "/api/issues")
+    except Failure as found:
+        if found.exit_code != codes.HOST_DOWN:
+            raise
+        return []
+    return [issue for issue in issues if isinstance(issue, dict)] if isinstance(issues, list) else []
+
+
+def _issue_line(issue: dict[str, Any]) -> str:
+    hint = show.safe(issue.get("hint"))
+    about = f"{show.safe(issue.get('severity'))}  {show.safe(issue.get('subject'))}: {show.safe(issue.get('title'))}"
+    return about + (f"  → {hint}" if hint else "")
+
+
+@click.command(help=say("Print the bearer token of the management API, for programs on other systems or users."))
+@click.option("--path", is_flag=True, help=say("Print where it is, not what it is."))
+@json_option
+def token(path: bool) -> None:  # noqa: FBT001 - click's signature
+    home = places.home()
+    value = str(link.token_file(home)) if path else link.read_token(home)
+    if show.wants_json():
+        show.data({"path" if path else "token": value})
+    else:
+        click.echo(value)
+    if not path and sys.stdout.isatty():
+        show.words(say("Whoever has this token decides over every Pack. Keep it to yourself."))
+
+
+_ARGUMENTS = {"ignore_unknown_options": True, "help_option_names": []}
+
+
+def _core_word(word: str) -> Callable[[tuple[str, ...]], int]:
+    def run(arguments: tuple[str, ...]) -> int:
+        from rumi_setup.core.entry import inside
+
+        return inside([word, *arguments])
+
+    return run
+
+
+def _delegated(word: str) -> click.Command:
+    """A word of the setup core, with its own options and help."""
+    made = click.argument("arguments", nargs=-1, type=click.UNPROCESSED)(_core_word(word))
+    return click.command(word, context_settings=_ARGUMENTS, add_help_option=False)(made)
+
+
+setup = _delegated("setup")
+check = _delegated("check")
+test = _delegated("test")
+
+
+@click.command(context_settings=_ARGUMENTS, add_help_option=False)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def bench(arguments: tuple[str, ...]) -> int:
+    import subprocess
+
+    from rumi_setup.core import installer
+
+    program = places.ROOT / "bench" / "__main__.py"
+    if not program.is_file():
+        raise Failure(
+            say("{path} is missing: this is no complete copy of the project.", path=program), codes.NOT_FOUND,
+            say("Fetch the project again."), code="bench_missing",
+        )  # fmt: skip
+    guarded(lambda: installer.ensure("bench"))
+    argv = [str(places.venv_python()), str(program), *arguments]
+    return subprocess.run(argv, cwd=places.ROOT, check=False).returncode

@@ -1,0 +1,247 @@
+"""`rumi pack`: what there is, what waits for a decision, the decisions."""
+
+from __future__ import annotations
+
+import re
+import sys
+from typing import Any
+from urllib.parse import quote
+
+import click
+
+from rumi_setup.cli import codes, link, show
+from rumi_setup.cli.link import Failure
+from rumi_setup.cli.main import SETTINGS, Lazy, json_option
+from rumi_setup.cli.words import say
+
+_PACK_ID = re.compile(r"[a-z][a-z0-9_-]{0,63}")
+_START_S = 120.0
+_NEXT = {"running": "./rumi interface list", "approved": "./rumi pack start {id}", "blocked": "./rumi pack list",
+         "error": "./rumi logs {id}", "modified": "./rumi pack review {id}"}  # fmt: skip
+
+
+def checked(pack_id: str) -> str:
+    """A Pack id that may stand in a path. Raises a usage error otherwise."""
+    if not _PACK_ID.fullmatch(pack_id):
+        raise click.UsageError(
+            say("{id} is no Pack id: 1 to 64 of a-z, 0-9, _ and -, beginning with a letter.", id=show.safe(pack_id, 80))
+        )
+    return quote(pack_id, safe="")
+
+
+def show_status(found: dict[str, Any]) -> None:
+    """The status of one Pack after a decision or a look."""
+    if show.wants_json():
+        show.data(found)
+        return
+    approval = found.get("approval") or {}
+    show.pairs([
+        ("pack", found.get("pack_id")), ("status", found.get("status")), ("cause", found.get("cause")),
+        ("detail", found.get("detail")), ("version", found.get("version")), ("identity", found.get("pack_identity")),
+        ("description", found.get("description")), ("digest", found.get("digest")),
+        ("approved", approval.get("approved_at")), ("isolation", _isolation(approval.get("isolation"))),
+        ("changed files", ", ".join(map(str, (found.get("changed_paths") or [])[:20]))),
+    ])  # fmt: skip
+    pack_id = show.safe(found.get("pack_id"))
+    state = str(found.get("status"))
+    show.next_step(_NEXT.get(state, "./rumi pack review {id}").format(id=pack_id))
+
+
+def _isolation(value: Any) -> str:
+    return (
+        " ".join(str(part) for part in value.values() if isinstance(part, str))
+        if isinstance(value, dict)
+        else str(value or "")
+    )
+
+
+def _ask_known(method: str, path: str, body: Any = None, *, timeout_s: float = link.TIMEOUT_S) -> Any:
+    """Ask about one Pack; a Pack that was put there just now is looked for once."""
+    try:
+        return link.ask(method, path, body, timeout_s=timeout_s)
+    except Failure as found:
+        if found.exit_code != codes.NOT_FOUND:
+            raise
+        link.ask("POST", "/api/packs/scan")
+        return link.ask(method, path, body, timeout_s=timeout_s)
+
+
+@click.group(cls=Lazy, context_settings=SETTINGS, help=say("Packs: list, review, approve, reject, start, stop, new"))
+def pack() -> None:
+    pass
+
+
+@pack.command("list", help=say("All Packs and their state."))
+@json_option
+def list_() -> None:
+    link.ask("POST", "/api/packs/scan")
+    found = link.ask("GET", "/api/packs")
+    if show.wants_json():
+        show.data(found)
+        return
+    show.table(
+        ("pack", "status", "version", "description"),
+        [(one.get("pack_id"), one.get("status"), one.get("version"), _about(one)) for one in found],
+    )
+    waiting = any(one.get("status") in {"installed", "pending", "modified"} for one in found)
+    show.next_step("./rumi pack pending" if waiting else "./rumi interface list" if found else "./rumi pack new NAME")
+
+
+def _about(one: dict[str, Any]) -> object:
+    return one.get("detail") or one.get("cause") or one.get("description")
+
+
+@pack.command(help=say("Packs that wait for a decision."))
+@json_option
+def pending() -> None:
+    found = link.ask("GET", "/api/packs/pending")
+    if show.wants_json():
+        show.data(found)
+        return
+    for pack_id in found:
+        click.echo(show.safe(pack_id))
+    if not found:
+        show.words(say("Nothing waits for a decision."))
+    show.next_step(f"./rumi pack review {show.safe(found[0])}" if found else "./rumi pack list")
+
+
+@pack.command("show", help=say("State of one Pack, and what was approved."))
+@click.argument("pack_id")
+@json_option
+def show_(pack_id: str) -> None:
+    show_status(_ask_known("GET", f"/api/packs/{checked(pack_id)}/status"))
+
+
+@pack.command(help=say("Everything that the decision needs: rights, risks, findings, differences."))
+@click.argument("pack_id")
+@json_option
+def review(pack_id: str) -> None:
+    from rumi_setup.cli.review import show_review
+
+    found = _ask_known("GET", f"/api/packs/{checked(pack_id)}/review")
+    if show.wants_json():
+        show.data(found)
+        return
+    show_review(found)
+    decided = found.get("state") in {"approved", "running"}
+    approve_it = f"./rumi pack approve {pack_id} --digest {show.safe(found.get('digest'))}"
+    show.next_step(f"./rumi pack show {pack_id}" if decided else approve_it)
+
+
+@pack.command(
+    help=say(
+        "Approve a Pack. On a terminal it shows the review first and asks; what was shown is what is approved. "
+        "Without one and without --digest, it approves what lies on the disk, leaving out the riskiest rights."
+    )
+)
+@click.argument("pack_id")
+@click.option("--digest", help=say("Approve exactly this state of the files."))
+@click.option("--yes", "-y", is_flag=True, help=say("Do not ask; approve what the review shows."))
+@click.option("--accept-weaker", is_flag=True, help=say("Agree to a weaker isolation than approved before."))
+@json_option
+def approve(pack_id: str, digest: str | None, yes: bool, accept_weaker: bool) -> None:  # noqa: FBT001
+    path = f"/api/packs/{checked(pack_id)}"
+    asks = digest is None and not yes and sys.stdin.isatty() and sys.stderr.isatty() and not show.wants_json()
+    if digest is None and (yes or asks):
+        found = _ask_known("GET", f"{path}/review")
+        digest = str(found.get("digest"))
+        if asks:
+            _confirm(pack_id, found)
+    body: dict[str, Any] = {"accept_weaker": True} if accept_weaker else {}
+    if digest is not None:
+        body["digest"] = digest
+    done = _ask_known("POST", f"{path}/approve", body or None, timeout_s=_START_S)
+    show_status(done)
+    if done.get("status") not in {"running", "approved"}:
+        raise Failure(
+            say("{pack} was approved but does not run.", pack=show.safe(pack_id)), codes.PACK_FAILED,
+            f"./rumi logs {pack_id}", code="start_failed",
+        )  # fmt: skip
+
+
+def _confirm(pack_id: str, found: dict[str, Any]) -> None:
+    from rumi_setup.cli.review import show_review
+
+    show_review(found)
+    if not click.confirm(say("Approve {pack}?", pack=show.safe(pack_id)), default=False, err=True):
+        raise Failure(say("Nothing was changed."), codes.FAILED, f"./rumi pack reject {pack_id}", code="not_confirmed")
+
+
+@pack.command(help=say("Reject a Pack, and stop it."))
+@click.argument("pack_id")
+@click.option("--reason", default="", help=say("Why, for the record."))
+@json_option
+def reject(pack_id: str, reason: str) -> None:
+    show_status(_ask_known("POST", f"/api/packs/{checked(pack_id)}/reject", {"reason": reason}))
+
+
+@pack.command(help=say("Uninstall a Pack: its folder, what was approved, its copy."))
+@click.argument("pack_id")
+@click.option("--yes", "-y", is_flag=True, help=say("Do not ask."))
+@json_option
+def remove(pack_id: str, yes: bool) -> None:  # noqa: FBT001 - click's signature
+    path = checked(pack_id)
+    if not yes:
+        if not sys.stdin.isatty():
+            raise click.UsageError(say("This deletes the Pack's folder. Without a terminal, say --yes."))
+        if not click.confirm(say("Delete {pack} and its folder?", pack=pack_id), default=False, err=True):
+            raise Failure(say("Nothing was changed."), codes.FAILED, code="not_confirmed")
+    done = link.ask("DELETE", f"/api/packs/{path}")
+    if show.wants_json():
+        show.data(done)
+    else:
+        show.words(say("{pack} is gone.", pack=pack_id))
+    show.next_step("./rumi pack list")
+
+
+@pack.command(help=say("Put the approved files back over changed ones, and start."))
+@click.argument("pack_id")
+@json_option
+def restore(pack_id: str) -> None:
+    show_status(link.ask("POST", f"/api/packs/{checked(pack_id)}/restore", timeout_s=_START_S))
+
+
+@pack.command(help=say("Start an approved Pack."))
+@click.argument("pack_id")
+@json_option
+def start(pack_id: str) -> None:
+    show_status(link.ask("POST", f"/api/containers/{checked(pack_id)}/start", timeout_s=_START_S))
+
+
+@pack.command(help=say("Stop a Pack; it stays approved."))
+@click.argument("pack_id")
+@json_option
+def stop(pack_id: str) -> None:
+    show_status(link.ask("POST", f"/api/containers/{checked(pack_id)}/stop"))
+
+
+@pack.command(help=say("Look at the folder of Packs again."))
+@json_option
+def scan() -> None:
+    found = link.ask("POST", "/api/packs/scan")
+    if show.wants_json():
+        show.data(found)
+        return
+    show.words(say("{n} Packs.", n=found.get("scanned")))
+    show.next_step("./rumi pack pending")
+
+
+@pack.command(help=say("Make a new Pack that works, to begin with."))
+@click.argument("name")
+@click.option("--author", default="me", show_default=True, help=say("Your name in its identity."))
+@click.option(
+    "--into", metavar="DIR", type=click.Path(file_okay=False), help=say("Another folder than ecosystem/packs.")
+)
+@json_option
+def new(name: str, author: str, into: str | None) -> None:
+    from pathlib import Path
+
+    from rumi_setup.cli.machine import guarded
+    from rumi_setup.core.template import new_pack
+
+    made = guarded(lambda: new_pack(name, author=author, folder=Path(into).absolute() if into else None))
+    if show.wants_json():
+        show.data({"pack_id": name, "path": str(made)})
+    else:
+        click.echo(str(made))
+    show.next_step(f"./rumi pack approve {name}")

@@ -1,0 +1,487 @@
+"""The command line against a real Unix socket: what it asks, what it says where, and how it ends."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import socket
+import string
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from rumi_setup.cli import codes, link, show
+from rumi_setup.cli.main import COMMANDS, main
+from rumi_setup.cli.words_ja import JAPANESE
+from tests.support.socket_host import SocketHost, serving
+
+ROOT = Path(__file__).resolve().parents[3]
+HELLO = {"pack_id": "my_pack", "status": "running", "version": "1.0.0", "description": "My first pack", "cause": None}
+STATUS = {**HELLO, "digest": "sha256:" + "0" * 64, "approval": {"approved_at": 1, "isolation": {"driver": "docker"}}}
+
+
+@pytest.fixture(autouse=True)
+def _environment(tmp_path, monkeypatch):
+    with tempfile.TemporaryDirectory(prefix="r") as short:  # a socket's path has 107 bytes at most
+        monkeypatch.setenv("XDG_RUNTIME_DIR", short)
+        monkeypatch.setenv("RUMI_HOME", str(tmp_path))
+        monkeypatch.setenv("RUMI_LANG", "en")
+        monkeypatch.setenv("NO_COLOR", "1")
+        yield
+
+
+@pytest.fixture
+def host(tmp_path):
+    folder = link.run_folders(tmp_path, os.environ, os.getuid())[0]
+    with serving(folder / "api.sock", SocketHost()) as found:
+        yield found
+
+
+def run(capsys, *arguments: str) -> tuple[int, str, str]:
+    code = main(list(arguments))
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+# -- data and words -----------------------------------------------------------------------------------------------
+
+
+def test_data_is_on_stdout_words_are_on_stderr(host, capsys) -> None:
+    host.answers |= {"POST /api/packs/scan": {}, "GET /api/packs": [HELLO]}
+    code, out, err = run(capsys, "pack", "list")
+    assert code == 0
+    assert out.splitlines() == ["pack     status   version  description", "my_pack  running  1.0.0    My first pack"]
+    assert err == "Next: ./rumi interface list\n"
+
+
+def test_json_prints_the_data_and_nothing_else(host, capsys) -> None:
+    host.answers |= {"POST /api/packs/scan": {}, "GET /api/packs": [HELLO]}
+    for arguments in (("pack", "list", "--json"), ("--json", "pack", "list")):
+        code, out, err = run(capsys, *arguments)
+        assert (code, json.loads(out), err) == (0, [HELLO], "")
+
+
+def test_call_passes_json_and_shows_the_result(host, capsys) -> None:
+    host.answers["POST /api/interfaces/service.hello/call"] = lambda body: {
+        "result": {"message": f"Hello, {body['args']['name']}!"}
+    }
+    assert run(capsys, "call", "service.hello", '{"name": "世界"}')[1] == '{\n  "message": "Hello, 世界!"\n}\n'
+    assert json.loads(run(capsys, "call", "--json", "service.hello", '{"name": "x"}')[1]) == {
+        "result": {"message": "Hello, x!"}
+    }
+    run(capsys, "call", "service.hello", '{"name": 1}', "--timeout", "2.5")
+    assert host.asked[-1].body == {"args": {"name": 1}, "timeout": 2.5}
+    assert host.asked[-1].headers["Host"] == "rumi"
+    assert host.asked[-1].headers["Content-Type"] == "application/json"
+
+
+def test_call_reads_arguments_from_standard_input(host, capsys, monkeypatch) -> None:
+    host.answers["POST /api/interfaces/a.b/call"] = lambda body: {"result": body["args"]}
+    monkeypatch.setattr("sys.stdin", __import__("io").StringIO('{"from": "stdin"}'))
+    assert json.loads(run(capsys, "call", "a.b", "-")[1]) == {"from": "stdin"}
+
+
+def test_a_key_can_not_leave_its_place_in_the_path(host, capsys) -> None:
+    run(capsys, "call", "../packs/x?y#z", "{}")
+    assert host.paths() == ["POST /api/interfaces/..%2Fpacks%2Fx%3Fy%23z/call"]
+
+
+def test_a_stream_is_printed_item_by_item(host, capsys) -> None:
+    host.answers["POST /api/interfaces/a.b/call"] = (
+        b'event: item\ndata: {"n": 1}\n\n: a comment\n\nevent: item\ndata: {"n":\ndata: 2}\n\nevent: end\ndata: {"items": 2}\n\n'
+    )
+    code, out, _ = run(capsys, "call", "--stream", "a.b", "{}")
+    assert (code, out) == (0, '{"n": 1}\n{"n": 2}\n')
+    assert host.asked[-1].headers["Accept"] == "text/event-stream"
+
+
+def test_a_stream_that_breaks_says_why(host, capsys) -> None:
+    error = json.dumps({"success": False, "error": "It broke", "code": "x", "hint": "Look"})
+    host.answers["POST /api/interfaces/a.b/call"] = f"event: item\ndata: 1\n\nevent: error\ndata: {error}\n\n".encode()
+    code, out, err = run(capsys, "call", "--stream", "a.b", "{}")
+    assert (code, out) == (codes.PACK_FAILED, "1\n")
+    assert "It broke" in err
+
+
+def test_status_of_everything(host, capsys) -> None:
+    host.answers |= {
+        "GET /api/health": {"phase": "ready", "web": "http://localhost:5000", "api": "http://localhost:8765"},
+        "GET /api/packs": [HELLO, {**HELLO, "pack_id": "b", "status": "pending"}],
+        "GET /api/isolation": {"isolation": {"driver": "embedded", "level": "standard"}},
+        "GET /api/issues": [],
+    }
+    code, out, err = run(capsys, "status")
+    assert code == 0
+    assert "http://localhost:5000" in out
+    assert "embedded (standard)" in out
+    assert "1 pending, 1 running" in out
+    assert err == "Next: ./rumi pack pending\n"
+    assert json.loads(run(capsys, "status", "--json")[1])["running"] is True
+
+
+def test_logs(host, capsys) -> None:
+    lines = [{"ts": 0.0, "level": 40, "source": "stderr", "text": "bad \x1b[31mred\u202e", "generation": 1}]
+    host.answers["GET /api/packs/my_pack/logs?lines=5"] = {"pack_id": "my_pack", "lines": lines}
+    _, out, _ = run(capsys, "logs", "my_pack", "-n", "5")
+    assert re.fullmatch(r"\d\d:\d\d:\d\d ERROR bad \\u001b\[31mred\\u202e\n", out)
+
+
+def test_containers_and_interfaces(host, capsys) -> None:
+    host.answers |= {
+        "GET /api/containers": [{"pack_id": "my_pack", "id": "c1", "driver": "docker", "level": "strong", "state": "serving", "restarts": 0}],
+        "GET /api/interfaces": [{"key": "service.hello", "owner": "my_pack", "available": True}],
+        "GET /api/interfaces/service.hello": {"key": "service.hello", "owner": "my_pack"},
+        "POST /api/containers/my_pack/stop": {**STATUS, "status": "approved"},
+    }  # fmt: skip
+    assert "c1" in run(capsys, "container", "list")[1]
+    assert "service.hello  my_pack  yes" in run(capsys, "interface", "list")[1]
+    assert json.loads(run(capsys, "interface", "show", "service.hello")[1])["owner"] == "my_pack"
+    code, out, err = run(capsys, "pack", "stop", "my_pack")
+    assert code == 0
+    assert "status       approved" in out
+    assert err == "Next: ./rumi pack start my_pack\n"
+
+
+# -- decisions ----------------------------------------------------------------------------------------------------
+
+
+def test_approve_without_a_terminal_is_the_plain_request(host, capsys) -> None:
+    host.answers["POST /api/packs/my_pack/approve"] = STATUS
+    code, out, err = run(capsys, "pack", "approve", "my_pack")
+    assert code == 0
+    assert host.paths() == ["POST /api/packs/my_pack/approve"]
+    assert host.asked[0].body is None
+    assert "running" in out
+    assert err == "Next: ./rumi interface list\n"
+
+
+def test_approve_with_yes_binds_what_the_review_shows(host, capsys) -> None:
+    host.answers |= {
+        "GET /api/packs/my_pack/review": {"digest": "sha256:abc"},
+        "POST /api/packs/my_pack/approve": STATUS,
+    }
+    run(capsys, "pack", "approve", "my_pack", "--yes")
+    assert host.asked[-1].body == {"digest": "sha256:abc"}
+    run(capsys, "pack", "approve", "my_pack", "--digest", "sha256:def", "--accept-weaker")
+    assert host.asked[-1].body == {"digest": "sha256:def", "accept_weaker": True}
+
+
+def test_a_pack_that_was_put_there_just_now_is_looked_for_once(host, capsys) -> None:
+    known = iter([(404, {"error": "Unknown Pack", "code": "not_found"}), STATUS])
+    host.answers |= {"POST /api/packs/my_pack/approve": lambda _: next(known), "POST /api/packs/scan": {}}
+    assert run(capsys, "pack", "approve", "my_pack")[0] == 0
+    assert host.paths() == [
+        "POST /api/packs/my_pack/approve",
+        "POST /api/packs/scan",
+        "POST /api/packs/my_pack/approve",
+    ]
+
+
+def test_an_approved_pack_that_fails_to_start_is_no_success(host, capsys) -> None:
+    host.answers["POST /api/packs/my_pack/approve"] = {**STATUS, "status": "error", "cause": "setup.py failed"}
+    code, _, err = run(capsys, "pack", "approve", "my_pack")
+    assert code == codes.PACK_FAILED
+    assert "./rumi logs my_pack" in err
+
+
+def test_remove_asks_or_is_told(host, capsys) -> None:
+    host.answers["DELETE /api/packs/my_pack"] = {"pack_id": "my_pack", "removed": True}
+    assert run(capsys, "pack", "remove", "my_pack")[0] == codes.USAGE
+    assert host.asked == []
+    assert run(capsys, "pack", "remove", "my_pack", "--yes")[0] == 0
+    assert host.paths() == ["DELETE /api/packs/my_pack"]
+
+
+def test_reject_sends_the_reason(host, capsys) -> None:
+    host.answers["POST /api/packs/my_pack/reject"] = {**STATUS, "status": "blocked"}
+    run(capsys, "pack", "reject", "my_pack", "--reason", "no")
+    assert host.asked[0].body == {"reason": "no"}
+
+
+def test_a_hostile_review_can_not_paint_the_terminal(host, capsys) -> None:
+    evil = "\x1b[2J\u202egpj\u200b[red]\r\x9b31m\U000e0041"
+    host.answers["GET /api/packs/my_pack/review"] = {
+        "pack_id": "my_pack", "state": "pending", "digest": "d", "description": evil + "x" * 10_000, "author": evil,
+        "permissions": [{"type": "network", "risk": "high", "reason": evil, "domains": [evil], "words": {"en": "talks"}}],
+        "findings": [{"code": "c", "path": evil, "detail": evil}], "provides": [evil], "rating": {"score": 5, "grade": "E",
+        "deductions": [{"points": 10, "reason": "because", "reason_ja": "理由"}]}, "replaces": {evil: evil},
+        "file_changes": {"added": [evil]}, "permission_changes": {"added": [{"type": evil}]},
+    }  # fmt: skip
+    for arguments in (("pack", "review", "my_pack"), ("pack", "review", "my_pack", "--json")):
+        code, out, err = run(capsys, *arguments)
+        assert code == 0
+        assert all(ch.isprintable() or ch == "\n" for ch in out + err)
+        assert "\\u202e" in out
+    _, out, err = run(capsys, "pack", "review", "my_pack")
+    assert err == "Next: ./rumi pack approve my_pack --digest d\n"
+    assert "[red]" in out
+    assert "-10  because" in out
+    assert len(out) < 10_000
+
+
+def test_json_keeps_its_meaning_when_escaped() -> None:
+    value = {"a\u202e": ["\x1b", "\u200b", "\U000e0041", "日本", "\x9b", "\ud800"]}
+    text = show.as_json(value)
+    assert json.loads(text) == value
+    assert text.isascii() or all(ch.isprintable() or ch == "\n" for ch in text)
+
+
+def test_a_host_that_still_starts_is_asked_again(host, capsys) -> None:
+    early = (503, {"error": "not there yet", "code": "starting"})
+    answers = iter([early, early, ["my_pack"]])
+    host.answers |= {"GET /api/packs/pending": lambda _: next(answers), "GET /api/health": {"phase": "starting"}}
+    assert run(capsys, "pack", "pending", "--json")[:2] == (0, '[\n  "my_pack"\n]\n')
+
+
+def test_a_host_whose_start_failed_is_not_waited_for(host, capsys) -> None:
+    host.answers |= {
+        "GET /api/packs/pending": (503, {"error": "not there yet", "code": "starting"}),
+        "GET /api/health": {"phase": "failed"},
+    }
+    assert run(capsys, "pack", "pending")[0] == codes.HOST_DOWN
+    assert host.paths() == ["GET /api/packs/pending", "GET /api/health"]
+
+
+# -- failures -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [(400, 2), (401, 4), (403, 4), (404, 5), (409, 6), (413, 2), (422, 7), (500, 1), (502, 7), (503, 3), (504, 7)],
+)
+def test_exit_codes_by_status(host, capsys, status, code) -> None:
+    host.answers["POST /api/interfaces/a.b/call"] = (
+        status,
+        {"error": "Why", "code": "slug", "hint": "do this", "fields": {"a": 1}},
+    )
+    found, out, err = run(capsys, "call", "a.b", "{}")
+    assert (found, out, err) == (code, "", "rumi: Why\n  → do this\n")
+    found, out, err = run(capsys, "call", "--json", "a.b", "{}")
+    assert (found, out) == (code, "")
+    assert json.loads(err) == {"error": "Why", "code": "slug", "hint": "do this", "fields": {"a": 1}}
+
+
+def test_without_a_host(capsys) -> None:
+    code, out, err = run(capsys, "status")
+    assert (code, out) == (codes.HOST_DOWN, "")
+    assert err == "rumi: The host does not run.\n  → Start it: ./rumi up\n"
+
+
+def test_a_socket_that_nobody_serves(capsys, tmp_path) -> None:
+    folder = link.run_folders(tmp_path, os.environ, os.getuid())[0]
+    folder.mkdir(mode=0o700)
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(folder / "api.sock"))
+    assert run(capsys, "status")[0] == codes.HOST_DOWN
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o777, 0o710])
+def test_a_folder_that_others_may_enter_gets_nothing(host, capsys, tmp_path, mode) -> None:
+    folder = link.run_folders(tmp_path, os.environ, os.getuid())[0]
+    folder.chmod(mode)
+    code, _, err = run(capsys, "status")
+    assert code == codes.DENIED
+    assert "nothing was sent" in err
+    assert host.asked == []
+
+
+def test_a_folder_that_is_a_link_gets_nothing(host, capsys, tmp_path) -> None:
+    folder = link.run_folders(tmp_path, os.environ, os.getuid())[0]
+    folder.rename(folder.with_name("real"))
+    folder.symlink_to(folder.with_name("real"))
+    assert run(capsys, "status")[0] == codes.DENIED
+    assert host.asked == []
+    folder.unlink()
+    folder.with_name("real").rename(folder)
+
+
+def test_a_server_of_another_user_gets_nothing() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX)
+    with ours, theirs:
+        link.check_peer(ours, os.getuid())
+        if os.getuid() != 0:
+            with pytest.raises(link.Failure):
+                link.check_peer(ours, os.getuid() + 1)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root to serve as another user")
+def test_a_squatter_with_another_uid_is_refused(tmp_path, capsys) -> None:
+    folder = link.run_folders(tmp_path, os.environ, 0)[0]
+    folder.mkdir(mode=0o700)
+    program = (
+        "import os,socket,sys\n"
+        "s=socket.socket(socket.AF_UNIX); s.bind(sys.argv[1])\n"
+        "os.setuid(65533); s.listen(); print('up', flush=True)\n"
+        "c,_=s.accept(); print(len(c.recv(100)), flush=True)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-I", "-c", program, str(folder / "api.sock")], stdout=subprocess.PIPE, text=True
+    ) as squatter:
+        try:
+            assert squatter.stdout.readline() == "up\n"
+            code, _, err = run(capsys, "status")
+            assert code == codes.DENIED
+            assert "65533" in err
+            assert squatter.stdout.readline() == "0\n"
+        finally:
+            squatter.kill()
+
+
+@pytest.mark.parametrize("content", [b"<html>", b"[]", b'{"data": 1}', b"[" * 100_000])
+def test_an_answer_that_is_no_envelope(host, capsys, content) -> None:
+    host.answers["GET /api/interfaces"] = (200, content)
+    code, out, err = run(capsys, "interface", "list")
+    assert (code, out) == (codes.FAILED, "")
+    assert err.startswith("rumi: The host answered")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["pack", "show", "../x"], ["pack", "show", "A"], ["logs", "x" * 65], ["call", "a.b", "{"], ["call"], ["pack", "show"],
+     ["call", "a.b", "{}", "--timeout", "0"], ["pack", "list", "--nope"], ["logs", "a", "-n", "0"]],
+)  # fmt: skip
+def test_wrong_command_lines_ask_nothing(host, capsys, arguments) -> None:
+    code, out, err = run(capsys, *arguments)
+    assert (code, out) == (codes.USAGE, "")
+    assert err
+    assert host.asked == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        (["stauts"], "rumi status"),
+        (["packs"], "rumi pack"),
+        (["pack", "aprove", "x"], "rumi pack approve"),
+        (["dctor"], "rumi doctor"),
+    ],
+)
+def test_did_you_mean(capsys, arguments, meant) -> None:
+    code, _, err = run(capsys, *arguments)
+    assert code == codes.USAGE
+    assert f"Did you mean '{meant}'?" in err
+
+
+# -- without a host -----------------------------------------------------------------------------------------------
+
+
+def test_pack_new_makes_a_pack_that_the_host_can_read(tmp_path, capsys) -> None:
+    from backend_core.ecosystem.registry import scan_folder
+
+    code, out, err = run(capsys, "pack", "new", "fresh")
+    assert code == 0
+    made = Path(out.strip())
+    assert made == tmp_path / "ecosystem/packs/fresh"
+    assert err == "Next: ./rumi pack approve fresh\n"
+    found = scan_folder(made)
+    assert found.error is None
+    assert found.metadata.provides() == {"fresh.hello"}
+    assert found.metadata.notes == ()
+
+
+@pytest.mark.parametrize("name", ["Bad", "a b", "../up", "", "1st"])
+def test_pack_new_refuses_names_that_are_no_id(tmp_path, capsys, name) -> None:
+    assert run(capsys, "pack", "new", name)[0] not in {0, 1}
+    assert not (tmp_path / "ecosystem").exists()
+
+
+def test_pack_new_never_overwrites(tmp_path, capsys) -> None:
+    run(capsys, "pack", "new", "fresh")
+    file = tmp_path / "ecosystem/packs/fresh/backend/ecosystem.json"
+    file.write_text("mine")
+    code, _, err = run(capsys, "pack", "new", "fresh")
+    assert code != 0
+    assert "exists already" in err
+    assert file.read_text() == "mine"
+
+
+def test_token(tmp_path, capsys) -> None:
+    file = tmp_path / "user_data/permissions/.api_token"
+    assert run(capsys, "token")[0] == codes.NOT_FOUND
+    file.parent.mkdir(parents=True)
+    file.write_text("secret\n")
+    file.chmod(0o600)
+    assert run(capsys, "token")[:2] == (0, "secret\n")
+    assert json.loads(run(capsys, "token", "--path", "--json")[1]) == {"path": str(file)}
+    file.chmod(0o644)
+    code, out, _ = run(capsys, "token")
+    assert (code, out) == (codes.DENIED, "")
+
+
+def test_doctor_finds_mends_and_is_healthy_then(tmp_path, capsys) -> None:
+    code, out, _ = run(capsys, "doctor", "--json")
+    assert code == codes.FAILED
+    assert "user_data_missing" in {issue["id"] for issue in json.loads(out)["issues"]}
+    code, out, err = run(capsys, "doctor", "--fix")
+    assert code == 0, out + err
+    assert "Healthy." in err
+    assert (tmp_path / "user_data/mounts.json").is_file()
+
+
+# -- the whole ----------------------------------------------------------------------------------------------------
+
+
+def test_help_answers_at_once_and_lists_every_word() -> None:
+    best_s, out = 9.0, ""
+    for _ in range(5):
+        started = time.perf_counter()
+        out = subprocess.run(
+            [sys.executable, "-I", str(ROOT / "rumi_setup/__main__.py"), "--help"],
+            capture_output=True, text=True, check=True, env={**os.environ, "RUMI_LANG": "en"}, timeout=30,
+        ).stdout  # fmt: skip
+        best_s = min(best_s, time.perf_counter() - started)
+    assert best_s < 0.150
+    assert all(re.search(rf"^  {word}\s", out, re.MULTILINE) for word in COMMANDS)
+    assert "3    the host does not run" in out
+
+
+@pytest.mark.parametrize("word", sorted(set(COMMANDS) - {"setup", "check", "test", "bench"}))
+def test_every_word_explains_itself(capsys, word) -> None:
+    code, out, _ = run(capsys, word, "--help")
+    assert code == 0
+    assert len(out) > 80
+
+
+def test_japanese(host, capsys, monkeypatch) -> None:
+    monkeypatch.setenv("RUMI_LANG", "ja")
+    host.answers["GET /api/packs/pending"] = []
+    assert run(capsys, "pack", "pending")[2] == "判断待ちのものはありません。\n次: ./rumi pack list\n"
+    assert "ホストを停止します" in run(capsys, "--help")[1]
+
+
+def _said() -> set[str]:
+    found = {meaning for _, meaning in codes.MEANING} | {entry[2] for entry in COMMANDS.values()}
+    for path in (ROOT / "rumi_setup/cli").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call):
+                found |= _texts_of(getattr(node.func, "id", getattr(node.func, "attr", "")), node)
+    return found
+
+
+def _texts_of(name: str, node: ast.Call) -> set[str]:
+    first = node.args[0] if node.args else None
+    if name in {"say", "section"} and isinstance(first, ast.Constant):
+        return {first.value}
+    if name == "table" and isinstance(first, ast.Tuple):
+        return {element.value for element in first.elts}
+    if name == "pairs" and isinstance(first, ast.List):
+        return {element.elts[0].value for element in first.elts}
+    return set()
+
+
+def test_every_sentence_has_a_translation_and_none_is_left_over() -> None:
+    assert _said() == set(JAPANESE)
+
+
+def test_places_in_braces_agree() -> None:
+    def fields(text: str) -> list[str]:
+        return sorted(name for _, name, _, _ in string.Formatter().parse(text) if name)
+
+    formatted = {english: japanese for english, japanese in JAPANESE.items() if '{"name"' not in english}
+    assert [english for english, japanese in formatted.items() if fields(english) != fields(japanese)] == []
