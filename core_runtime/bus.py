@@ -1,0 +1,364 @@
+"""The bus: one connection per Pack generation, the calls between them and the host, and what everybody may see.
+
+Invariants:
+  * A socket is the Pack's identity; a generation number is used once per Pack and only grows.
+  * Every session sees (MIRROR) exactly the keys it may reach, as they are at the end of the turn in which they changed.
+  * What the host does for a Pack (a flow step, ``caller=``) needs that Pack's edge as if the Pack had called.
+
+Not here: routing (``router``), one connection's frames (``sessions``), supervision, approval.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from backend_core.errors import ConflictError, DeniedError, HostError, PackTimeout, RequestError, quote
+from core_runtime.calls import KERNEL, CallContext, HostContext
+from core_runtime.diagnostics import Diagnostics, Severity, fail_soft, record_failure
+from core_runtime.drivers.link import Listener, attach
+from core_runtime.event_bus import EventBus
+from core_runtime.interface_registry import InterfaceRegistry
+from core_runtime.router import Router
+from core_runtime.rules.frames import BusLimits
+from core_runtime.rules.routing import NO_RIGHTS, PackRights, RightsOf
+from core_runtime.sessions import Session
+
+RequestHandler = Callable[[Session, str, Any], Awaitable[Any]]
+LogSink = Callable[[str, int, int, str, str], None]
+OnDenied = Callable[[str, str, str, int], None]
+"""``(pack_id, operation, subject, count)``; count is how often since it was last told."""
+
+DENIAL_INTERVAL_S = 1.0
+MAX_DENIALS = 4_096
+
+
+class Bus:
+    """See the module docstring. Everything but ``registry`` and ``events`` belongs to the loop's thread."""
+
+    def __init__(
+        self,
+        registry: InterfaceRegistry,
+        events: EventBus,
+        diagnostics: Diagnostics,
+        *,
+        requests: RequestHandler | None = None,
+        limits: BusLimits | None = None,
+        log_sink: LogSink | None = None,
+        on_denied: OnDenied | None = None,
+    ) -> None:
+        self.registry = registry
+        self.events = events
+        self.diagnostics = diagnostics
+        self.limits = limits or BusLimits()
+        self.requests = requests
+        self.log_sink = log_sink
+        self.on_denied = on_denied
+        self.router = Router(registry, diagnostics, self.limits)
+        self.sessions: dict[str, Session] = {}
+        self._endpoints: set[Endpoint] = set()
+        self._generations: dict[str, int] = {}
+        self._rights: dict[str, RightsOf] = {}
+        self._dirty: set[str] = set()
+        self._denials: dict[tuple[str, str, str], tuple[float, int]] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = 0
+        self._expiry: asyncio.TimerHandle | None = None
+
+    async def start(self) -> None:
+        """Bind to the running loop."""
+        if self._loop is not None:
+            raise ConflictError(
+                "The bus runs already",
+                code="bus_running",
+                detail="start() was called twice.",
+                hint="Use one bus for each host.",
+            )
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
+        self.router.bind(self._loop)
+        self.registry.listen(self._changed)
+
+    async def close(self) -> None:
+        """Cut every connection and take every socket back."""
+        for endpoint in tuple(self._endpoints):
+            await endpoint.close()
+        if self._expiry is not None:
+            self._expiry.cancel()
+            self._expiry = None
+        # connections report their end in a later turn
+        for session in tuple(self.router.sessions):
+            session.abort("the host stops")
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([session.closed], timeout=1.0)
+
+    async def open(
+        self,
+        pack_id: str,
+        generation: int,
+        rights: PackRights | RightsOf,
+        *,
+        socket_path: str,
+        uid: int | None = None,
+        gid: int | None = None,
+    ) -> Endpoint:
+        """Listen for one generation of a Pack. ``rights``: an object, or a callable asked at each use (revocation).
+
+        ``uid``: the user that must connect; None where the peer's uid says nothing. Raises ``ConflictError`` for a
+        generation that was used before, ``HostError`` when the socket can't be made.
+        """
+        if self._loop is None:
+            raise HostError(
+                "The bus does not run", code="bus_stopped", detail="start() comes first.", hint="Start the host again."
+            )
+        if generation <= self._generations.get(pack_id, 0):
+            raise ConflictError(
+                "A generation is used once",
+                code="generation_replayed",
+                detail=f"{pack_id} had generation {self._generations[pack_id]}; came {generation}.",
+                hint="Start the Pack anew: each start gets the next number.",
+            )
+        self._generations[pack_id] = generation
+        current = self._guarded(pack_id, rights if callable(rights) else _constant(rights))
+        endpoint = Endpoint(self, Session(self, pack_id, generation, current, self.limits), socket_path, uid, gid)
+        self._rights[pack_id] = current
+        self._endpoints.add(endpoint)
+        return endpoint
+
+    async def call(
+        self,
+        key: str,
+        args: Any = None,
+        *,
+        caller: str = "",
+        timeout_s: float | None = None,
+        context: CallContext | HostContext | None = None,
+        idempotency_key: str | None = None,
+    ) -> Any:
+        """Call an interface from the host: a value, or an async iterator where the provider streams.
+
+        ``caller``: "" for the operator, "kernel", or the Pack that the call is made for. Raises ``NotFoundError``
+        (``missing``), ``DeniedError``, ``PackTimeout``, ``PackError``.
+        """
+        if caller and context is None:
+            context = CallContext(caller=caller)
+        acting = caller or (context.caller if isinstance(context, CallContext) else "")
+        if acting not in {"", KERNEL} and not self._may_act(acting, key):
+            self.denied(acting, "interface.call", key)
+            raise DeniedError(
+                f"{acting} may not call {quote(key)}",
+                detail="The call is made for that Pack, and the edge was not granted.",
+                hint=f"`rumi pack permissions {acting}` shows what it may do.",
+                fields={"pack_id": acting, "key": key},
+            )
+        return await self.router.call_key(
+            key, args, context=context, timeout_s=timeout_s, idempotency_key=idempotency_key
+        )
+
+    def rights_changed(self, pack_id: str) -> None:
+        """Show a Pack what it may see now; calls ask its rights anyway."""
+        for session in tuple(self.router.sessions):
+            if session.pack_id == pack_id:
+                session.refresh()
+
+    def statistics(self) -> dict[str, Any]:
+        """``{packs: {id: …}, edges: [{caller, key, …}]}``."""
+        return {
+            "packs": {
+                pack_id: {
+                    "generation": s.generation,
+                    "in_flight": len(s.incoming),
+                    "abandoned": s.abandoned,
+                    "registrations": len(s.registrations),
+                    **s.stats.as_dict(),
+                }
+                for pack_id, s in self.sessions.items()
+            },
+            "edges": [
+                {"caller": caller, "key": key, **stats.as_dict()} for (caller, key), stats in self.router.edges.items()
+            ],
+        }
+
+    # --- for sessions
+
+    def denied(self, pack_id: str, operation: str, subject: str) -> None:
+        """Record a refusal; a Pack that repeats one is told on once a second, with the count."""
+        now = time.monotonic()
+        known = (pack_id, operation, subject)
+        if known not in self._denials and len(self._denials) >= MAX_DENIALS:
+            known = (pack_id, operation, "(other subjects)")
+        last, count = self._denials.get(known, (float("-inf"), 0))
+        if now - last < DENIAL_INTERVAL_S:
+            self._denials[known] = (last, count + 1)
+            return
+        self._denials[known] = (now, 0)
+        self.diagnostics.issue(
+            "denied",
+            Severity.WARN,
+            pack_id,
+            f"{operation} was refused",
+            f"{pack_id} tried {operation} on {quote(subject)} without the right.",
+            f"If it should: `rumi pack review {pack_id}`; if it should not, the Pack deserves a look.",
+            {"operation": operation, "subject": subject[:300], "count": count + 1},
+        )
+        if self.on_denied is not None:
+            with fail_soft(self.diagnostics, "audit of a denial", "bus"):
+                self.on_denied(pack_id, operation, subject, count + 1)
+
+    def log(self, pack_id: str, generation: int, level: int, source: str, text: str) -> None:
+        """Hand a Pack's line to the sink."""
+        if self.log_sink is not None:
+            with fail_soft(self.diagnostics, "log sink", "bus"):
+                self.log_sink(pack_id, generation, level, source, text)
+
+    def welcomed(self, session: Session) -> None:
+        """A session serves: it is the Pack's current one if it is the newest."""
+        self.router.sessions.add(session)
+        current = self.sessions.get(session.pack_id)
+        if current is None or current.generation < session.generation:
+            self.sessions[session.pack_id] = session
+
+    def ended(self, session: Session, reason: str) -> None:
+        """A session is over. What a Pack did wrong becomes an Issue; a stop does not."""
+        if self.sessions.get(session.pack_id) is session:
+            del self.sessions[session.pack_id]
+        for endpoint in [e for e in self._endpoints if e.session is session]:
+            endpoint.stop_listening()
+            self._endpoints.discard(endpoint)
+        if reason.partition(":")[0] in {"protocol", "backlog", "stuck"}:
+            self.diagnostics.issue(
+                f"bus_{reason.partition(':')[0]}",
+                Severity.ERROR,
+                session.pack_id,
+                "A Pack was cut off from the bus",
+                f"{reason[:500]} (generation {session.generation})",
+                f"`rumi logs {session.pack_id}` shows what it did; it is restarted within its limits.",
+            )
+
+    async def request(self, session: Session, operation: str, args: Any) -> Any:
+        """Serve kind 64 through whoever was bound."""
+        if self.requests is None:
+            raise RequestError(
+                f"Operation {quote(operation)} is not served",
+                code="unknown_operation",
+                detail="This host offers no operations to Packs.",
+                hint="Ask the operator which version runs.",
+            )
+        return await self.requests(session, operation, args)
+
+    # --- mirrors
+
+    def _changed(self, key: str) -> None:
+        """A key changed, on whatever thread."""
+        loop = self._loop
+        if loop is None or loop.is_closed():
+            return
+        if threading.get_ident() == self._thread:
+            self._mark(key)
+        else:
+            loop.call_soon_threadsafe(self._mark, key)
+
+    def _mark(self, key: str) -> None:
+        assert self._loop is not None
+        if not self._dirty:
+            self._loop.call_soon(self._push)
+        self._dirty.add(key)
+
+    def _push(self) -> None:
+        dirty, self._dirty = self._dirty, set()
+        for session in tuple(self.router.sessions):
+            for key in dirty:
+                with fail_soft(self.diagnostics, session.pack_id, "mirror", step_id=key):
+                    session.mirror.push(key)
+        if self._expiry is None:
+            self._expire()
+
+    def _expire(self) -> None:
+        """Entries with a ttl go when it is over, whether or not somebody looks."""
+        self._expiry = None
+        left = self.registry.expire_due()
+        if left is not None and self._loop is not None:
+            self._expiry = self._loop.call_later(max(left, 0.001), self._expire)
+
+    def _guarded(self, pack_id: str, rights: RightsOf) -> RightsOf:
+        """Rights that can't be told are no rights."""
+
+        def asked() -> PackRights:
+            try:
+                return rights()
+            except Exception as exc:  # noqa: BLE001  a check that can't finish is a refusal; the cause is recorded
+                record_failure(self.diagnostics, exc, pack_id, "rights")
+                return NO_RIGHTS
+
+        return asked
+
+    def _may_act(self, pack_id: str, key: str) -> bool:
+        rights = self._rights.get(pack_id)
+        if rights is None:
+            return False
+        entry = self.registry.resolve(key)
+        return rights().may_call(key) or (entry is not None and entry.pack == pack_id)
+
+    def forget(self, endpoint: Endpoint) -> None:
+        """An endpoint is closed."""
+        self._endpoints.discard(endpoint)
+
+
+class Endpoint:
+    """Where one generation of a Pack connects."""
+
+    def __init__(self, bus: Bus, session: Session, path: str, uid: int | None, gid: int | None) -> None:
+        self._bus = bus
+        self._listener = Listener(path, uid=uid, gid=gid)
+        self.session = session
+        self.path = path
+
+    async def connected(self, timeout_s: float) -> Session:
+        """Wait for the connection and its HELLO. Raises ``PackTimeout``, ``TrustError``, ``PackError``."""
+        session = self.session
+        try:
+            async with asyncio.timeout(timeout_s):
+                conn = await self._listener.accept(self._stranger)
+                session.attach(await attach(conn, session, self._bus.limits))
+                both: tuple[asyncio.Future[Any], ...] = (session.greeted, session.closed)
+                await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        except TimeoutError:
+            session.abort("no HELLO in time")
+            raise PackTimeout(
+                f"{session.pack_id} did not connect in time",
+                code="start_timeout",
+                detail=f"No HELLO within {timeout_s:g} s.",
+                hint=f"`rumi logs {session.pack_id}` shows the output of its start.",
+                pack_id=session.pack_id,
+            ) from None
+        if session.dead:
+            raise session.gone(session.closed.result())
+        return session
+
+    def stop_listening(self) -> None:
+        """Take the socket back; a connection that exists stays."""
+        self._listener.close()
+
+    async def close(self) -> None:
+        """Stop listening and cut the connection."""
+        self.stop_listening()
+        self.session.abort("stopped")
+        self._bus.forget(self)
+
+    def _stranger(self, problem: str) -> None:
+        self._bus.diagnostics.issue(
+            "socket_stranger",
+            Severity.ERROR,
+            self.session.pack_id,
+            "A stranger knocked on a sandbox socket",
+            problem,
+            "Find out which process it was; nothing was answered.",
+        )
+
+
+def _constant(rights: PackRights) -> RightsOf:
+    return lambda: rights

@@ -1,0 +1,283 @@
+"""Calls in flight: the host's own tree of them, how each is counted, and streams that the host reads.
+
+Invariants:
+  * A ``Call`` is in its callee's ``incoming`` until the callee answers, and in its caller's ``outgoing`` until the
+    caller is answered; a cancelled or timed-out call is *abandoned*: the caller is answered, the callee still owes.
+  * Everything here belongs to the event loop's thread.
+
+Not here: deciding where a call goes (``router``), frames (``sessions``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from backend_core.errors import DeniedError, HostError, NotFoundError, PackError, PackTimeout, RumiError, quote
+from core_runtime.rules.frames import DETAIL_CHARS, TITLE_CHARS, TRACE_CHARS
+from core_runtime.rules.routing import error_type
+from core_runtime.rules.sketch import Sketch
+
+if TYPE_CHECKING:
+    from core_runtime.interface_registry import Entry
+    from core_runtime.sessions import Session
+
+KERNEL = "kernel"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An error as it travels: the five fields of an ERROR frame, bounded."""
+
+    type: str
+    title: str
+    detail: str = ""
+    retryable: bool = False
+    trace: str = ""
+
+    @classmethod
+    def from_agent(cls, type_: str, title: str, detail: str, retryable: bool, trace: str) -> Failure:  # noqa: FBT001
+        """What a sandbox wrote, made fit for programs that match on it."""
+        return cls(error_type(type_), title[:TITLE_CHARS], detail[:DETAIL_CHARS], retryable, trace[:TRACE_CHARS])
+
+    @classmethod
+    def of(cls, exc: BaseException) -> Failure:
+        """An exception of the host's own code."""
+        if isinstance(exc, RumiError):
+            retryable = exc.retryable if isinstance(exc, PackError) else isinstance(exc, HostError)
+            return cls(exc.code, exc.title[:TITLE_CHARS], (exc.detail or exc.hint)[:DETAIL_CHARS], retryable)
+        return cls(f"error/{type(exc).__name__}"[:100], str(exc)[:TITLE_CHARS] or type(exc).__name__)
+
+    def frame_fields(self) -> tuple[str, str, str, bool, str]:
+        """In the order of the wire."""
+        return (self.type, self.title, self.detail, self.retryable, self.trace)
+
+    def exception(self, pack_id: str, key: str) -> RumiError:
+        """The host's exception for it; what a Pack wrote arrives quoted."""
+        fields = {"key": key, "pack_id": pack_id}
+        if self.type == "missing":
+            return NotFoundError(self.title, code="missing", detail=self.detail, fields=fields, hint=_MISSING_HINT)
+        if self.type == "denied":
+            return DeniedError(self.title, detail=self.detail, fields=fields)
+        return (PackTimeout if self.type == "timeout" else PackError)(
+            f"{pack_id or 'The host'} answered {key} with {self.type}",
+            code=self.type,
+            detail=": ".join(quote(text, DETAIL_CHARS) for text in (self.title, self.detail) if text),
+            hint="Try again in a moment." if self.retryable else "See the Pack's log: `rumi logs " + pack_id + "`.",
+            fields=fields,
+            retryable=self.retryable,
+            trace=self.trace,
+            pack_id=pack_id,
+        )
+
+
+_MISSING_HINT = "`rumi interface list` shows what is there; start or approve the Pack that provides it."
+
+
+@dataclass(frozen=True, slots=True)
+class CallContext:
+    """Who a host-side call belongs to. ``parent`` makes it part of a call that a Pack made to the host."""
+
+    caller: str = ""
+    chain: tuple[str, ...] = ()
+    flow: str | None = None
+    traceparent: str = ""
+    parent: Call | None = None
+
+
+class EdgeStats:
+    """Counts of one edge, caller → key, or of one Pack."""
+
+    __slots__ = ("calls", "errors", "last_error", "latency")
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.errors = 0
+        self.last_error = ""
+        self.latency = Sketch()
+
+    def add(self, duration_us: int, failure: str) -> None:
+        """Count one finished call."""
+        self.calls += 1
+        self.latency.add(duration_us)
+        if failure:
+            self.errors += 1
+            self.last_error = failure
+
+    def as_dict(self) -> dict[str, Any]:
+        """``{calls, errors, last_error, p50_us, p99_us}``."""
+        return {
+            "calls": self.calls,
+            "errors": self.errors,
+            "last_error": self.last_error,
+            "p50_us": self.latency.quantile(0.5),
+            "p99_us": self.latency.quantile(0.99),
+        }
+
+
+class Call:
+    """One call on one hop. ``caller`` and ``callee`` are sessions, None for the host."""
+
+    __slots__ = (
+        "abandoned",
+        "budget_s",
+        "callee",
+        "caller",
+        "caller_id",
+        "caller_name",
+        "chain",
+        "children",
+        "credit",
+        "deadline",
+        "depth",
+        "done",
+        "entry",
+        "flow",
+        "future",
+        "key",
+        "number",
+        "on_credit",
+        "parent",
+        "started",
+        "stream",
+        "streaming",
+        "task",
+        "trace_id",
+    )
+
+    def __init__(
+        self,
+        key: str,
+        callee: Session | None,
+        caller: Session | None,
+        caller_id: int,
+        caller_name: str,
+        parent: Call | None,
+        depth: int,
+        chain: tuple[str, ...],
+        trace_id: str,
+        flow: str | None,
+        entry: Entry | None,
+    ) -> None:
+        self.key = key
+        self.callee = callee
+        self.caller = caller
+        self.caller_id = caller_id
+        self.caller_name = caller_name
+        self.parent = parent
+        self.depth = depth
+        self.chain = chain
+        self.trace_id = trace_id
+        self.flow = flow
+        self.entry = entry
+        self.number = 0
+        self.started = time.monotonic()
+        self.budget_s = 0.0
+        self.deadline = 0.0
+        self.credit = 0
+        self.streaming = False
+        self.abandoned = False
+        self.done = False
+        self.future: asyncio.Future[Any] | None = None
+        self.stream: HostStream | None = None
+        self.on_credit: Callable[[int], None] | None = None
+        self.task: asyncio.Task[None] | None = None
+        self.children: set[Call] | None = None
+
+    def left_ms(self, now: float) -> int:
+        """Milliseconds until the deadline, at least 1."""
+        return max(1, int((self.deadline - now) * 1000))
+
+
+class HostContext(Mapping[str, Any]):
+    """The ``ctx`` of a host function that a Pack calls; passing it on makes that call the parent."""
+
+    __slots__ = ("_values", "call")
+
+    def __init__(self, call: Call, idempotency: str | None, traceparent: str) -> None:
+        self.call = call
+        self._values = {
+            "call_id": f"{call.trace_id}:{call.caller_id}",
+            "caller": call.caller_name,
+            "asserted_chain": list(call.chain),
+            "deadline_s": max(0.0, call.deadline - time.monotonic()),
+            "trace": traceparent,
+            "idempotency_key": idempotency,
+            "flow": call.flow,
+            "cancelled": lambda: call.abandoned,
+        }
+
+    def __getitem__(self, key: str) -> Any:
+        return self._values[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+
+class HostStream(AsyncIterator[Any]):
+    """A stream that host code reads. At most ``credit`` items wait; what is read is granted again in halves."""
+
+    __slots__ = ("_cancel", "_credit", "_ended", "_error", "_grant", "_items", "_read", "_waiter")
+
+    def __init__(self, credit: int, grant: Callable[[int], None], cancel: Callable[[], None]) -> None:
+        self._items: deque[Any] = deque()
+        self._waiter: asyncio.Future[None] | None = None
+        self._ended = False
+        self._error: BaseException | None = None
+        self._credit = credit
+        self._read = 0
+        self._grant = grant
+        self._cancel = cancel
+
+    def feed(self, item: Any) -> None:
+        """One item arrived."""
+        self._items.append(item)
+        self._wake()
+
+    def end(self, error: BaseException | None) -> None:
+        """Nothing more comes; ``error`` is raised after the items that came before it."""
+        if not self._ended:
+            self._ended = True
+            self._error = error
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def __aiter__(self) -> HostStream:
+        return self
+
+    async def __anext__(self) -> Any:
+        while not self._items:
+            if self._ended:
+                error, self._error = self._error, None
+                if error is not None:
+                    raise error
+                raise StopAsyncIteration
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        item = self._items.popleft()
+        self._read += 1
+        if self._read * 2 >= self._credit and not self._ended:
+            self._grant(self._read)
+            self._read = 0
+        return item
+
+    async def aclose(self) -> None:
+        """Stop the producer; later reads end."""
+        if not self._ended:
+            self._ended = True
+            self._items.clear()
+            self._cancel()
+            self._wake()

@@ -1,0 +1,303 @@
+"""What happened and what is wrong, as data: the event log, issues with suggestions, and the one fail-soft boundary.
+
+Invariants:
+  * Bounded: ``MAX_EVENTS`` events (oldest dropped, totals kept), ``MAX_ISSUES`` issues, one issue for each
+    ``(code, subject)`` with a count. Nothing that a Pack does makes this grow without end.
+  * ``fail_soft`` (``record_failure`` on hot paths) is the only place where an arbitrary exception ends;
+    cancellation and exits pass it.
+  * Text in events and issues is bounded here; whoever quotes a Pack does so with ``backend_core.errors.quote``.
+Not here: showing any of it, deciding what to do about it (fixups).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import traceback
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any
+
+from backend_core.errors import RumiError, quote
+
+MAX_EVENTS = 10_000
+MAX_ISSUES = 2_000
+MAX_TEXT_CHARS = 2_000
+MAX_TRACE_CHARS = 8_000
+STATUSES = frozenset({"success", "failed", "skipped", "disabled", "unknown"})
+
+
+class Severity(StrEnum):
+    """How much an issue matters to the operator."""
+
+    INFO = "info"
+    WARN = "warn"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Suggestion:
+    """What would mend an issue. ``fixup`` names the fix that the host can perform itself, "" when none."""
+
+    title: str
+    command: str = ""
+    fixup: str = ""
+    args: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Issue:
+    """One thing that is wrong. ``cause`` is the chain of causes, outermost first."""
+
+    id: str
+    code: str
+    severity: Severity
+    subject: str
+    title: str
+    detail: str = ""
+    hint: str = ""
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+    cause: tuple[str, ...] = ()
+    suggestions: tuple[Suggestion, ...] = ()
+    count: int = 1
+    first_ts: float = 0.0
+    last_ts: float = 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON for the API."""
+        return {
+            "id": self.id,
+            "code": self.code,
+            "severity": self.severity.value,
+            "subject": self.subject,
+            "title": self.title,
+            "detail": self.detail,
+            "hint": self.hint,
+            "evidence": dict(self.evidence),
+            "cause": list(self.cause),
+            "suggestions": [
+                {"title": s.title, "command": s.command, "fixup": s.fixup, "args": dict(s.args)}
+                for s in self.suggestions
+            ],
+            "count": self.count,
+            "first_ts": self.first_ts,
+            "last_ts": self.last_ts,
+        }
+
+
+class Diagnostics:
+    """Event log and issues. Thread-safe; recording is a few microseconds and never raises."""
+
+    def __init__(self, *, clock: Callable[[], float] = time.time, max_events: int = MAX_EVENTS) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._events: deque[dict[str, Any]] = deque(maxlen=max_events)
+        self._counts: Counter[str] = Counter()
+        self._phases: dict[str, Counter[str]] = {}
+        self._last_failure: dict[str, Any] | None = None
+        self._issues: OrderedDict[tuple[str, str], Issue] = OrderedDict()
+        self._watchers: tuple[Callable[[Issue], None], ...] = ()
+        self.started_at = clock()
+        self.event_count = 0
+
+    def record(
+        self,
+        *,
+        phase: str,
+        status: str,
+        step_id: str | None = None,
+        handler: str | None = None,
+        target: Mapping[str, Any] | None = None,
+        error: BaseException | Mapping[str, Any] | None = None,
+        meta: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """Append one event in the documented shape; an unknown status is kept as ``unknown``."""
+        shown = status if status in STATUSES else "unknown"
+        event: dict[str, Any] = {
+            "ts": self._clock(),
+            "phase": phase,
+            "step_id": step_id,
+            "handler": handler,
+            "status": shown,
+            "target": {"kind": (target or {}).get("kind"), "id": (target or {}).get("id")},
+            "error": error_of(error) if isinstance(error, BaseException) else dict(error) if error else None,
+            "meta": dict(meta or {}),
+        }
+        with self._lock:
+            self._events.append(event)
+            self.event_count += 1
+            self._counts[shown] += 1
+            phases = self._phases
+            if phase not in phases and len(phases) >= 256:
+                phase = "other"
+            phases.setdefault(phase, Counter())[shown] += 1
+            if shown == "failed":
+                self._last_failure = event
+        return event
+
+    def events(self, limit: int | None = None) -> list[dict[str, Any]]:
+        """Newest last."""
+        with self._lock:
+            kept = list(self._events)
+        return kept if limit is None else kept[-limit:] if limit > 0 else []
+
+    def as_dict(self) -> dict[str, Any]:
+        """The documented document."""
+        with self._lock:
+            kept = list(self._events)
+            return {
+                "started_at": self.started_at,
+                "event_count": self.event_count,
+                "events": kept,
+                "summary": {
+                    "counts": {status: self._counts.get(status, 0) for status in sorted(STATUSES)},
+                    "phase_counts": {phase: dict(counts) for phase, counts in self._phases.items()},
+                    "failed": self._counts.get("failed", 0),
+                    "disabled": self._counts.get("disabled", 0),
+                    "last_event_ts": kept[-1]["ts"] if kept else None,
+                    "last_failure": self._last_failure,
+                },
+            }
+
+    def issue(
+        self,
+        code: str,
+        severity: Severity | str = Severity.ERROR,
+        subject: str = "",
+        title: str = "",
+        detail: str = "",
+        hint: str = "",
+        evidence: Mapping[str, Any] | None = None,
+        cause: BaseException | None = None,
+        suggestions: tuple[Suggestion, ...] = (),
+    ) -> Issue:
+        """Record an issue, or count it once more when ``(code, subject)`` is known; the newest wording stays."""
+        now = self._clock()
+        new = Issue(
+            id=f"{code}:{subject}"[:300],
+            code=code,
+            severity=Severity(severity),
+            subject=subject[:MAX_TEXT_CHARS],
+            title=title[:MAX_TEXT_CHARS],
+            detail=detail[:MAX_TEXT_CHARS],
+            hint=hint[:MAX_TEXT_CHARS],
+            evidence=dict(evidence or {}),
+            cause=cause_chain(cause),
+            suggestions=suggestions,
+            first_ts=now,
+            last_ts=now,
+        )
+        key = (code, subject)
+        with self._lock:
+            old = self._issues.pop(key, None)
+            if old is not None:
+                new = replace(new, count=old.count + 1, first_ts=old.first_ts)
+            elif len(self._issues) >= MAX_ISSUES:
+                self._issues.popitem(last=False)
+            self._issues[key] = new
+            watchers = self._watchers
+        for watcher in watchers:
+            with fail_soft(self, "issue watcher", "diagnostics", quiet=True):
+                watcher(new)
+        return new
+
+    def issues(self, subject: str | None = None) -> list[Issue]:
+        """Least recently seen first."""
+        with self._lock:
+            return [issue for issue in self._issues.values() if subject is None or issue.subject == subject]
+
+    def resolve(self, code: str, subject: str = "") -> bool:
+        """Forget an issue whose cause is gone."""
+        with self._lock:
+            return self._issues.pop((code, subject), None) is not None
+
+    def watch(self, watcher: Callable[[Issue], None]) -> None:
+        """Call ``watcher`` with every issue as it is recorded, in the recording thread."""
+        with self._lock:
+            self._watchers = (*self._watchers, watcher)
+
+
+def error_of(exc: BaseException, *, with_trace: bool = True) -> dict[str, Any]:
+    """``{type, message, trace?}`` of an exception, bounded."""
+    shown: dict[str, Any] = {"type": type(exc).__name__, "message": str(exc)[:MAX_TEXT_CHARS]}
+    if with_trace and exc.__traceback__ is not None and not isinstance(exc, RumiError):
+        shown["trace"] = "".join(traceback.format_exception(exc))[-MAX_TRACE_CHARS:]
+    return shown
+
+
+def cause_chain(exc: BaseException | None) -> tuple[str, ...]:
+    """``Type: text`` of an exception and of everything that led to it, outermost first; at most ten, cycles cut."""
+    chain: list[str] = []
+    seen: set[int] = set()
+    while exc is not None and id(exc) not in seen and len(chain) < 10:
+        seen.add(id(exc))
+        chain.append(f"{type(exc).__name__}: {str(exc)[:300]}")
+        exc = exc.__cause__ or (None if exc.__suppress_context__ else exc.__context__)
+    return tuple(chain)
+
+
+class Outcome:
+    """What came of a guarded block: ``error`` is None when it went through."""
+
+    __slots__ = ("error",)
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether the block ended without an exception."""
+        return self.error is None
+
+
+@contextmanager
+def fail_soft(
+    diagnostics: Diagnostics,
+    subject: str,
+    phase: str,
+    *,
+    step_id: str | None = None,
+    quiet: bool = False,
+) -> Iterator[Outcome]:
+    """The fail-soft boundary: an exception of the block becomes an Issue and a failed event, and goes no further.
+
+    The caller looks at the yielded ``Outcome`` and disables what failed. ``quiet`` records the event only (for the
+    recorder's own callbacks, which must not recurse). Decisions of trust never stand inside such a block.
+    """
+    outcome = Outcome()
+    try:
+        yield outcome
+    except Exception as exc:  # noqa: BLE001  the one place where anything may end
+        outcome.error = exc
+        record_failure(diagnostics, exc, subject, phase, step_id=step_id, quiet=quiet)
+
+
+def record_failure(
+    diagnostics: Diagnostics,
+    exc: Exception,
+    subject: str,
+    phase: str,
+    *,
+    step_id: str | None = None,
+    quiet: bool = False,
+) -> None:
+    """What the boundary writes down, for hot paths that catch by themselves: entering it costs more than a handler."""
+    diagnostics.record(
+        phase=phase, status="failed", step_id=step_id, target={"kind": "subject", "id": subject}, error=exc
+    )
+    if quiet:
+        return
+    known = exc if isinstance(exc, RumiError) else None
+    diagnostics.issue(
+        known.code if known else "unexpected_error",
+        Severity.ERROR,
+        subject,
+        known.title if known else f"{subject} failed unexpectedly",
+        known.detail if known else f"{type(exc).__name__}: {quote(str(exc), 500)}",
+        known.hint if known else "See the cause chain; `rumi logs` shows what led to it.",
+        {**(dict(known.fields) if known else {}), "phase": phase, **error_of(exc)},
+        exc,
+    )

@@ -1,0 +1,287 @@
+"""One connection to one Pack generation: listener, peer check, splitting into frames, batched writes, back-pressure.
+
+Invariants:
+  * A listener accepts exactly one connection, from the expected user, and disappears from the file system with it.
+  * Memory for one connection is bounded: reading by one frame plus one buffer, writing by ``backlog_hard_bytes``; a
+    peer that never reads is cut off there.
+  * A frame's memory view is valid only inside ``on_frame``: the buffer is reused.
+  * One peer that floods gets at most ``FRAMES_PER_TURN`` frames handled before everybody else has a turn.
+
+Not here: what a frame means (``rules.frames``, ``bus``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from backend_core.errors import HostError, TrustError, quote
+from core_runtime.rules.frames import BusLimits, FrameError, append
+
+BUFFER_BYTES = 64 * 1024
+FRAMES_PER_TURN = 256
+MAX_PATH_BYTES = 107
+_REFUSED_PEERS = 64
+
+
+class Peer(Protocol):
+    """What uses a link."""
+
+    def on_frame(self, frame: memoryview) -> None:
+        """One frame without its length. ``FrameError`` ends the connection."""
+
+    def on_lost(self, reason: str) -> None:
+        """Called once, when the connection has ended."""
+
+    def on_room(self) -> None:
+        """Called when a congested link has room again."""
+
+
+class Link(asyncio.BufferedProtocol):
+    """The host's end of a connection. All methods belong to the event loop's thread."""
+
+    def __init__(self, peer: Peer, limits: BusLimits, loop: asyncio.AbstractEventLoop) -> None:
+        self._peer = peer
+        self._limits = limits
+        self._loop = loop
+        self._buffer = bytearray(BUFFER_BYTES)
+        self._view = memoryview(self._buffer)
+        self._start = 0
+        self._end = 0
+        self._out = bytearray()
+        self._flushing = False
+        self._resuming = False
+        self._transport: asyncio.Transport | None = None
+        self._reason = ""
+        self.congested = False
+        self.closed = False
+        self.bytes_in = 0
+        self.bytes_out = 0
+
+    # --- asyncio.BufferedProtocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport; its own high-water mark is our soft limit."""
+        # a cast, no check: uvloop's transports share the interface of asyncio.Transport, not the class
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.set_write_buffer_limits(high=self._limits.backlog_bytes)
+
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002  asyncio's signature
+        """The free part of the buffer; never empty, see ``_make_room``."""
+        return self._view[self._end :]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Handle what has arrived."""
+        self._end += nbytes
+        self.bytes_in += nbytes
+        self._handle()
+
+    def eof_received(self) -> bool:
+        """The peer will send nothing more: half-open connections serve nobody."""
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell the peer once."""
+        self.closed = True
+        self._out = bytearray()
+        reason = self._reason or (f"connection failed: {exc}" if exc else "the sandbox closed the connection")
+        self._peer.on_lost(reason)
+
+    def pause_writing(self) -> None:
+        """More than ``backlog_bytes`` lie unread."""
+        self.congested = True
+
+    def resume_writing(self) -> None:
+        """The backlog has drained."""
+        self.congested = False
+        self._peer.on_room()
+
+    # --- frames in
+
+    def _handle(self) -> None:
+        view, start, end = self._view, self._start, self._end
+        budget = FRAMES_PER_TURN
+        on_frame = self._peer.on_frame
+        limit = self._limits.frame_bytes
+        size = 0
+        try:
+            while end - start >= 4:
+                size = int.from_bytes(view[start : start + 4], "little")
+                if not 0 < size <= limit:
+                    raise FrameError(f"a frame of {size} bytes (1 to {limit} are allowed)")  # noqa: TRY301
+                if end - start < size + 4:
+                    break
+                if not budget:
+                    self._start = start
+                    self._yield_turn()
+                    return
+                budget -= 1
+                start += size + 4
+                on_frame(view[start - size : start])
+                if self.closed or self._reason:
+                    return
+        except FrameError as exc:
+            self.abort(f"protocol: {exc}")
+            return
+        self._make_room(start, end, size + 4)
+
+    def _make_room(self, start: int, end: int, needed: int) -> None:
+        """Move the incomplete rest to the front of a buffer that can hold the frame it belongs to."""
+        rest = end - start
+        if rest == 0:
+            self._start = self._end = 0
+            if len(self._buffer) > BUFFER_BYTES:
+                self._replace(BUFFER_BYTES, b"")
+            return
+        wanted = max(needed if rest >= 4 else 4, BUFFER_BYTES)
+        if wanted > len(self._buffer):
+            self._replace(wanted, bytes(self._view[start:end]))
+        elif start:
+            self._view[:rest] = bytes(self._view[start:end])
+        self._start, self._end = 0, rest
+
+    def _replace(self, size: int, rest: bytes) -> None:
+        self._buffer = bytearray(size)
+        self._view = memoryview(self._buffer)
+        self._view[: len(rest)] = rest
+
+    def _yield_turn(self) -> None:
+        if not self._resuming and self._transport is not None:
+            self._resuming = True
+            self._transport.pause_reading()
+            self._loop.call_soon(self._continue)
+
+    def _continue(self) -> None:
+        self._resuming = False
+        if self.closed or self._reason or self._transport is None:
+            return
+        self._handle()
+        if not self._resuming and not self._reason:
+            self._transport.resume_reading()
+
+    # --- frames out
+
+    def send(self, frame: tuple[Any, ...]) -> None:
+        """Queue one frame; everything queued in one turn of the loop leaves in one write.
+
+        Raises ``FrameError`` when the frame is longer than the peer accepts. On a closed link nothing happens.
+        """
+        if self.closed or self._reason:
+            return
+        append(self._out, frame, self._limits.frame_bytes)
+        if not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
+        elif len(self._out) > self._limits.backlog_hard_bytes:
+            self.abort("backlog: the Pack does not read what it is sent")
+
+    def _flush(self) -> None:
+        self._flushing = False
+        transport = self._transport
+        if self.closed or transport is None or not self._out:
+            return
+        out, self._out = self._out, bytearray()
+        self.bytes_out += len(out)
+        transport.write(out)
+        if transport.get_write_buffer_size() > self._limits.backlog_hard_bytes:
+            self.abort("backlog: the Pack does not read what it is sent")
+
+    # --- end
+
+    def abort(self, reason: str) -> None:
+        """End the connection at once; ``on_lost`` follows in a later turn."""
+        if self._reason:
+            return
+        self._reason = reason
+        self.closed = True
+        if self._transport is not None:
+            self._transport.abort()
+
+    def close(self, reason: str) -> None:
+        """End the connection after what is queued has been written."""
+        if self._reason or self.closed:
+            return
+        self._flush()
+        self._reason = reason
+        if self._transport is not None:
+            self._transport.close()
+
+
+class Listener:
+    """A Unix socket for one Pack generation."""
+
+    def __init__(self, path: str, *, uid: int | None, gid: int | None) -> None:
+        """Bind and listen. The socket belongs to ``uid`` alone where the host may say so. Raises ``HostError``."""
+        if len(os.fsencode(path)) > MAX_PATH_BYTES:
+            raise HostError(
+                "The path of a sandbox socket is too long",
+                code="socket_path_too_long",
+                detail=f"{quote(path)} has more than {MAX_PATH_BYTES} bytes.",
+                hint="Set XDG_RUNTIME_DIR to a shorter folder and start again.",
+            )
+        self.path = path
+        self._uid = uid
+        self._gid = gid
+        self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._sock.setblocking(False)
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                Path(path).unlink()
+            self._sock.bind(path)
+            if os.geteuid() == 0 and uid is not None:
+                os.chown(path, uid, gid if gid is not None else -1)
+            Path(path).chmod(0o600)
+            self._sock.listen(4)
+        except OSError as exc:
+            self._sock.close()
+            raise HostError(
+                "A sandbox socket could not be made",
+                code="socket_failed",
+                detail=f"{quote(path)}: {exc.strerror}",
+                hint="Check that the run folder exists and belongs to this user, then start again.",
+            ) from exc
+
+    async def accept(self, refused: Callable[[str], None]) -> socket.socket:
+        """The one connection, its user checked. Others are closed and told to ``refused``. Raises ``TrustError``."""
+        loop = asyncio.get_running_loop()
+        for _ in range(_REFUSED_PEERS):
+            conn, _address = await loop.sock_accept(self._sock)
+            problem = self._problem(conn)
+            if problem is None:
+                self.close()
+                return conn
+            conn.close()
+            refused(problem)
+        raise TrustError(
+            "Too many strangers knocked on a sandbox socket",
+            code="socket_strangers",
+            detail=f"{_REFUSED_PEERS} connections came from other users than uid {self._uid}.",
+            hint="Find out which process connects to it; the folder should be private to the host.",
+        )
+
+    def _problem(self, conn: socket.socket) -> str | None:
+        if self._uid is None or not hasattr(socket, "SO_PEERCRED"):
+            return None
+        raw = conn.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        _pid, uid, _gid = struct.unpack("3i", raw)
+        return None if uid == self._uid else f"a process of uid {uid} connected, expected uid {self._uid}"
+
+    def close(self) -> None:
+        """Stop listening and remove the path. Safe to repeat."""
+        if self._sock.fileno() >= 0:
+            self._sock.close()
+            with contextlib.suppress(OSError):
+                Path(self.path).unlink()
+
+
+async def attach(conn: socket.socket, peer: Peer, limits: BusLimits) -> Link:
+    """Serve an accepted connection."""
+    loop = asyncio.get_running_loop()
+    _transport, link = await loop.connect_accepted_socket(lambda: Link(peer, limits, loop), conn)
+    return link

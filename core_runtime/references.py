@@ -1,0 +1,230 @@
+"""Callables that cross a border: who owns them, who holds them, when they die.
+
+Invariants:
+  * A number means something on one connection only. The host hands every receiver numbers of its own and never reuses
+    one, so a late RELEASE can't hit another callable.
+  * A reference reaches its receiver and comes home, nothing else: passing one on to a third Pack is refused.
+  * It dies with its owner's connection, with its holder's, and with the edge under which it was handed out.
+"""
+
+from __future__ import annotations
+
+import itertools
+import weakref
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from core_runtime.rules.frames import HELD, OWN
+from core_runtime.rules.values import ValueProblem
+
+if TYPE_CHECKING:
+    from core_runtime.calls import CallContext, HostContext
+    from core_runtime.sessions import Session
+
+
+class RemoteCallable:
+    """A Pack's callable in the host's hands: ``await handle(args)`` runs it inside that Pack's sandbox."""
+
+    __slots__ = ("__weakref__", "key", "number", "session")
+
+    def __init__(self, session: Session, number: int, key: str = "") -> None:
+        self.session = session
+        self.number = number
+        self.key = key
+        session.references.keep(number)
+        weakref.finalize(self, _dropped, weakref.ref(session), number).atexit = False
+
+    def __call__(
+        self,
+        args: Any = None,
+        ctx: CallContext | HostContext | None = None,
+        *,
+        timeout_s: float | None = None,
+        idempotency_key: str | None = None,
+    ) -> Awaitable[Any]:
+        """Call it; the result is a value, or an async iterator where the Pack streams."""
+        return self.session.router.invoke(self, args, context=ctx, timeout_s=timeout_s, idempotency_key=idempotency_key)
+
+    @property
+    def pack_id(self) -> str:
+        """Owner."""
+        return self.session.pack_id
+
+    @property
+    def alive(self) -> bool:
+        """False once the owner's connection has ended."""
+        return not self.session.dead
+
+    def __repr__(self) -> str:
+        return f"<callable {self.key or self.number} of {self.pack_id}>"
+
+
+def _dropped(session: weakref.ref[Session], number: int) -> None:
+    """Finalizer, on whatever thread the collector runs."""
+    alive = session()
+    if alive is not None and not alive.dead:
+        alive.loop.call_soon_threadsafe(alive.references.drop, number)
+
+
+class Handle:
+    """What a number that the host handed out stands for. ``edge`` is (session, key): asked before each use."""
+
+    __slots__ = ("edge", "fn", "key", "number", "owner", "pinned")
+
+    def __init__(
+        self,
+        owner: Session | None,
+        number: int,
+        *,
+        fn: Callable[..., Any] | None = None,
+        edge: tuple[Session, str] | None = None,
+        key: str = "",
+        pinned: bool = False,
+    ) -> None:
+        self.owner = owner
+        self.number = number
+        self.fn = fn
+        self.edge = edge
+        self.key = key
+        self.pinned = pinned
+
+    def usable(self) -> bool:
+        """Whether owner and edge still stand."""
+        if self.owner is not None and self.owner.dead:
+            return False
+        if self.edge is None:
+            return True
+        session, key = self.edge
+        return not session.dead and session.may_reach(key)
+
+
+class References:
+    """Both directions of one connection: numbers handed to the agent, and the agent's own numbers held for others."""
+
+    def __init__(self, session: Session, limit: int) -> None:
+        self._session = session
+        self._limit = limit
+        self._numbers = itertools.count(1)
+        self.held: dict[int, Handle] = {}
+        self._own: dict[int, int] = {}
+        self._released: list[int] = []
+
+    # --- the agent holds
+
+    def hand_out(self, handle: Handle) -> int:
+        """A new number for the agent."""
+        if len(self.held) >= self._limit:
+            raise ValueProblem("limit", f"the receiver already holds {self._limit} callables")
+        number = next(self._numbers)
+        self.held[number] = handle
+        if handle.owner is not None:
+            handle.owner.references.keep(handle.number)
+        return number
+
+    def released(self, numbers: Sequence[int]) -> None:
+        """The agent holds these no longer. What the registry mirrors lives as long as its registration."""
+        for number in numbers:
+            handle = self.held.get(number)
+            if handle is not None and not handle.pinned:
+                self.take_back(number)
+
+    def take_back(self, number: int) -> None:
+        """Forget a number handed out; later uses are dead references."""
+        handle = self.held.pop(number, None)
+        if handle is not None and handle.owner is not None:
+            handle.owner.references.drop(handle.number)
+
+    # --- others hold
+
+    def keep(self, number: int) -> None:
+        """One more holder of an agent's number."""
+        self._own[number] = self._own.get(number, 0) + 1
+
+    def drop(self, number: int) -> None:
+        """One holder less; with the last one the agent is told, once a turn."""
+        count = self._own.get(number, 0) - 1
+        if count > 0:
+            self._own[number] = count
+            return
+        if self._own.pop(number, None) is None or self._session.dead:
+            return
+        if not self._released:
+            self._session.loop.call_soon(self._tell_released)
+        self._released.append(number)
+
+    def settle(self, refs: Sequence[tuple[int, int]]) -> None:
+        """After a frame was dealt with: what the agent offered in it and nobody took is given back."""
+        for space, number in refs:
+            if space == OWN and number not in self._own:
+                self.keep(number)
+                self.drop(number)
+
+    def _tell_released(self) -> None:
+        numbers = [number for number in self._released if number not in self._own]
+        self._released = []
+        if numbers:
+            self._session.send_release(numbers)
+
+    # --- translation
+
+    def translate(
+        self, refs: Sequence[tuple[int, int]], receiver: Session, edge: tuple[Session, str] | None
+    ) -> list[tuple[int, int]]:
+        """References of a frame from this agent, as ``receiver`` must see them. Raises ``ValueProblem``."""
+        translated: list[tuple[int, int]] = []
+        for space, number in refs:
+            if space == OWN:
+                if receiver is self._session:
+                    translated.append((HELD, number))
+                else:
+                    handle = Handle(self._session, number, edge=edge)
+                    translated.append((OWN, receiver.references.hand_out(handle)))
+                continue
+            handle = self._held(number)
+            if handle.owner is not receiver:
+                raise ValueProblem("dead_reference", "a reference can't be passed on to a third Pack")
+            translated.append((HELD, handle.number))
+        return translated
+
+    def resolver(self, refs: Sequence[tuple[int, int]], key: str) -> Callable[[int], Any]:
+        """For decoding a body of this agent in the host: index into ``refs`` → callable."""
+
+        def resolve(index: int) -> Any:
+            if not 0 <= index < len(refs):
+                raise ValueProblem("value.malformed", f"reference {index} of {len(refs)}")
+            space, number = refs[index]
+            if space == OWN:
+                return RemoteCallable(self._session, number, key)
+            handle = self._held(number)
+            if handle.fn is not None:
+                return handle.fn
+            assert handle.owner is not None
+            return RemoteCallable(handle.owner, handle.number, handle.key)
+
+        return resolve
+
+    def exporter(self, refs: list[tuple[int, int]]) -> Callable[[Any], int]:
+        """For encoding a value of the host's for this agent: callables are appended to ``refs``."""
+
+        def export(value: Any) -> int:
+            if isinstance(value, RemoteCallable):
+                if value.session is not self._session:
+                    raise ValueProblem("value.unsupported", "a callable of another Pack can't be passed on")
+                refs.append((HELD, value.number))
+            else:
+                refs.append((OWN, self.hand_out(Handle(None, 0, fn=value))))
+            return len(refs) - 1
+
+        return export
+
+    def _held(self, number: int) -> Handle:
+        handle = self.held.get(number)
+        if handle is None or not handle.usable():
+            raise ValueProblem("dead_reference", "a reference that is no longer held")
+        return handle
+
+    def clear(self) -> None:
+        """The connection ended: give back everything the agent held."""
+        for number in list(self.held):
+            self.take_back(number)
+        self._own.clear()

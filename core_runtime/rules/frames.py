@@ -1,0 +1,315 @@
+"""Frames of the bus: kinds, typed headers, limits, and the checks that decide whether a frame is a frame. Pure.
+
+The format is ``docs/reference/protocol.md``. A frame is parsed once, here, into a struct; its ``body`` stays raw
+MessagePack that aliases the buffer it was read into: forward it before the next read, or decode it at once.
+
+Invariants:
+  * Whatever bytes come in, ``parse`` returns a struct or raises ``FrameError``; it never allocates more than a small
+    multiple of the frame's own length (sizes announced by a header are believed only as far as bytes follow).
+  * Fields without a fixed shape (metadata, schemas, probes) are raw too: they are decoded through the node cap of
+    ``rules.values``, never by the frame parser.
+
+Not here: values and references (``values``), splitting a byte stream into frames (``drivers.link``), meaning (``bus``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, cast
+
+import msgspec
+from msgspec import Meta, Raw, Struct
+
+CALL: Final = 1
+RESULT: Final = 2
+ERROR: Final = 3
+CANCEL: Final = 4
+STREAM_ITEM: Final = 5
+STREAM_END: Final = 6
+STREAM_CREDIT: Final = 7
+HELLO: Final = 16
+WELCOME: Final = 17
+RUN_PHASE: Final = 18
+PHASE_DONE: Final = 19
+SHUTDOWN: Final = 20
+PING: Final = 21
+PONG: Final = 22
+LOG: Final = 23
+REGISTER: Final = 32
+UNREGISTER: Final = 33
+MIRROR: Final = 34
+RELEASE: Final = 37
+SUBSCRIBE: Final = 48
+UNSUBSCRIBE: Final = 49
+PUBLISH: Final = 50
+EVENT: Final = 51
+REQUEST: Final = 64
+
+PROTOCOL_VERSION: Final = 1
+FLAG_STREAM: Final = 1
+"""Bit 0 of RESULT's flags: the value is a stream."""
+
+OWN, HELD = 0, 1
+"""Spaces of a reference, as its *sender* sees them: a callable of its own, or one that the receiver owns."""
+
+TITLE_CHARS, DETAIL_CHARS, TRACE_CHARS, LOG_CHARS = 500, 2_000, 8_000, 8_000
+REFS_PER_FRAME = 1_024
+KEY_CHARS = 256
+
+U32 = Annotated[int, Meta(ge=0, le=2**32 - 1)]
+Key = Annotated[str, Meta(min_length=1, max_length=KEY_CHARS)]
+Idempotency = Annotated[str, Meta(max_length=256)] | None
+Reference = tuple[Annotated[int, Meta(ge=0, le=1)], U32]
+Refs = Annotated[list[Reference], Meta(max_length=REFS_PER_FRAME)]
+ErrorFields = tuple[str, str, str, bool, str]
+
+
+class FrameError(ValueError):
+    """The bytes are no frame of the protocol: the connection they came from ends."""
+
+
+class CallFrame(Struct, tag=CALL, array_like=True, forbid_unknown_fields=True, gc=False):
+    """CALL, agent → host."""
+
+    id: U32
+    key: Key | U32
+    deadline_ms: U32
+    parent: U32
+    flags: U32
+    idempotency: Idempotency
+    refs: Refs
+    body: Raw
+
+
+class ResultFrame(Struct, tag=RESULT, array_like=True, forbid_unknown_fields=True, gc=False):
+    """RESULT."""
+
+    id: U32
+    flags: U32
+    refs: Refs
+    body: Raw
+
+
+class ErrorFrame(Struct, tag=ERROR, array_like=True, forbid_unknown_fields=True, gc=False):
+    """ERROR."""
+
+    id: U32
+    type_: str
+    title: str
+    detail: str
+    retryable: bool
+    trace: str
+
+
+class CancelFrame(Struct, tag=CANCEL, array_like=True, forbid_unknown_fields=True, gc=False):
+    """CANCEL."""
+
+    id: U32
+
+
+class ItemFrame(Struct, tag=STREAM_ITEM, array_like=True, forbid_unknown_fields=True, gc=False):
+    """STREAM_ITEM."""
+
+    id: U32
+    refs: Refs
+    body: Raw
+
+
+class EndFrame(Struct, tag=STREAM_END, array_like=True, forbid_unknown_fields=True, gc=False):
+    """STREAM_END."""
+
+    id: U32
+    error: ErrorFields | None
+
+
+class CreditFrame(Struct, tag=STREAM_CREDIT, array_like=True, forbid_unknown_fields=True, gc=False):
+    """STREAM_CREDIT."""
+
+    id: U32
+    n: U32
+
+
+class HelloFrame(Struct, tag=HELLO, array_like=True, forbid_unknown_fields=True, gc=False):
+    """HELLO: ``hello`` is the raw map."""
+
+    id: U32
+    hello: Raw
+
+
+class PhaseDoneFrame(Struct, tag=PHASE_DONE, array_like=True, forbid_unknown_fields=True, gc=False):
+    """PHASE_DONE: ``outcome`` is the raw map."""
+
+    id: U32
+    outcome: Raw
+
+
+class PongFrame(Struct, tag=PONG, array_like=True, forbid_unknown_fields=True, gc=False):
+    """PONG: ``state`` is the raw map."""
+
+    id: U32
+    state: Raw
+
+
+class LogFrame(Struct, tag=LOG, array_like=True, forbid_unknown_fields=True, gc=False):
+    """LOG."""
+
+    id: U32
+    level: U32
+    source: Annotated[str, Meta(max_length=200)]
+    text: str
+
+
+class RegisterFrame(Struct, tag=REGISTER, array_like=True, forbid_unknown_fields=True, gc=False):
+    """REGISTER: ``options``, ``meta`` and ``schemas`` are raw."""
+
+    id: U32
+    key: Key
+    options: Raw
+    meta: Raw
+    schemas: Raw
+    refs: Refs
+    body: Raw
+
+
+class UnregisterFrame(Struct, tag=UNREGISTER, array_like=True, forbid_unknown_fields=True, gc=False):
+    """UNREGISTER."""
+
+    id: U32
+    registrations: Annotated[list[U32], Meta(max_length=65_536)]
+
+
+class ReleaseFrame(Struct, tag=RELEASE, array_like=True, forbid_unknown_fields=True, gc=False):
+    """RELEASE."""
+
+    id: U32
+    numbers: Annotated[list[U32], Meta(max_length=65_536)]
+
+
+class SubscribeFrame(Struct, tag=SUBSCRIBE, array_like=True, forbid_unknown_fields=True, gc=False):
+    """SUBSCRIBE."""
+
+    id: U32
+    topic: Key
+
+
+class UnsubscribeFrame(Struct, tag=UNSUBSCRIBE, array_like=True, forbid_unknown_fields=True, gc=False):
+    """UNSUBSCRIBE."""
+
+    id: U32
+    subscription: U32
+
+
+class PublishFrame(Struct, tag=PUBLISH, array_like=True, forbid_unknown_fields=True, gc=False):
+    """PUBLISH."""
+
+    id: U32
+    topic: Key
+    refs: Refs
+    body: Raw
+
+
+class RequestFrame(Struct, tag=REQUEST, array_like=True, forbid_unknown_fields=True, gc=False):
+    """REQUEST."""
+
+    id: U32
+    operation: Annotated[str, Meta(max_length=64)]
+    parent: U32
+    refs: Refs
+    body: Raw
+
+
+AgentFrame = (
+    CallFrame
+    | ResultFrame
+    | ErrorFrame
+    | CancelFrame
+    | ItemFrame
+    | EndFrame
+    | CreditFrame
+    | HelloFrame
+    | PhaseDoneFrame
+    | PongFrame
+    | LogFrame
+    | RegisterFrame
+    | UnregisterFrame
+    | ReleaseFrame
+    | SubscribeFrame
+    | UnsubscribeFrame
+    | PublishFrame
+    | RequestFrame
+)
+"""Everything that an agent may send."""
+
+_decode = msgspec.msgpack.Decoder(AgentFrame).decode
+_encode_into = msgspec.msgpack.Encoder().encode_into
+
+
+@dataclass(frozen=True, slots=True)
+class BusLimits:
+    """Limits of one connection; the first six are told to the agent in WELCOME.
+
+    ``backlog_bytes`` is what a Pack may leave unread before new calls to it are refused, ``backlog_hard_bytes``
+    before it is cut off. ``orphans`` bounds the calls in flight that name no parent (shedding a parent buys little),
+    ``abandoned`` the cancelled calls that a Pack has not answered.
+    """
+
+    frame_bytes: int = 1024 * 1024
+    in_flight: int = 1_024
+    depth: int = 32
+    deadline_ms: int = 30_000
+    stream_credit: int = 16
+    threads: int = 48
+    orphans: int = 512
+    abandoned: int = 256
+    references: int = 65_536
+    registrations: int = 1_024
+    subscriptions: int = 256
+    requests: int = 128
+    backlog_bytes: int = 8 * 1024 * 1024
+    backlog_hard_bytes: int = 32 * 1024 * 1024
+    log_bytes_per_s: int = 64 * 1024
+    decode_nodes: int = 131_072
+    credit_ahead: int = 4_096
+    max_deadline_ms: int = 24 * 3600 * 1000
+    strays: int = 64
+
+    def told(self) -> dict[str, int]:
+        """What WELCOME carries."""
+        return {
+            "frame_bytes": self.frame_bytes,
+            "in_flight": self.in_flight,
+            "depth": self.depth,
+            "deadline_ms": self.deadline_ms,
+            "stream_credit": self.stream_credit,
+            "threads": self.threads,
+        }
+
+
+def parse(frame: memoryview | bytes) -> AgentFrame:
+    """Parse one frame from an agent, without its length prefix. Raises ``FrameError``, nothing else."""
+    try:
+        return cast("AgentFrame", _decode(frame))
+    except RecursionError:
+        raise FrameError("a value is nested too deep to be framed") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, MemoryError, OverflowError) as exc:
+        raise FrameError(str(exc)[:300]) from exc
+
+
+def append(out: bytearray, frame: tuple[Any, ...], limit_bytes: int) -> int:
+    """Append ``frame`` with its length prefix to ``out``; returns the frame's length.
+
+    A longer one than ``limit_bytes`` leaves ``out`` as it was and raises ``FrameError``.
+    """
+    start = len(out)
+    out += b"\0\0\0\0"
+    try:
+        _encode_into(frame, out, -1)
+    except BaseException:
+        del out[start:]
+        raise
+    size = len(out) - start - 4
+    if size > limit_bytes:
+        del out[start:]
+        raise FrameError(f"a frame of {size} bytes exceeds the limit of {limit_bytes}")
+    out[start : start + 4] = size.to_bytes(4, "little")
+    return size

@@ -1,0 +1,131 @@
+"""Decisions about a call on its way: depth, deadline, re-entrance, ancestors, credit, edges. Pure.
+
+Invariants:
+  * What a callee is told about who stands above it comes from the host's own tree of calls, never from a frame.
+  * A child never outlives its parent's deadline; a parent is believed only if the host sent that very call there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from fnmatch import translate
+from functools import lru_cache
+from typing import Final, Protocol
+
+ERROR_TYPE: Final = re.compile(
+    r"(?:error/[A-Za-z_][A-Za-z0-9_]{0,99}|[a-z][a-z0-9_.-]{0,99}(?:/[A-Za-z0-9_./-]{1,99})?)\Z"
+)
+UNTYPED_ERROR: Final = "error/Exception"
+
+
+class PackRights(Protocol):
+    """What the bus asks of a Pack's rights. Asked anew at every use, so that a revocation acts on the next one."""
+
+    def may_call(self, key: str) -> bool:
+        """Whether the edge Pack → ``key`` is granted."""
+
+    def may_register(self, key: str) -> bool:
+        """Whether the Pack declared ``key`` in ``provides`` and was granted what the key means."""
+
+    def may_publish(self, topic: str) -> bool:
+        """Whether the Pack may publish ``topic``."""
+
+    def may_subscribe(self, topic: str) -> bool:
+        """Whether the Pack may receive ``topic``; also asked with the glob itself when it subscribes."""
+
+
+RightsOf = Callable[[], PackRights]
+
+
+class _NoRights:
+    """What a Pack may do whose rights can't be established."""
+
+    def may_call(self, _key: str) -> bool:
+        return False
+
+    def may_register(self, _key: str) -> bool:
+        return False
+
+    def may_publish(self, _topic: str) -> bool:
+        return False
+
+    def may_subscribe(self, _topic: str) -> bool:
+        return False
+
+
+NO_RIGHTS = _NoRights()
+
+
+class Ancestor(Protocol):
+    """A call as the tree sees it."""
+
+    @property
+    def parent(self) -> Ancestor | None:
+        """The call being served by whoever made this one."""
+
+    @property
+    def caller(self) -> object | None:
+        """Session that made this call; None for the host."""
+
+    @property
+    def caller_id(self) -> int:
+        """The caller's own id of this call."""
+
+
+def reenter_id(call: Ancestor | None, callee: object) -> int:
+    """The nearest of ``callee``'s own calls from which ``call`` descends (itself included), or 0."""
+    while call is not None:
+        if call.caller is callee and call.caller_id > 0:
+            return call.caller_id
+        call = call.parent
+    return 0
+
+
+def allowed_ms(asked_ms: int, default_ms: int, max_ms: int, parent_left_ms: int | None) -> int:
+    """Milliseconds that a call gets: what was asked (0: the default), never more than what is left to its parent."""
+    ms = min(asked_ms or default_ms, max_ms)
+    return ms if parent_left_ms is None else max(1, min(ms, parent_left_ms))
+
+
+def granted_credit(outstanding: int, asked: int, ahead: int) -> int:
+    """How much of ``asked`` is passed on, so that a producer never has more than ``ahead`` items outstanding."""
+    return max(0, min(asked, ahead - outstanding))
+
+
+def error_type(text: str) -> str:
+    """The error's type if it is one, else the general one: types are matched by programs and shown in tables."""
+    return text if ERROR_TYPE.match(text) else UNTYPED_ERROR
+
+
+def is_glob(pattern: str) -> bool:
+    """Whether ``pattern`` stands for more than itself."""
+    return any(c in pattern for c in "*?[")
+
+
+@lru_cache(maxsize=4_096)
+def _compiled(pattern: str) -> re.Pattern[str]:
+    return re.compile(translate(pattern))
+
+
+def matches(pattern: str, text: str) -> bool:
+    """Glob match, case-sensitive; ``*`` crosses dots. Runs of ``*`` are one, so that matching stays polynomial."""
+    if not is_glob(pattern):
+        return pattern == text
+    return _compiled(re.sub(r"\*+", "*", pattern)).match(text) is not None
+
+
+def matching(patterns: Iterable[str], text: str) -> bool:
+    """Whether any pattern matches."""
+    return any(matches(pattern, text) for pattern in patterns)
+
+
+def traceparent(trace_id: str, span: int) -> str:
+    """W3C trace context, version 00, sampled."""
+    return f"00-{trace_id}-{span:016x}-01"
+
+
+def trace_id_of(header: str) -> str | None:
+    """The trace id of a valid ``traceparent``, else None."""
+    match = re.fullmatch(r"00-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}", header)
+    return match.group(1) if match and match.group(1) != "0" * 32 else None

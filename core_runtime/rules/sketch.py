@@ -1,0 +1,47 @@
+"""Latency in constant memory: a histogram with logarithmic buckets, four to an octave (±9 %). Pure."""
+
+from __future__ import annotations
+
+_BUCKETS = 128
+_LINEAR = 8
+
+
+class Sketch:
+    """Counts of durations in whole microseconds; quantiles are bucket midpoints."""
+
+    __slots__ = ("_counts", "count", "total_us")
+
+    def __init__(self) -> None:
+        self._counts = [0] * _BUCKETS
+        self.count = 0
+        self.total_us = 0
+
+    def add(self, duration_us: int) -> None:
+        """Count one duration; negative ones (a clock that stepped) count as zero."""
+        if duration_us < _LINEAR:
+            index = max(duration_us, 0)
+        else:
+            octave = duration_us.bit_length()
+            index = min((octave - 2) * 4 + ((duration_us >> (octave - 3)) & 3), _BUCKETS - 1)
+        self._counts[index] += 1
+        self.count += 1
+        self.total_us += duration_us
+
+    def quantile(self, q: float) -> float:
+        """The duration in microseconds below which a share ``q`` of all lies; 0 without any."""
+        rank = q * self.count
+        seen = 0
+        for index, n in enumerate(self._counts):
+            seen += n
+            if n and seen >= rank:
+                return _midpoint(index)
+        return 0.0
+
+
+def _midpoint(index: int) -> float:
+    if index < _LINEAR:
+        return float(index)
+    octave, quarter = divmod(index, 4)
+    low = (4 + quarter) << (octave - 1)
+    width = 1 << (octave - 1)
+    return low + (width - 1) / 2

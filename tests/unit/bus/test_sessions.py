@@ -1,0 +1,304 @@
+"""Life of a session beside calls: phases, pings, logs, requests, registry options, mirrors, shutdown."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from backend_core.errors import DeniedError, HostError, PackError, PackTimeout
+from core_runtime.bus import Bus
+from core_runtime.diagnostics import Diagnostics
+from core_runtime.event_bus import EventBus
+from core_runtime.interface_registry import InterfaceRegistry
+from tests.support.raw_agent import (
+    CALL,
+    ERROR,
+    EVENT,
+    LOG,
+    PHASE_DONE,
+    PING,
+    PONG,
+    PUBLISH,
+    RELEASE,
+    REQUEST,
+    RUN_PHASE,
+    SHUTDOWN,
+    SUBSCRIBE,
+    UNREGISTER,
+    UNSUBSCRIBE,
+    WELCOME,
+    Grant,
+    eventually,
+    issue_codes,
+    reference,
+    rig,
+)  # fmt: skip
+
+COMPONENT = {"full_id": "a:s:m", "type": "s", "id": "m", "pack_id": "a", "dir": "backend/components/m"}
+
+
+def test_welcome_tells_limits_and_mirrors_come_before_any_phase(tmp_path):
+    async def main():
+        async with rig(tmp_path) as r:
+            r.registry.register("k", {"n": 1})
+            a, session = await r.agent("a", calls={"k"}, welcome=False)
+            assert session.hello["probe"] == {"uid": 0}
+            await session.welcome({"paths": {"pack": "/pack"}, "lock": {"x": 1}})
+            told = (await a.until(WELCOME))[2]
+            assert told["pack_id"] == "a"
+            assert told["generation"] == 1
+            assert told["lock"] == {"x": 1}
+            assert told["limits"]["in_flight"] == 1024
+            assert told["limits"]["stream_credit"] == 16
+            phase = asyncio.ensure_future(session.run_phase(COMPONENT, "setup.py", {"phase": "setup"}, 5))
+            frame = await a.until(RUN_PHASE)
+            assert a.mirrors["k"][5] == [{"n": 1}]
+            assert frame[2:] == [COMPONENT, "setup.py", {"phase": "setup"}]
+            a.send(
+                PHASE_DONE,
+                frame[1],
+                {"ok": True, "error": None, "registered": ["k"], "duration_us": 5, "asynchronous": False},
+            )
+            outcome = await phase
+            assert outcome.ok
+            assert outcome.registered == ("k",)
+            assert outcome.duration_us == 5
+
+    asyncio.run(main())
+
+
+def test_phases_fail_time_out_and_die(tmp_path):
+    async def main():
+        async with rig(tmp_path) as r:
+            a, session = await r.agent("a")
+            phase = asyncio.ensure_future(session.run_phase(COMPONENT, "x.py", {}, 5))
+            frame = await a.until(RUN_PHASE)
+            a.send(PHASE_DONE, frame[1], {"ok": False, "error": ["missing_file", "t", "d", False, ""]})
+            outcome = await phase
+            assert outcome.error is not None
+            assert not outcome.ok
+            assert outcome.error.type == "missing_file"
+            phase = asyncio.ensure_future(session.run_phase(COMPONENT, "x.py", {}, 5))
+            frame = await a.until(RUN_PHASE)
+            a.send(PHASE_DONE, frame[1], 7)
+            outcome = await phase
+            assert outcome.error is not None
+            assert not outcome.ok
+            assert outcome.error.type == "error/Exception"
+            with pytest.raises(PackTimeout):
+                await session.run_phase(COMPONENT, "x.py", {}, 0.02)
+            phase = asyncio.ensure_future(session.run_phase(COMPONENT, "x.py", {}, 5))
+            await a.until(RUN_PHASE)
+            await a.close()
+            with pytest.raises(PackError) as caught:
+                await phase
+            assert caught.value.code == "unavailable"
+            with pytest.raises(PackError):
+                await session.ping(1)
+            with pytest.raises(PackError):
+                await session.welcome({})
+
+    asyncio.run(main())
+
+
+def test_ping_log_and_shutdown(tmp_path):
+    async def main():
+        async with rig(tmp_path) as r:
+            a, session = await r.agent("a", provides={"k"})
+            await a.registered("k")
+            ping = asyncio.ensure_future(session.ping(5))
+            a.send(PONG, (await a.until(PING))[1], {"threads": 1, "stuck": 0, "calls": 0})
+            assert (await ping)["threads"] == 1
+            a.send(LOG, 0, 30, "stderr", "warning")
+            await eventually(lambda: r.logs == [("a", 1, 30, "stderr", "warning")])
+            leaving = asyncio.ensure_future(session.shutdown(5))
+            assert (await a.until(SHUTDOWN))[2] == 5000
+            with pytest.raises(PackError) as caught:
+                await r.bus.call("k")
+            assert caught.value.code == "unavailable"
+            await a.close()
+            await leaving
+            assert session.closed.result()
+            assert "bus_protocol" not in issue_codes(r)
+
+    asyncio.run(main())
+
+
+def test_register_options(tmp_path):
+    async def main():
+        async with rig(tmp_path) as r:
+            a, _ = await r.agent("a", provides={"k", "d"})
+            first = await a.registered("k", 1, meta={"m": 1}, source="code")
+            assert await a.registered("k", 2, if_absent=True) is False
+            assert r.registry.get_source("k") == "code"
+            await a.registered("k", 3, override=True)
+            assert len(r.registry.get("k", "all")) == 1
+            mirror = await a.mirror("k", lambda m: m[4] == [[1, 3]])
+            assert mirror[3][0]["mine"]
+            await a.registered("d", None, value={"list": [1, 2]}, ttl_ms=20)
+            assert r.registry.get("d") == {"list": [1, 2]}
+            await eventually(lambda: r.registry.get("d") is None)
+            await a.mirror("d", lambda m: not m[3])
+            a.send(UNREGISTER, 90, [first, 12345])
+            assert (await a.answer(90))[4] == 1
+            bad = await a.answer(a.register("k", 1, ttl_ms="soon"))
+            assert bad[0] == ERROR
+            assert bad[2] == "value.unsupported"
+
+    asyncio.run(main())
+
+
+def test_data_with_callables_is_registered_mirrored_and_released(tmp_path):
+    async def main():
+        async with rig(tmp_path) as r:
+            a, sa = await r.agent("a", provides={"tools"})
+            b, _ = await r.agent("b", calls={"tools"})
+            request = a.next_id()
+            a.send(
+                32,
+                request,
+                "tools",
+                {},
+                None,
+                None,
+                [[0, 11], [0, 12], [0, 13]],
+                {"x": reference(0), "y": reference(1)},
+            )
+            number = (await a.answer(request))[4]
+            assert (await a.until(RELEASE))[2] == [13], "what the body does not use is given back"
+            mirror = await b.mirror("tools", lambda m: m[3])
+            assert [space for space, _ in mirror[4]] == [0, 0]
+            assert mirror[3][0]["callable"] is False
+            asked = b.call(mirror[4][1][1], "hi")
+            frame = await a.until(CALL)
+            assert frame[2] == 12
+            a.result(frame[1], "there")
+            assert (await b.answer(asked))[4] == "there"
+            mine = await a.mirror("tools", lambda m: m[3])
+            assert mine[4] == [[1, 11], [1, 12]]
+            # releasing a mirrored number is a hint only: it lives as long as its registration
+            b.send(RELEASE, 0, [mirror[4][1][1]])
+            asked = b.call(mirror[4][1][1])
+            frame = await a.until(CALL)
+            a.result(frame[1], 1)
+            await b.answer(asked)
+            a.send(UNREGISTER, 91, [number])
+            await a.answer(91)
+            await b.mirror("tools", lambda m: not m[3])
+            assert (await b.answer(b.call(mirror[4][1][1])))[2] == "dead_reference"
+            await eventually(lambda: not sa.references._own)
+
+    asyncio.run(main())
+
+
+def test_references_of_a_refused_call_are_given_back(tmp_path):
+    async def main():
+        async with rig(tmp_path) as r:
+            b, _ = await r.agent("b")
+            assert (await b.answer(b.call("forbidden", reference(0), refs=[[0, 5]])))[2] == "denied"
+            assert (await b.until(RELEASE))[2] == [5]
+
+    asyncio.run(main())
+
+
+def test_requests_are_served_by_whoever_is_bound(tmp_path):
+    async def main():
+        async def serve(session, operation, args):
+            if operation == "secret.get":
+                raise DeniedError("no", detail="why")
+            if operation == "crash":
+                raise ValueError("bug")
+            return [session.pack_id, operation, args]
+
+        async with rig(tmp_path, requests=serve) as r:
+            a, _ = await r.agent("a")
+            a.send(REQUEST, 1, "userdata.read", 0, [], {"path": "x"})
+            assert (await a.answer(1))[4] == ["a", "userdata.read", {"path": "x"}]
+            a.send(REQUEST, 2, "secret.get", 0, [], {})
+            assert (await a.answer(2))[2:5] == ["denied", "no", "why"]
+            a.send(REQUEST, 3, "crash", 0, [], {})
+            assert (await a.answer(3))[2] == "error/ValueError"
+
+    asyncio.run(main())
+
+
+def test_without_a_request_handler_the_answer_says_so(tmp_path):
+    async def main():
+        async with rig(tmp_path) as r:
+            a, _ = await r.agent("a")
+            a.send(REQUEST, 1, "userdata.read", 0, [], {})
+            assert (await a.answer(1))[2] == "unknown_operation"
+
+    asyncio.run(main())
+
+
+def test_events_between_host_and_packs(tmp_path):
+    async def main():
+        async with rig(tmp_path) as r:
+            a, _ = await r.agent("a", publish=("t.*",), subscribe=("t.*",))
+            b, _ = await r.agent("b", subscribe=("t.*",))
+            heard: list[Any] = []
+            r.events.subscribe("t.*", heard.append)
+            b.send(SUBSCRIBE, 1, "t.x")
+            number = (await b.answer(1))[4]
+            a.send(PUBLISH, 5, "t.x", [[0, 3]], {"cb": reference(0)})
+            assert (await a.answer(5))[4] == 2
+            event = await b.until(EVENT)
+            assert event[2] == number
+            assert event[4][0][0] == 0
+            asked = b.call(event[4][0][1], "back")
+            frame = await a.until(CALL)
+            assert frame[2] == 3
+            a.result(frame[1], 1)
+            await b.answer(asked)
+            assert callable(heard[0]["cb"])
+            assert r.events.publish("t.x", {"from": "host"}) == 2
+            event = await b.until(EVENT)
+            assert event[3]["source"] == "rumi:host"
+            assert event[-1] == {"from": "host"}
+            b.send(UNSUBSCRIBE, 2, number)
+            assert (await b.answer(2))[4] is True
+            b.send(UNSUBSCRIBE, 3, number)
+            assert (await b.answer(3))[4] is False
+            assert r.events.publish("t.x") == 1
+
+    asyncio.run(main())
+
+
+def test_statistics_and_bus_misuse(tmp_path):
+    async def main():
+        async with rig(tmp_path) as r:
+            a, _ = await r.agent("a", provides={"k"})
+            await a.registered("k")
+            call = asyncio.ensure_future(r.bus.call("k"))
+            a.result((await a.until(CALL))[1], 1)
+            await call
+            statistics = r.bus.statistics()
+            assert statistics["packs"]["a"]["calls"] == 1
+            assert statistics["packs"]["a"]["p50_us"] > 0
+            assert statistics["edges"][0]["key"] == "k"
+            with pytest.raises(Exception, match="runs already"):
+                await r.bus.start()
+        stopped = Bus(InterfaceRegistry(), EventBus(), Diagnostics())
+        with pytest.raises(HostError):
+            await stopped.open("a", 1, Grant(), socket_path=str(tmp_path / "x"))
+
+    asyncio.run(main())
+
+
+def test_a_value_that_cannot_be_shown_is_an_issue_not_an_end(tmp_path):
+    async def main():
+        async with rig(tmp_path) as r:
+            a, session = await r.agent("a", calls={"odd", "big"})
+            r.registry.register("odd", {1, 2})
+            r.registry.register("big", "x" * 2_000_000)
+            await eventually(lambda: "mirror_failed" in issue_codes(r))
+            ping = asyncio.ensure_future(session.ping(5))
+            frame = await a.until(PING)
+            a.send(PONG, frame[1], {})
+            await ping
+            assert a.mirrors["big"][3] == []
+
+    asyncio.run(main())
