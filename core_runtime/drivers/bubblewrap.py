@@ -1,0 +1,501 @@
+"""The embedded sandbox: the system's bubblewrap, our seccomp filter, a cgroup per sandbox, an own uid when root.
+
+Invariants:
+  * Bubblewrap and Python come from root-owned folders only, never from below a home.
+  * As root, the uid is dropped *before* bubblewrap starts: bubblewrap with ``--uid`` alone would still read 0600 files.
+  * No cgroup → ``memfd_create`` refused, rlimits, and a sampler that kills above the memory limit; the level says so.
+  * When the host ends, however it ends, the launcher ends, and every sandbox with it.
+
+Not here: the arguments (``rules.bwrap_argv``), the filter (``rules.seccomp``), levels (``rules.isolation``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import os
+import platform
+import signal
+import stat
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from backend_core.errors import HostError, SandboxUnavailable, quote
+from core_runtime.drivers import cgroups, embedded_machine, proc_view
+from core_runtime.drivers.launch import Job, Launcher, Order
+from core_runtime.drivers.launcher import ARGS_FD, SECCOMP_FD, STATUS_FD
+from core_runtime.drivers.runtime_folder import PythonAbi, probe_python
+from core_runtime.drivers.tail import OutputTail
+from core_runtime.ports import DriverStatus, Exit
+from core_runtime.rules import bwrap_argv, seccomp
+from core_runtime.rules.isolation import judge
+from core_runtime.rules.sandbox import AGENT_COMMAND, DriverKind, Isolation, Level, SandboxSpec
+
+STAGE_FOLDER = "/run/rumi-sandbox"
+"""Empty, root-owned, 0711. Each launch mounts its own things there in a mount namespace that nobody else has."""
+STATUS_S = 10.0
+PROBE_S = 20.0
+SAMPLE_S = 0.25
+PROBE_COMMAND = ("-I", "-S", "-c", "print(open('/proc/self/status').read())")
+PROBE_UID = 65534
+INSTALL_HINT = "apt-get install bubblewrap (or your distribution's equivalent), then: rumi doctor"
+
+
+class BubblewrapDriver:
+    """Port ``SandboxDriver`` over bubblewrap.
+
+    Args:
+        installation_id: names this installation's cgroups and pid files.
+        state_dir: folder of this driver's pid files and probe files; made when missing, 0711.
+        use_cgroups: False = never make control groups, even where that works.
+    """
+
+    kind = DriverKind.EMBEDDED
+
+    def __init__(self, installation_id: str, state_dir: Path, *, use_cgroups: bool = True) -> None:
+        self._installation_id = installation_id
+        self._state_dir = state_dir
+        self._use_cgroups = use_cgroups
+        self._cgroups: cgroups.Cgroups | None = None
+        self._machine: bwrap_argv.EmbeddedMachine | None = None
+        self._launcher = Launcher()
+        self._filter = b""
+        self._trials = itertools.count(1)
+        self.live: set[str] = set()
+        """Names (``<pack>-<generation>``) of sandboxes that this process started and that have not ended."""
+
+    # ---- port
+
+    async def probe(self) -> DriverStatus:
+        """Start Python under the production settings; when that fails, look for the reason."""
+        try:
+            machine = await self._ready()
+            level = await self._trial()
+            version = await asyncio.to_thread(embedded_machine.bwrap_version, machine.bwrap)
+        except (HostError, OSError) as error:
+            if not self.live:  # a probe beside running sandboxes must never end them
+                await asyncio.to_thread(self._give_back)
+            reason, hint = await asyncio.to_thread(embedded_machine.explain, str(error))
+            return DriverStatus(self.kind, available=False, level=Level.NONE, reason=reason, hint=hint or INSTALL_HINT)
+        reason = "" if level is Level.STANDARD else "no control group can be made here: limits are weaker"
+        return DriverStatus(self.kind, available=True, level=level, version=version, reason=reason)
+
+    async def python(self) -> PythonAbi:
+        """The Python that runs inside.
+
+        Raises:
+            SandboxUnavailable: none is found.
+        """
+        machine = await self._ready()
+        return await asyncio.to_thread(probe_python, machine.python)
+
+    async def start(self, spec: SandboxSpec) -> EmbeddedSandbox:
+        """Start the agent. Raises ``HostError``; nothing is left then."""
+        return await self._start(spec, AGENT_COMMAND)
+
+    def render(self, spec: SandboxSpec) -> Mapping[str, str]:
+        """The arguments and the filter in words, for the operator."""
+        machine = self._machine or embedded_machine.find()
+        options = bwrap_argv.options(spec, machine, seccomp_fd=SECCOMP_FD, status_fd=STATUS_FD)
+        return {
+            "bubblewrap.options": "\n".join(options) + "\n",
+            "bubblewrap.command": "\n".join(bwrap_argv.command_line(machine, ARGS_FD)) + "\n",
+            "seccomp.json": seccomp.docker_profile_json(),
+            "rlimits.json": json.dumps(self._rlimits(spec), indent=1, sort_keys=True) + "\n",
+        }
+
+    async def remove_leftovers(self, installation_id: str) -> list[str]:
+        """Kill what pid files of this installation name, and empty its cgroups."""
+        if installation_id != self._installation_id:
+            return []
+        return await asyncio.to_thread(self._remove_leftovers)
+
+    async def close(self) -> None:
+        """End the launcher. Embedded sandboxes live only as long as it does."""
+        await asyncio.to_thread(self._give_back)
+
+    # ---- starting
+
+    async def _ready(self) -> bwrap_argv.EmbeddedMachine:
+        if self._machine is None:
+            machine = await asyncio.to_thread(embedded_machine.find)
+            if self._use_cgroups:
+                self._cgroups = await asyncio.to_thread(cgroups.find, self._installation_id)
+            self._filter = _filter(memfd=self._cgroups is not None)
+            self._machine = machine
+        return self._machine
+
+    async def _start(self, spec: SandboxSpec, command: tuple[str, ...]) -> EmbeddedSandbox:
+        machine = await self._ready()
+        root = os.geteuid() == 0
+        if not root and spec.uid != os.geteuid():
+            raise HostError(
+                "This host can't give a Pack a user of its own",
+                code="uid_unavailable",
+                detail=f"expected uid {os.geteuid()} (the host's own), got {spec.uid}",
+            )
+        name = f"{spec.pack_id}-{spec.generation}"
+        group = await asyncio.to_thread(self._cgroups.create, name, spec.limits) if self._cgroups else None
+        output_read, output_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        status_read, status_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        os.set_blocking(output_write, True)
+        os.set_blocking(status_write, True)
+        tail = OutputTail(output_read, spec.limits.log_bytes_kept)
+        status = _StatusPipe(status_read)
+        try:
+            order = self._order(spec, machine, group, command, root=root)
+            job, pid = await self._launcher.start(order, output_write, status_write)
+            self.live.add(name)
+            sandbox = EmbeddedSandbox(self, spec, job, pid, status, tail, group)
+        except BaseException as error:
+            tail.close()
+            status.close()
+            if group is not None and self._cgroups is not None:
+                await asyncio.to_thread(self._cgroups.remove, group)
+            if isinstance(error, OSError):
+                raise HostError("A sandbox could not be started", code="start_failed", detail=str(error)) from error
+            raise
+        finally:
+            os.close(output_write)
+            os.close(status_write)
+        return sandbox
+
+    def _order(
+        self,
+        spec: SandboxSpec,
+        machine: bwrap_argv.EmbeddedMachine,
+        group: cgroups.Group | None,
+        command: tuple[str, ...],
+        *,
+        root: bool,
+    ) -> Order:
+        shown, folder, binds = spec, "", {}
+        if root and not all(_passable(p) for p in (spec.pack_dir, spec.runtime_dir, spec.socket_path)):
+            folder = _stage_folder()
+            binds = {"pack": spec.pack_dir, "runtime": spec.runtime_dir, "bus.sock": spec.socket_path}
+            shown = replace(
+                spec, pack_dir=f"{folder}/pack", runtime_dir=f"{folder}/runtime", socket_path=f"{folder}/bus.sock"
+            )
+        return Order(
+            command=tuple(bwrap_argv.command_line(machine, ARGS_FD, command)),
+            options=tuple(bwrap_argv.options(shown, machine, seccomp_fd=SECCOMP_FD, status_fd=STATUS_FD)),
+            seccomp=self._filter,
+            uid=spec.uid if root else None,
+            gid=spec.gid if root else None,
+            join=group.join_files if group else (),
+            rlimits=self._rlimits(spec),
+            stage_folder=folder,
+            stage_binds=binds,
+        )
+
+    def _rlimits(self, spec: SandboxSpec) -> dict[str, int]:
+        limits = spec.limits
+        out = {"CORE": 0, "NOFILE": limits.files, "FSIZE": max(limits.tmp_bytes, 1), "MSGQUEUE": 0}
+        if self._cgroups is None:
+            out["DATA"] = limits.memory_bytes  # per process only: the sampler adds them up
+        if os.geteuid() == 0:
+            out["NPROC"] = limits.pids + 8  # counted per uid, which this Pack has alone; 8 for bubblewrap itself
+        return out
+
+    async def _trial(self) -> Level:
+        """A real start with everything but the agent; the level that it proves.
+
+        Raises:
+            SandboxUnavailable: with what bubblewrap said.
+        """
+        root = os.geteuid() == 0
+        folder = await asyncio.to_thread(self._trial_folder)
+        try:
+            spec = SandboxSpec(
+                pack_id="probe",
+                generation=os.getpid() * 1_000_000 + next(self._trials),
+                installation_id=self._installation_id,
+                uid=PROBE_UID if root else os.geteuid(),
+                gid=PROBE_UID if root else os.getegid(),
+                pack_dir=f"{folder}/pack",
+                runtime_dir=f"{folder}/runtime",
+                socket_path=f"{folder}/bus.sock",
+                digest="0" * 64,
+            )
+            sandbox = await self._start(spec, PROBE_COMMAND)
+            try:
+                async with asyncio.timeout(PROBE_S):
+                    ended = await sandbox.wait()
+            except TimeoutError:
+                ended = await sandbox.stop(0)
+            output = await sandbox.output_tail()
+        finally:
+            await asyncio.to_thread(embedded_machine.remove_tree, folder)
+        lines = dict(line.partition(":\t")[::2] for line in output.splitlines())
+        if ended.code != 0 or lines.get("Seccomp") != "2" or lines.get("NoNewPrivs") != "1":
+            raise SandboxUnavailable("Bubblewrap does not work here", detail=quote(output.strip()[-400:], 400))
+        return Level.STANDARD if self._cgroups is not None else Level.REDUCED
+
+    def _trial_folder(self) -> Path:
+        self._state_dir.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix="probe-", dir=self._state_dir))
+        for path in (folder / "pack", folder / "runtime/etc"):
+            path.mkdir(parents=True)
+        for name in embedded_machine.ETC.values():
+            (folder / "runtime" / name).touch()
+        (folder / "bus.sock").touch()
+        for path in (folder, folder / "pack", folder / "runtime", folder / "runtime/etc"):
+            path.chmod(0o711)
+        return folder
+
+    # ---- afterwards
+
+    def write_pid_file(self, spec: SandboxSpec, pid: int) -> Path:
+        """Remember a sandbox's init for the next boot of the host."""
+        folder = self._state_dir / "pids"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path = folder / f"{spec.pack_id}-{spec.generation}.json"
+        identity = {"pid": pid, "start": proc_view.start_time(pid), "boot": proc_view.boot_id()}
+        path.write_text(json.dumps(identity | {"installation": self._installation_id}), encoding="ascii")
+        return path
+
+    def remove_group(self, group: cgroups.Group | None) -> bool:
+        """Empty and remove a sandbox's group; whether the kernel had ended something in it for its memory."""
+        if group is None or self._cgroups is None:
+            return False
+        out_of_memory = self._cgroups.oom_killed(group)
+        self._cgroups.remove(group)
+        return out_of_memory
+
+    def group_usage(self, group: cgroups.Group) -> dict[str, float]:
+        """As the controllers count."""
+        return self._cgroups.usage(group) if self._cgroups is not None else {}
+
+    def _remove_leftovers(self) -> list[str]:
+        removed: list[str] = []
+        for path in sorted((self._state_dir / "pids").glob("*.json")):
+            if path.stem in self.live:
+                continue
+            if self._kill_named(path):
+                removed.append(f"embedded-{path.stem}")
+            path.unlink(missing_ok=True)
+        if self._use_cgroups and self._cgroups is None:
+            self._cgroups = cgroups.find(self._installation_id)
+        if self._cgroups is not None:
+            for name, group in self._cgroups.leftovers():
+                if name in self.live:
+                    continue
+                with contextlib.suppress(OSError):
+                    self._cgroups.remove(group)
+                    removed.append(f"embedded-{name}")
+        return sorted(set(removed))
+
+    def _kill_named(self, path: Path) -> bool:
+        """Kill the process that a pid file names, if it is still that very process."""
+        try:
+            told = json.loads(path.read_bytes()[:4096])
+            pid, start, boot = int(told["pid"]), int(told["start"]), str(told["boot"])
+            handle = os.pidfd_open(pid)
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+        try:  # the descriptor names one process for good; the start time proves which
+            if boot != proc_view.boot_id() or proc_view.start_time(pid) != start:
+                return False
+            signal.pidfd_send_signal(handle, signal.SIGKILL)
+        except ProcessLookupError:
+            return False
+        finally:
+            os.close(handle)
+        return True
+
+    def _give_back(self) -> None:
+        self._launcher.close()
+        if self._cgroups is not None:
+            self._cgroups.remove_parents()
+        self._machine, self._cgroups = None, None
+
+
+class EmbeddedSandbox:
+    """One running bubblewrap. Made by the driver."""
+
+    def __init__(
+        self,
+        driver: BubblewrapDriver,
+        spec: SandboxSpec,
+        job: Job,
+        pid: int,
+        status: _StatusPipe,
+        tail: OutputTail,
+        group: cgroups.Group | None,
+    ) -> None:
+        self.id = f"embedded-{spec.pack_id}-{spec.generation}"
+        self._driver = driver
+        self._spec = spec
+        self._job = job
+        self._status = status
+        self._tail = tail
+        self._group = group
+        self._stopped_by_us = ""
+        self.pid = pid
+        """Of bubblewrap itself, on the host."""
+        self._end = asyncio.ensure_future(self._finish())
+        self._sampler = asyncio.ensure_future(self._sample()) if group is None else None
+
+    async def measure(self, probe: Mapping[str, Any]) -> Isolation:
+        """The host's look at the agent, compared with the agent's own."""
+        view = None
+        with contextlib.suppress(TimeoutError):
+            agent = await self._agent_pid()
+            view = await asyncio.to_thread(proc_view.host_view, agent) if agent else None
+        return judge(DriverKind.EMBEDDED, self._spec, view, probe)
+
+    async def wait(self) -> Exit:
+        """When nothing of the sandbox is left."""
+        return await asyncio.shield(self._end)
+
+    async def stop(self, grace_s: float) -> Exit:
+        """TERM to the agent, KILL to everything after ``grace_s``."""
+        self._stopped_by_us = self._stopped_by_us or "stopped"
+        if grace_s > 0 and not self._end.done():
+            with contextlib.suppress(TimeoutError, ProcessLookupError):
+                agent = await self._agent_pid()
+                if agent:
+                    os.kill(agent, signal.SIGTERM)
+                await asyncio.wait_for(asyncio.shield(self._end), grace_s)
+        self._job.signal(signal.SIGKILL)
+        return await self.wait()
+
+    async def usage(self) -> Mapping[str, float]:
+        """From the cgroup; without one, from the processes themselves."""
+        if self._end.done():
+            return {}
+        if self._group is not None:
+            return await asyncio.to_thread(self._driver.group_usage, self._group)
+        pids = await asyncio.to_thread(proc_view.descendants, self.pid)
+        memory = await asyncio.to_thread(proc_view.memory_bytes, pids)
+        return {"memory_bytes": float(memory), "pids": float(len(pids))}
+
+    async def output_tail(self) -> str:
+        """What the sandbox wrote outside the bus."""
+        return self._tail.text()
+
+    async def _agent_pid(self) -> int | None:
+        """The agent on the host: the only child of the sandbox's init."""
+        async with asyncio.timeout(STATUS_S):
+            init = await self._status.child_pid()
+        below = await asyncio.to_thread(proc_view.descendants, init) if init else []
+        return below[0] if below else init
+
+    async def _finish(self) -> Exit:
+        pid_file: Path | None = None
+        with contextlib.suppress(TimeoutError, OSError):
+            async with asyncio.timeout(STATUS_S):
+                init = await self._status.child_pid()
+            if init:
+                pid_file = await asyncio.to_thread(self._driver.write_pid_file, self._spec, init)
+        status = await self._job.ended
+        if self._sampler is not None:
+            self._sampler.cancel()
+        detail = ""
+        try:
+            out_of_memory = await asyncio.to_thread(self._driver.remove_group, self._group)
+        except OSError as error:
+            out_of_memory, detail = False, f"its control group could not be removed: {error}"
+        await self._tail.finished()
+        self._status.close()
+        self._driver.live.discard(f"{self._spec.pack_id}-{self._spec.generation}")
+        if pid_file is not None:
+            pid_file.unlink(missing_ok=True)
+        return _exit(status, out_of_memory=out_of_memory, ours=self._stopped_by_us, detail=detail)
+
+    async def _sample(self) -> None:
+        """Without a cgroup nothing in the kernel adds up a sandbox's memory: look, and end it above the limit."""
+        while not self._end.done():
+            pids = await asyncio.to_thread(proc_view.descendants, self.pid)
+            used = await asyncio.to_thread(proc_view.memory_bytes, pids)
+            if used > self._spec.limits.memory_bytes or len(pids) > self._spec.limits.pids + 2:
+                self._stopped_by_us = "oom"
+                self._job.signal(signal.SIGKILL)
+                return
+            await asyncio.sleep(SAMPLE_S)
+
+
+class _StatusPipe:
+    """Reads bubblewrap's ``--json-status-fd``: its first line names the sandbox's init."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._loop = asyncio.get_running_loop()
+        self._child: asyncio.Future[int | None] = self._loop.create_future()
+        self._data = b""
+        self._loop.add_reader(fd, self._on_readable)
+
+    async def child_pid(self) -> int | None:
+        """Pid on the host; ``None`` when bubblewrap ended before there was one."""
+        return await asyncio.shield(self._child)
+
+    def close(self) -> None:
+        """Stop reading."""
+        if self._fd >= 0:
+            if not self._loop.is_closed():
+                self._loop.remove_reader(self._fd)
+            os.close(self._fd)
+            self._fd = -1
+        if not self._child.done():
+            self._child.set_result(None)
+
+    def _on_readable(self) -> None:
+        data = b""
+        with contextlib.suppress(BlockingIOError):
+            data = os.read(self._fd, 4096)
+            if not data:
+                self.close()
+                return
+        self._data = (self._data + data)[-8192:]
+        first, newline, _ = self._data.partition(b"\n")
+        if newline and not self._child.done():
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                self._child.set_result(int(json.loads(first)["child-pid"]))
+
+
+def _exit(status: int | None, *, out_of_memory: bool, ours: str, detail: str) -> Exit:
+    if out_of_memory or ours == "oom":
+        return Exit(status, "oom", detail or "the memory or process limit was exceeded")
+    if status is None:
+        return Exit(None, "lost", detail or "the launcher ended")
+    if ours:
+        return Exit(status, "killed", detail)
+    # bubblewrap reports a signalled child as 128 + its number
+    signalled = -status if status < 0 else status - 128 if status > 128 else 0
+    return Exit(status, "signal" if signalled else "exited", detail or (f"signal {signalled}" if signalled else ""))
+
+
+def _filter(*, memfd: bool) -> bytes:
+    machine = platform.machine()
+    if machine not in seccomp.ARCHITECTURES:
+        raise SandboxUnavailable(
+            "No system-call filter exists for this processor",
+            detail=f"expected one of {', '.join(seccomp.ARCHITECTURES)}, got {machine}",
+            hint="Install Docker: its engine compiles the filter for this processor.",
+        )
+    return seccomp.bpf_program(machine, memfd=memfd)
+
+
+def _passable(path: str) -> bool:
+    """Whether any uid can reach ``path``: each folder above it lets others pass."""
+    return all(parent.stat().st_mode & stat.S_IXOTH for parent in Path(path).parents)
+
+
+def _stage_folder() -> str:
+    """The empty folder for private mounts, made when missing and checked, since what stands there matters to root."""
+    Path(STAGE_FOLDER).mkdir(mode=0o711, exist_ok=True)
+    found = os.lstat(STAGE_FOLDER)
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != 0 or found.st_mode & 0o022:
+        raise HostError(
+            "The folder for private mounts is not safe",
+            code="stage_unsafe",
+            detail=f"{STAGE_FOLDER}: expected a folder of root that nobody else can write",
+            hint=f"Remove {STAGE_FOLDER} and start again.",
+        )
+    Path(STAGE_FOLDER).chmod(0o711)
+    return STAGE_FOLDER

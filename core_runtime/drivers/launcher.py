@@ -1,0 +1,193 @@
+"""The launcher: a small process that starts bubblewrap for the host. Runs as a script; nothing of the host is imported.
+
+Why a process of its own: ``--die-with-parent`` follows the *thread* that spawned, and this process has exactly one; a
+fork here is safe and cheap (no threads, small memory); and what only root may do before the uid is dropped (enter the
+cgroup, make a private mount namespace) happens in a forked child, never in the host.
+
+Protocol: one ``SOCK_SEQPACKET`` pair, JSON messages. Host → launcher: ``{"start": job, …}`` with two descriptors
+(output, status), or ``{"signal": job, "number": n}``. Launcher → host: ``{"job", "pid"}``, then ``{"job", "status"}``.
+
+Invariants:
+  * When the socket closes (the host died, however), every child is killed and the launcher ends.
+  * A child is signalled before it is reaped only, so never a stranger with a recycled pid.
+  * The order in the child: cgroup, mounts, rlimits, uid and gids, no_new_privs, exec with an *empty* environment.
+    A step that fails ends the child before exec: a sandbox that starts has all of them.
+"""
+
+import base64
+import ctypes
+import json
+import os
+import resource
+import select
+import signal
+import socket
+import sys
+from typing import Any
+
+ARGS_FD, SECCOMP_FD, STATUS_FD = 3, 4, 5
+"""Descriptor numbers that bubblewrap gets; the host renders its arguments with them."""
+
+CLONE_NEWNS = 0x00020000
+MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_BIND, MS_REC, MS_PRIVATE = 2, 4, 8, 4096, 16384, 1 << 18
+PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
+MESSAGE_LIMIT_BYTES = 128 * 1024
+EXIT_NOT_STARTED = 126
+OOM_SCORE = "500"  # when the machine runs out of memory, a Pack ends before anything of the operator
+
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+def checked(result: int, what: str) -> None:
+    """Turn a C library's -1 into an ``OSError`` that names the step."""
+    if result != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{what}: {os.strerror(number)}")
+
+
+def mount(source: str, target: str, kind: str, flags: int, data: str = "") -> None:
+    """The system call; ``OSError`` names both places."""
+    checked(
+        libc.mount(source.encode(), target.encode(), kind.encode(), flags, data.encode()), f"mount {source} on {target}"
+    )
+
+
+def stage(folder: str, binds: dict[str, str]) -> None:
+    """Show ``binds`` (name → source) below ``folder``, in a mount namespace that only this child has.
+
+    The dropped uid can't pass a 0700 folder such as ``/root``; here it needs to pass ``folder`` only. The namespace and
+    its mounts vanish with the last process in it, so that no crash can leave one behind.
+    """
+    checked(libc.unshare(CLONE_NEWNS), "unshare")
+    mount("none", "/", "none", MS_REC | MS_PRIVATE)
+    # opened before the tmpfs covers ``folder``, in case a source lies below it
+    sources = {name: os.open(source, os.O_PATH | os.O_CLOEXEC) for name, source in binds.items()}
+    mount("rumi", folder, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "size=64k,mode=0711")
+    for name, fd in sources.items():
+        target = f"{folder}/{name}"
+        if os.path.isdir(f"/proc/self/fd/{fd}"):  # noqa: PTH112 - this file loads no pathlib
+            os.mkdir(target, 0o711)  # noqa: PTH102
+        else:
+            os.close(os.open(target, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+        mount(f"/proc/self/fd/{fd}", target, "none", MS_BIND)
+        os.close(fd)
+
+
+def memory_file(name: str, data: bytes) -> int:
+    """A descriptor that reads ``data`` from its beginning."""
+    fd = os.memfd_create(name, os.MFD_CLOEXEC)
+    os.write(fd, data)
+    os.lseek(fd, 0, os.SEEK_SET)
+    return fd
+
+
+def become(order: dict[str, Any], output: int, status: int) -> None:
+    """In the forked child: every step, then exec. Returns never."""
+    for path in order["join"]:
+        with open(path, "w", encoding="ascii") as file:  # noqa: PTH123
+            file.write("0")
+    with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:  # noqa: PTH123
+        file.write(OOM_SCORE)
+    if order["stage"] is not None:
+        os.umask(0)  # the modes given to the staged folders must hold
+        stage(order["stage"]["folder"], order["stage"]["binds"])
+    os.umask(0o077)
+    for name, value in order["rlimits"].items():
+        resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (value, value))
+    args = memory_file("args", b"".join(arg.encode() + b"\0" for arg in order["options"]))
+    seccomp = memory_file("seccomp", base64.b64decode(order["seccomp"]))
+    if order["uid"] is not None:
+        os.setgroups([])
+        os.setresgid(order["gid"], order["gid"], order["gid"])
+        os.setresuid(order["uid"], order["uid"], order["uid"])
+    checked(libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
+    checked(libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "parent death signal")
+    if os.getppid() != order["parent"]:
+        raise OSError(0, "the launcher ended")
+    os.chdir("/")
+    null = os.open("/dev/null", os.O_RDONLY)
+    arrange([null, output, output, args, seccomp, status])
+    os.execve(order["command"][0], order["command"], {})  # noqa: S606
+
+
+def arrange(wanted: list[int]) -> None:
+    """Make ``wanted[n]`` descriptor ``n``, inheritable; everything else stays close-on-exec."""
+    high = [os.dup2(fd, 64 + index, inheritable=False) for index, fd in enumerate(wanted)]
+    for index, fd in enumerate(high):
+        os.dup2(fd, index, inheritable=True)
+
+
+def start(order: dict[str, Any], fds: list[int]) -> int:
+    """Fork; the child's pid."""
+    order["parent"] = os.getpid()
+    pid = os.fork()
+    if pid != 0:
+        return pid
+    try:
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM, signal.SIGPIPE):
+            signal.signal(number, signal.SIG_DFL)
+        become(order, *fds)
+    except BaseException as error:  # noqa: BLE001 - the child must end here, whatever happened
+        os.write(fds[0], f"launcher: {error}\n".encode()[:2000])
+    finally:
+        os._exit(EXIT_NOT_STARTED)
+
+
+def reap(jobs: dict[int, int], control: socket.socket) -> None:
+    """Report every child that has ended."""
+    for job, pid in list(jobs.items()):
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            del jobs[job]
+            control.send(json.dumps({"job": job, "status": os.waitstatus_to_exitcode(status)}).encode())
+
+
+def obey(message: bytes, fds: list[int], jobs: dict[int, int], control: socket.socket) -> None:
+    """One message of the host."""
+    order = json.loads(message)
+    if "signal" in order:
+        if order["signal"] in jobs:
+            os.kill(jobs[order["signal"]], order["number"])
+        return
+    job = order["start"]
+    jobs[job] = start(order, fds)
+    for fd in fds:
+        os.close(fd)
+    control.send(json.dumps({"job": job, "pid": jobs[job]}).encode())
+
+
+def main() -> None:
+    """Serve until the host's end of the socket closes."""
+    control = socket.socket(fileno=int(sys.argv[1]))
+    control.set_inheritable(False)
+    wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.set_wakeup_fd(wake_write)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the host's to handle
+    jobs: dict[int, int] = {}
+    poller = select.poll()
+    poller.register(control, select.POLLIN)
+    poller.register(wake_read, select.POLLIN)
+    try:
+        while True:
+            ready = {fd for fd, _ in poller.poll()}
+            if wake_read in ready:
+                os.read(wake_read, 4096)
+                reap(jobs, control)
+            if control.fileno() in ready:
+                message, fds, _, _ = socket.recv_fds(control, MESSAGE_LIMIT_BYTES, 2)
+                if not message:
+                    return
+                obey(message, fds, jobs, control)
+    except OSError:
+        return  # the host is gone in the middle of a report
+    finally:
+        for pid in jobs.values():
+            os.kill(pid, signal.SIGKILL)
+        for pid in jobs.values():
+            os.waitpid(pid, 0)  # not left to an init that may not reap
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""What the host's own ``/proc`` says of a sandbox's process: the ``HostView`` that ``rules.isolation`` judges.
+
+Invariant: either the whole view comes from one process (its start time is read before and after), or there is none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from core_runtime.drivers.cgroups import read_limits
+from core_runtime.rules.isolation import NAMESPACES, HostView, parse_status, writable_mounts
+
+PROC = Path("/proc")
+PROCESS_LIMIT = 4096
+
+
+def start_time(pid: int) -> int | None:
+    """Start of a process in clock ticks since boot; with the pid it names one process of this boot. ``None`` = gone."""
+    try:
+        text = (PROC / str(pid) / "stat").read_text()
+    except (OSError, UnicodeDecodeError):
+        return None
+    return int(text.rpartition(")")[2].split()[19])  # the name field may hold spaces and brackets
+
+
+def boot_id() -> str:
+    """This boot's identity, so that a pid file of another boot names nobody."""
+    return (PROC / "sys/kernel/random/boot_id").read_text().strip()
+
+
+def descendants(pid: int) -> list[int]:
+    """Every process below ``pid``, parents first. Bounded; a fork bomb's tail is left out."""
+    parents: dict[int, list[int]] = {}
+    for entry in (path.name for path in PROC.iterdir()):
+        if entry.isdigit():
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                fields = (PROC / entry / "stat").read_bytes().rpartition(b")")[2].split()
+                parents.setdefault(int(fields[1]), []).append(int(entry))
+    out: list[int] = []
+    todo = [pid]
+    while todo and len(out) < PROCESS_LIMIT:
+        children = parents.get(todo.pop(0), [])
+        out += children
+        todo += children
+    return out
+
+
+def memory_bytes(pids: list[int]) -> int:
+    """Resident memory of processes, shared pages counted once each (proportional set size)."""
+    total = 0
+    for pid in pids:
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            rollup = (PROC / str(pid) / "smaps_rollup").read_text()
+            total += sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:")) * 1024
+    return total
+
+
+def host_view(pid: int, *, runtime: str = "") -> HostView | None:
+    """The view of one process; ``None`` when it ended or the host may not look."""
+    folder = PROC / str(pid)
+    born = start_time(pid)
+    try:
+        status = parse_status((folder / "status").read_text())
+        mountinfo = (folder / "mountinfo").read_text()
+        shared = frozenset(n for n in NAMESPACES if (folder / "ns" / n).readlink() == (PROC / "self/ns" / n).readlink())
+        limits = read_limits(pid)
+        view = HostView(
+            pid=pid,
+            uids=tuple(int(part) for part in status["Uid"].split()),
+            gids=tuple(int(part) for part in status["Gid"].split()),
+            cap_eff=int(status["CapEff"], 16),
+            cap_bnd=int(status["CapBnd"], 16),
+            no_new_privs=status.get("NoNewPrivs") == "1",
+            seccomp=int(status.get("Seccomp", "0")),
+            shared_namespaces=shared,
+            writable=writable_mounts(mountinfo),
+            cgroup=limits,
+            runtime=runtime,
+            host_uid=os.geteuid(),
+        )
+    except (OSError, KeyError, ValueError):
+        return None
+    return view if born is not None and start_time(pid) == born else None

@@ -1,0 +1,81 @@
+"""``ecosystem/docker/<pack_id>/sandbox/``: what isolates a Pack, as files for the operator to read. Pure.
+
+Invariant: output only. Nothing reads these files back; what runs is rendered anew from the grant at every start.
+
+Not here: ``handlers/``, ``scopes/`` and ``grants/`` beside it, and writing anything.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+
+from core_runtime.rules.sandbox import AGENT_COMMAND, Isolation, SandboxSpec
+
+_FIELD = re.compile(r"\{\{ ([a-z_]+) \}\}")
+
+
+def render_operator_view(
+    spec: SandboxSpec,
+    rendered: Mapping[str, str],
+    *,
+    templates: Mapping[str, str],
+    image: str,
+    isolation: Isolation | None,
+) -> dict[str, str]:
+    """Path below ``ecosystem/docker/<pack_id>/`` → text.
+
+    Args:
+        spec: the sandbox.
+        rendered: what the driver says it gives to the engine or to bubblewrap (``SandboxDriver.render``).
+        templates: ``Dockerfile`` and ``docker-compose.yml`` → text of the templates of ``docker/core/templates``.
+        image: id or name of the base image.
+        isolation: last measured isolation; ``None`` before the first start.
+    """
+    fields = _fields(spec, image)
+    out = {f"sandbox/{name}": fill(text, fields) for name, text in templates.items()}
+    out |= {f"sandbox/{name}": text for name, text in rendered.items()}
+    if isolation is not None:
+        out["sandbox/isolation.json"] = isolation_json(isolation)
+    return out
+
+
+def fill(template: str, fields: Mapping[str, str]) -> str:
+    """Replace ``{{ name }}``; an unknown name raises ``KeyError``, and a value is never expanded again."""
+    return _FIELD.sub(lambda match: fields[match.group(1)], template)
+
+
+def isolation_json(isolation: Isolation) -> str:
+    """The measured isolation, readable by people and programs."""
+    document = {
+        "driver": isolation.driver.value,
+        "level": isolation.level.name.lower(),
+        "source": isolation.source,
+        "findings": list(isolation.findings),
+        "evidence": dict(isolation.evidence),
+    }
+    return json.dumps(document, indent=1, sort_keys=True) + "\n"
+
+
+def _fields(spec: SandboxSpec, image: str) -> dict[str, str]:
+    limits = spec.limits
+    return {
+        "pack_id": spec.pack_id,
+        "installation_id": spec.installation_id,
+        "generation": str(spec.generation),
+        "digest": spec.digest,
+        "image": image,
+        "uid": str(spec.uid),
+        "gid": str(spec.gid),
+        "command": json.dumps(list(AGENT_COMMAND)),
+        "memory_bytes": str(limits.memory_bytes),
+        "tmp_bytes": str(limits.tmp_bytes),
+        "cpus": f"{limits.cpus:g}",
+        "pids": str(limits.pids),
+        "files": str(limits.files),
+        # a JSON string is a YAML string, whatever stands in it
+        "pack_dir": json.dumps(spec.pack_dir),
+        "runtime_dir": json.dumps(spec.runtime_dir),
+        "socket_path": json.dumps(spec.socket_path),
+    }

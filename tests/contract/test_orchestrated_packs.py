@@ -1,0 +1,161 @@
+"""Orchestrator, bus, agent and each real driver together: a Pack's handler is called, killed, and called again."""
+
+import asyncio
+import os
+import signal
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from backend_core.errors import RumiError
+from core_runtime.bus import Bus
+from core_runtime.container_orchestrator import ContainerOrchestrator
+from core_runtime.containers import ContainerEvent, ContainerState, LaunchRequest
+from core_runtime.diagnostics import Diagnostics
+from core_runtime.drivers.bubblewrap import BubblewrapDriver
+from core_runtime.drivers.docker_engine import DockerDriver
+from core_runtime.event_bus import EventBus
+from core_runtime.interface_registry import InterfaceRegistry
+from core_runtime.rules.permissions import Rights
+from core_runtime.rules.restart import RestartPolicy
+from core_runtime.rules.sandbox import DriverKind, Isolation, Level
+from tests.support.sandboxes import DRIVERS
+
+SETUP = """
+import os
+def run(context):
+    context["interface_registry"].register("service.hello", lambda args, ctx: {"hello": args["name"], "pid": os.getpid()})
+"""
+INSTALLATION = "orchestrated0"
+
+
+class House:
+    """What the host wires together, without HTTP."""
+
+    def __init__(self, kind, folder, state):
+        self.folder = folder
+        self.events: list[ContainerEvent] = []
+        component = folder / "pack/components/main"
+        component.mkdir(parents=True)
+        (component / "setup.py").write_text(SETUP)
+        for path in (folder / "pack", folder / "pack/components", component):
+            path.chmod(0o755)
+        diagnostics = Diagnostics()
+        registry = InterfaceRegistry(diagnostics)
+        registry.set_owner("service.hello", "hello")
+        self.bus = Bus(registry, EventBus(diagnostics), diagnostics)
+        self.kind = DriverKind(kind)
+        driver = self.driver = {"docker": DockerDriver, "embedded": BubblewrapDriver}[kind](INSTALLATION, state)
+        self.it = ContainerOrchestrator(
+            [driver], self.bus, installation_id=INSTALLATION, state_dir=state, runtime_dir=folder / "runtime",
+            uids=lambda _: 200_777, on_event=self.events.append, policy=RestartPolicy(base_s=0.01),
+        )  # fmt: skip
+
+    async def prepare(self, session):
+        component = {
+            "full_id": "hello:service:main",
+            "type": "service",
+            "id": "main",
+            "pack_id": "hello",
+            "dir": "components/main",
+        }
+        outcome = await session.run_phase(
+            component, "setup.py", {"phase": "setup", "ts": time.time(), "mounts": {}, "register": None}, 10
+        )
+        assert outcome.ok, outcome
+
+    def request(self, level=Level.STANDARD):
+        return LaunchRequest(
+            "hello",
+            self.folder / "pack",
+            "0" * 64,
+            Rights(provides=frozenset({"service.hello"})),
+            Isolation(self.kind, level),
+        )
+
+    async def call(self):
+        return await self.bus.call("service.hello", {"name": "world"}, timeout_s=10)
+
+
+@pytest.fixture(params=DRIVERS)
+def play(request, tmp_path):
+    with tempfile.TemporaryDirectory(prefix="rumi-t-", dir="/run" if os.geteuid() == 0 else None) as state:
+
+        def run(story):
+            async def main():
+                house = House(request.param, tmp_path, Path(state))
+                if await house.it.choose() is None:
+                    pytest.skip(house.it.unavailable().detail)
+                await house.bus.start()
+                try:
+                    await story(house)
+                finally:
+                    await house.it.close()
+                    await house.bus.close()
+
+            asyncio.run(main())
+
+        yield run
+
+
+def test_a_handler_inside_is_called_through_the_bus(play):
+    async def story(house):
+        info = await house.it.start(house.request(), house.prepare)
+        assert (info.state, info.level) == (ContainerState.RUNNING, Level.STANDARD), info.isolation
+        assert (await house.call())["hello"] == "world"
+        view = house.it.operator_view("hello")
+        assert '"level": "standard"' in view["sandbox/isolation.json"]
+
+    play(story)
+
+
+def test_a_killed_sandbox_comes_back_and_serves(play):
+    async def story(house):
+        info = await house.it.start(house.request(), house.prepare)
+        os.kill(info.pid, signal.SIGKILL)
+        end = time.monotonic() + 20
+        while not (house.it.get("hello").restarts and house.it.get("hello").state is ContainerState.RUNNING):
+            assert time.monotonic() < end, house.events
+            await asyncio.sleep(0.01)
+        assert (await house.call())["hello"] == "world"
+        assert house.it.get("hello").generation == 2
+
+    play(story)
+
+
+@pytest.mark.embedded
+@pytest.mark.parametrize("play", ["embedded"], indirect=True)
+def test_a_killed_launcher_takes_its_sandboxes_along_and_they_come_back(play):
+    async def story(house):
+        await house.it.start(house.request(), house.prepare)
+        house.driver._launcher._process.kill()
+        end = time.monotonic() + 20
+        while not (house.it.get("hello").generation == 2 and house.it.get("hello").state is ContainerState.RUNNING):
+            assert time.monotonic() < end, house.events
+            await asyncio.sleep(0.01)
+        assert (await house.call())["hello"] == "world"
+        assert {"degraded", "reattached"} <= {event.kind for event in house.events}
+
+    play(story)
+
+
+def test_stopping_makes_the_interface_missing(play):
+    async def story(house):
+        await house.it.start(house.request(), house.prepare)
+        await house.it.stop("hello", reason="test")
+        with pytest.raises(RumiError) as caught:
+            await house.call()
+        assert caught.value.code == "missing"
+
+    play(story)
+
+
+def test_a_grant_for_a_stronger_isolation_stops_the_start(play):
+    async def story(house):
+        with pytest.raises(RumiError) as caught:
+            await house.it.start(house.request(Level.STRONG), house.prepare)
+        assert caught.value.code == "isolation_weaker"
+
+    play(story)

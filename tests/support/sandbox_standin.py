@@ -1,0 +1,68 @@
+"""A tiny stand-in for the agent: connects to the bus socket and obeys Python source sent line by line. Tests only.
+
+It runs *inside* sandboxes, as `container_agent`, so that the isolation suites can attack the walls without the bus.
+One request = one line of JSON text holding source; the answer = one line of JSON: `{"ok": value}` or `{"error": text}`.
+"""
+
+# ruff: noqa: PTH110, PTH112, PTH123, PTH208, BLE001 - it starts fast, so no pathlib; what code raises is its answer
+
+import json
+import os
+import socket
+import sys
+
+
+def probe():
+    """The same fields as HELLO's probe, as far as the isolation rules read them."""
+    status = {}
+    with open("/proc/self/status") as file:
+        for line in file:
+            name, _, value = line.partition(":")
+            status[name] = value.strip()
+    writable = []
+    with open("/proc/self/mountinfo") as file:
+        for line in file:
+            point = line.split(" ")[4]
+            if os.access(point, os.W_OK) and os.path.isdir(point):
+                writable.append(point)
+    return {
+        "uid": os.getuid(),
+        "gid": os.getgid(),
+        "groups": os.getgroups(),
+        "cap_eff": status["CapEff"],
+        "cap_bnd": status["CapBnd"],
+        "no_new_privs": status["NoNewPrivs"] == "1",
+        "seccomp": int(status["Seccomp"]),
+        "pid_count": len([name for name in os.listdir("/proc") if name.isdigit()]),
+        "interfaces": [name for _, name in socket.if_nameindex()],
+        "writable": writable,
+        "env_names": sorted(os.environ),
+        "canaries": [path for path in ("/root", "/home", "/var/run/docker.sock", "/etc/shadow") if readable(path)],
+        "landlock": 0,
+        "python": sys.version.split()[0],
+    }
+
+
+def readable(path):
+    try:
+        return bool(os.listdir(path)) if os.path.isdir(path) else os.path.exists(path) and os.access(path, os.R_OK)
+    except OSError:
+        return False
+
+
+def main():
+    bus = socket.socket(socket.AF_UNIX)
+    bus.connect(sys.argv[sys.argv.index("--socket") + 1])
+    stream = bus.makefile("rw", encoding="utf-8")
+    stream.write(json.dumps({"ok": probe()}) + "\n")
+    stream.flush()
+    space: dict[str, object] = {"bus": bus}
+    for line in stream:
+        space.pop("answer", None)
+        try:
+            exec(json.loads(line), space)
+            reply = {"ok": space.get("answer")}
+        except BaseException as error:
+            reply = {"error": f"{type(error).__name__}: {error}"}
+        stream.write(json.dumps(reply) + "\n")
+        stream.flush()
