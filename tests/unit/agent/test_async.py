@@ -1,0 +1,213 @@
+from __future__ import annotations
+
+import pytest
+
+from tests.support.fake_host import BusError, FakeHost, wait_until
+
+SOURCE = """
+    import asyncio, threading, time
+    background = []
+    async def work(args, ctx):
+        await asyncio.sleep(0.01)
+        return args
+    async def fails(args, ctx):
+        raise KeyError("async")
+    async def waits(args, ctx):
+        print("entered", flush=True)
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            background.append("cancelled")
+            raise
+    async def threaded(args, ctx):
+        return await asyncio.to_thread(lambda: threading.current_thread() is not threading.main_thread())
+    async def many(args, ctx):
+        return await asyncio.gather(*(work(n, ctx) for n in range(args)))
+    def plain(args, ctx):
+        time.sleep(0.01)
+        return args
+    def gives_coroutine(args, ctx):
+        return work(args, ctx)
+    async def ticks():
+        while True:
+            background.append("tick")
+            await asyncio.sleep(0.002)
+    async def blocks(args, ctx):
+        time.sleep(0.5)
+        return "unblocked"
+    async def run(context):
+        ir = context["interface_registry"]
+        for fn in (work, fails, waits, threaded, many, plain, gives_coroutine, blocks):
+            ir.register(fn.__name__, fn)
+        ir.register("background", lambda: list(background))
+        run.task = asyncio.create_task(ticks())
+"""
+
+
+def test_asynchronous_handlers_run_side_by_side(start, host: FakeHost) -> None:
+    peer = start(SOURCE, run=False)
+    assert peer.good_phase("one")["asynchronous"] is True
+    calls = [host.start_call("work", n) for n in range(300)]
+    assert [call.result() for call in calls] == list(range(300))
+    assert host.call("many", 50) == list(range(50))
+    assert host.call("threaded") is True
+    assert host.call("gives_coroutine", 5) == 5
+    with pytest.raises(BusError) as caught:
+        host.call("fails")
+    assert caught.value.type == "error/KeyError"
+    assert "in fails" in caught.value.trace
+
+
+def test_plain_handlers_of_an_asynchronous_pack_go_to_threads(start, host: FakeHost) -> None:
+    start(SOURCE)
+    calls = [host.start_call(key, n) for n in range(60) for key in ("plain", "work")]
+    assert [call.result() for call in calls] == [n for n in range(60) for _ in range(2)]
+
+
+def test_tasks_of_setup_go_on_living(start, host: FakeHost) -> None:
+    start(SOURCE)
+    first = len(host.call("background"))
+    wait_until(lambda: len(host.call("background")) > first + 3, "more ticks")
+
+
+def test_cancel_cancels_the_task(start, host: FakeHost) -> None:
+    peer = start(SOURCE)
+    call = host.start_call("waits")
+    peer.wait_for_log(lambda log: "entered" in log[2])
+    call.cancel()
+    with pytest.raises(BusError) as caught:
+        call.result()
+    assert caught.value.type == "cancelled"
+    wait_until(lambda: "cancelled" in host.call("background"), "the handler's own clean-up")
+
+
+def test_cancel_that_follows_at_once_is_answered_once(start, host: FakeHost) -> None:
+    peer = start(SOURCE)
+    calls = [host.start_call("waits") for _ in range(50)]
+    for call in calls:
+        call.cancel()
+    for call in calls:
+        assert call.frame()[2] == "cancelled"
+    peer.ping()
+    assert all(call.answers.empty() for call in calls)
+
+
+def test_a_blocked_loop_does_not_stop_the_reading(start, host: FakeHost) -> None:
+    peer = start(SOURCE)
+    blocked = host.start_call("blocks")
+    wait_until(lambda: peer.ping()["calls"] >= 1 or not blocked.answers.empty(), "a pong")
+    assert host.call("plain", 1) == 1
+    assert blocked.result() == "unblocked"
+    assert host.call("work", 2) == 2
+
+
+def test_a_first_asynchronous_handler_after_plain_ones(start, host: FakeHost) -> None:
+    peer = start("""
+        def run(context):
+            ir = context["interface_registry"]
+            ir.register("plain", lambda a: a)
+            if context["phase"] == "later":
+                async def later(args, ctx): return [args]
+                ir.register("later", later)
+    """)
+    assert host.call("plain", 1) == 1
+    assert peer.good_phase("one", phase="later")["asynchronous"] is True
+    assert host.call("later", 1) == [1]
+    assert [host.call("plain", n) for n in range(50)] == list(range(50))
+
+
+def test_asynchronous_code_calls_other_packs(start, host: FakeHost) -> None:
+    start("""
+        def run(context):
+            ir = context["interface_registry"]
+            def fails(args, ctx): raise ValueError("no")
+            ir.register("echo", lambda a: a)
+            ir.register("fails", fails)
+            ir.register("callback", lambda fn, ctx: fn(3))
+    """)
+    start(
+        """
+        import asyncio
+        from rumi import RemoteError
+        async def run(context):
+            ir = context["interface_registry"]
+            echo = ir.get("echo")
+            assert await echo("in setup") == "in setup"
+            async def fan(args, ctx):
+                tasks = [asyncio.create_task(echo(n)) for n in range(args)]
+                return [await task for task in tasks]
+            async def wait_for(args, ctx):
+                return await asyncio.wait_for(echo(args, ctx), 5)
+            async def typed(args, ctx):
+                try:
+                    await ir.get("fails")()
+                except RemoteError as exc:
+                    return exc.type
+            async def callback(args, ctx):
+                async def mine(n):
+                    await asyncio.sleep(0)
+                    return n * 2
+                return await ir.get("callback")(mine)
+            async def registers(args, ctx):
+                ir.register("made.later", lambda: "made")
+                return ir.get("made.later") is not None
+            for fn in (fan, wait_for, typed, callback, registers):
+                ir.register(fn.__name__ if fn is not callback else "own.callback", fn)
+        """,
+        pack_id="beta",
+    )
+    assert host.call("fan", 100) == list(range(100))
+    assert host.call("wait_for", "x") == "x"
+    assert host.call("typed") == "error/ValueError"
+    assert host.call("own.callback") == 6
+    assert host.call("registers") is True
+    assert host.call("made.later") == "made"
+
+
+def test_crossing_chains_of_plain_and_asynchronous_packs(start, host: FakeHost) -> None:
+    start(
+        """
+        def run(context):
+            ir = context["interface_registry"]
+            ir.register("ping", lambda n: 0 if n == 0 else 1 + ir.get("pong")(n - 1))
+        """,
+        limits={"threads": 2},
+    )
+    start(
+        """
+        async def run(context):
+            ir = context["interface_registry"]
+            async def pong(n): return 0 if n == 0 else 1 + await ir.get("ping")(n - 1)
+            ir.register("pong", pong)
+        """,
+        pack_id="beta",
+    )
+    calls = [host.start_call(key, 6) for _ in range(40) for key in ("ping", "pong")]
+    assert [call.result() for call in calls] == [6] * 80
+
+
+def test_a_task_that_calls_is_cancelled_with_what_it_called(start, host: FakeHost) -> None:
+    alpha = start("""
+        import time
+        def waits(args, ctx):
+            print("entered", flush=True)
+            while not ctx.cancelled(): time.sleep(0.002)
+            print("left", flush=True)
+        def run(context): context["interface_registry"].register("waits", waits)
+    """)
+    start(
+        """
+        async def run(context):
+            ir = context["interface_registry"]
+            async def caller(args, ctx): return await ir.get("waits")()
+            ir.register("caller", caller)
+        """,
+        pack_id="beta",
+    )
+    call = host.start_call("caller")
+    alpha.wait_for_log(lambda log: "entered" in log[2])
+    call.cancel()
+    with pytest.raises(BusError) as caught:
+        call.result()
+    assert caught.value.type == "cancelled"
+    alpha.wait_for_log(lambda log: "left" in log[2])
