@@ -1,11 +1,13 @@
 """One byte sequence for one JSON value (RFC 8785), so that a hash or a signature over it can be checked anywhere.
 
 Invariants:
-  * Equal values give equal bytes; object keys are ordered by their UTF-16 code units, numbers written as ECMAScript does.
+  * Equal values give equal bytes; object keys are ordered by their UTF-16 code units, numbers written as ECMAScript
+    does.
   * What RFC 8785 can't express exactly is refused (``ValueError``/``TypeError``), never rounded: integers beyond 2^53,
     NaN and infinities, lone surrogates, keys that are no text.
 
-Not here: signing (``core_runtime.drivers.keys``) and the older grant signature, whose message is Python's own ``json.dumps``.
+Not here: signing (``core_runtime.drivers.keys``) and the older grant signature, whose message is Python's own
+``json.dumps``.
 """
 
 from __future__ import annotations

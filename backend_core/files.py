@@ -7,8 +7,9 @@ Two things live here:
     BENEATH, NO_SYMLINKS, NO_MAGICLINKS, NO_XDEV) or, where a kernel lacks it, a walk that opens one component at a time
     with ``O_NOFOLLOW``.
 
-Invariants of ``Confined``: only regular files with one link are read or replaced (a hard link would reach another file's
-bytes); opening never blocks (``O_NONBLOCK``: a FIFO can't hang a thread); names are checked before the kernel sees them.
+Invariants of ``Confined``: only regular files with one link are read or replaced (a hard link would reach another
+file's bytes); opening never blocks (``O_NONBLOCK``: a FIFO can't hang a thread); names are checked before the kernel
+sees them.
 
 Not here: who may access what (``userdata_manager``), reading trees to hash them (``core_runtime.drivers.tree``).
 """
@@ -27,7 +28,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Final
+from typing import Final, Self
 
 from backend_core.errors import NotFoundError, RequestError, TooLargeError, quote
 
@@ -194,7 +195,7 @@ class FileInfo:
 
 
 class Confined:
-    """Access below one folder. Every path is relative to it; every method raises ``RequestError`` for a refused path."""
+    """Access below one folder. Paths are relative to it; every method raises ``RequestError`` for a refused one."""
 
     def __init__(self, root: Path, *, use_openat2: bool | None = None) -> None:
         """Open ``root``, which must exist. ``use_openat2=False`` takes the portable walk; None asks the kernel."""
@@ -202,7 +203,7 @@ class Confined:
         self._device = os.fstat(self._root).st_dev
         self._openat2 = openat2_works() if use_openat2 is None else use_openat2
 
-    def __enter__(self) -> Confined:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
@@ -271,7 +272,9 @@ class Confined:
                         info = FileInfo("file", status.st_size, status.st_mtime)
                         found.append(("/".join((*where, entry.name)), info))
                     if len(found) + len(pending) > limit_entries:
-                        raise TooLargeError("Too many files", code="too_many_files", detail=f"More than {limit_entries}.")
+                        raise TooLargeError(
+                            "Too many files", code="too_many_files", detail=f"More than {limit_entries}."
+                        )
         return sorted(found)
 
     @contextlib.contextmanager
@@ -309,7 +312,7 @@ class Confined:
 
 
 def open_beneath(root: int, parts: tuple[str, ...], flags: int, *, use_openat2: bool) -> int:
-    """Open ``parts`` below the descriptor ``root`` without passing a link or a mount; the descriptor is the caller's."""
+    """Open ``parts`` below the descriptor ``root``, passing no link and no mount; the caller closes the result."""
     flags |= os.O_CLOEXEC | os.O_NOFOLLOW
     if not parts:
         return os.open(".", flags | os.O_DIRECTORY, dir_fd=root)
@@ -325,7 +328,7 @@ def open_beneath(root: int, parts: tuple[str, ...], flags: int, *, use_openat2: 
             os.close(fd)
             fd = following
             if os.fstat(fd).st_dev != device:
-                raise OSError(errno.EXDEV, "another file system", "/".join(parts))
+                raise OSError(errno.EXDEV, "another file system", "/".join(parts))  # noqa: TRY301 - closed below
     except BaseException:
         os.close(fd)
         raise

@@ -1,7 +1,7 @@
 """Globs for paths and topics, matched in time linear in both lengths. Pure.
 
-``*`` matches within a segment, ``**`` (a whole segment) any number of segments, ``?`` one character. There are no character
-classes, no braces and no escapes, so that a reader can't be misled about what a permission covers.
+``*`` matches within a segment, ``**`` (a whole segment) any number of segments, ``?`` one character. There are no
+character classes, no braces and no escapes, so that a reader can't be misled about what a permission covers.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def literal_prefix(glob: str) -> tuple[str, ...]:
 
 
 def _segments(pattern: Sequence[str], text: Sequence[str]) -> bool:
-    """Greedy with one step back to the latest ``**``: enough, since a later ``**`` can absorb whatever an earlier could."""
+    """Greedy with one step back to the latest ``**``: enough, since it can absorb whatever an earlier one could."""
     p = t = 0
     star = mark = -1
     while t < len(text):

@@ -1,0 +1,313 @@
+"""Operations of the host that a Pack may have performed, each granted by itself, recorded and signed.
+
+Invariants:
+  * Executing needs all of: a known operation, a Pack whose approval is in force, its declaration (``host.<id>``) in the
+    approved version, a grant made for this identity, and arguments that the operation's schema admits.
+  * Grants live in one signed document with a counter (``drivers.counters``): an older copy of it counts for nothing.
+  * Each execution is on record before its result is returned, each refusal as well.
+
+Not here: the operations (``privileges/``, one file each).
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final, Protocol, TypeAlias
+
+import jsonschema_rs
+
+from backend_core.errors import DeniedError, HostError, NotFoundError, RequestError, RumiError, TrustError, quote
+from core_runtime import privileges
+from core_runtime.drivers.audit import AuditLog
+from core_runtime.drivers.counters import Entry, Ledger
+from core_runtime.drivers.grants import identity_fingerprint
+from core_runtime.drivers.keys import Keyring
+from core_runtime.privileges.base import TABLE, Call, Effects, Privilege
+from core_runtime.rules.grants import Grant, seconds, timestamp
+from core_runtime.rules.seals import Fault
+
+FILE: Final = "privileges.json"
+PURPOSE: Final = "privileges"
+SUBJECT: Final = "#privileges"
+"""The line of the counters file; no pack id can look like it."""
+
+
+class Approvals(Protocol):
+    """What this module needs of the permission manager."""
+
+    def grant(self, pack_id: str) -> Grant | None:
+        """The grant in force."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """One granted privilege. ``identity`` is the fingerprint of the identity it was granted to."""
+
+    pack_id: str
+    privilege: str
+    identity: str
+    granted_at: float
+    actor: str
+    options: Mapping[str, Any]
+    until: float | None = None
+
+
+Table: TypeAlias = dict[tuple[str, str], Held]
+Listing: TypeAlias = list[dict[str, Any]]
+
+
+class HostPrivilegeManager:
+    """Grants, revokes and executes. Thread-safe."""
+
+    def __init__(
+        self,
+        home: Path,
+        permissions: Approvals,
+        audit: AuditLog,
+        *,
+        effects: Effects | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """``effects`` is how operations reach the running host; those that need it are not offered without."""
+        for module in pkgutil.iter_modules(privileges.__path__):
+            importlib.import_module(f"{privileges.__name__}.{module.name}")
+        self._path = home / "user_data" / "permissions" / FILE
+        self._keyring = Keyring(self._path.parent)
+        self._ledger = Ledger(self._keyring)
+        self._permissions = permissions
+        self._audit = audit
+        self._effects = effects
+        self._clock = clock
+        self._mutex = threading.Lock()
+        self._schemas = {
+            (item.id, part): jsonschema_rs.validator_for(dict(getattr(item, part)))
+            for item in TABLE.values()
+            for part in ("parameters", "options")
+        }
+
+    def connect(self, effects: Effects) -> None:
+        """Offer the operations that need the running host."""
+        self._effects = effects
+
+    def list(self) -> Listing:
+        """Every operation with its schema and to whom it is granted."""
+        held, fault = self._read_or_fault()
+        return [
+            {
+                "id": item.id,
+                "title": dict(item.title),
+                "risk": item.risk,
+                "parameters": dict(item.parameters),
+                "options": dict(item.options),
+                "available": self._available(item),
+                "granted_to": sorted(pack for pack, privilege in held if privilege == item.id),
+                "fault": fault,
+            }
+            for _, item in sorted(TABLE.items())
+        ]
+
+    def grant(
+        self,
+        pack_id: str,
+        privilege: str,
+        *,
+        actor: str,
+        options: Mapping[str, Any] | None = None,
+        until: float | None = None,
+    ) -> None:
+        """Grant an operation to an approved Pack that declares it.
+
+        Raises:
+            NotFoundError: no such operation. DeniedError: not approved or not declared. RequestError: bad options.
+        """
+        item = self._known(privilege)
+        approval = self._approved(pack_id, privilege)
+        self._validate(item, "options", options or {})
+        with self._mutex:
+            held = self._read()
+            held[pack_id, privilege] = Held(
+                pack_id,
+                privilege,
+                identity_fingerprint(approval.pack_identity),
+                self._clock(),
+                actor,
+                dict(options or {}),
+                until,
+            )
+            self._write(held)
+        self._audit.append(
+            "privilege.granted", pack_id=pack_id, privilege=privilege, actor=actor, options=options or {}
+        )
+
+    def revoke(self, pack_id: str, privilege: str, *, actor: str) -> bool:
+        """Take an operation away; False when it was not granted. Acts on the next execution."""
+        self._known(privilege)
+        with self._mutex:
+            held = self._read()
+            if held.pop((pack_id, privilege), None) is None:
+                return False
+            try:
+                self._write(held)
+            except OSError as error:  # less is always possible: void all of them by the counter, which needs no room
+                self._ledger.change(SUBJECT, lambda e: replace(e, counter=e.counter + 2))
+                raise HostError(
+                    "Storage failed",
+                    code="storage",
+                    detail="The revocation could not be written, so no privilege is granted to anyone now.",
+                    hint="Make room on the disk, then grant the others again.",
+                ) from error
+        self._audit.append("privilege.revoked", pack_id=pack_id, privilege=privilege, actor=actor)
+        return True
+
+    def execute(
+        self, pack_id: str, privilege: str, args: Mapping[str, Any] | None = None, *, actor: str = ""
+    ) -> Mapping[str, Any]:
+        """Perform an operation. ``actor`` is ``""`` when the Pack itself asked.
+
+        Raises:
+            DeniedError: ungranted, undeclared, expired or unapproved. RequestError: arguments. HostError: it failed.
+        """
+        item = self._known(privilege)
+        try:
+            held = self._granted(pack_id, privilege)
+            self._validate(item, "parameters", args or {})
+            if not self._available(item):
+                raise HostError(
+                    "Not available", code="privilege_unavailable", detail=f"{privilege} needs a running host."
+                )
+            result = item.execute(Call(pack_id, dict(args or {}), held.options, self._effects))
+        except RumiError as error:
+            self._audit.note("privilege.refused", pack_id=pack_id, privilege=privilege, actor=actor, cause=error.code)
+            raise
+        self._audit.append("privilege.executed", pack_id=pack_id, privilege=privilege, actor=actor)
+        return result
+
+    # --- inside ------------------------------------------------------------------------------------------------------
+
+    def _known(self, privilege: str) -> Privilege:
+        item = TABLE.get(privilege)
+        if item is None:
+            raise NotFoundError(
+                "No such privilege",
+                code="privilege_unknown",
+                detail=f"{quote(privilege)}; known are {', '.join(sorted(TABLE))}.",
+                hint="List them: rumi privilege list.",
+            )
+        return item
+
+    def _available(self, item: Privilege) -> bool:
+        return self._effects is not None or not item.needs_effects
+
+    def _approved(self, pack_id: str, privilege: str) -> Grant:
+        approval = self._permissions.grant(pack_id)
+        if approval is None:
+            raise _denied(pack_id, privilege, "The Pack is not approved, or no longer.", "Approve it first.")
+        if not any(request.get("type") == f"host.{privilege}" for request in approval.requested):
+            hint = f'Its author declares {{"type": "host.{privilege}"}} in permissions.json.'
+            raise _denied(pack_id, privilege, "The approved version does not declare it.", hint)
+        return approval
+
+    def _granted(self, pack_id: str, privilege: str) -> Held:
+        approval = self._approved(pack_id, privilege)
+        with self._mutex:
+            held = self._read().get((pack_id, privilege))
+        hint = f"Grant it: rumi privilege grant {pack_id} {privilege}."
+        if held is None or held.identity != identity_fingerprint(approval.pack_identity):
+            raise _denied(pack_id, privilege, "It is not granted.", hint)
+        if held.until is not None and self._latest() >= held.until:
+            raise _denied(pack_id, privilege, "The grant has ended.", hint)
+        return held
+
+    def _latest(self) -> float:
+        """Wall time, never earlier than what was persisted, so that setting the clock back extends nothing."""
+        return self._ledger.advance_clock(self._clock())
+
+    def _validate(self, item: Privilege, part: str, value: Mapping[str, Any]) -> None:
+        try:
+            self._schemas[item.id, part].validate(dict(value))
+        except (jsonschema_rs.ValidationError, ValueError, TypeError) as error:
+            message = error.message if isinstance(error, jsonschema_rs.ValidationError) else str(error)
+            raise RequestError(
+                f"The {part} of {item.id} are not usable",
+                code=f"{part}_invalid",
+                detail=quote(message, 500),
+                hint="See their schema: rumi privilege list.",
+            ) from error
+
+    def _read_or_fault(self) -> tuple[Table, str]:
+        try:
+            with self._mutex:
+                return self._read(), ""
+        except TrustError as error:
+            return {}, error.code
+
+    def _read(self) -> Table:
+        """The table, or ``TrustError``: a document that can't be believed grants nothing and is not overwritten."""
+        document = self._keyring.read(self._path, PURPOSE, PURPOSE)
+        counter = self._ledger.trusted().of(SUBJECT).counter
+        if document is None and counter == 0:
+            return {}
+        if document is None:
+            document = Fault(f"{PURPOSE}_missing", "The document is gone, though privileges were granted.")
+        elif not isinstance(document, Fault) and document.get("counter") not in {counter, counter + 1}:
+            document = Fault(f"{PURPOSE}_rolled_back", "The document is older than the latest decision.")
+        if isinstance(document, Fault):
+            raise TrustError(
+                "Granted privileges can't be believed",
+                code=document.cause,
+                detail=document.detail,
+                hint="Reset them (rumi privilege reset), then grant again.",
+            )
+        return {(held.pack_id, held.privilege): held for held in map(_decode, document["grants"])}
+
+    def reset(self, *, actor: str) -> None:
+        """Start over with no privilege granted: the way out when the document can't be believed."""
+        with self._mutex:
+            self._ledger.change(SUBJECT, lambda e: Entry(e.counter + 2))
+            self._write({})
+        self._audit.append("privilege.reset", actor=actor)
+
+    def _write(self, held: Table) -> None:
+        number = self._ledger.trusted().of(SUBJECT).counter + 1
+        document = {"counter": number, "grants": [_encode(item) for _, item in sorted(held.items())]}
+        self._keyring.write(self._path, document, PURPOSE)
+        self._ledger.change(SUBJECT, lambda _: Entry(number))
+
+
+def _encode(held: Held) -> dict[str, Any]:
+    return {
+        "pack_id": held.pack_id,
+        "privilege": held.privilege,
+        "identity": held.identity,
+        "granted_at": timestamp(held.granted_at),
+        "actor": held.actor,
+        "options": dict(held.options),
+        "until": held.until,
+    }
+
+
+def _decode(item: Mapping[str, Any]) -> Held:
+    return Held(
+        str(item["pack_id"]),
+        str(item["privilege"]),
+        str(item["identity"]),
+        seconds(item["granted_at"]),
+        str(item["actor"]),
+        dict(item["options"]),
+        None if item["until"] is None else float(item["until"]),
+    )
+
+
+def _denied(pack_id: str, privilege: str, detail: str, hint: str) -> DeniedError:
+    return DeniedError(
+        "The privilege is not granted",
+        code="privilege_denied",
+        detail=f"{quote(pack_id)}, {quote(privilege)}: {detail}",
+        hint=hint,
+    )

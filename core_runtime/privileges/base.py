@@ -1,0 +1,56 @@
+"""What a privilege is: an operation with a schema, a risk and an executor. Never a shell, never a path of the Pack's
+choice.
+
+Invariants: arguments are validated against ``parameters`` before the executor sees them; what the operator chose when
+granting (``options``) comes from the signed grant, never from the Pack.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+
+class Effects(Protocol):
+    """What of the host an executor may use."""
+
+    def notify(self, pack_id: str, title: str, text: str) -> None:
+        """Show a notice to the operator, marked with the Pack that sent it."""
+
+    def restart(self, pack_id: str) -> None:
+        """Have the Pack's sandbox restarted, after the answer was sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One execution: who, with which validated arguments, under which options of the grant."""
+
+    pack_id: str
+    args: Mapping[str, Any]
+    options: Mapping[str, Any]
+    effects: Effects | None
+
+
+@dataclass(frozen=True, slots=True)
+class Privilege:
+    """One operation. ``parameters``, ``options``: JSON Schemas; ``needs_effects``: acts through the running host."""
+
+    id: str
+    title: Mapping[str, str]
+    risk: str
+    parameters: Mapping[str, Any]
+    options: Mapping[str, Any]
+    execute: Callable[[Call], Mapping[str, Any]]
+    needs_effects: bool = False
+
+
+TABLE: dict[str, Privilege] = {}
+
+
+def register(privilege: Privilege) -> Privilege:
+    """Add an operation; two of one id are a mistake of ours."""
+    if privilege.id in TABLE:
+        raise ValueError(f"privilege {privilege.id} is registered twice")
+    TABLE[privilege.id] = privilege
+    return privilege

@@ -1,0 +1,96 @@
+"""Combination risk: three harmless-looking permissions that together let data out, even spread over several Packs.
+Pure.
+
+Labels: ``private-data`` (reads what is the operator's), ``untrusted-input`` (takes in what strangers wrote),
+``external-communication`` (can send). A granted edge carries arguments one way and results the other, so a path over
+edges joins the labels of its Packs. The shortest path is shown, since a path is what the operator can cut.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from backend_core.ecosystem.spec.models import PermissionRequest
+from core_runtime.rules.grants import Grant
+from core_runtime.rules.permissions import KINDS
+
+PRIVATE: Final = "private-data"
+UNTRUSTED: Final = "untrusted-input"
+EXTERNAL: Final = "external-communication"
+PRIVILEGE_LABELS: Final[Mapping[str, frozenset[str]]] = {
+    "host.file.export": frozenset({EXTERNAL}),
+    "host.open_url": frozenset({EXTERNAL}),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PackNode:
+    """One Pack as the search sees it."""
+
+    pack_id: str
+    provides: frozenset[str]
+    calls: frozenset[str]
+    labels: frozenset[str]
+
+    @classmethod
+    def of(cls, grant: Grant) -> PackNode:
+        """What a granted Pack contributes."""
+        calls = frozenset(key for p in grant.of_type("interface.call") for key in p.texts("keys"))
+        labels = labels_of([permission.type for permission in grant.permissions])
+        return cls(grant.pack_id, frozenset(grant.since), calls, labels)
+
+    @classmethod
+    def asked(cls, pack_id: str, provides: frozenset[str], requests: Sequence[PermissionRequest]) -> PackNode:
+        """What a Pack would contribute if everything it asks for were granted."""
+        calls = frozenset(str(key) for r in requests if r.type == "interface.call" for key in r.params.get("keys", ()))
+        return cls(pack_id, provides, calls, labels_of([request.type for request in requests]))
+
+
+@dataclass(frozen=True, slots=True)
+class Combination:
+    """A join of labels. ``paths`` leads from the Pack under review to a holder of each label."""
+
+    labels: tuple[str, ...]
+    paths: Mapping[str, tuple[str, ...]]
+
+    @property
+    def complete(self) -> bool:
+        """Whether all three meet: data of the operator, text of strangers, and a way out."""
+        return len(self.labels) == 3
+
+    def sentence(self) -> str:
+        """For the operator, with the paths."""
+        routes = "; ".join(f"{label}: {' → '.join(self.paths[label])}" for label in self.labels)
+        return f"Together these can carry data out. {routes}"
+
+
+def labels_of(types: Sequence[str]) -> frozenset[str]:
+    """The labels that permissions of these types carry."""
+    known = (KINDS[kind].labels if kind in KINDS else PRIVILEGE_LABELS.get(kind, frozenset()) for kind in types)
+    return frozenset().union(*known)
+
+
+def combination(subject: PackNode, others: Sequence[PackNode]) -> Combination | None:
+    """The risk that approving ``subject`` completes: a way out joined with private data or with all three labels."""
+    nodes = {node.pack_id: node for node in (*others, subject)}
+    paths: dict[str, tuple[str, ...]] = {}
+    reached: dict[str, tuple[str, ...]] = {subject.pack_id: (subject.pack_id,)}
+    queue = deque([subject.pack_id])
+    while queue:
+        here = nodes[queue.popleft()]
+        for label in sorted(here.labels):
+            paths.setdefault(label, reached[here.pack_id])
+        for other in sorted(nodes.values(), key=lambda node: node.pack_id):
+            if other.pack_id not in reached and _joined(here, other):
+                reached[other.pack_id] = (*reached[here.pack_id], other.pack_id)
+                queue.append(other.pack_id)
+    if EXTERNAL not in paths or PRIVATE not in paths:
+        return None
+    return Combination(tuple(sorted(paths)), {label: paths[label] for label in sorted(paths)})
+
+
+def _joined(one: PackNode, other: PackNode) -> bool:
+    return bool(one.calls & other.provides or other.calls & one.provides)

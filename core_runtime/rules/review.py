@@ -1,0 +1,175 @@
+"""Everything that an operator should see before deciding about a Pack, as one value. Pure.
+
+Not here: texts of faces. Text of the Pack (reasons, descriptions, paths) is carried as it is, bounded by the parsers;
+each face escapes it (``backend_core.errors.quote``, templates).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from backend_core.ecosystem.spec.models import PackMetadata
+from core_runtime.rules.approval import State
+from core_runtime.rules.combination import Combination, PackNode, combination
+from core_runtime.rules.digest import FileEntry, TreeDifference, difference, fingerprints
+from core_runtime.rules.findings import Finding
+from core_runtime.rules.grants import Grant, permission_document, thaw
+from core_runtime.rules.permissions import describe, host_key_permission, requests_of
+from core_runtime.rules.rating import Rating, rate
+
+
+@dataclass(frozen=True, slots=True)
+class ReviewFacts:
+    """What the review is made from. ``owners``: key → other Pack that owns it; ``others``: the approved Packs."""
+
+    pack_id: str
+    state: State
+    cause: str
+    digest: str
+    entries: tuple[FileEntry, ...]
+    metadata: PackMetadata
+    before: Grant | None
+    owners: Mapping[str, str]
+    findings: tuple[Finding, ...]
+    others: tuple[PackNode, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """One key that the Pack would call, and who provides it now (``""``: nobody yet)."""
+
+    key: str
+    required: bool
+    provider: str
+
+
+@dataclass(frozen=True, slots=True)
+class PermissionDifference:
+    """Permissions against the approved version, each as its document."""
+
+    added: tuple[Mapping[str, Any], ...]
+    removed: tuple[Mapping[str, Any], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Review:
+    """The basis of a decision; ``digest`` is what ``approve`` must be given to bind exactly this."""
+
+    pack_id: str
+    state: State
+    cause: str
+    digest: str
+    version: str
+    pack_identity: str
+    identity_changed: bool
+    display_name: str
+    description: str
+    author: str
+    license: str
+    files: int
+    total_bytes: int
+    permissions: tuple[Mapping[str, Any], ...]
+    provides: tuple[str, ...]
+    requires: tuple[str, ...]
+    uses: tuple[str, ...]
+    edges: tuple[Edge, ...]
+    replaces: Mapping[str, str]
+    host_keys: Mapping[str, str]
+    dependencies: Mapping[str, str]
+    rating: Rating
+    findings: tuple[Finding, ...]
+    combination: Combination | None
+    approved_version: str | None
+    approved_isolation: str | None
+    file_changes: TreeDifference | None
+    permission_changes: PermissionDifference | None
+    listing: tuple[FileEntry, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON for the faces; the list of files is left out (``listing`` has it)."""
+        document: dict[str, Any] = {
+            name: getattr(self, name)
+            for name in self.__dataclass_fields__
+            if name
+            not in {"listing", "edges", "rating", "findings", "combination", "file_changes", "permission_changes"}
+        }
+        changes = self.permission_changes
+        result: dict[str, Any] = thaw(
+            {
+                **document,
+                "state": self.state.value,
+                "edges": [asdict(edge) for edge in self.edges],
+                "rating": asdict(self.rating),
+                "findings": [asdict(finding) for finding in self.findings],
+                "combination": self.combination
+                and {**asdict(self.combination), "sentence": self.combination.sentence()},
+                "file_changes": self.file_changes and asdict(self.file_changes),
+                "permission_changes": changes and {"added": changes.added, "removed": changes.removed},
+            }
+        )
+        return result
+
+
+def build_review(facts: ReviewFacts) -> Review:
+    """Put everything side by side."""
+    metadata, before = facts.metadata, facts.before
+    requests = requests_of(metadata)
+    provides = metadata.provides()
+    replaces = {key: facts.owners[key] for key in sorted(provides) if key in facts.owners}
+    risk = combination(PackNode.asked(facts.pack_id, provides, requests), facts.others)
+    return Review(
+        pack_id=facts.pack_id,
+        state=facts.state,
+        cause=facts.cause,
+        digest=facts.digest,
+        version=metadata.version,
+        pack_identity=metadata.pack_identity,
+        identity_changed=before is not None and before.pack_identity != metadata.pack_identity,
+        display_name=metadata.display_name,
+        description=metadata.description,
+        author=metadata.author,
+        license=metadata.license,
+        files=len(facts.entries),
+        total_bytes=sum(entry.size for entry in facts.entries),
+        permissions=tuple(describe(request) for request in requests),
+        provides=tuple(sorted(provides)),
+        requires=tuple(sorted(metadata.requires())),
+        uses=tuple(sorted(metadata.uses())),
+        edges=tuple(_edges(metadata, facts.others)),
+        replaces=replaces,
+        host_keys={key: kind for key in sorted(provides) if (kind := host_key_permission(key))},
+        dependencies=dict(metadata.dependencies),
+        rating=rate(requests, facts.findings, replaces=tuple(replaces), risk=risk),
+        findings=facts.findings,
+        combination=risk,
+        approved_version=before.version if before else None,
+        approved_isolation=f"{before.isolation.driver.value}/{before.isolation.level.name.lower()}" if before else None,
+        file_changes=difference(before.files, fingerprints(facts.entries)) if before else None,
+        permission_changes=_permission_changes(before, requests) if before else None,
+        listing=facts.entries,
+    )
+
+
+def _edges(metadata: PackMetadata, others: Sequence[PackNode]) -> list[Edge]:
+    provider = {key: node.pack_id for node in reversed(others) for key in node.provides}
+    required = metadata.requires()
+    keys = sorted((required | metadata.uses()) - metadata.provides())
+    return [Edge(key, key in required, provider.get(key, "")) for key in keys]
+
+
+def _permission_changes(before: Grant, requests: Sequence[Any]) -> PermissionDifference:
+    """What is asked now against what was asked then, so that a permission once refused is not news again."""
+    old = [_plain(item) for item in before.requested]
+    granted_calls = [permission_document(p) for p in before.of_type("interface.call")]
+    old += [{"type": "interface.call", "keys": document["keys"]} for document in granted_calls]
+    new = [_plain({"type": request.type, **request.params}) for request in requests]
+    return PermissionDifference(
+        added=tuple(item for item in new if item not in old),
+        removed=tuple(item for item in old if item not in new),
+    )
+
+
+def _plain(item: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: thaw(value) for name, value in item.items() if name != "reason"}

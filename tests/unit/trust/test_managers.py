@@ -1,0 +1,170 @@
+"""The smaller parts: uids, combination risk, used versus granted, asks, topics, the ledger, resources."""
+
+from __future__ import annotations
+
+import json
+import threading
+
+import pytest
+
+from backend_core.errors import HostError, TrustError
+from core_runtime.drivers.counters import Entry, Ledger
+from core_runtime.drivers.keys import Keyring
+from core_runtime.drivers.uids import COUNT, PREFERRED_FIRST, SMALL_COUNT, Uids, choose_range
+from core_runtime.host_privilege_manager import HostPrivilegeManager
+from core_runtime.rules.combination import PackNode, combination
+from core_runtime.rules.findings import inspect
+from core_runtime.rules.permissions import resources_of
+from tests.support.trust_home import TrustHome
+
+
+def test_uids_are_stable_distinct_and_never_used_again(tmp_path):
+    path = tmp_path / "permissions" / ".uids"
+    uids = Uids(path, first=700_000, count=3)
+    assert [uids("a"), uids("b"), uids("a")] == [700_000, 700_001, 700_000]
+    assert Uids(path)("c") == 700_002
+    with pytest.raises(HostError):
+        Uids(path)("d")
+    assert Uids(path)("b") == 700_001
+
+
+def test_uids_of_two_processes_do_not_meet(tmp_path):
+    path = tmp_path / "permissions" / ".uids"
+    results: list[int] = []
+    threads = [
+        threading.Thread(target=lambda n=n: results.append(Uids(path, first=700_000, count=100)(f"p{n}")))
+        for n in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(results)) == 8
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{", '{"uids": {"a": 1, "b": 1}, "first": 1, "count": 9}', '{"uids": {"a": 0}, "first": 1, "count": 9}', "[]"],
+)
+def test_damaged_table_of_uids_is_refused(tmp_path, text):
+    path = tmp_path / ".uids"
+    path.write_text(text)
+    with pytest.raises(TrustError):
+        Uids(path)("c")
+
+
+def test_range_of_uids_fits_the_user_namespace(tmp_path):
+    table = tmp_path / "uid_map"
+    table.write_text("         0          0 4294967295\n")
+    assert choose_range(table) == (PREFERRED_FIRST, COUNT)
+    table.write_text("         0     100000      65536\n")
+    first, count = choose_range(table)
+    assert (first > 0, first + count < 65536, count) == (True, True, SMALL_COUNT)
+    assert choose_range(tmp_path / "none") == (PREFERRED_FIRST, COUNT)
+
+
+def node(pack_id, provides=(), calls=(), labels=()):
+    return PackNode(pack_id, frozenset(provides), frozenset(calls), frozenset(labels))
+
+
+def test_combination_risk_is_found_over_edges_with_its_path():
+    reader = node("reader", calls=["relay.run"], labels=["private-data"])
+    relay = node("relay", provides=["relay.run"], calls=["net.send"])
+    sender = node("sender", provides=["net.send"], labels=["external-communication", "untrusted-input"])
+    found = combination(reader, [relay, sender])
+    assert found is not None
+    assert found.complete
+    assert found.paths["external-communication"] == ("reader", "relay", "sender")
+    assert combination(reader, [sender]) is None
+    assert combination(relay, [reader, sender]) is not None
+    assert combination(node("idle"), []) is None
+
+
+def test_used_versus_granted_counts(tmp_path):
+    home = TrustHome(tmp_path)
+    home.add(
+        permissions=[
+            {"type": kind, "paths": ["shared/**"], "reason": "r"} for kind in ("userdata.read", "userdata.write")
+        ]
+    )
+    home.approve()
+    home.permissions.check("alpha", "userdata.read", path="shared/x")
+    home.permissions.check("alpha", "userdata.read", path="shared/x")
+    used = {usage.permission["type"]: usage.uses for usage in home.permissions.used_versus_granted("alpha")}
+    assert used == {"userdata.read": 2, "userdata.write": 0}
+    assert home.permissions.used_versus_granted("nobody") == []
+
+
+def test_asks_are_bounded_and_answered_at_once_when_granted(tmp_path):
+    home = TrustHome(tmp_path)
+    home.add(permissions=[{"type": "userdata.read", "paths": ["shared/**"], "reason": "r"}])
+    home.approve()
+    assert home.permissions.ask("alpha", "userdata.read", {"path": "shared/x"}, "r") == "granted"
+    for number in range(100):
+        assert home.permissions.ask("alpha", "userdata.read", {"path": f"settings/{number}"}, "r" * 9999) == "asked"
+    assert len(home.permissions.asks()) == 20
+    assert len(home.permissions.asks()[0].reason) == 500
+    home.permissions.forget("alpha")
+    assert home.permissions.asks() == []
+
+
+def test_visible_keys_are_own_and_granted_ones(tmp_path):
+    home = TrustHome(tmp_path)
+    home.approved(uses=["service.beta"])
+    visible = home.permissions.visible_keys("alpha")
+    assert [visible(key) for key in ("service.alpha", "service.beta", "service.gamma")] == [True, True, False]
+    assert home.permissions.visible_keys("")("service.gamma")
+
+
+def test_resources_of_a_grant(tmp_path):
+    home = TrustHome(tmp_path)
+    home.add(permissions=[{"type": "resources", "memory_mb": 512, "cpu": 1.5, "reason": "r"}])
+    assert dict(resources_of(home.approve())) == {"memory_mb": 512, "cpu": 1.5}
+    less = home.approve(permissions=[{"type": "resources", "memory_mb": 300}])
+    assert dict(resources_of(less)) == {"memory_mb": 300}
+
+
+def test_ledger_never_falls_and_grows_beyond_its_first_size(tmp_path):
+    keyring = Keyring(tmp_path / "permissions")
+    keyring.ensure()
+    ledger = Ledger(keyring)
+    ledger.ensure()
+    ledger.change("alpha", lambda _: Entry(5))
+    with pytest.raises(ValueError):
+        ledger.change("alpha", lambda _: Entry(4))
+    size = (tmp_path / "permissions/.counters").stat().st_size
+    for number in range(60):
+        ledger.change(f"{'x' * 60}{number}", lambda e: Entry(e.counter + 1, used=frozenset(range(300))))
+    assert (tmp_path / "permissions/.counters").stat().st_size > size
+    assert ledger.trusted().of("alpha").counter == 5
+    assert ledger.advance_clock(100.0) == 100.0
+    assert ledger.advance_clock(50.0) == 100.0
+
+
+def test_privileges_are_listed_with_their_schema_and_availability(tmp_path):
+    home = TrustHome(tmp_path)
+    manager = HostPrivilegeManager(home.home, home.permissions, home.audit)
+    listed = {item["id"]: item["available"] for item in manager.list()}
+    assert listed == {"container.restart_self": False, "file.export": True, "notify": False}
+    json.dumps(manager.list())
+
+
+@pytest.mark.parametrize(
+    ("path", "head", "codes"),
+    [
+        ("a.py", b"x = 1\n", []),
+        ("a.py", "\ufeffx = 1\n".encode(), []),
+        ("a.py", "x = '\u200b'\n".encode(), ["invisible_text"]),
+        ("a.py", "x = '\U000e0041'\n".encode(), ["invisible_text"]),
+        ("a.py", b"\xff\xfe", ["unscannable"]),
+        ("a.bin", b"\xff\xfe", []),
+        ("run", b"\x7fELF\x02", ["native_code"]),
+        ("a.pyd", b"", ["native_code"]),
+        ("a.pyc", b"\0", ["bytecode"]),
+        ("a.zip", b"PK\x03\x04", ["unscannable"]),
+        ("x.pth", b"import os", ["startup_hook"]),
+        ("lib/sitecustomize.py", b"", ["startup_hook"]),
+    ],
+)
+def test_findings(path, head, codes):
+    assert [finding.code for finding in inspect(path, head, len(head))] == codes
