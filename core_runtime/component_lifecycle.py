@@ -1,0 +1,448 @@
+"""Components from "its sandbox runs" to "its setup file ran", in the order that interface keys demand, across Packs.
+
+The startup flow declares which phases there are and which file each one runs; this module knows neither. Every attached
+Pack's components wait until each key that they require exists in the registry, then run one after another within
+their Pack and side by side across Packs. A key that appears later (a Pack approved later, an event handler that
+registers) lets the waiting ones go on.
+
+Invariants:
+  * A component runs at most once per generation of its sandbox, and never two of one Pack at the same time.
+  * A component that fails is disabled and recorded, what it registered is withdrawn; the rest goes on. One that hangs
+    costs its own time limit and delays nobody but those who require its keys.
+  * All state changes happen on the event loop's thread.
+
+Not here: which Packs run (``handlers.packs``), sandboxes and restarts (``container_orchestrator``), the order itself
+(``rules.resolve``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import posixpath
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from functools import partial
+from types import MappingProxyType
+from typing import Any, Protocol
+
+from backend_core.ecosystem.spec.models import ComponentManifest, HandlerFile, PackMetadata
+from backend_core.errors import RumiError, quote
+from core_runtime.diagnostics import Diagnostics, Severity
+from core_runtime.rules.resolve import Unit, resolve, runnable
+
+NO_MOUNTS: Mapping[str, str] = MappingProxyType({})
+MISSING_FILE = "missing_file"
+
+
+class ComponentState(StrEnum):
+    """Where a component stands."""
+
+    WAITING = "waiting"
+    STARTING = "starting"
+    LOADED = "loaded"
+    DISABLED = "disabled"
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseSpec:
+    """One phase as the flow declares it: the file that each component may have for it, and its time limit."""
+
+    name: str
+    file: str
+    timeout_s: float = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class ComponentRecord:
+    """What is known of one component of an attached Pack. ``cause`` is a sentence for the operator."""
+
+    full_id: str
+    pack_id: str
+    state: ComponentState
+    cause: str = ""
+    waits_for: tuple[str, ...] = ()
+    registered: tuple[str, ...] = ()
+    duration_s: float = 0.0
+
+
+class PhaseOutcome(Protocol):
+    """What the bus reports of one phase of one component."""
+
+    @property
+    def ok(self) -> bool: ...
+    @property
+    def error(self) -> Any: ...
+    @property
+    def registered(self) -> Iterable[str]: ...
+
+
+class PhaseSession(Protocol):
+    """The part of a bus session that this module uses."""
+
+    @property
+    def pack_id(self) -> str: ...
+    @property
+    def generation(self) -> int: ...
+
+    async def run_phase(
+        self, component: Mapping[str, Any], file: str, context: Mapping[str, Any], timeout_s: float
+    ) -> PhaseOutcome: ...
+
+
+class Keys(Protocol):
+    """The part of the interface registry that this module uses."""
+
+    def resolve(self, key: str) -> Any: ...
+    def observe(self, key: str, callback: Callable[[str, Any, Any], None]) -> Any: ...
+    def unobserve(self, observer: Any) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """A unit with what its phases need: a component's own files, or one handler file."""
+
+    unit: Unit
+    component: Mapping[str, Any]
+    handler_file: str = ""
+    handler_key: str = ""
+
+
+@dataclass(slots=True)
+class _Pack:
+    session: PhaseSession
+    works: dict[str, _Work]
+    records: dict[str, ComponentRecord]
+    busy: bool = False
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+
+class ComponentLifecycle:
+    """Loads components of attached Packs as their requirements appear."""
+
+    def __init__(
+        self,
+        keys: Keys,
+        diagnostics: Diagnostics,
+        *,
+        withdraw: Callable[[str, Iterable[str]], None] = lambda _pack_id, _keys: None,
+        disabled: Callable[[], frozenset[str]] = frozenset,
+        mounts: Callable[[], Mapping[str, str]] = lambda: NO_MOUNTS,
+        clock: Callable[[], float] = time.time,
+        parallel: int = 8,
+    ) -> None:
+        """``withdraw(pack_id, keys)`` takes back registrations; ``disabled()`` names what the operator switched off."""
+        self._keys = keys
+        self._diagnostics = diagnostics
+        self._withdraw = withdraw
+        self._disabled = disabled
+        self._mounts = mounts
+        self._clock = clock
+        self._parallel = parallel
+        self._phases: tuple[PhaseSpec, ...] = ()
+        self._handler_phase: PhaseSpec | None = None
+        self._packs: dict[str, _Pack] = {}
+        self._changed = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._observer: Any = None
+
+    # -- what the flow says -------------------------------------------------------------------------------------------
+
+    def declare(self, phases: Iterable[PhaseSpec], handlers: PhaseSpec | None, *, parallel: int = 8) -> None:
+        """From now on attached Packs run these phases. Without a declaration they are only attached."""
+        self._phases, self._handler_phase, self._parallel = tuple(phases), handlers, max(1, parallel)
+        self._loop = asyncio.get_running_loop()
+        if self._observer is None:
+            self._observer = self._keys.observe("*", self._key_changed)
+        self._kick()
+
+    @property
+    def declared(self) -> bool:
+        """Whether the flow has come to its component phases."""
+        return bool(self._phases)
+
+    # -- Packs come and go --------------------------------------------------------------------------------------------
+
+    async def prepare(self, session: PhaseSession, metadata: PackMetadata) -> None:
+        """Attach a new generation and, once phases are declared, wait until nothing of this Pack can go on."""
+        self.attach(session, metadata)
+        if self.declared:
+            await self.settled([session.pack_id])
+
+    def attach(self, session: PhaseSession, metadata: PackMetadata) -> None:
+        """A new generation of a Pack: all of its components wait, whatever became of the generation before."""
+        self.detach(session.pack_id)
+        switched_off = self._disabled()
+        works = {work.unit.full_id: work for work in _works(metadata)}
+        self._packs[session.pack_id] = _Pack(
+            session,
+            works,
+            {
+                name: ComponentRecord(
+                    name,
+                    session.pack_id,
+                    ComponentState.DISABLED if name in switched_off else ComponentState.WAITING,
+                    "switched off by the operator" if name in switched_off else "",
+                )
+                for name in works
+            },
+        )
+        self._kick()
+
+    def detach(self, pack_id: str) -> None:
+        """The Pack's sandbox is gone; phases under way are given up."""
+        pack = self._packs.pop(pack_id, None)
+        if pack is not None:
+            for task in pack.tasks:
+                task.cancel()
+            self._notify()
+
+    async def close(self) -> None:
+        """Give up everything that is under way."""
+        tasks = [task for pack in self._packs.values() for task in pack.tasks]
+        for pack_id in list(self._packs):
+            self.detach(pack_id)
+        if self._observer is not None:
+            self._keys.unobserve(self._observer)
+            self._observer = None
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def settled(self, pack_ids: Iterable[str] | None = None) -> None:
+        """Return when no component (of these Packs) runs or could run now. Bounded by the phases' time limits."""
+        scope = None if pack_ids is None else frozenset(pack_ids)
+        while self.declared and self._moving(scope):
+            self._changed.clear()
+            await self._changed.wait()
+
+    # -- what is known ------------------------------------------------------------------------------------------------
+
+    def records(self, pack_id: str | None = None) -> list[ComponentRecord]:
+        """Records of one Pack, or of all, waiting ones with the reason in a sentence."""
+        reasons = self._reasons()
+        found = []
+        for owner, pack in sorted(self._packs.items()):
+            if pack_id in {None, owner}:
+                for record in pack.records.values():
+                    keys, reason = reasons.get(record.full_id, ((), ""))
+                    waits = record.state is ComponentState.WAITING
+                    found.append(replace(record, cause=reason, waits_for=keys) if waits and reason else record)
+        return found
+
+    def attached(self) -> frozenset[str]:
+        """Packs whose components this module takes care of."""
+        return frozenset(self._packs)
+
+    # -- the pump -----------------------------------------------------------------------------------------------------
+
+    def _key_changed(self, _key: str, _old: Any, _new: Any) -> None:
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._kick)
+
+    def _kick(self) -> None:
+        """Start what may start. Runs on the loop's thread, so checking and marking are one step."""
+        if not self.declared:
+            return
+        for work, pack in self._startable():
+            record = pack.records[work.unit.full_id]
+            pack.records[record.full_id] = replace(record, state=ComponentState.STARTING, cause="")
+            pack.busy = True
+            task = asyncio.get_running_loop().create_task(self._run(pack, work), name=f"component {record.full_id}")
+            pack.tasks.add(task)
+            task.add_done_callback(partial(self._finished, pack))
+        self._notify()
+
+    def _finished(self, pack: _Pack, task: asyncio.Task[None]) -> None:
+        pack.tasks.discard(task)
+        pack.busy = False
+        if not task.cancelled() and task.exception() is not None:
+            self._diagnostics.issue(
+                "component_lifecycle", Severity.ERROR, pack.session.pack_id, "Loading a component failed in the host",
+                cause=task.exception(),
+            )  # fmt: skip
+        self._kick()
+
+    def _startable(self) -> list[tuple[_Work, _Pack]]:
+        """One component for each idle Pack, in a fixed order, as far as the limit goes."""
+        waiting = {
+            unit: (pack.works[unit.full_id], pack)
+            for pack in self._packs.values()
+            for unit in self._waiting_units(pack)
+        }
+        room = self._parallel - sum(pack.busy for pack in self._packs.values())
+        chosen: list[tuple[_Work, _Pack]] = []
+        taken: set[str] = set()
+        libraries_move = self._libraries_move()
+        for unit in runnable(waiting, self._present()):
+            work, pack = waiting[unit]
+            held_back = libraries_move and not unit.library
+            if not pack.busy and unit.pack_id not in taken and not held_back and len(chosen) < room:
+                chosen.append((work, pack))
+                taken.add(unit.pack_id)
+        return chosen
+
+    def _moving(self, scope: frozenset[str] | None) -> bool:
+        inside = [pack for name, pack in self._packs.items() if scope is None or name in scope]
+        if any(pack.busy for pack in inside):
+            return True
+        present = self._present()
+        return any(unit.requires <= present for pack in inside for unit in self._waiting_units(pack))
+
+    @staticmethod
+    def _waiting_units(pack: _Pack) -> list[Unit]:
+        return [work.unit for name, work in pack.works.items() if pack.records[name].state is ComponentState.WAITING]
+
+    def _libraries_move(self) -> bool:
+        """A library that is starting keeps the rest back; its phases are bounded, so nobody waits for ever."""
+        return any(
+            work.unit.library and pack.records[name].state is ComponentState.STARTING
+            for pack in self._packs.values()
+            for name, work in pack.works.items()
+        )
+
+    def _present(self) -> frozenset[str]:
+        """Keys of the registry, except those whose provider is still in its phase: it may yet fail."""
+        unfinished = {
+            key
+            for pack in self._packs.values()
+            for name, work in pack.works.items()
+            if pack.records[name].state is ComponentState.STARTING
+            for key in work.unit.provides
+        }
+        wanted = {key for pack in self._packs.values() for unit in self._waiting_units(pack) for key in unit.requires}
+        return frozenset(key for key in wanted - unfinished if self._keys.resolve(key) is not None)
+
+    def _reasons(self) -> dict[str, tuple[tuple[str, ...], str]]:
+        waiting = [unit for pack in self._packs.values() for unit in self._waiting_units(pack)]
+        present = self._present()
+        blocked = resolve(waiting, available=present).blocked
+        return {item.unit.full_id: (tuple(sorted(item.unit.requires - present)), item.reason) for item in blocked}
+
+    def _notify(self) -> None:
+        self._changed.set()
+
+    # -- one component ------------------------------------------------------------------------------------------------
+
+    async def _run(self, pack: _Pack, work: _Work) -> None:
+        started = time.monotonic()
+        registered: list[str] = []
+        failure: tuple[str, Mapping[str, Any]] | None = None
+        for phase, file, register in self._runs_of(work):
+            failure = await self._run_phase(pack.session, work, phase, file, register, registered)
+            if failure is not None:
+                break
+        name = work.unit.full_id
+        record = replace(pack.records[name], registered=tuple(registered), duration_s=time.monotonic() - started)
+        if failure is None:
+            pack.records[name] = replace(record, state=ComponentState.LOADED, cause="")
+            self._diagnostics.resolve("component_disabled", name)
+        else:
+            self._disable(pack, replace(record, registered=()), failure, registered)
+
+    def _runs_of(self, work: _Work) -> list[tuple[PhaseSpec, str, str]]:
+        if not work.handler_file:
+            return [(phase, phase.file, "") for phase in self._phases]
+        return [(self._handler_phase, work.handler_file, work.handler_key)] if self._handler_phase else []
+
+    async def _run_phase(
+        self, session: PhaseSession, work: _Work, phase: PhaseSpec, file: str, register: str, registered: list[str]
+    ) -> tuple[str, Mapping[str, Any]] | None:
+        """None when it went well, else a sentence and the evidence."""
+        context = {
+            "phase": phase.name, "ts": self._clock(), "mounts": dict(self._mounts()), "register": register or None,
+        }  # fmt: skip
+        error: Mapping[str, Any] | None
+        try:
+            outcome = await session.run_phase(work.component, file, context, phase.timeout_s)
+            registered.extend(outcome.registered)
+            error = None if outcome.ok else _error_data(outcome.error)
+        except RumiError as exc:
+            error = {"type": exc.code, "title": exc.title, "detail": exc.detail, "trace": getattr(exc, "trace", "")}
+        status = "success"
+        if error is not None:
+            # a component need not have a file for every phase that the flow names
+            status = "skipped" if error["type"] == MISSING_FILE and not register else "failed"
+        self._diagnostics.record(
+            phase=phase.name, status=status, step_id=file, target={"kind": "component", "id": work.unit.full_id},
+            error={"type": error["type"], "message": error["title"]} if error and status == "failed" else None,
+            meta={"pack_id": session.pack_id, "generation": session.generation},
+        )  # fmt: skip
+        if error is None or status == "skipped":
+            return None
+        title = quote(error["title"], 200)
+        return f"{file} failed in phase {phase.name}: {error['type']}: {title}", {
+            **error,
+            "phase": phase.name,
+            "file": file,
+        }
+
+    def _disable(
+        self, pack: _Pack, record: ComponentRecord, failure: tuple[str, Mapping[str, Any]], registered: list[str]
+    ) -> None:
+        cause, evidence = failure
+        pack.records[record.full_id] = replace(record, state=ComponentState.DISABLED, cause=cause)
+        if registered:
+            self._withdraw(record.pack_id, registered)
+        self._diagnostics.record(
+            phase=str(evidence["phase"]), status="disabled", target={"kind": "component", "id": record.full_id},
+        )  # fmt: skip
+        self._diagnostics.issue(
+            "component_disabled",
+            Severity.ERROR,
+            record.full_id,
+            f"The component {record.full_id} is disabled",
+            cause,
+            f"Read its traceback and log (rumi logs {record.pack_id}), correct the file, then approve the Pack again.",
+            evidence,
+        )
+
+
+def _works(metadata: PackMetadata) -> list[_Work]:
+    library = metadata.pack_type == "library"
+    works = [_component_work(metadata, component, library=library) for component in metadata.components]
+    declared = metadata.provides()
+    for handler in metadata.handlers:
+        key = f"{metadata.pack_id}.{handler.name}"
+        if key in declared:
+            works.append(_handler_work(metadata, handler, key, library=library))
+    return works
+
+
+def _component_work(metadata: PackMetadata, component: ComponentManifest, *, library: bool) -> _Work:
+    links = component.connectivity
+    unit = Unit(
+        component.full_id,
+        metadata.pack_id,
+        frozenset(links.provides),
+        frozenset(links.requires) | frozenset(metadata.connectivity.requires),
+        library,
+    )
+    return _Work(unit, _wire(component.full_id, component.type, component.id, metadata.pack_id, component.directory))
+
+
+def _handler_work(metadata: PackMetadata, handler: HandlerFile, key: str, *, library: bool) -> _Work:
+    full_id = f"{metadata.pack_id}:handlers:{handler.name}"
+    directory, file = posixpath.split(handler.path)
+    unit = Unit(full_id, metadata.pack_id, frozenset({key}), frozenset(metadata.connectivity.requires), library)
+    return _Work(unit, _wire(full_id, "handlers", handler.name, metadata.pack_id, directory), file, key)
+
+
+def _wire(full_id: str, kind: str, name: str, pack_id: str, directory: str) -> dict[str, Any]:
+    return {"full_id": full_id, "type": kind, "id": name, "pack_id": pack_id, "dir": directory}
+
+
+def _error_data(error: Any) -> dict[str, Any]:
+    """The wire's ``[type, title, detail, retryable, trace]``, or an object with these names, as bounded text."""
+    names = ("type", "title", "detail", "retryable", "trace")
+    if isinstance(error, list | tuple):
+        values = dict(zip(names, error, strict=False))
+    else:
+        values = {name: getattr(error, name, "") for name in names}
+    limits = {"type": 200, "title": 500, "detail": 2_000, "trace": 8_000}
+    return {name: str(values.get(name) or "")[:limit] for name, limit in limits.items()}
+
+
+def units_of(metadata: PackMetadata) -> list[Unit]:
+    """What of a Pack takes part in the order of starts."""
+    return [work.unit for work in _works(metadata)]

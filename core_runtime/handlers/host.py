@@ -1,0 +1,202 @@
+"""The host as one value: every part that the startup flow builds, and the few notes that use cases share.
+
+Invariants:
+  * A part is set once, by the handler of the step that builds it; reading it earlier is a ``HostError`` (``starting``),
+    so that a request that comes too early gets an answer that says so.
+  * Use cases about one Pack exclude each other (``exclusively``), with a bounded wait.
+
+Not here: any use case (``packs``, ``interfaces``), any order (the startup flow).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar, overload
+
+from backend_core.ecosystem.active_ecosystem import ActiveEcosystem
+from backend_core.ecosystem.registry import PackRegistry
+from backend_core.errors import ConflictError, HostError
+from core_runtime.approval_manager import ApprovalManager
+from core_runtime.bus import Bus
+from core_runtime.component_lifecycle import ComponentLifecycle
+from core_runtime.container_orchestrator import ContainerOrchestrator
+from core_runtime.diagnostics import Diagnostics
+from core_runtime.drivers.audit import AuditLog
+from core_runtime.event_bus import EventBus
+from core_runtime.function_alias import FunctionAlias
+from core_runtime.handlers.logs import PackLogs
+from core_runtime.host_privilege_manager import HostPrivilegeManager
+from core_runtime.install_journal import InstallJournal
+from core_runtime.interface_registry import InterfaceRegistry
+from core_runtime.permission_manager import PermissionManager
+from core_runtime.ports import DriverStatus
+from core_runtime.rules.resolve import Unit
+from core_runtime.rules.sandbox import Isolation
+from core_runtime.rules.settings import Settings
+from core_runtime.userdata_manager import UserdataManager
+
+BUSY_WAIT_S = 40.0
+_T = TypeVar("_T")
+
+
+class Part(Generic[_T]):
+    """A part of the host that a step of the startup flow builds."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __set_name__(self, _owner: type[Host], name: str) -> None:
+        self._name = f"_part_{name}"
+
+    @overload
+    def __get__(self, host: None, owner: type[Host]) -> Part[_T]: ...
+    @overload
+    def __get__(self, host: Host, owner: type[Host]) -> _T: ...
+    def __get__(self, host: Host | None, owner: type[Host]) -> _T | Part[_T]:
+        if host is None:
+            return self
+        value: _T | None = host.__dict__.get(self._name)
+        if value is None:
+            raise HostError(
+                f"{self._what} is not there yet",
+                code="starting",
+                detail="The host is still starting, or the step that builds this part failed.",
+                hint="Try again in a moment; if it stays so, look at the issues (rumi doctor).",
+            )
+        return value
+
+    def __set__(self, host: Host, value: _T) -> None:
+        host.__dict__[self._name] = value
+
+
+@dataclass(slots=True)
+class Policy:
+    """What the startup flow says about Packs."""
+
+    keep_modified: bool = False
+    parallel: int = 4
+    start_timeout_s: float = 60.0
+    routes_key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """An approved Pack of which nothing can start yet: what it consists of, and the reason in a sentence."""
+
+    units: tuple[Unit, ...]
+    reason: str
+
+
+class Host:
+    """Everything that belongs to one running host."""
+
+    bus: Part[Bus] = Part("The bus")
+    audit: Part[AuditLog] = Part("The audit trail")
+    journal: Part[InstallJournal] = Part("The install journal")
+    packs: Part[PackRegistry] = Part("The Pack registry")
+    active: Part[ActiveEcosystem] = Part("The ecosystem's settings")
+    approvals: Part[ApprovalManager] = Part("The approval manager")
+    permissions: Part[PermissionManager] = Part("The permission manager")
+    userdata: Part[UserdataManager] = Part("The user data access")
+    privileges: Part[HostPrivilegeManager] = Part("The privilege manager")
+    lifecycle: Part[ComponentLifecycle] = Part("The component lifecycle")
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.diagnostics = Diagnostics()
+        self.registry = InterfaceRegistry(self.diagnostics)
+        self.events = EventBus(self.diagnostics)
+        self.aliases = FunctionAlias()
+        self.log = PackLogs()
+        self.policy = Policy()
+        self.prepared_orchestrator: ContainerOrchestrator | None = None
+        """Made by the engine check; in place as ``orchestrator`` from the orchestrator's own step on."""
+        self.orchestrator: ContainerOrchestrator | None = None
+        self.isolation: Isolation | None = None
+        self.ready_to_serve = asyncio.Event()
+        self.statuses: tuple[DriverStatus, ...] = ()
+        self.waiting: dict[str, Waiting] = {}
+        self.starting: set[str] = set()
+        self.failures: dict[str, str] = {}
+        """Approved Packs whose last start failed → why, in a sentence."""
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._background: set[asyncio.Task[Any]] = set()
+        self._closing = False
+
+    @property
+    def sandboxes(self) -> ContainerOrchestrator:
+        """The orchestrator, or the error that it is not there."""
+        if self.orchestrator is None:
+            raise HostError(
+                "The container orchestrator is not there yet",
+                code="starting",
+                detail="The host is still starting, or the step that builds this part failed.",
+                hint="Try again in a moment; if it stays so, look at the issues (rumi doctor).",
+            )
+        return self.orchestrator
+
+    def built(self, name: str) -> bool:
+        """Whether the part of that name is there."""
+        return self.__dict__.get(f"_part_{name}") is not None
+
+    @contextlib.asynccontextmanager
+    async def exclusively(self, pack_id: str) -> AsyncIterator[None]:
+        """One use case at a time for each Pack; ``ConflictError`` when the one before takes too long."""
+        lock = self._locks.setdefault(pack_id, asyncio.Lock())
+        try:
+            async with asyncio.timeout(BUSY_WAIT_S):
+                await lock.acquire()
+        except TimeoutError:
+            raise ConflictError(
+                f"Another operation on {pack_id} is under way",
+                code="busy",
+                detail=f"It did not end within {BUSY_WAIT_S:g} s.",
+                hint=f"Look at it with: rumi pack show {pack_id}",
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def in_background(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
+        """Let ``work`` go on by itself; what it raises becomes an issue, ``close`` ends it."""
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._background.add(task)
+        task.add_done_callback(self._background_done)
+        return task
+
+    async def close(self) -> None:
+        """Stop Packs, then the bus. Bounded by the orchestrator's own limits."""
+        self._closing = True
+        for task in list(self._background):
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        if self.built("lifecycle"):
+            await self.lifecycle.close()
+        if self.prepared_orchestrator is not None:
+            await self.prepared_orchestrator.close()
+        if self.built("bus"):
+            await self.bus.close()
+        if self.built("userdata"):
+            self.userdata.close()
+
+    @property
+    def closing(self) -> bool:
+        """Whether the host is on its way down; nothing new starts then."""
+        return self._closing
+
+    def note_error(self, subject: str, error: BaseException, evidence: Mapping[str, Any] | None = None) -> None:
+        """An Issue from an exception that ended work nobody waits for."""
+        code = getattr(error, "code", "unexpected_error")
+        title = getattr(error, "title", f"{type(error).__name__} in work about {subject}")
+        detail = getattr(error, "detail", "") or str(error)
+        hint = getattr(error, "hint", "")
+        self.diagnostics.issue(str(code), "error", subject, title, detail, hint, evidence, error)
+
+    def _background_done(self, task: asyncio.Task[Any]) -> None:
+        self._background.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.note_error(task.get_name(), error)

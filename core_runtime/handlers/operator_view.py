@@ -1,0 +1,118 @@
+"""``ecosystem/docker/<pack_id>/``: what a Pack was granted and how it is isolated, as files for the operator to read.
+
+Output only: nothing reads these files back. What runs is made anew from the grant at every start. They are written
+beside and swapped in, so that a reader never meets half of a view; writing them never decides anything.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from backend_core.ecosystem.spec.models import PackMetadata
+from backend_core.errors import RumiError, quote
+from core_runtime.approval_manager import PackStatus
+from core_runtime.handlers.host import Host
+from core_runtime.rules.grants import Grant, permission_document
+
+README = """# {pack_id}: what it was granted, and how it is isolated
+
+Written by the host after each decision and start; for reading only. Editing changes nothing.
+
+- `grants/effective.json`: the permissions and interface edges in force
+- `scopes/`: each permission in words, with its limits
+- `handlers/handlers.json`: each handler file with its SHA-256
+- `sandbox/`: the rendered sandbox, and the isolation that was last measured
+"""
+
+
+def write(host: Host, pack_id: str) -> None:
+    """Write the view of one Pack; blocks, call it in a thread. A full disk is an Issue, nothing else."""
+    target = _folder(host, pack_id)
+    fresh = target.with_name(f".{pack_id}.{secrets.token_hex(4)}")
+    try:
+        files = _files(host, pack_id)
+        for name, text in files.items():
+            path = fresh / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        for folder in ("handlers", "scopes", "grants", "sandbox"):
+            (fresh / folder).mkdir(parents=True, exist_ok=True)
+        _swap(fresh, target)
+    except (OSError, RumiError) as error:
+        host.diagnostics.issue(
+            "operator_view", "info", pack_id, "The operator's view of a Pack could not be written", str(error),
+            "Make room below ecosystem/docker; what runs is not affected.", None, error,
+        )  # fmt: skip
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def remove(host: Host, pack_id: str) -> None:
+    """The Pack was removed."""
+    shutil.rmtree(_folder(host, pack_id), ignore_errors=True)
+
+
+def _folder(host: Host, pack_id: str) -> Path:
+    return host.settings.home / "ecosystem" / "docker" / pack_id
+
+
+def _swap(fresh: Path, target: Path) -> None:
+    old = target.with_name(f"{fresh.name}.old")
+    if target.exists():
+        target.rename(old)
+    fresh.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _files(host: Host, pack_id: str) -> dict[str, str]:
+    status = host.approvals.status(pack_id)
+    grant = host.approvals.grant(pack_id)
+    files = {"README.md": README.format(pack_id=pack_id), "grants/effective.json": _json(_effective(status, grant))}
+    if grant is not None:
+        files["handlers/handlers.json"] = _json(_handlers(status.metadata, grant))
+        for index, permission in enumerate(grant.permissions):
+            reason = next((str(r.get("reason", "")) for r in grant.requested if r.get("type") == permission.type), "")
+            document = permission_document(permission)
+            files[f"scopes/{index:02d}-{permission.type}.txt"] = _in_words(document, reason)
+    if host.orchestrator is not None and host.orchestrator.get(pack_id) is not None:
+        files |= host.orchestrator.operator_view(pack_id)
+    return files
+
+
+def _effective(status: PackStatus, grant: Grant | None) -> dict[str, Any]:
+    document: dict[str, Any] = {"pack_id": status.pack_id, "status": status.state.value, "cause": status.cause or None}
+    if grant is not None:
+        document |= {
+            **grant.excerpt(),
+            "provides": sorted(grant.since),
+            "calls": sorted({key for item in grant.of_type("interface.call") for key in item.texts("keys")}),
+        }
+    return document
+
+
+def _handlers(metadata: PackMetadata | None, grant: Grant) -> list[dict[str, Any]]:
+    """Setup files and custom handlers with the digests that the approval bound."""
+    names = {handler.path: handler.name for handler in metadata.handlers} if metadata else {}
+    folders = tuple(f"{component.directory}/" for component in metadata.components) if metadata else ()
+    return [
+        {"path": path, "sha256": print_.sha256, "handler": names.get(path)}
+        for path, print_ in sorted(grant.files.items())
+        if path in names or (folders and path.endswith(".py") and path.startswith(folders))
+    ]
+
+
+def _in_words(document: Mapping[str, Any], reason: str) -> str:
+    """One permission as lines; the author's reason is quoted, since it is the author's."""
+    lines = [f"permission: {document['type']}"]
+    lines += [f"{name}: {json.dumps(value, ensure_ascii=True)}" for name, value in document.items() if name != "type"]
+    lines.append(f"the author's reason: {quote(reason, 500) if reason else 'none given'}")
+    return "\n".join(lines) + "\n"
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=1, sort_keys=True, ensure_ascii=True, default=str) + "\n"

@@ -1,0 +1,235 @@
+"""Use cases about Packs, as the API, the command line and the startup flow call them.
+
+Each reads as: look, decide by the managers, act, tell. Errors are ``RumiError``; a Pack that was approved but can't
+start is not an error of the approval: its state, cause and Issue tell.
+
+Invariants:
+  * Decisions (approve, reject) are recorded by the approval manager before anything starts or after nothing of it may
+    start any more; stopping is bounded.
+  * Nothing of a Pack starts except from ``starting.start_one``, which takes the verified copy from the approvals.
+
+Not here: how a Pack starts (``starting``), interface calls (``interfaces``), trust decisions (``approval_manager``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from backend_core.errors import DeniedError, RequestError, RumiError, quote
+from core_runtime.approval_manager import PackStatus
+from core_runtime.handlers import operator_view, starting
+from core_runtime.handlers.host import Host
+from core_runtime.handlers.interfaces import call, interfaces
+from core_runtime.handlers.isolation import expected_isolation
+from core_runtime.handlers.table import handler
+from core_runtime.rules.approval import State
+from core_runtime.rules.flow.values import parse_duration_s
+
+__all__ = [
+    "approve", "call", "interfaces", "list_packs", "logs", "reject", "remove", "restore", "scan", "start", "status",
+    "stop",
+]  # fmt: skip
+
+APPROVE_WAIT_S = 30.0
+MODIFIED = "pack_modified"
+_PACK_ID = re.compile(r"[a-z][a-z0-9_-]{0,63}\Z")
+_STARTABLE = frozenset({State.APPROVED, State.RUNNING, State.ERROR})
+
+
+async def list_packs(host: Host) -> list[PackStatus]:
+    """Every known Pack, by id; as of the last scan."""
+    return [_told(host, found) for found in await asyncio.to_thread(host.approvals.list)]
+
+
+async def status(host: Host, pack_id: str) -> PackStatus:
+    """One Pack; ``NotFoundError`` when unknown."""
+    _check_id(pack_id)
+    return _told(host, await asyncio.to_thread(host.approvals.status, pack_id))
+
+
+async def scan(host: Host, pack_id: str | None = None) -> list[PackStatus]:
+    """Read the folders' metadata and compare files with grants; what was changed in place is stopped."""
+    if pack_id is not None:
+        _check_id(pack_id)
+    found = await asyncio.to_thread(host.approvals.scan, pack_id)
+    for entry in found:
+        await _react(host, entry)
+    return [_told(host, entry) for entry in found]
+
+
+async def approve(
+    host: Host,
+    pack_id: str,
+    *,
+    digest: str | None = None,
+    permissions: Sequence[Any] | None = None,
+    actor: str = "operator",
+    until: float | None = None,
+    accept_weaker: bool = False,
+) -> PackStatus:
+    """Approve what lies on the disk (or exactly ``digest``), then start it; waits up to ``APPROVE_WAIT_S`` for that."""
+    _check_id(pack_id)
+    async with host.exclusively(pack_id):
+        [now] = await asyncio.to_thread(host.approvals.scan, pack_id)
+        plain = permissions is None and until is None and not accept_weaker
+        if not (plain and _stands(now, digest)):
+            await asyncio.to_thread(
+                host.approvals.approve, pack_id, digest=digest, permissions=permissions,
+                isolation=expected_isolation(host), actor=actor, until=until, accept_weaker=accept_weaker,
+            )  # fmt: skip
+            host.diagnostics.resolve(MODIFIED, pack_id)
+            host.permissions.forget(pack_id)
+            await _stop_quietly(host, pack_id, "approved anew")
+        if not starting.is_running(host, pack_id):
+            await starting.start_and_wait(host, pack_id, APPROVE_WAIT_S)
+    await asyncio.to_thread(operator_view.write, host, pack_id)
+    return await status(host, pack_id)
+
+
+async def reject(host: Host, pack_id: str, *, reason: str = "", actor: str = "operator") -> PackStatus:
+    """Reject with a reason. The decision is on disk before the sandbox is stopped, so it holds whatever comes."""
+    _check_id(pack_id)
+    async with host.exclusively(pack_id):
+        await asyncio.to_thread(host.approvals.reject, pack_id, reason=reason, actor=actor)
+        await starting.stop_one(host, pack_id, reason="rejected")
+    await asyncio.to_thread(operator_view.write, host, pack_id)
+    return await status(host, pack_id)
+
+
+async def restore(host: Host, pack_id: str, *, actor: str = "operator") -> PackStatus:
+    """Put the approved bytes back over a modified folder, and start."""
+    _check_id(pack_id)
+    async with host.exclusively(pack_id):
+        await asyncio.to_thread(host.approvals.restore, pack_id, actor=actor)
+        host.diagnostics.resolve(MODIFIED, pack_id)
+        await starting.start_and_wait(host, pack_id, APPROVE_WAIT_S)
+    return await status(host, pack_id)
+
+
+async def remove(host: Host, pack_id: str, *, actor: str = "operator") -> None:
+    """Uninstall: stop, then folder, grant, copy and what the host wrote about it."""
+    _check_id(pack_id)
+    async with host.exclusively(pack_id):
+        await asyncio.to_thread(host.approvals.status, pack_id)
+        await starting.stop_one(host, pack_id, reason="removed")
+        await asyncio.to_thread(host.approvals.remove, pack_id, actor=actor)
+        await asyncio.to_thread(operator_view.remove, host, pack_id)
+        starting.forget(host, pack_id)
+        host.permissions.forget(pack_id)
+
+
+async def start(host: Host, pack_id: str) -> PackStatus:
+    """Start an approved Pack; ``DeniedError`` for any other. One that runs stays as it is."""
+    _check_id(pack_id)
+    async with host.exclusively(pack_id):
+        [now] = await asyncio.to_thread(host.approvals.scan, pack_id)
+        await _react(host, now)
+        if now.state not in _STARTABLE:
+            raise DeniedError(
+                f"The Pack {pack_id} is not approved",
+                code="not_approved",
+                detail=f"Its state is {now.state.value}{f' ({now.cause})' if now.cause else ''}.",
+                hint=f"Review it, then: rumi pack approve {pack_id}",
+            )
+        if not starting.is_running(host, pack_id):
+            await starting.start_one(host, pack_id)
+    return await status(host, pack_id)
+
+
+async def stop(host: Host, pack_id: str) -> PackStatus:
+    """Stop a Pack's sandbox. It stays approved; one that does not run stays as it is."""
+    _check_id(pack_id)
+    async with host.exclusively(pack_id):
+        await asyncio.to_thread(host.approvals.status, pack_id)
+        await starting.stop_one(host, pack_id, reason="stopped by the operator")
+    return await status(host, pack_id)
+
+
+def logs(host: Host, pack_id: str, lines: int) -> list[dict[str, Any]]:
+    """The newest lines of what the Pack printed and logged, oldest first."""
+    return [line.as_dict() for line in host.log.tail(pack_id, lines)]
+
+
+# -- steps of the startup flow ----------------------------------------------------------------------------------------
+
+
+@handler("packs.scan")
+async def scan_step(host: Host, args: Mapping[str, Any]) -> dict[str, int]:
+    """Scan everything; ``on_modified: keep`` lets an already running verified copy go on."""
+    host.policy.keep_modified = args.get("on_modified", "stop") == "keep"
+    found = await scan(host)
+    counts: dict[str, int] = {}
+    for entry in found:
+        counts[entry.state.value] = counts.get(entry.state.value, 0) + 1
+    return counts
+
+
+@handler("packs.start_approved")
+async def start_step(host: Host, args: Mapping[str, Any]) -> dict[str, Any]:
+    """Start the sandboxes of approved Packs, providers first, some at a time."""
+    host.policy.parallel = int(args.get("parallel", 4))
+    host.policy.start_timeout_s = parse_duration_s(args.get("each_timeout", "60s"))
+    return await starting.start_approved(host, await asyncio.to_thread(host.approvals.list))
+
+
+# -- inside -----------------------------------------------------------------------------------------------------------
+
+
+def _check_id(pack_id: str) -> None:
+    if not _PACK_ID.match(pack_id):
+        raise RequestError(
+            "That is not a Pack id",
+            code="pack_id_invalid",
+            detail=f"Expected a lower-case letter, then up to 63 of a-z, 0-9, _ and -; got {quote(pack_id, 80)}.",
+            hint="List the ids with: rumi pack list",
+        )
+
+
+def _told(host: Host, found: PackStatus) -> PackStatus:
+    """The status with what only the running host knows: why an approved Pack does not run now."""
+    if found.state is not State.APPROVED or found.cause:
+        return found
+    if found.pack_id in host.starting:
+        return replace(found, cause="starting")
+    waiting = host.waiting.get(found.pack_id)
+    return replace(found, cause=waiting.reason if waiting else host.failures.get(found.pack_id, ""))
+
+
+def _stands(now: PackStatus, digest: str | None) -> bool:
+    """Whether exactly these files are approved already: asking again is no new decision, only a wish that it runs."""
+    approved = now.approval.get("digest")
+    return now.state in {State.APPROVED, State.RUNNING} and digest in {None, approved, now.digest_on_disk}
+
+
+async def _react(host: Host, found: PackStatus) -> None:
+    """Stop what was changed in place; forget the issue once that is no longer so."""
+    if found.state is not State.MODIFIED:
+        host.diagnostics.resolve(MODIFIED, found.pack_id)
+        return
+    running = starting.is_running(host, found.pack_id)
+    keep = running and host.policy.keep_modified
+    if running and not keep:
+        await _stop_quietly(host, found.pack_id, "its files were changed")
+    paths = list(found.changed_paths)
+    host.diagnostics.issue(
+        MODIFIED,
+        "warn",
+        found.pack_id,
+        f"Files of the Pack {found.pack_id} were changed after its approval",
+        f"Changed: {', '.join(quote(path, 120) for path in paths[:10])}{' …' if len(paths) > 10 else ''}. "
+        + ("The approved copy goes on running." if keep else "It does not run."),
+        f"Look at the difference, then: rumi pack approve {found.pack_id}, or: rumi pack restore {found.pack_id}",
+        {"paths": paths[:200], "kept_running": keep},
+    )
+
+
+async def _stop_quietly(host: Host, pack_id: str, reason: str) -> None:
+    """Stop; a sandbox that can't be stopped is an issue here, since the caller's decision stands all the same."""
+    try:
+        await starting.stop_one(host, pack_id, reason=reason)
+    except RumiError as error:
+        host.note_error(pack_id, error)

@@ -1,0 +1,165 @@
+"""What a Pack may ask the host for over its own connection (kind 64 of the bus protocol), one operation per entry.
+
+Invariants:
+  * The asking Pack is the one whose connection carried the request; no argument can name another.
+  * Arguments are checked here for shape, by the managers for right; both refuse by name.
+  * Whatever blocks runs in a thread, so that one Pack's slow disk delays nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from backend_core.errors import DeniedError, RequestError, quote
+from core_runtime.handlers.host import Host
+
+MAX_TEXT_CHARS = 2_000
+Operation = Callable[[Host, str, Mapping[str, Any]], Any]
+
+
+async def serve(host: Host, pack_id: str, operation: str, args: Any) -> Any:
+    """Perform one operation for ``pack_id``; raises ``RumiError`` with the reason."""
+    perform = _OPERATIONS.get(operation)
+    if perform is None:
+        raise RequestError(
+            f"There is no operation {quote(operation, 60)}",
+            code="unknown_operation",
+            detail=f"Known: {', '.join(sorted(_OPERATIONS))}.",
+            hint="See the bus protocol's list of requests.",
+        )
+    if not isinstance(args, Mapping):
+        raise _wrong(operation, "its arguments", "a map", args)
+    return await asyncio.to_thread(perform, host, pack_id, args)
+
+
+# -- operations -------------------------------------------------------------------------------------------------------
+
+
+def _read(host: Host, pack_id: str, args: Mapping[str, Any]) -> bytes:
+    return host.userdata.read(pack_id, _text(args, "path"))
+
+
+def _write(host: Host, pack_id: str, args: Mapping[str, Any]) -> None:
+    data = args.get("data")
+    if isinstance(data, str):
+        data = data.encode()
+    if not isinstance(data, bytes):
+        raise _wrong("userdata.write", "data", "bytes or text", data)
+    host.userdata.write(pack_id, _text(args, "path"), data)
+
+
+def _list(host: Host, pack_id: str, args: Mapping[str, Any]) -> Any:
+    return host.userdata.list(pack_id, _text(args, "prefix", ""))
+
+
+def _exists(host: Host, pack_id: str, args: Mapping[str, Any]) -> bool:
+    return bool(host.userdata.exists(pack_id, _text(args, "path")))
+
+
+def _stat(host: Host, pack_id: str, args: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(host.userdata.stat(pack_id, _text(args, "path")))
+
+
+def _delete(host: Host, pack_id: str, args: Mapping[str, Any]) -> bool:
+    return bool(host.userdata.delete(pack_id, _text(args, "path")))
+
+
+def _journal(host: Host, pack_id: str, args: Mapping[str, Any]) -> None:
+    host.journal.record(pack_id, created=_texts(args, "created"), modified=_texts(args, "modified"))
+
+
+def _permission_has(host: Host, pack_id: str, args: Mapping[str, Any]) -> bool:
+    kind, params = _permission(args)
+    return host.permissions.has(pack_id, kind, **params)
+
+
+def _permission_request(host: Host, pack_id: str, args: Mapping[str, Any]) -> str:
+    """``granted``, or ``asked``: it was put before the operator. A Pack never waits for a person here."""
+    kind, params = _permission(args)
+    reason = str(params.pop("reason", ""))
+    answer = host.permissions.ask(pack_id, kind, params, reason)
+    if answer != "granted":
+        host.diagnostics.issue(
+            "permission_requested",
+            "info",
+            pack_id,
+            f"The Pack {pack_id} asks for a permission",
+            f"It asks for {quote(kind, 80)}. Its reason: {quote(reason, 300) if reason else 'none given'}",
+            f"If you agree: rumi pack permissions {pack_id}",
+            {"type": kind[:80]},
+        )
+    return answer
+
+
+def _permission(args: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    params = args.get("params", {})
+    if not isinstance(params, Mapping) or len(params) > 20:
+        raise _wrong("the operation", "params", "a map of at most 20 entries", params)
+    named = {str(name): value for name, value in params.items() if name not in {"pack_id", "type", "self"}}
+    return _text(args, "type"), named
+
+
+def _diagnostics(host: Host, pack_id: str, args: Mapping[str, Any]) -> None:
+    """An event of the Pack's own; it can't speak for another component or in the host's name."""
+    error = args.get("error")
+    message = error.get("message") if isinstance(error, Mapping) else error
+    host.diagnostics.record(
+        phase=_text(args, "phase", "pack")[:80],
+        status=_text(args, "status", "unknown"),
+        step_id=str(args.get("step_id") or "")[:200] or None,
+        target={"kind": "pack", "id": pack_id},
+        error={"type": "reported", "message": quote(message, 500)} if message else None,
+        meta={"reported_by": pack_id},
+    )
+
+
+def _secret(_host: Host, pack_id: str, args: Mapping[str, Any]) -> str:
+    """No secret was entered for any Pack: a name that is not granted and one that is not there answer alike."""
+    raise DeniedError(
+        "No such secret for this Pack",
+        detail=f"{pack_id} was granted no secret {quote(_text(args, 'name'), 60)}.",
+        hint="Declare it in permissions.json; the operator enters its value.",
+    )
+
+
+_OPERATIONS: Mapping[str, Operation] = {
+    "userdata.read": _read,
+    "userdata.write": _write,
+    "userdata.list": _list,
+    "userdata.exists": _exists,
+    "userdata.stat": _stat,
+    "userdata.delete": _delete,
+    "journal.record": _journal,
+    "permission.has": _permission_has,
+    "permission.request": _permission_request,
+    "diagnostics.record": _diagnostics,
+    "secret.get": _secret,
+}
+
+
+# -- arguments --------------------------------------------------------------------------------------------------------
+
+
+def _text(args: Mapping[str, Any], name: str, default: str | None = None) -> str:
+    value = args.get(name, default)
+    if isinstance(value, str) and len(value) <= MAX_TEXT_CHARS:
+        return value
+    raise _wrong("the operation", name, f"text of at most {MAX_TEXT_CHARS} characters", value)
+
+
+def _texts(args: Mapping[str, Any], name: str) -> list[str]:
+    value = args.get(name) or []
+    if isinstance(value, list) and len(value) <= 1_000 and all(isinstance(item, str) for item in value):
+        return value
+    raise _wrong("the operation", name, "a list of at most 1000 texts", value)
+
+
+def _wrong(operation: str, name: str, expected: str, got: Any) -> RequestError:
+    return RequestError(
+        f"{operation} got the wrong arguments",
+        code="arguments",
+        detail=f"{name} must be {expected}; got {quote(got, 80)}.",
+        hint="See the bus protocol's list of requests.",
+    )

@@ -1,0 +1,60 @@
+"""Step "security foundation": evidence, the bus, and the moment from which requests are served."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from backend_core.ecosystem.active_ecosystem import load_active_ecosystem
+from backend_core.errors import quote
+from core_runtime.bus import Bus
+from core_runtime.drivers.audit import AuditLog
+from core_runtime.handlers import requests
+from core_runtime.handlers.host import Host
+from core_runtime.handlers.table import handler
+from core_runtime.install_journal import InstallJournal
+
+
+@handler("security.evidence")
+async def evidence_step(host: Host, _args: Mapping[str, Any]) -> None:
+    """Open the audit trail and the install journal; a trail that can't be written ends the start."""
+    home = host.settings.home
+
+    def open_evidence() -> tuple[AuditLog, InstallJournal]:
+        audit = AuditLog(home)
+        audit.append("host.started")
+        audit.require()
+        return audit, InstallJournal(home)
+
+    host.audit, host.journal = await asyncio.to_thread(open_evidence)
+
+
+@handler("security.bus")
+async def bus_step(host: Host, _args: Mapping[str, Any]) -> None:
+    """Start the bus that every Pack is connected to, and read the operator's choices about interfaces."""
+    host.active = await asyncio.to_thread(load_active_ecosystem, host.settings.user_data / "active_ecosystem.json")
+
+    async def serve(session: Any, operation: str, args: Any) -> Any:
+        return await requests.serve(host, session.pack_id, operation, args)
+
+    def denied(pack_id: str, operation: str, subject: str, count: int) -> None:
+        record = asyncio.to_thread(
+            host.audit.append,
+            "pack.denied",
+            pack_id=pack_id,
+            operation=operation,
+            subject=quote(subject, 200),
+            count=count,
+        )
+        host.in_background(record, "audit of a denial")
+
+    bus = Bus(host.registry, host.events, host.diagnostics, requests=serve, log_sink=host.log.write, on_denied=denied)
+    await bus.start()
+    host.bus = bus
+
+
+@handler("security.serve")
+def serve_step(host: Host, _args: Mapping[str, Any]) -> None:
+    """From here on the management API answers; Packs start behind it."""
+    host.ready_to_serve.set()

@@ -1,0 +1,288 @@
+"""From "approved" to "a generation serves", and back: the only code that starts something of a Pack.
+
+Invariants:
+  * What is started is the verified copy that the approval manager hands out, under the isolation of this machine.
+  * A Pack of which no component could start waits without a sandbox, and starts by itself when a key appears.
+  * One Pack's failing start is an Issue of that Pack; at startup it delays nobody beyond its own place in the queue.
+
+Not here: decisions of the operator (``packs``), the order (``rules.resolve``), restarts (``container_orchestrator``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from backend_core.ecosystem.spec.models import PackMetadata
+from backend_core.errors import HostError, RumiError, SandboxUnavailable, quote
+from core_runtime.approval_manager import PackStatus, VerifiedCopy
+from core_runtime.component_lifecycle import ComponentState, units_of
+from core_runtime.containers import ContainerState
+from core_runtime.diagnostics import fail_soft
+from core_runtime.handlers import operator_view
+from core_runtime.handlers.host import Host, Waiting
+from core_runtime.handlers.isolation import launch_request, no_isolation_issue
+from core_runtime.rules.approval import State
+from core_runtime.rules.resolve import Blocked, Unit, resolve
+from core_runtime.sessions import Session
+
+START_FAILED = "pack_start_failed"
+
+
+async def start_approved(host: Host, statuses: Sequence[PackStatus]) -> dict[str, Any]:
+    """Start every approved Pack, providers first, ``policy.parallel`` at a time; what failed and what waits."""
+    approved = {found.pack_id: found.metadata for found in statuses if found.state is State.APPROVED and found.metadata}
+    if host.isolation is None:
+        no_isolation_issue(host)
+        return {"started": [], "waiting": [], "failed": sorted(approved)}
+    order, blocked = _order(host, approved, statuses)
+    for pack_id, reasons in blocked.items():
+        host.waiting[pack_id] = Waiting(tuple(units_of(approved[pack_id])), reasons[0].reason)
+    places = asyncio.Semaphore(max(1, host.policy.parallel))
+
+    async def start(pack_id: str) -> bool:
+        async with places, host.exclusively(pack_id):
+            return await _attempt(host, pack_id, host.policy.start_timeout_s, ordered=True)
+
+    started = await asyncio.gather(*(start(pack_id) for pack_id in order))
+    failed = [pack_id for pack_id, done in zip(order, started, strict=True) if not done and pack_id in host.failures]
+    return {
+        "started": [pack_id for pack_id, done in zip(order, started, strict=True) if done],
+        "waiting": sorted(host.waiting),
+        "failed": failed,
+    }
+
+
+async def start_and_wait(host: Host, pack_id: str, wait_s: float) -> bool:
+    """Start; after ``wait_s`` it goes on in the background. False when it failed or waits, with the reason kept."""
+    if host.isolation is None:
+        no_isolation_issue(host)
+        host.failures[pack_id] = "Docker is required but not available"
+        return False
+    task = host.in_background(_attempt(host, pack_id, host.policy.start_timeout_s), f"start of {pack_id}")
+    done, _ = await asyncio.wait({task}, timeout=wait_s)
+    return bool(done) and not task.cancelled() and task.exception() is None and task.result()
+
+
+async def start_one(host: Host, pack_id: str, *, ordered: bool = False) -> bool:
+    """Start one Pack now; raises ``RumiError``. False when nothing of it can start yet (it waits then).
+
+    ``ordered``: the order over all Packs already found that something of it can start once its providers did.
+    """
+    if host.isolation is None:
+        no_isolation_issue(host)
+        raise SandboxUnavailable(
+            "Docker is required but not available",
+            detail="No isolation driver passed its probe on this machine.",
+            hint="See what each driver says with: rumi doctor",
+        )
+    copy = await asyncio.to_thread(host.approvals.open_for_start, pack_id, isolation=host.isolation)
+    if not ordered and _must_wait(host, copy.metadata):
+        return False
+    host.waiting.pop(pack_id, None)
+    host.starting.add(pack_id)
+    try:
+        await _launch(host, copy)
+    finally:
+        host.starting.discard(pack_id)
+    host.failures.pop(pack_id, None)
+    host.diagnostics.resolve(START_FAILED, pack_id)
+    return not await park_idle(host, pack_id)
+
+
+async def stop_one(host: Host, pack_id: str, *, reason: str) -> None:
+    """Stop what runs of a Pack; nothing happens when nothing does."""
+    host.waiting.pop(pack_id, None)
+    host.failures.pop(pack_id, None)
+    await _drop_container(host, pack_id, reason)
+    await _mark(host, pack_id, "stopped", reason)
+
+
+async def restart(host: Host, pack_id: str) -> None:
+    """Stop and start again, as the Pack itself asked for."""
+    async with host.exclusively(pack_id):
+        if is_running(host, pack_id):
+            await stop_one(host, pack_id, reason="restart")
+            await _attempt(host, pack_id, host.policy.start_timeout_s)
+
+
+async def park_idle(host: Host, pack_id: str) -> bool:
+    """Stop the sandbox of a Pack whose components all wait; True when it was stopped."""
+    if not host.lifecycle.declared:
+        return False
+    records = host.lifecycle.records(pack_id)
+    if not records or any(record.state is not ComponentState.WAITING for record in records):
+        return False
+    found = await asyncio.to_thread(host.approvals.status, pack_id)
+    reason = records[0].cause or "waiting for an interface that is not there"
+    await stop_one(host, pack_id, reason=reason)
+    if found.metadata is not None:
+        host.waiting[pack_id] = Waiting(tuple(units_of(found.metadata)), reason)
+    return True
+
+
+def is_running(host: Host, pack_id: str) -> bool:
+    """Whether a generation serves, or comes back by itself."""
+    info = host.orchestrator.get(pack_id) if host.orchestrator is not None else None
+    return info is not None and info.state not in {ContainerState.ERROR, ContainerState.STOPPED}
+
+
+def forget(host: Host, pack_id: str) -> None:
+    """The Pack was removed: nothing of it is kept in memory."""
+    host.waiting.pop(pack_id, None)
+    host.failures.pop(pack_id, None)
+    host.log.forget(pack_id)
+    for key in tuple(host.registry.keys()):
+        if host.registry.owner(key) == pack_id:
+            host.registry.set_owner(key, None)
+    for issue in host.diagnostics.issues(pack_id):
+        host.diagnostics.resolve(issue.code, issue.subject)
+
+
+def watch_keys(host: Host) -> None:
+    """From now on a waiting Pack is started when a key appears that lets something of it start."""
+    loop = asyncio.get_running_loop()
+
+    def changed(_key: str) -> None:
+        if host.waiting and not loop.is_closed():
+            loop.call_soon_threadsafe(_wake, host)
+
+    host.registry.listen(changed)
+
+
+# -- inside -----------------------------------------------------------------------------------------------------------
+
+
+async def _attempt(host: Host, pack_id: str, timeout_s: float, *, ordered: bool = False) -> bool:
+    """``start_one`` with its failure as an Issue instead of an exception."""
+    done = False
+    with fail_soft(host.diagnostics, pack_id, "start", quiet=True) as outcome:
+        async with asyncio.timeout(timeout_s):
+            done = await start_one(host, pack_id, ordered=ordered)
+    if isinstance(outcome.error, TimeoutError):
+        late = HostError(
+            f"The Pack {pack_id} did not start within {timeout_s:g} s",
+            code=START_FAILED,
+            detail="Its sandbox or one of its components took too long.",
+            hint=f"Read its log: rumi logs {pack_id}",
+        )
+        await _failed(host, pack_id, late)
+    elif outcome.error is not None:
+        await _failed(host, pack_id, outcome.error)
+    return done
+
+
+async def _failed(host: Host, pack_id: str, error: Exception) -> None:
+    known = error if isinstance(error, RumiError) else None
+    host.failures[pack_id] = str(known or f"{type(error).__name__}: {error}")[:500]
+    host.diagnostics.issue(
+        START_FAILED,
+        "error",
+        pack_id,
+        f"The Pack {pack_id} could not be started",
+        host.failures[pack_id],
+        (known.hint if known else "") or f"Correct the cause, then: rumi container start {pack_id}",
+        {"code": known.code, **dict(known.fields)} if known else None,
+        error,
+    )
+    await _drop_container(host, pack_id, "its start failed")
+
+
+async def _drop_container(host: Host, pack_id: str, reason: str) -> None:
+    """End what is there of a Pack, whatever its state; nothing happens when nothing is."""
+    if host.orchestrator is not None and host.orchestrator.get(pack_id) is not None:
+        await host.orchestrator.stop(pack_id, reason=reason)
+    if host.built("lifecycle"):
+        host.lifecycle.detach(pack_id)
+
+
+async def _launch(host: Host, copy: VerifiedCopy) -> None:
+    async def prepare(session: Session) -> None:
+        await host.lifecycle.prepare(session, copy.metadata)
+
+    for key in sorted(copy.metadata.provides()):
+        _appoint(host, key, copy.pack_id)
+    await host.sandboxes.start(launch_request(host, copy), prepare)
+    await _mark(host, copy.pack_id, "started", "")
+    host.in_background(asyncio.to_thread(operator_view.write, host, copy.pack_id), f"operator view of {copy.pack_id}")
+
+
+def _appoint(host: Host, key: str, pack_id: str) -> None:
+    """The operator's override decides who owns a key, else the Pack approved for it first."""
+    chosen = host.active.interface_overrides.get(key)
+    if chosen is not None:
+        host.registry.set_owner(key, chosen)
+    elif host.registry.owner(key) is None:
+        host.registry.set_owner(key, host.approvals.owners().get(key, pack_id))
+
+
+async def _mark(host: Host, pack_id: str, event: str, cause: str) -> None:
+    """Tell the approval manager; an edge that the table of states lacks (stopped while stopped) changes nothing."""
+    try:
+        await asyncio.to_thread(host.approvals.mark, pack_id, event, cause)
+    except RumiError as error:
+        host.diagnostics.record(
+            phase="containers",
+            status="skipped",
+            target={"kind": "pack", "id": pack_id},
+            error=error,
+            meta={"event": event},
+        )
+
+
+def _must_wait(host: Host, metadata: PackMetadata) -> bool:
+    """Whether every component of it lacks something; it is kept waiting then."""
+    units = units_of(metadata)
+    blocked = _blocked(host, units)
+    if not units or len(blocked) < len(units):
+        return False
+    host.waiting[metadata.pack_id] = Waiting(tuple(units), blocked[0].reason)
+    return True
+
+
+def _blocked(host: Host, units: Iterable[Unit]) -> tuple[Blocked, ...]:
+    """What can't start, given the keys that are there."""
+    units = list(units)
+    wanted = {key for unit in units for key in unit.requires}
+    return resolve(units, available=[key for key in wanted if host.registry.resolve(key) is not None]).blocked
+
+
+def _order(
+    host: Host, approved: dict[str, PackMetadata], statuses: Sequence[PackStatus]
+) -> tuple[list[str], dict[str, list[Blocked]]]:
+    """Pack ids in the order of their first component, and those of which nothing can start."""
+    units = [unit for metadata in approved.values() for unit in units_of(metadata)]
+    resolution = resolve(units, available=host.registry.keys(), elsewhere=_elsewhere(statuses))
+    order = list(dict.fromkeys(unit.pack_id for unit in resolution.order()))
+    blocked: dict[str, list[Blocked]] = {}
+    for item in resolution.blocked:
+        if item.unit.pack_id not in order:
+            blocked.setdefault(item.unit.pack_id, []).append(item)
+    order += [pack_id for pack_id in sorted(approved) if pack_id not in order and pack_id not in blocked]
+    return order, blocked
+
+
+def _elsewhere(statuses: Sequence[PackStatus]) -> dict[str, str]:
+    return {
+        key: f"which the Pack {quote(found.pack_id)} would provide, but it is {found.state.value}"
+        for found in statuses
+        if found.metadata is not None and found.state is not State.APPROVED
+        for key in found.metadata.provides()
+    }
+
+
+def _wake(host: Host) -> None:
+    """Start what waits and could start now. On the loop's thread, so a Pack is taken out of the queue once."""
+    if host.closing:
+        return
+    for pack_id, waiting in list(host.waiting.items()):
+        if len(_blocked(host, waiting.units)) < len(waiting.units):
+            del host.waiting[pack_id]
+            host.in_background(_start_woken(host, pack_id), f"start of {pack_id}")
+
+
+async def _start_woken(host: Host, pack_id: str) -> None:
+    async with host.exclusively(pack_id):
+        if not is_running(host, pack_id):
+            await _attempt(host, pack_id, host.policy.start_timeout_s)

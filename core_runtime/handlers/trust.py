@@ -1,0 +1,59 @@
+"""Step "approval manager": what there is, what was decided, and what each Pack may do."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from backend_core.ecosystem.registry import PackRegistry
+from backend_core.errors import quote
+from core_runtime.approval_manager import ApprovalManager
+from core_runtime.handlers import starting
+from core_runtime.handlers.host import Host
+from core_runtime.handlers.table import handler
+from core_runtime.host_privilege_manager import HostPrivilegeManager
+from core_runtime.permission_manager import PermissionManager
+from core_runtime.userdata_manager import UserdataManager
+
+
+@handler("trust.open")
+async def open_step(host: Host, _args: Mapping[str, Any]) -> None:
+    """Open grants, keys and counters. Any part that can't be opened fails the step, and with it its sealed phase."""
+    loop = asyncio.get_running_loop()
+    await asyncio.to_thread(_open, host, HostEffects(host, loop))
+
+
+def _open(host: Host, effects: HostEffects) -> None:
+    registry = PackRegistry(host.settings.packs_dir)
+    approvals = ApprovalManager(host.settings.home, registry, host.audit)
+    permissions = PermissionManager(approvals.grant, host.audit, files=approvals.grants)
+    host.userdata = UserdataManager(host.settings.home, permissions)
+    host.privileges = HostPrivilegeManager(host.settings.home, permissions, host.audit, effects=effects)
+    host.permissions = permissions
+    host.packs = registry
+    host.approvals = approvals
+
+
+class HostEffects:
+    """What privileged operations may do to the running host. Called from threads."""
+
+    def __init__(self, host: Host, loop: asyncio.AbstractEventLoop) -> None:
+        self._host = host
+        self._loop = loop
+
+    def notify(self, pack_id: str, title: str, text: str) -> None:
+        """Show a notice to the operator, marked with the Pack that sent it."""
+        self._host.diagnostics.issue(
+            "pack_notice", "info", pack_id, f"The Pack {pack_id} says: {quote(title, 120)}", quote(text, 500)
+        )
+        self._loop.call_soon_threadsafe(
+            self._host.events.publish, "pack.notice", {"pack_id": pack_id, "title": title, "text": text}
+        )
+
+    def restart(self, pack_id: str) -> None:
+        """Have the Pack's sandbox restarted, after the answer was sent."""
+        self._loop.call_soon_threadsafe(self._restart, pack_id)
+
+    def _restart(self, pack_id: str) -> None:
+        self._host.in_background(starting.restart(self._host, pack_id), f"restart of {pack_id}")

@@ -1,0 +1,82 @@
+"""Order of components and the sentences for those that can't start."""
+
+from core_runtime.rules.resolve import Unit, resolve, runnable
+
+
+def unit(name: str, provides: str = "", requires: str = "", *, library: bool = False) -> Unit:
+    return Unit(name, name.partition(":")[0], frozenset(provides.split()), frozenset(requires.split()), library)
+
+
+def batches(*units, **options):
+    return [[u.full_id for u in batch] for batch in resolve(units, **options).batches]
+
+
+def reasons(*units, **options):
+    return {b.unit.full_id: b.reason for b in resolve(units, **options).blocked}
+
+
+def test_providers_come_first_across_packs():
+    assert batches(unit("c:s:c", "", "b"), unit("b:s:b", "b", "a"), unit("a:s:a", "a")) == [
+        ["a:s:a"],
+        ["b:s:b"],
+        ["c:s:c"],
+    ]
+
+
+def test_independent_ones_share_a_batch_in_a_fixed_order():
+    assert batches(unit("b:s:b"), unit("a:s:a")) == [["a:s:a", "b:s:b"]]
+
+
+def test_available_keys_count():
+    assert batches(unit("a:s:a", "", "k"), available=["k"]) == [["a:s:a"]]
+
+
+def test_libraries_start_before_the_rest():
+    assert batches(unit("a:s:a"), unit("z:l:z", library=True)) == [["z:l:z"], ["a:s:a"]]
+    assert [u.full_id for u in runnable([unit("a:s:a"), unit("z:l:z", library=True)], [])] == ["z:l:z"]
+
+
+def test_a_library_that_needs_a_pack_waits_for_it():
+    assert batches(unit("z:l:z", "", "k", library=True), unit("a:s:a", "k")) == [["a:s:a"], ["z:l:z"]]
+
+
+def test_one_of_several_providers_is_enough():
+    assert batches(unit("a:s:a", "k", "never"), unit("b:s:b", "k"), unit("c:s:c", "", "k")) == [["b:s:b"], ["c:s:c"]]
+
+
+def test_the_missing_key_is_named_with_the_way_to_it():
+    found = reasons(unit("a:s:a", "", "k1"), unit("b:s:b", "k1", "k2"), unit("c:s:c", "k2", "k3"))
+    assert found["a:s:a"] == (
+        "waiting for k1, which b:s:b provides, itself waiting for k2, which c:s:c provides, itself waiting for k3, "
+        "which nothing that runs or is approved provides"
+    )
+    assert found["c:s:c"] == "waiting for k3, which nothing that runs or is approved provides"
+
+
+def test_who_else_could_provide_it_is_told():
+    found = reasons(unit("a:s:a", "", "k"), elsewhere={"k": "which the Pack 'store' would provide, but it is pending"})
+    assert found["a:s:a"] == "waiting for k, which the Pack 'store' would provide, but it is pending"
+
+
+def test_cycles_are_explained():
+    found = resolve([unit("a:s:a", "x", "y"), unit("b:s:b", "y", "x"), unit("s:s:s", "z", "z")]).blocked
+    by_id = {b.unit.full_id: b for b in found}
+    assert by_id["a:s:a"].cycle
+    assert by_id["a:s:a"].path == ("a:s:a", "y", "b:s:b", "x", "a:s:a")
+    assert by_id["a:s:a"].reason.endswith("which a:s:a provides: they wait for each other, so none can start first")
+    assert by_id["s:s:s"].reason == "waiting for z, which only it itself would provide"
+
+
+def test_who_waits_for_a_circle_is_told_of_it():
+    found = reasons(
+        unit("a:s:a", "k3", "k0"), unit("b:s:b", "k2 k0", "k3"), unit("w:s:w", "", "k2 k3 k0"), available=[]
+    )
+    assert found["w:s:w"] == (
+        "waiting for k0, which b:s:b provides, itself waiting for k3, which a:s:a provides, itself waiting for k0, "
+        "which b:s:b provides: they wait for each other, so none can start first"
+    )
+
+
+def test_a_missing_key_is_told_before_a_cycle():
+    found = reasons(unit("a:s:a", "x", "y gone"), unit("b:s:b", "y", "x"))
+    assert found["b:s:b"].endswith("itself waiting for gone, which nothing that runs or is approved provides")
