@@ -1,0 +1,54 @@
+"""What endpoints share: the host, its phase of life, the running streams."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from core_runtime.api.live import Live
+from core_runtime.api.sse import Streams
+from core_runtime.rules.settings import Settings
+
+if TYPE_CHECKING:
+    from core_runtime.handlers.host import Host
+
+
+class Phase(StrEnum):
+    """``starting``: served, Packs start behind it. ``ready``: the startup flow has ended. ``failed``: it broke off."""
+
+    STARTING = "starting"
+    READY = "ready"
+    FAILED = "failed"
+    STOPPING = "stopping"
+
+
+@dataclass(slots=True)
+class Api:
+    """One per host. ``web_port`` is the one really bound."""
+
+    host: Host
+    settings: Settings
+    web_port: int
+    phase: Phase = Phase.STARTING
+    cause: str = ""
+    streams: Streams = field(default_factory=Streams)
+    started_at_s: float = field(default_factory=time.time)
+    _live: Live | None = None
+
+    def live(self) -> Live:
+        """The event stream's ring; made when first asked for."""
+        if self._live is None:
+            self._live = Live(self.host.events)
+        return self._live
+
+    def describe(self) -> dict[str, Any]:
+        """What ``GET /api/health`` says of the host itself."""
+        return {
+            "phase": self.phase.value,
+            "cause": self.cause or None,
+            "started_at": self.started_at_s,
+            "api": f"http://localhost:{self.settings.api_port}",
+            "web": f"http://localhost:{self.web_port}",
+        }

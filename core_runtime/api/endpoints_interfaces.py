@@ -1,0 +1,138 @@
+"""Routes about interfaces: what can be called, and calling it, at once or as a stream of events."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Annotated, Any
+
+import msgspec
+from starlette.responses import Response
+
+from backend_core.errors import HostError, NotFoundError, RumiError, TooLargeError
+from core_runtime.api.call import Call
+from core_runtime.api.context import Api
+from core_runtime.api.envelope import encode, failure_body, plain
+from core_runtime.api.sse import EventStream, event, event_bytes
+from core_runtime.api.table import OBJECTS, Endpoint
+from core_runtime.diagnostics import fail_soft
+from core_runtime.handlers import packs
+
+TIMEOUT_MOST_S = 3600.0
+COLLECTED_ITEMS = 10_000
+COLLECTED_BYTES = 8 * 1024 * 1024
+_LOG = logging.getLogger("rumi.api")
+
+
+class Invoke(msgspec.Struct, forbid_unknown_fields=True):
+    """``args`` is what the handler gets; ``timeout`` in seconds."""
+
+    args: Any = msgspec.field(default_factory=dict)
+    timeout: Annotated[float, msgspec.Meta(gt=0, le=TIMEOUT_MOST_S)] | None = None
+
+
+async def interfaces(api: Api, call: Call) -> Any:
+    del call
+    return await packs.interfaces(api.host)
+
+
+async def invoke(api: Api, call: Call) -> Any:
+    key = call.key
+    body = await call.body(Invoke)
+    if call.wants_events:
+        api.streams.admit()
+        return EventStream(api.streams, _events(api, key, body))
+    return await call.while_connected(_result(api, key, body))
+
+
+async def _result(api: Api, key: str, body: Invoke) -> Response | dict[str, Any]:
+    result = await packs.call(api.host, key, body.args, body.timeout)
+    if not isinstance(result, AsyncIterator):
+        return {"result": plain(result)}
+    items: list[Any] = []
+    size = 0
+    try:
+        async for item in result:
+            items.append(plain(item))
+            size += len(encode(items[-1]))
+            if len(items) > COLLECTED_ITEMS or size > COLLECTED_BYTES:
+                raise TooLargeError(
+                    "The stream is too long for one answer",
+                    code="stream_too_long",
+                    detail=f"more than {COLLECTED_ITEMS} items or {COLLECTED_BYTES} bytes",
+                    hint="Ask with Accept: text/event-stream.",
+                )
+    finally:
+        await _close(result)
+    return {"result": items}
+
+
+async def _events(api: Api, key: str, body: Invoke) -> AsyncGenerator[bytes, None]:
+    """The stream behind the fail-soft boundary: a bug is an Issue, and the reader is told that the stream broke."""
+    with fail_soft(api.host.diagnostics, "api:callInterface", "api", step_id=key) as outcome:
+        async with contextlib.aclosing(_items(api, key, body)) as items:
+            async for item in items:
+                yield item
+    if not outcome.ok:
+        _LOG.error("calling %s over HTTP", key, exc_info=outcome.error)
+        fault = HostError("The host could not carry the stream", code="internal", hint="See the host's log.")
+        yield event_bytes("error", failure_body(fault))
+
+
+async def _items(api: Api, key: str, body: Invoke) -> AsyncGenerator[bytes, None]:
+    """``item`` per item or one ``result``, then ``end``; instead of ``end`` an ``error`` with the error's envelope."""
+    count = 0
+    result: Any = None
+    try:
+        result = await packs.call(api.host, key, body.args, body.timeout)
+        if isinstance(result, AsyncIterator):
+            async for item in result:
+                yield event("item", plain(item))
+                count += 1
+        else:
+            yield event("result", plain(result))
+            count = 1
+        yield event("end", {"items": count})
+    except RumiError as exc:
+        yield event_bytes("error", failure_body(exc))
+    finally:
+        await _close(result)
+
+
+async def _close(stream: Any) -> None:
+    """Ending early must reach the Pack as a cancellation."""
+    if isinstance(stream, AsyncGenerator) or hasattr(stream, "aclose"):
+        await stream.aclose()
+
+
+async def interface(api: Api, call: Call) -> Any:
+    key = call.key
+    for found in await packs.interfaces(api.host):
+        if found["key"] == key:
+            return found
+    raise NotFoundError("No such interface", detail=f"nothing is registered under {key}", hint="rumi interface list")
+
+
+ENDPOINTS = (
+    Endpoint(
+        "GET",
+        "/api/interfaces",
+        "listInterfaces",
+        "Every key that can be called, and who provides it",
+        interfaces,
+        OBJECTS,
+    ),
+    Endpoint("GET", "/api/interfaces/{key}", "showInterface", "One key", interface, errors=(404,)),
+    Endpoint(
+        "POST",
+        "/api/interfaces/{key}/call",
+        "callInterface",
+        'Call a key. Bytes come as {"$base64": …}. Accept: text/event-stream: events item or result, then end or error',
+        invoke,
+        {"type": "object", "required": ["result"], "properties": {"result": {}}},
+        body=Invoke,
+        errors=(403, 404, 409, 413, 422, 502, 504),
+        events=True,
+    ),
+)

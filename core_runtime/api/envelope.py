@@ -1,0 +1,163 @@
+"""The one shape of every answer: ``{"success", "data", "error"}``; errors add ``code``, ``hint`` and ``fields``.
+
+Invariants:
+  * What is sent is JSON: a value that JSON can't carry is named by its path and refused with ``result_not_json``, never
+    silently changed. The one exception is documented: bytes become ``{"$base64": "…"}``.
+  * A foreign exception never shows its text to the caller: the reference number leads to the host's own log.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Mapping
+from datetime import date, datetime
+from enum import Enum
+from pathlib import PurePath
+from typing import Any
+
+import msgspec
+from starlette.responses import Response
+
+from backend_core.errors import PackError, RumiError, quote
+from core_runtime.rules.identity import Refuse
+
+DEPTH_LIMIT = 64
+TITLE_LIMIT_CHARS = 2000
+_HEADERS = {
+    "cache-control": "no-store",
+    "x-content-type-options": "nosniff",
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+    "cross-origin-resource-policy": "same-origin",
+}
+
+
+class Envelope(Response):
+    """A JSON answer that no browser will guess a type for, store or embed."""
+
+    media_type = "application/json"
+
+    def __init__(self, content: bytes, status_code: int = 200, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(content, status_code, {**_HEADERS, **(headers or {})})
+
+
+def success(data: Any) -> Envelope:
+    """``data`` is the host's own: dataclasses, mappings, enums and paths are understood."""
+    return Envelope(b'{"success":true,"data":' + encode(data) + b',"error":null}')
+
+
+def failure(error: RumiError, headers: Mapping[str, str] | None = None) -> Envelope:
+    """An error of the tree, with the status that its class fixes."""
+    return Envelope(failure_body(error), error.http_status, headers)
+
+
+def refusal(refuse: Refuse, headers: Mapping[str, str] | None = None) -> Envelope:
+    """A refusal that was decided before any handler ran."""
+    return Envelope(refusal_body(refuse), refuse.status, headers)
+
+
+def failure_body(error: RumiError) -> bytes:
+    """Also one item of an event stream."""
+    body = {
+        "success": False,
+        "data": None,
+        "error": _bounded(str(error)),
+        "code": error.code,
+        "hint": _bounded(error.hint),
+        "fields": dict(error.fields),
+    }
+    if isinstance(error, PackError):
+        body |= {"pack_id": error.pack_id or None, "retryable": error.retryable}
+    return encode(body)
+
+
+def refusal_body(refuse: Refuse) -> bytes:
+    """The same shape, from a decision that is a value."""
+    text = f"{refuse.title}: {refuse.detail}" if refuse.detail else refuse.title
+    return encode(
+        {"success": False, "data": None, "error": text, "code": refuse.code, "hint": refuse.hint, "fields": {}}
+    )
+
+
+def encode(data: Any) -> bytes:
+    """JSON bytes of the host's own data."""
+    try:
+        return msgspec.json.encode(data, enc_hook=_known)
+    except UnicodeEncodeError:
+        return msgspec.json.encode(_without_surrogates(msgspec.to_builtins(data, enc_hook=_known)))
+
+
+def plain(value: Any) -> Any:
+    """A Pack's value as plain JSON. Raises ``PackError`` ``result_not_json`` naming the path and what stands there."""
+    return _plain(value, "result", 0)
+
+
+def _plain(value: Any, path: str, depth: int) -> Any:
+    if value is None or isinstance(value, (bool, int)):
+        return value
+    if isinstance(value, str):
+        return _text(value, path)
+    if isinstance(value, float):
+        if math.isfinite(value):
+            return value
+        raise _not_json(path, f"the number {value}")
+    if depth >= DEPTH_LIMIT:
+        raise _not_json(path, f"nesting deeper than {DEPTH_LIMIT}")
+    if isinstance(value, (list, tuple)):
+        return [_plain(item, f"{path}[{index}]", depth + 1) for index, item in enumerate(value)]
+    if isinstance(value, Mapping):
+        return {_key(key, path): _plain(item, f"{path}.{key}", depth + 1) for key, item in value.items()}
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return {"$base64": base64.b64encode(value).decode("ascii")}
+    if isinstance(value, (datetime, date)):
+        return value.isoformat()
+    raise _not_json(path, "a function" if callable(value) else f"a value of type {type(value).__name__}")
+
+
+def _text(value: str, path: str) -> str:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise _not_json(path, "text with half of a surrogate pair") from None
+    return value
+
+
+def _key(key: Any, path: str) -> str:
+    if isinstance(key, str):
+        return _text(key, path)
+    raise _not_json(path, f"a key that is no text: {quote(key, 60)}")
+
+
+def _not_json(path: str, found: str) -> PackError:
+    return PackError(
+        "The result can't be carried by JSON",
+        code="result_not_json",
+        detail=f"{quote(path)} holds {found}",
+        hint="Return text, bytes, finite numbers, true, false, null, lists, and mappings with text keys.",
+    )
+
+
+def _known(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, PurePath):
+        return str(value)
+    if isinstance(value, RumiError):
+        return value.as_dict()
+    if isinstance(value, Enum):
+        return value.value
+    return quote(value)
+
+
+def _without_surrogates(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, list):
+        return [_without_surrogates(item) for item in value]
+    if isinstance(value, dict):
+        return {_without_surrogates(key): _without_surrogates(item) for key, item in value.items()}
+    return value
+
+
+def _bounded(text: str) -> str:
+    return text if len(text) <= TITLE_LIMIT_CHARS else text[:TITLE_LIMIT_CHARS] + "…"

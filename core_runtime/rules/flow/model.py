@@ -1,0 +1,303 @@
+"""The one flow model: frozen values that every document style is translated into.
+
+Invariants:
+  * A step has exactly one verb, which is the type of ``Step.action``; everything else on it is an adverb.
+  * Every step knows its path (``parent/child``), unique within the flow, and the place in the file it came from.
+  * An error is data (``FlowError``), never an exception object.
+
+Not here: reading documents (``parse``), order (``plan``), execution (``machine``), files, time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum, StrEnum
+from types import MappingProxyType
+from typing import Any
+
+from core_runtime.rules.flow.values import Value
+
+EMPTY: Mapping[str, Any] = MappingProxyType({})
+KERNEL_PREFIX = "kernel:"
+
+
+class Layer(IntEnum):
+    """Who supplied a flow. Higher layers may not touch what a lower one sealed."""
+
+    CORE = 0
+    ECOSYSTEM = 1
+    USER = 2
+
+
+class Status(StrEnum):
+    """Result of one step."""
+
+    OK = "ok"
+    SKIPPED = "skipped"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    TIMEOUT = "timeout"
+
+
+class RunStatus(StrEnum):
+    """Result of one run. ``degraded``: it came to its end, but something on the way did not work."""
+
+    OK = "ok"
+    DEGRADED = "degraded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class OnError(StrEnum):
+    """``continue`` with the next step, ``fail`` the enclosing block, ``stop`` the run past every block."""
+
+    CONTINUE = "continue"
+    FAIL = "fail"
+    STOP = "stop"
+
+
+class OnMissing(StrEnum):
+    """What a call does when no handler has its name."""
+
+    SKIP = "skip"
+    FAIL = "fail"
+    WAIT = "wait"
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where something was written. Lines and columns count from 1; 0 means unknown."""
+
+    source: str = ""
+    line: int = 0
+    column: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.source}:{self.line}:{self.column}"
+
+
+@dataclass(frozen=True, slots=True)
+class FlowError:
+    """A failure as data. ``type`` is one of the kernel's words (missing, timeout, cancelled, …) or a Pack's own."""
+
+    type: str
+    title: str
+    detail: str = ""
+    instance: str = ""
+    retryable: bool = False
+    attempt: int = 1
+    cause: str = ""
+    pack: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """What ``${error.…}`` and reports see."""
+        return {
+            "type": self.type,
+            "title": self.title,
+            "detail": self.detail,
+            "instance": self.instance,
+            "retryable": self.retryable,
+            "attempt": self.attempt,
+            "cause": self.cause,
+            "pack": self.pack,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """``max`` counts attempts after the first; the n-th waits ``delay_s * backoff**n``, at most ``max_delay_s``."""
+
+    max: int
+    delay_s: float = 0.0
+    backoff: float = 1.0
+    max_delay_s: float = 60.0
+    jitter: float = 0.0
+    when: Value | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Catch:
+    """Steps that take over when the error's type matches ``error`` (a glob). ``*`` never matches a cancellation."""
+
+    error: str
+    do: tuple[Step, ...]
+    when: Value | None = None
+    bind: str = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """Verb ``call``: a handler by name. ``kernel:`` names are the host's own, all others interface keys."""
+
+    handler: str
+
+
+@dataclass(frozen=True, slots=True)
+class Do:
+    """Verb ``do``: steps one after another."""
+
+    steps: tuple[Step, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Set:
+    """Verb ``set``: variables from values, all resolved before the first is assigned."""
+
+    values: tuple[tuple[tuple[str, ...], Value], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Parallel:
+    """Verb ``parallel``: done when ``wait`` branches succeeded (0 = all of them); the others are cancelled then."""
+
+    branches: tuple[tuple[str, tuple[Step, ...]], ...]
+    wait: int = 0
+    max: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One arm of ``choose``; ``when`` is None for the default."""
+
+    when: Value | None
+    do: tuple[Step, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Choose:
+    """Verb ``choose``: the first arm whose condition holds."""
+
+    cases: tuple[Case, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Each:
+    """Verb ``each``: the steps once per item of a list or per entry of a map, up to ``parallel`` at a time."""
+
+    source: Value
+    do: tuple[Step, ...]
+    bind: str = "item"
+    at: str = "index"
+    parallel: int = 1
+    proceed: Value | None = None
+    collect: Value | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """Verb ``loop``: the steps while ``proceed`` holds and until ``until`` does, at most ``max`` times."""
+
+    do: tuple[Step, ...]
+    max: int
+    proceed: Value | None = None
+    until: Value | None = None
+
+
+Action = Call | Do | Set | Parallel | Choose | Each | Loop
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One verb with its adverbs. ``None`` adverbs are inherited: step > block > phase > flow > kernel default."""
+
+    id: str
+    path: str
+    action: Action
+    origin: Origin = Origin()
+    about: str = ""
+    phase: str = ""
+    order: int = 0
+    needs: tuple[str, ...] = ()
+    when: Value | None = None
+    args: Value | None = None
+    bind: tuple[str, ...] = ()
+    default: Value | None = None
+    timeout_s: float | None = None
+    retry: Retry | None = None
+    on_error: OnError | None = None
+    on_missing: OnMissing | None = None
+    catch: tuple[Catch, ...] = ()
+    finally_: tuple[Step, ...] = ()
+    enabled: bool = True
+    sealed: bool = False
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """A named stretch of the flow. ``sealed``: no other layer may touch it, and it fails closed."""
+
+    name: str
+    on_error: OnError | None = None
+    sealed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """Flow-wide adverbs."""
+
+    on_error: OnError | None = None
+    on_missing: OnMissing | None = None
+    timeout_s: float | None = None
+    retry: Retry | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FlowLimits:
+    """Bounds of one run."""
+
+    wall_s: float | None = None
+    steps: int = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """One flow document."""
+
+    id: str
+    steps: tuple[Step, ...]
+    version: str = ""
+    about: str = ""
+    phases: tuple[Phase, ...] = ()
+    defaults: Defaults = Defaults()
+    limits: FlowLimits = FlowLimits()
+    variables: tuple[tuple[str, Value], ...] = ()
+    output: Value | None = None
+    sealed: bool = False
+    tags: tuple[str, ...] = ()
+    origin: Origin = Origin()
+    layer: Layer = Layer.CORE
+
+    def phase(self, name: str) -> Phase:
+        """The phase of that name; a phase without properties when the flow names none."""
+        return next((phase for phase in self.phases if phase.name == name), Phase(name))
+
+    def is_sealed(self) -> bool:
+        """Whether any part of it is closed to other layers."""
+        return self.sealed or any(p.sealed for p in self.phases) or any(s.sealed for s in self.steps)
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """How one step ended. ``usable``: its output exists (it succeeded, or a default or a catch stood in)."""
+
+    path: str
+    status: Status
+    handler: str = ""
+    phase: str = ""
+    reason: str = ""
+    error: FlowError | None = None
+    usable: bool = False
+    attempts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run ended."""
+
+    status: RunStatus
+    results: tuple[StepResult, ...] = ()
+    error: FlowError | None = None
+    output: Any = None
+    variables: Mapping[str, Any] = field(default_factory=lambda: EMPTY)

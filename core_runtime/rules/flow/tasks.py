@@ -1,0 +1,291 @@
+"""Structured concurrency without a clock: routines that ask for effects, children that end before their parent goes on.
+
+A *routine* is a generator. It yields a request and is resumed with the answer:
+
+========== ============================================================ =========================
+request    meaning                                                      answered with
+========== ============================================================ =========================
+Invoke     run a handler (an effect; the driver answers)                its value, or StepFailed
+Sleep      let time pass (an effect)                                    None
+Await      wait until a handler of that name exists (an effect)         None
+Fork       run routines side by side, bounded in number and time        Joined
+========== ============================================================ =========================
+
+Invariants:
+  * A child never outlives its Fork: when the Fork ends early, the rest is interrupted and awaited.
+  * An interrupted routine may still ask for effects (its cleaning up); it is interrupted once.
+  * After the last routine ended, no token is under way.
+
+Not here: what the routines are (``machine``), time, threads, asyncio (the kernel drives it).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from core_runtime.rules.flow.model import FlowError, StepResult
+
+
+class Interrupt(Exception):  # noqa: N818  (a signal, like StopIteration)
+    """Thrown into a routine that must end: ``kind`` is ``cancelled`` or ``timeout``."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(kind)
+        self.kind = kind
+
+
+class StepFailed(Exception):  # noqa: N818  (carries an error, is not one)
+    """A step failed with ``error``; ``stop`` passes every block up to the run."""
+
+    def __init__(self, error: FlowError, *, stop: bool = False) -> None:
+        super().__init__(error.title)
+        self.error = error
+        self.stop = stop
+
+
+@dataclass(frozen=True, slots=True)
+class Invoke:
+    """Effect: call ``handler`` with ``args`` for the step at ``path``."""
+
+    handler: str
+    args: Any
+    path: str
+    attempt: int = 1
+    timeout_s: float = 0.0
+    token: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Sleep:
+    """Effect: answer after ``delay_s``."""
+
+    delay_s: float
+    token: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Await:
+    """Effect: answer when a handler called ``handler`` exists."""
+
+    handler: str
+    token: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Abandon:
+    """Effect: nobody waits for ``token`` any more; end what it started."""
+
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class Began:
+    """Effect without an answer: a step begins."""
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """Effect without an answer: a step ended."""
+
+    result: StepResult
+
+
+Effect = Invoke | Sleep | Await | Abandon | Began | Ended
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """How the routines of a Fork ended, by position; None for one that was never started."""
+
+    results: tuple[Result | None, ...]
+    timed_out: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A routine's value, or what ended it."""
+
+    value: Any = None
+    raised: StepFailed | Interrupt | None = None
+
+
+@dataclass(slots=True)
+class Fork:
+    """Request: done when ``wait`` routines succeeded, or can't any more; at most ``limit`` at a time (0 = all)."""
+
+    routines: list[Routine]
+    wait: int
+    limit: int = 0
+    timeout_s: float | None = None
+
+
+Request = Invoke | Sleep | Await | Fork
+Routine = Generator[Request, Any, Any]
+
+
+@dataclass(slots=True, eq=False)
+class _Task:
+    routine: Routine
+    group: _Group | None = None
+    position: int = 0
+    token: int = 0
+    children: _Group | None = None
+    interrupt: Interrupt | None = None
+    interrupted: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class _Group:
+    owner: _Task
+    wait: int
+    limit: int
+    waiting: deque[tuple[int, Routine]]
+    results: list[Result | None]
+    live: dict[int, _Task] = field(default_factory=dict)
+    timer: int = 0
+    timed_out: bool = False
+    closing: bool = False
+    succeeded: int = 0
+
+    def decided(self) -> bool:
+        """Enough succeeded, or not enough are left to."""
+        return self.succeeded >= self.wait or self.succeeded + len(self.live) + len(self.waiting) < self.wait
+
+
+class Tasks:
+    """Runs routines until each of them waits for an effect. ``effects`` collects what the driver has to do."""
+
+    def __init__(self, root: Routine) -> None:
+        self.effects: list[Effect] = []
+        self.result: Result | None = None
+        self._tokens: Iterator[int] = iter(range(1, 2**62))
+        self._waiting: dict[int, _Task] = {}
+        self._timers: dict[int, _Group] = {}
+        self._ready: deque[tuple[_Task, Any, Exception | None]] = deque()
+        self._root = _Task(root)
+        self._ready.append((self._root, None, None))
+
+    def run(self) -> None:
+        """Resume every routine that can go on."""
+        while self._ready:
+            task, value, error = self._ready.popleft()
+            self._resume(task, value, error)
+
+    def answer(self, token: int, value: Any = None, error: FlowError | None = None) -> None:
+        """The driver's answer to an effect; one that nobody waits for any more is ignored."""
+        if token in self._timers:
+            group = self._timers.pop(token)
+            group.timer, group.timed_out = 0, True
+            self._close(group, "timeout")
+        elif token in self._waiting:
+            task = self._waiting.pop(token)
+            task.token = 0
+            self._ready.append((task, value, StepFailed(error) if error else None))
+        self.run()
+
+    def interrupt(self, kind: str = "cancelled") -> None:
+        """End the root routine, cleaning up as it says."""
+        self._interrupt(self._root, kind)
+        self.run()
+
+    def _resume(self, task: _Task, value: Any, error: Exception | None) -> None:
+        if task.interrupt is not None:
+            error, task.interrupt = task.interrupt, None
+        try:
+            request = task.routine.send(value) if error is None else task.routine.throw(error)
+        except StopIteration as stop:
+            self._finish(task, Result(stop.value))
+        except (StepFailed, Interrupt) as raised:
+            self._finish(task, Result(raised=raised))
+        else:
+            self._request(task, request)
+
+    def _request(self, task: _Task, request: Request) -> None:
+        if isinstance(request, Fork):
+            self._fork(task, request)
+            return
+        task.token = next(self._tokens)
+        self._waiting[task.token] = task
+        self.effects.append(_with_token(request, task.token))
+
+    def _fork(self, task: _Task, fork: Fork) -> None:
+        group = _Group(
+            task,
+            fork.wait,
+            fork.limit or len(fork.routines),
+            deque(enumerate(fork.routines)),
+            [None] * len(fork.routines),
+        )
+        task.children = group
+        if fork.timeout_s is not None:
+            group.timer = next(self._tokens)
+            self._timers[group.timer] = group
+            self.effects.append(Sleep(fork.timeout_s, group.timer))
+        self._proceed(group)
+
+    def _proceed(self, group: _Group) -> None:
+        """Start what may start, or hand the outcome to the owner once nothing is left."""
+        if not group.closing and group.decided():
+            self._close(group, "cancelled")
+        while group.waiting and not group.closing and len(group.live) < group.limit:
+            position, routine = group.waiting.popleft()
+            child = _Task(routine, group, position)
+            group.live[position] = child
+            self._ready.append((child, None, None))
+        if not group.live:
+            self._join(group)
+
+    def _join(self, group: _Group) -> None:
+        for _, routine in group.waiting:
+            routine.close()
+        if group.timer:
+            self._timers.pop(group.timer, None)
+            self.effects.append(Abandon(group.timer))
+            group.timer = 0
+        owner, owner.children = group.owner, None
+        self._ready.append((owner, Joined(tuple(group.results), group.timed_out), None))
+
+    def _close(self, group: _Group, kind: str) -> None:
+        group.closing = True
+        for child in list(group.live.values()):
+            self._interrupt(child, kind)
+
+    def _finish(self, task: _Task, result: Result) -> None:
+        if task.group is None:
+            self.result = result
+            return
+        group = task.group
+        del group.live[task.position]
+        group.results[task.position] = result
+        group.succeeded += result.raised is None
+        self._proceed(group)
+
+    def _interrupt(self, task: _Task, kind: str) -> None:
+        if task.interrupted or (task is self._root and self.result is not None):
+            return
+        task.interrupted = True
+        if task.children is not None:
+            task.interrupt = Interrupt(kind)
+            self._close(task.children, kind)
+        elif task.token:
+            self._waiting.pop(task.token)
+            self.effects.append(Abandon(task.token))
+            task.token = 0
+            self._ready.append((task, None, Interrupt(kind)))
+        else:
+            task.interrupt = Interrupt(kind)
+
+
+def _with_token(request: Invoke | Sleep | Await, token: int) -> Effect:
+    match request:
+        case Sleep(delay_s):
+            return Sleep(delay_s, token)
+        case Await(handler):
+            return Await(handler, token)
+        case Invoke():
+            return Invoke(request.handler, request.args, request.path, request.attempt, request.timeout_s, token)
