@@ -20,9 +20,9 @@ QUOTE_LIMIT_CHARS = 200
 
 
 def quote(text: object, limit_chars: int = QUOTE_LIMIT_CHARS) -> str:
-    """Make hostile text safe for logs, terminals and pages: printable, bounded, on one line, within quotes.
+    r"""Make hostile text safe for logs, terminals and pages: printable, bounded, on one line, within quotes.
 
-    Control, bidi and other invisible characters appear as ``\\uXXXX`` escapes, so consent text can't be spoofed.
+    Control, bidi and other invisible characters appear as ``\uXXXX`` escapes, so consent text can't be spoofed.
     """
     raw = text if isinstance(text, str) else repr(text)
     cut = raw[: limit_chars + 1]
@@ -94,7 +94,7 @@ class HostError(RumiError):
     default_code = "host_unavailable"
 
 
-class SandboxUnavailable(HostError):
+class SandboxUnavailable(HostError):  # noqa: N818 - named as its sentence reads
     """No isolation driver passes its probe, or a weaker one than was approved."""
 
     default_code = "sandbox_unavailable"
@@ -124,7 +124,7 @@ class PackError(RumiError):
         self.pack_id = pack_id
 
 
-class PackTimeout(PackError):
+class PackTimeout(PackError):  # noqa: N818 - named as its sentence reads
     """A Pack did not answer within its deadline."""
 
     http_status = 504

@@ -1,7 +1,8 @@
 """Ports: what the kernel needs from the machine, as Protocols. Drivers implement them; contract suites bind both.
 
 The error contract of every port: foreign exceptions never pass; a driver raises ``HostError`` (the machine can't),
-``SandboxUnavailable`` (this isolation can't) or ``TrustError`` (what it was given does not verify), always ``from`` the cause.
+``SandboxUnavailable`` (this isolation can't) or ``TrustError`` (what it was given does not verify), always ``from``
+the cause.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class Sandbox(Protocol):
         """Stable identifier for logs and the API: the container id, or ``embedded-<pack>-<generation>``."""
 
     async def measure(self, probe: Mapping[str, Any]) -> Isolation:
-        """Compare what the host sees of the sandbox with what the agent reported in HELLO, before any Pack byte runs."""
+        """Compare what the host sees with what the agent reported in HELLO, before any Pack byte runs."""
 
     async def wait(self) -> Exit:
         """Return when the sandbox has ended. Several waiters are allowed."""

@@ -93,8 +93,8 @@ def up(
             return 0
         initializer.initialise(home_dir)
         offer_isolation(isolation, reporter)
-        ports = (_free_port(api_port, reporter, ()), 0)
-        ports = (ports[0], _free_port(web_port, reporter, (ports[0],)))
+        _need_free(api_port)
+        ports = (api_port, _free_port(web_port, reporter, (api_port,)))
         environment = _environment(home_dir, ports, isolation)
         reporter.step(say("Starting the host"), 1, 1)
         with _spawn(home_dir, environment, detach=detach) as child:
@@ -245,6 +245,19 @@ def _tail(home: Path) -> str:
     log = places.log_file(home)
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-_TAIL_LINES:] if log.exists() else []
     return "\n" + say("Last lines of {log}:", log=log) + "".join(f"\n  {line[:300]}" for line in lines)
+
+
+def _need_free(api_port: int) -> None:
+    """The management API never moves by itself: whoever asks the usual port must not reach a stranger's program."""
+    if not _is_free(api_port):
+        raise SetupError(
+            say("Port {port}, where the management API listens, is taken by another program.", port=api_port),
+            left=say("Nothing was started."),
+            next_steps=(
+                say("See who holds it: ss -ltnp 'sport = :{port}'", port=api_port),
+                say("Or choose another: ./rumi up --api-port {port}", port=api_port + 1 if api_port < 65535 else 8765),
+            ),
+        )
 
 
 def _free_port(wanted: int, progress: Progress, taken: tuple[int, ...]) -> int:

@@ -225,6 +225,9 @@ JAPANESE: dict[str, str] = {
     "The host runs (process {pid}).": "ホストが動いています（プロセス {pid}）。",
     "No host runs for {home}.": "{home} のホストは動いていません。",
     "Last lines of {log}:": "{log} の最後の行:",
+    "Port {port}, where the management API listens, is taken by another program.": "管理 API のポート {port} は別のプログラムが使用中です。",
+    "See who holds it: ss -ltnp 'sport = :{port}'": "使用中のプログラムを調べる: ss -ltnp 'sport = :{port}'",
+    "Or choose another: ./rumi up --api-port {port}": "または別のポートを選ぶ: ./rumi up --api-port {port}",
     "Port {a} is taken by another program; using {b}.": "ポート {a} は別のプログラムが使用中のため、{b} を使います。",
     "No free port from {a} to {b}.": "{a} から {b} までに空きポートがありません。",
     "Name free ones: ./rumi up --api-port N --web-port M":

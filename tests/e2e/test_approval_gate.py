@@ -95,7 +95,8 @@ def run(context):
         assert len(pids) <= 4, "only its own processes are visible"
         assert environment.startswith("refused") or ("RUMI" not in environment and str(tmp_path) not in environment)
         assert victim.poll() is None
-        assert not canary.exists() and not Path("/etc/rumi-was-here").exists()
+        assert not canary.exists()
+        assert not Path("/etc/rumi-was-here").exists()
         assert host.request("GET", "/api/health")[0] == 200
     finally:
         victim.send_signal(signal.SIGKILL)
@@ -108,7 +109,7 @@ def test_one_byte_changed_means_modified_and_stopped(host: RunningHost) -> None:
     assert host.result("service.hello") == {"message": "Hello"}
 
     source = folder / "backend/components/main/setup.py"
-    kept = os.stat(source)
+    kept = source.stat()
     source.write_text(HELLO.replace("Hello", "Jello"))
     os.utime(source, ns=(kept.st_atime_ns, kept.st_mtime_ns))
     host.ok("POST", "/api/packs/scan")
@@ -144,7 +145,10 @@ def test_ids_and_unknown_packs(host: RunningHost) -> None:
     assert host.request("DELETE", "/api/packs/nobody")[0] == 404
     assert host.request("GET", "/api/packs/Bad!/status")[0] == 400
     status, envelope = host.request("GET", "/api/nothing")
-    assert status == 404 and envelope["success"] is False and envelope["data"] is None and envelope["error"]
+    assert status == 404
+    assert envelope["success"] is False
+    assert envelope["data"] is None
+    assert envelope["error"]
 
 
 def test_without_any_isolation_nothing_runs_and_the_api_lives(tmp_path: Path) -> None:
@@ -152,7 +156,8 @@ def test_without_any_isolation_nothing_runs_and_the_api_lives(tmp_path: Path) ->
     with RunningHost(tmp_path / "home", "docker", {"DOCKER_HOST": f"unix://{tmp_path}/nobody.sock"}) as host:
         host.put_pack("hello", one_component_pack("hello", _mine(canary) + HELLO, provides=("service.hello",)))
         status = host.ok("GET", "/api/docker/status")
-        assert status["available"] is False and status["required"] is True
+        assert status["available"] is False
+        assert status["required"] is True
         host.request("POST", "/api/packs/hello/approve")
         assert host.call("service.hello")[0] == 404
         assert "Docker is required but not available" in json.dumps(host.ok("GET", "/api/issues"))

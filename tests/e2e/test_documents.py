@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 
-
 from tests.support.documents import ROOT, marked_block
 from tests.support.running_host import RunningHost, one_component_pack
 

@@ -90,14 +90,15 @@ def _quick_start(folder: Path, isolation: str) -> None:
         assert [(c["pack_id"], c["driver"]) for c in containers] == [("my_pack", isolation)]
 
         report = _witness(clone, environment)
-        assert report["pid_namespace"] != os.readlink("/proc/self/ns/pid")
-        assert report["net_namespace"] != os.readlink("/proc/self/ns/net")
+        assert report["pid_namespace"] != str(Path("/proc/self/ns/pid").readlink())
+        assert report["net_namespace"] != str(Path("/proc/self/ns/net").readlink())
         assert set(report["interfaces"]) <= {"lo"}
         assert report["reached_host"] is False
         if os.getuid() == 0:
             assert report["uid"] not in (0, os.getuid())
         page = _shell(clone, environment, "curl -s -i http://localhost:5000/")
-        assert page.startswith("HTTP/1.1 200") and "my_pack" in page
+        assert page.startswith("HTTP/1.1 200")
+        assert "my_pack" in page
 
 
 def _new_user(folder: Path, isolation: str) -> dict[str, str]:

@@ -106,7 +106,7 @@ class RunningHost:
     def ok(self, method: str, path: str, body: Any = None) -> Any:
         """``data`` of a successful answer."""
         status, envelope = self.request(method, path, body)
-        assert status == 200 and envelope["success"] is True, (method, path, status, envelope)
+        assert (status, envelope["success"]) == (200, True), (method, path, status, envelope)
         return envelope["data"]
 
     def approve(self, pack_id: str) -> Any:

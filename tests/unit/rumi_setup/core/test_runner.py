@@ -135,3 +135,13 @@ def test_only_200_counts_as_healthy() -> None:
 def test_a_wrong_isolation_is_refused_before_anything_starts(home) -> None:
     with pytest.raises(SetupError, match="isolation must be one of"):
         runner.up(home, isolation="none", progress=Silent())
+
+
+def test_the_api_port_never_moves(home) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(SetupError, match=f"Port {port}.*is taken") as refused:
+            runner.up(home, api_port=port, progress=Silent())
+        assert f"--api-port {port + 1}" in str(refused.value)
