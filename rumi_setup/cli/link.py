@@ -20,11 +20,11 @@ import struct
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rumi_setup.cli import codes
+from rumi_setup.cli.failure import Failure
 from rumi_setup.cli.words import say
 from rumi_setup.core import places
 
@@ -34,20 +34,6 @@ _POLL_S = 0.1
 ANSWER_LIMIT_BYTES = 64 << 20
 _LINE_LIMIT_BYTES = 16 << 20
 _HEADERS = {"Host": "rumi", "User-Agent": "rumi-cli", "Accept": "application/json"}
-
-
-@dataclass
-class Failure(Exception):  # noqa: N818 - an outcome that ends a command, with its exit code
-    """What the operator reads when a command ends otherwise than hoped."""
-
-    title: str
-    exit_code: int
-    hint: str = ""
-    code: str = ""
-    fields: Mapping[str, Any] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        return self.title
 
 
 def run_folders(home: Path, environment: Mapping[str, str], uid: int) -> tuple[Path, ...]:

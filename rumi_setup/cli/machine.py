@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from rumi_setup.cli import codes, link, show
-from rumi_setup.cli.link import Failure
+from rumi_setup.cli.failure import Failure
 from rumi_setup.cli.main import json_option
 from rumi_setup.cli.words import say
 from rumi_setup.core import places

@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from rumi_setup.cli import codes
-from rumi_setup.cli.link import Failure
+from rumi_setup.cli.failure import Failure
 from rumi_setup.cli.words import say
 
 _HERE = "rumi_setup.cli"

@@ -10,7 +10,7 @@ from urllib.parse import quote
 import click
 
 from rumi_setup.cli import codes, link, show
-from rumi_setup.cli.link import Failure
+from rumi_setup.cli.failure import Failure
 from rumi_setup.cli.main import SETTINGS, Lazy, json_option
 from rumi_setup.cli.words import say
 

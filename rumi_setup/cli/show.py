@@ -16,7 +16,7 @@ from typing import Any
 
 import click
 
-from rumi_setup.cli.link import Failure
+from rumi_setup.cli.failure import Failure
 from rumi_setup.cli.words import say
 
 _CELL_CHARS = 200

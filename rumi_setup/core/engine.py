@@ -62,7 +62,7 @@ class _Place:
 
     @property
     def cgroup(self) -> str:
-        return f"rumi-eng-{self.tag}"
+        return f"rumi-eng-{self.tag.strip('_')}"
 
 
 def possible() -> str:

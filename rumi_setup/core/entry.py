@@ -163,14 +163,14 @@ def setup(argv: list[str]) -> int:
 
 
 def _web(offline: str | None) -> int:
-    """The wizard needs the environment: made first, then entered with the same words."""
-    installer.ensure("runtime", offline)
-    if not places.venv().samefile(sys.prefix):
-        return _inside_environment(["-I", str(places.ROOT / "rumi_setup" / "__main__.py"), "setup", "--web"])
+    """The wizard needs no environment: making one is what it is for."""
     import runpy
 
-    sys.argv = ["rumi setup --web"]
-    runpy.run_module("rumi_setup.web", run_name="__main__", alter_sys=True)
+    sys.argv = ["rumi setup --web", *(["--offline", offline] if offline else [])]
+    try:
+        runpy.run_module("rumi_setup.web", run_name="__main__", alter_sys=True)
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else int(bool(ended.code))
     return 0
 
 
@@ -185,6 +185,11 @@ def _local_base() -> int:
 
 def test(argv: list[str]) -> int:
     """`rumi test`."""
+    if {"-h", "--help"} & set(argv):
+        print(
+            say("rumi test [--with-engine|--no-engine] [what pytest takes]: sets up what is missing, runs all tests.")
+        )
+        return 0
     from rumi_setup.core import testing
 
     return testing.run(argv)

@@ -228,6 +228,9 @@ JAPANESE: dict[str, str] = {
     "Port {port}, where the management API listens, is taken by another program.": "管理 API のポート {port} は別のプログラムが使用中です。",
     "See who holds it: ss -ltnp 'sport = :{port}'": "使用中のプログラムを調べる: ss -ltnp 'sport = :{port}'",
     "Or choose another: ./rumi up --api-port {port}": "または別のポートを選ぶ: ./rumi up --api-port {port}",
+    "rumi test [--with-engine|--no-engine] [what pytest takes]: sets up what is missing, runs all tests.": (
+        "rumi test [--with-engine|--no-engine] [pytest の引数]: 足りないものを用意し、すべてのテストを実行します。"
+    ),
     "Port {a} is taken by another program; using {b}.": "ポート {a} は別のプログラムが使用中のため、{b} を使います。",
     "No free port from {a} to {b}.": "{a} から {b} までに空きポートがありません。",
     "Name free ones: ./rumi up --api-port N --web-port M":

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import secrets
 import signal
 import tempfile
 import time
@@ -28,7 +29,7 @@ import os
 def run(context):
     context["interface_registry"].register("service.hello", lambda args, ctx: {"hello": args["name"], "pid": os.getpid()})
 """
-INSTALLATION = "orchestrated0"
+INSTALLATION = secrets.token_hex(8)
 
 
 class House:

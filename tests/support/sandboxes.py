@@ -9,6 +9,7 @@ import concurrent.futures
 import contextlib
 import json
 import os
+import secrets
 import shutil
 import tempfile
 import textwrap
@@ -25,7 +26,6 @@ from core_runtime.drivers.runtime_folder import RuntimeFolder
 from core_runtime.rules.sandbox import DriverKind, Limits, SandboxSpec
 
 STANDIN = Path(__file__).with_name("sandbox_standin.py")
-INSTALLATION = "testinstallation0"
 DRIVERS = [pytest.param("docker", marks=pytest.mark.docker), pytest.param("embedded", marks=pytest.mark.embedded)]
 DEADLINE_S = 60.0
 
@@ -59,26 +59,28 @@ class Loop:
 class Yard:
     """A driver with its folders. `home` lies below a 0700 folder: no dropped uid can pass it."""
 
-    def __init__(self, kind, *, installation=INSTALLATION, **options):
+    def __init__(self, kind, *, installation=None, **options):
         self.run = Loop()
         self.kind = DriverKind(kind)
         self.base = Path(tempfile.mkdtemp(prefix="rumi-test-"))  # 0700
         self.state = Path(tempfile.mkdtemp(prefix="rumi-t-", dir="/run" if os.geteuid() == 0 else None))
         self.state.chmod(0o711)
-        self.installation = installation
-        self.driver = (DockerDriver if kind == "docker" else BubblewrapDriver)(installation, self.state, **options)
+        self.installation = installation or secrets.token_hex(8)  # several suites share this machine
+        driver = DockerDriver if kind == "docker" else BubblewrapDriver
+        self.driver = driver(self.installation, self.state, **options)
         self.status = self.run(self.driver.probe())
         self.pack = self.base / "pack"
         self.pack.mkdir()
         (self.pack / "marker.txt").write_text("approved")
         self.pack.chmod(0o755)
         self._generation = 0
+        self._first_uid = 200_000 + 100 * secrets.randbelow(600)  # limits count per uid, whoever else runs
 
     def spec(self, *, pack_id="hello", limits=None, uid=None):
         self._generation += 1
         runtime = RuntimeFolder(self.base / "runtime", agent=STANDIN).build(self.run(self.driver.python()))
         own = uid or (
-            200_000 + self._generation if os.geteuid() == 0 or self.kind is DriverKind.DOCKER else os.geteuid()
+            self._first_uid + self._generation if os.geteuid() == 0 or self.kind is DriverKind.DOCKER else os.geteuid()
         )
         return SandboxSpec(
             pack_id=pack_id,
@@ -130,8 +132,12 @@ class Cell:
             connected.set_result((reader, writer))
 
         self._server = await asyncio.start_unix_server(arrived, self.spec.socket_path, limit=1 << 24)
-        await asyncio.to_thread(_admit, self.spec)
-        self.sandbox = await self.yard.driver.start(self.spec)
+        try:
+            await asyncio.to_thread(_admit, self.spec)
+            self.sandbox = await self.yard.driver.start(self.spec)
+        except BaseException:
+            self._server.close()
+            raise
         ended = asyncio.ensure_future(self.sandbox.wait())
         await asyncio.wait([ended, connected], return_when=asyncio.FIRST_COMPLETED, timeout=30)
         if not connected.done():
