@@ -179,8 +179,13 @@ async def start_step(host: Host, args: Mapping[str, Any]) -> dict[str, Any]:
 # -- inside -----------------------------------------------------------------------------------------------------------
 
 
+def is_pack_id(name: str) -> bool:
+    """Whether a folder of that name can be a Pack's."""
+    return _PACK_ID.match(name) is not None
+
+
 def _check_id(pack_id: str) -> None:
-    if not _PACK_ID.match(pack_id):
+    if not is_pack_id(pack_id):
         raise RequestError(
             "That is not a Pack id",
             code="pack_id_invalid",

@@ -130,6 +130,17 @@ def test_one_byte_changed_means_modified_and_stopped(host: RunningHost) -> None:
     assert host.result("service.hello") == {"message": "Jello"}
 
 
+def test_changes_are_noticed_without_being_asked(host: RunningHost) -> None:
+    folder = host.put_pack("hello", one_component_pack("hello", HELLO, provides=("service.hello",)))
+    host.until(lambda: host.ok("GET", "/api/packs/pending") == ["hello"], 30, "the new folder to be seen")
+    host.approve("hello")
+    (folder / "backend/__pycache__").mkdir()
+    (folder / "backend/__pycache__/x.pyc").write_bytes(b"")
+    host.until(lambda: host.status("hello")["status"] == "modified", 30, "the edit to be seen")
+    assert host.call("service.hello")[0] == 404
+    assert host.ok("GET", "/api/containers") == []
+
+
 def test_approved_packs_run_again_after_a_restart_and_a_crash(host: RunningHost) -> None:
     host.put_pack("hello", one_component_pack("hello", HELLO, provides=("service.hello",)))
     host.approve("hello")

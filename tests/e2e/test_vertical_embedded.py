@@ -236,8 +236,8 @@ def test_a_killed_sandbox_gives_a_typed_error_at_once_and_comes_back(home: Home)
             assert (caught.value.code, caught.value.retryable) == ("unavailable", True)
             await until(lambda: host.registry.resolve("a.echo"), "its restart")
             assert (await packs.call(host, "a.echo", 7))["got"] == 7
-            [after] = host.sandboxes.list()
-            assert after.generation > before.generation
+            # the new generation answers a moment before its start is complete and listed
+            await until(lambda: host.sandboxes.list()[0].generation > before.generation, "the new generation's start")
             assert (await packs.status(host, "pack_a")).state is State.RUNNING
 
     asyncio.run(story())
