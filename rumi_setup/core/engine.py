@@ -107,17 +107,22 @@ def private_engine(progress: Progress) -> Iterator[Engine]:
 def sweep(progress: Progress) -> None:
     """Removes engines whose run was killed."""
     for folder in sorted(Path("/tmp").glob(f"{_PREFIX}*")):  # noqa: S108 - only looked at; ownership is checked
-        if folder.is_symlink() or folder.stat().st_uid != os.geteuid():
-            continue
         try:
-            owner = files.read_json(folder / "owner.json")
-            if process.alive(int(owner["pid"]), str(owner["started"])):
+            if folder.is_symlink() or folder.stat().st_uid != os.geteuid() or _in_use(folder):
                 continue
-        except (ValueError, KeyError, TypeError):
-            if time.time() - folder.stat().st_mtime < _READY_LIMIT_S:
-                continue  # another run may be about to write it
+        except FileNotFoundError:
+            continue  # its own run took it away just now
         progress.note(say("Removing the engine of a run that was killed ({folder}).", folder=folder))
         _tear_down(_Place(folder), None)
+
+
+def _in_use(folder: Path) -> bool:
+    """Whether the run that made it lives, or may be about to say so."""
+    try:
+        owner = files.read_json(folder / "owner.json")
+        return process.alive(int(owner["pid"]), str(owner["started"]))
+    except (ValueError, KeyError, TypeError):
+        return time.time() - folder.stat().st_mtime < _READY_LIMIT_S
 
 
 def _need_cgroup() -> None:

@@ -200,7 +200,6 @@ def test_after_a_killed_host_nothing_runs_once_the_next_one_booted(yard):
     )
     assert host.stdin is not None
     assert host.stdout is not None
-    mounts_before = Path("/proc/self/mountinfo").read_text(encoding="utf-8")
     try:
         name, pid, base, state = json.loads(host.stdout.readline())
         host.send_signal(signal.SIGKILL)
@@ -216,7 +215,8 @@ def test_after_a_killed_host_nothing_runs_once_the_next_one_booted(yard):
             assert removed == [name]
         assert next_boot.run(next_boot.driver.remove_leftovers("crashinstallation")) == []
     until(lambda: proc_view.start_time(pid) is None)
-    assert Path("/proc/self/mountinfo").read_text(encoding="utf-8") == mounts_before, "a crash left a mount"
+    mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8")
+    assert not any(word in mounts for word in (base, state, "/run/rumi-sandbox")), "a crash left a mount"
     for folder in (base, state):
         subprocess.run(["rm", "-r", folder], check=True)
 

@@ -139,7 +139,7 @@ def _terminal_1(folder: Path, environment: dict[str, str]) -> Iterator[Path]:
             start_new_session=True,
         )
     try:
-        _wait_until_serving(terminal, log, environment)
+        _wait_until_serving(terminal, folder / "rumi-ai", log, environment)
         yield folder / "rumi-ai"
     except BaseException:
         print(log.read_text(errors="replace")[-8000:])
@@ -155,13 +155,17 @@ def _terminal_1(folder: Path, environment: dict[str, str]) -> Iterator[Path]:
                 raise
 
 
-def _wait_until_serving(terminal: subprocess.Popen[bytes], log: Path, environment: dict[str, str]) -> None:
+def _wait_until_serving(
+    terminal: subprocess.Popen[bytes], clone: Path, log: Path, environment: dict[str, str]
+) -> None:
     deadline = time.monotonic() + START_LIMIT_S
     health = ["curl", "-sf", "http://localhost:8765/api/health"]
     while time.monotonic() < deadline:
         assert terminal.poll() is None, f"./rumi up ended with status {terminal.returncode}:\n{log.read_text(errors='replace')[-4000:]}"
         answer = subprocess.run(health, env=environment, capture_output=True, timeout=30, check=False).stdout
         if answer and json.loads(answer)["data"].get("phase") == "ready":
+            home = json.loads(answer)["data"]["home"]
+            assert home == str(clone), f"another host answers on port 8765, of {home}"
             return
         time.sleep(0.2)
     raise AssertionError(f"no answer in {START_LIMIT_S} s:\n{log.read_text(errors='replace')[-4000:]}")
