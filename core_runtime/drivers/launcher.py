@@ -10,6 +10,7 @@ Protocol: one ``SOCK_SEQPACKET`` pair, JSON messages. Host → launcher: ``{"sta
 Invariants:
   * When the socket closes (the host died, however), every child is killed and the launcher ends.
   * A child is signalled before it is reaped only, so never a stranger with a recycled pid.
+  * Orphans of its children become its own and are reaped: nothing of a sandbox stays behind, not even as a zombie.
   * The order in the child: cgroup, mounts, rlimits, uid and gids, no_new_privs, exec with an *empty* environment.
     A step that fails ends the child before exec: a sandbox that starts has all of them.
 """
@@ -30,7 +31,7 @@ ARGS_FD, SECCOMP_FD, STATUS_FD = 3, 4, 5
 
 CLONE_NEWNS = 0x00020000
 MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_BIND, MS_REC, MS_PRIVATE = 2, 4, 8, 4096, 16384, 1 << 18
-PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 36, 38
 MESSAGE_LIMIT_BYTES = 128 * 1024
 EXIT_NOT_STARTED = 126
 OOM_SCORE = "500"  # when the machine runs out of memory, a Pack ends before anything of the operator
@@ -135,10 +136,17 @@ def start(order: dict[str, Any], fds: list[int]) -> int:
 
 
 def reap(jobs: dict[int, int], control: socket.socket) -> None:
-    """Report every child that has ended."""
-    for job, pid in list(jobs.items()):
-        ended, status = os.waitpid(pid, os.WNOHANG)
-        if ended:
+    """Report every child that has ended, and bury what a killed bubblewrap left to us."""
+    owner = {pid: job for job, pid in jobs.items()}
+    while True:
+        try:
+            ended, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if not ended:
+            return
+        job = owner.get(ended)
+        if job is not None:
             del jobs[job]
             control.send(json.dumps({"job": job, "status": os.waitstatus_to_exitcode(status)}).encode())
 
@@ -165,6 +173,9 @@ def main() -> None:
     signal.set_wakeup_fd(wake_write)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the host's to handle
+    # A killed bubblewrap leaves its sandbox's init behind for a moment. Where the machine's process 1 buries nobody (a
+    # container without an init), each would stay a zombie, and a Pack that crashes on purpose would use up the pids.
+    checked(libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "subreaper")
     jobs: dict[int, int] = {}
     poller = select.poll()
     poller.register(control, select.POLLIN)

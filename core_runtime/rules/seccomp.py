@@ -27,12 +27,17 @@ ENOSYS = 38
 
 NAMESPACE_FLAGS = 0x7E020000
 """CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET."""
-ALLOWED_FAMILIES = (1, 2, 10)
-"""AF_UNIX, AF_INET, AF_INET6. AF_VSOCK ignores network namespaces and must never be here."""
+AF_UNIX = 1
+INTERNET_FAMILIES = (2, 10)
+"""AF_INET, AF_INET6. Beside these and AF_UNIX none: AF_VSOCK ignores network namespaces and must never be here."""
+INTERNET_PROTOCOLS = (0, 6, 17)
+"""The family's default, TCP, UDP. Others (SCTP, DCCP, MPTCP, …) lead into kernel code that is rarely used, often loaded
+on demand and of no use without a network."""
 AF_NETLINK = 16
 """Only with protocol 0 (NETLINK_ROUTE), which ``getifaddrs`` uses."""
-REFUSED_IOCTLS = (0x5412, 0x541C)
-"""TIOCSTI and TIOCLINUX: typing into the terminal that somebody else will read."""
+REFUSED_IOCTLS = (0x5412, 0x541C, 0x5423)
+"""TIOCSTI and TIOCLINUX: typing into the terminal that somebody else will read. TIOCSETD: it loads line disciplines,
+old kernel modules that anybody's pseudo-terminal reaches."""
 
 RET_KILL_PROCESS = 0x80000000
 RET_ERRNO = 0x00050000
@@ -56,7 +61,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "aarch64": Architecture("aarch64", 0xC00000B7, "SCMP_ARCH_AARCH64", AARCH64),
 }
 
-CONDITIONAL = frozenset({"clone", "socket", "ioctl"})
+CONDITIONAL = frozenset({"clone", "socket", "socketpair", "ioctl"})
 
 
 def allowed(*, memfd: bool = True) -> frozenset[str]:
@@ -81,8 +86,15 @@ def docker_profile() -> dict[str, Any]:
         "syscalls": [
             {"names": sorted(allowed()), "action": "SCMP_ACT_ALLOW"},
             _when("clone", _masked(0, NAMESPACE_FLAGS, 0)),
-            *(_when("socket", _low32(0, family)) for family in ALLOWED_FAMILIES),
+            _when("socket", _low32(0, AF_UNIX)),
+            *(
+                _when("socket", _low32(0, family), _low32(2, protocol))
+                for family in INTERNET_FAMILIES
+                for protocol in INTERNET_PROTOCOLS
+            ),
             _when("socket", _low32(0, AF_NETLINK), _low32(2, 0)),
+            # the kernel makes a socket of *any* family before it finds out that the family has no pairs
+            _when("socketpair", _low32(0, AF_UNIX)),
             *(_when("ioctl", _masked(1, mask, value)) for mask, value in complement_prefixes(REFUSED_IOCTLS)),
             {"names": sorted(refused()), "action": "SCMP_ACT_ERRNO", "errnoRet": EPERM},
             # Engines before 23 ignore defaultErrnoRet, and glibc falls back from clone3 to clone on ENOSYS only.
@@ -164,7 +176,7 @@ def bpf_program(machine: str, *, memfd: bool = True) -> bytes:
         (RET, 0, 0, RET_KILL_PROCESS),
     ]
     items += _search(_intervals(arch, memfd=memfd), 0)
-    items += _clone_rule() + _socket_rule() + _ioctl_rule()
+    items += _clone_rule() + _socket_rule() + _socketpair_rule() + _ioctl_rule()
     return b"".join(struct.pack("<HBBI", *instruction) for instruction in _assemble(items))
 
 
@@ -209,17 +221,19 @@ def _clone_rule() -> list[_Item]:
 
 
 def _socket_rule() -> list[_Item]:
-    rule: list[_Item] = ["socket", _argument(0)]
-    for family in ALLOWED_FAMILIES:
-        rule += [(JEQ, 0, 1, family), (RET, 0, 0, RET_ALLOW)]
-    return [
-        *rule,
-        (JEQ, 0, 3, AF_NETLINK),
-        _argument(2),
-        (JEQ, 0, 1, 0),
-        (RET, 0, 0, RET_ALLOW),
-        (RET, 0, 0, RET_ERRNO | EPERM),
-    ]
+    allow, refuse = (RET, 0, 0, RET_ALLOW), (RET, 0, 0, RET_ERRNO | EPERM)
+    rule: list[_Item] = ["socket", _argument(0), (JEQ, 0, 1, AF_UNIX), allow]
+    for family in INTERNET_FAMILIES:
+        rule += [(JEQ, 0, 1, family), _Jump("internet")]
+    rule += [(JEQ, 0, 3, AF_NETLINK), _argument(2), (JEQ, 0, 1, 0), allow, refuse]
+    rule += ["internet", _argument(2)]
+    for protocol in INTERNET_PROTOCOLS:
+        rule += [(JEQ, 0, 1, protocol), allow]
+    return [*rule, refuse]
+
+
+def _socketpair_rule() -> list[_Item]:
+    return ["socketpair", _argument(0), (JEQ, 0, 1, AF_UNIX), (RET, 0, 0, RET_ALLOW), (RET, 0, 0, RET_ERRNO | EPERM)]
 
 
 def _ioctl_rule() -> list[_Item]:

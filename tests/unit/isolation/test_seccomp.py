@@ -95,15 +95,31 @@ def test_clone3_and_unknown_calls_say_enosys(machine, name):
 @given(family=st.integers(0, 2**64 - 1), protocol=st.integers(0, 2**64 - 1))
 def test_only_four_socket_families(family, protocol):
     low, proto = family & 0xFFFFFFFF, protocol & 0xFFFFFFFF
-    good = low in {1, 2, 10} or (low == 16 and proto == 0)
+    good = low == 1 or (low in {2, 10} and proto in {0, 6, 17}) or (low == 16 and proto == 0)
     for machine in MACHINES:
         assert decide(machine, "socket", family, 1, protocol) == (RET_ALLOW if good else RET_ERRNO | EPERM)
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+@pytest.mark.parametrize("family", [2, 10])
+def test_internet_sockets_are_tcp_and_udp(machine, family):
+    for protocol in (0, 6, 17, 7 << 32 | 6):
+        assert decide(machine, "socket", family, 1, protocol) == RET_ALLOW
+    for protocol in (1, 33, 132, 136, 255, 262):  # icmp, dccp, sctp, udplite, raw, mptcp
+        assert decide(machine, "socket", family, 1, protocol) == RET_ERRNO | EPERM
+
+
+@given(family=st.integers(0, 2**64 - 1))
+def test_pairs_of_sockets_are_local(family):
+    for machine in MACHINES:
+        want = RET_ALLOW if family & 0xFFFFFFFF == 1 else RET_ERRNO | EPERM
+        assert decide(machine, "socketpair", family, 1, 0) == want
 
 
 @given(high=st.integers(0, 2**32 - 1))
 def test_tiocsti_is_refused_whatever_stands_above_its_32_bits(high):
     for machine in MACHINES:
-        for request in (0x5412, 0x541C):
+        for request in (0x5412, 0x541C, 0x5423):
             assert decide(machine, "ioctl", 0, high << 32 | request) == RET_ERRNO | EPERM
         assert decide(machine, "ioctl", 0, high << 32 | 0x5413) == RET_ALLOW  # TIOCGWINSZ
 
