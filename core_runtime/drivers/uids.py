@@ -13,6 +13,7 @@ import fcntl
 import json
 import os
 import pwd
+import secrets
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -24,6 +25,8 @@ from backend_core.files import private_folder, read_bounded, write_atomic
 PREFERRED_FIRST: Final = 0x6000_0000
 """Above the ranges of ordinary accounts and subordinate ids, below those of container managers (0x70000000)."""
 COUNT: Final = 100_000
+BLOCKS: Final = (0x7000_0000 - PREFERRED_FIRST) // COUNT
+"""Each installation takes one block at random: two on one machine should not give different Packs one id."""
 SMALL_COUNT: Final = 4_000
 FILE_LIMIT_BYTES: Final = 16 * 1024 * 1024
 
@@ -93,12 +96,12 @@ def choose_range(uid_map: Path) -> tuple[int, int]:
         for line in uid_map.read_text(encoding="ascii").splitlines():
             inside, _, length = (int(field) for field in line.split())
             spans.append((inside, length))
-    preferred = range(PREFERRED_FIRST, PREFERRED_FIRST + COUNT)
-    if not spans or any(preferred[0] >= start and preferred[-1] < start + n for start, n in spans):
-        return PREFERRED_FIRST, COUNT
+    first = PREFERRED_FIRST + COUNT * secrets.randbelow(BLOCKS)
+    if not spans or any(first >= start and first + COUNT <= start + n for start, n in spans):
+        return first, COUNT
     start, length = max(spans, key=lambda span: span[1])
     if length < SMALL_COUNT * 4:  # a host without root maps itself only; its sandboxes use user namespaces instead
-        return PREFERRED_FIRST, COUNT
+        return first, COUNT
     return start + length - 2 * SMALL_COUNT, SMALL_COUNT
 
 

@@ -56,6 +56,7 @@ FLAG_STREAM = 1
 FRAME_BYTES = 1024 * 1024
 MAX_DEPTH = 64
 TITLE_CHARS, DETAIL_CHARS, TRACE_CHARS, LOG_CHARS = 500, 2_000, 8_000, 8_000
+KEY_CHARS = 256
 READ_BYTES = 64 * 1024
 EAGER_BYTES = 4_096
 """Frames up to this length are decoded at once; the bodies of longer ones when they are used, so that queued calls
@@ -186,6 +187,14 @@ def describe(exc: BaseException, roots: tuple[str, ...]) -> list[Any]:
     title = exc.title if isinstance(exc, RemoteError) else (f"{name}: {text}" if text else name)
     retryable = getattr(exc, "retryable", False) is True
     return [kind, title[:TITLE_CHARS], text[:DETAIL_CHARS], retryable, trace_of(exc, roots)]
+
+
+def check_name(what: str, name: Any) -> None:
+    """Refuse what the host would end the connection for: an author's mistake is worth a sentence of its own."""
+    if not isinstance(name, str):
+        raise TypeError(f"{what} is a text, got {type(name).__name__}")
+    if not 1 <= len(name) <= KEY_CHARS:
+        raise ValueError(f"{what} has 1 to {KEY_CHARS} characters, got {len(name)}: {name!r:.80}")
 
 
 class Refusal(RemoteError):
@@ -2941,14 +2950,15 @@ class InterfaceRegistry:
         self, key: str, value: Any, meta: Any, *, if_absent: bool = False, ttl_ms: int | None = None,
         override: bool = False, source: str | None = None, schemas: Any = None,
     ) -> Any:  # fmt: skip
-        if not (key and isinstance(key, str)):  # an author's mistake, worth a sentence of its own
-            raise TypeError(f"a key is a text that is not empty, got {key!r:.80}")
+        check_name("a key", key)
         if meta is not None and not isinstance(meta, dict):
             raise TypeError(f"meta is a dict or None, got {type(meta).__name__}")
         agent = self._agent
         options = {"if_absent": if_absent, "ttl_ms": ttl_ms, "override": override, "source": source}
         if meta:
             agent.frame([0], meta)  # names the path of what can't cross; metadata carries no callables
+        if schemas:
+            agent.frame([0], schemas)
         number = agent.ask_with(REGISTER, [key, options, meta, schemas], value)
         if number is False:
             return False
@@ -3115,6 +3125,7 @@ class EventBus:
 
     def subscribe(self, topic: str, handler: Any, handler_id: str | None = None) -> str:
         """Call ``handler(payload)`` or ``handler(payload, event)`` for a topic or glob; an id given again replaces."""
+        check_name("a topic", topic)
         agent = self._agent
         subscription = Subscription(agent, topic, handler)
         number = subscription.number = int(agent.ask([SUBSCRIBE, topic]))
@@ -3128,6 +3139,7 @@ class EventBus:
 
     def publish(self, topic: str, payload: Any = None) -> int:
         """Tell every matching subscriber; how many there are."""
+        check_name("a topic", topic)
         return int(self._agent.ask_with(PUBLISH, [topic], payload))
 
     def unsubscribe(self, topic: str, handler_id: str) -> bool:

@@ -326,3 +326,28 @@ def test_the_provider_of_last_may_be_replaced_under_the_same_function(start, hos
     assert caught.value.type == "error/MissingInterface"
     start("def run(c): c['interface_registry'].register('k', lambda: 'second')", pack_id="gamma")
     assert host.call("ask") == "second"
+
+
+def test_mistakes_that_would_end_the_connection_are_refused_inside(start: Start) -> None:
+    peer = start("""
+        def run(context):
+            ir, events = context["interface_registry"], context["event_bus"]
+            deep = {}
+            for _ in range(80):
+                deep = {"properties": {"a": deep}}
+            seen = []
+            for attempt in (
+                lambda: events.publish("", 1),
+                lambda: events.publish("t" * 257, 1),
+                lambda: events.subscribe("", print),
+                lambda: ir.register("k" * 257, 1),
+                lambda: ir.register(7, 1),
+                lambda: ir.register_handler("one.deep", lambda a, c: a, input_schema=deep),
+            ):
+                try:
+                    attempt()
+                except Exception as error:
+                    seen.append(type(error).__name__)
+            ir.register("one.seen", lambda args, ctx: seen)
+    """)
+    assert peer.call("one.seen") == ["ValueError"] * 4 + ["TypeError", "ValueRefused"]

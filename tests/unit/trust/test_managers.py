@@ -10,7 +10,7 @@ import pytest
 from backend_core.errors import HostError, TrustError
 from core_runtime.drivers.counters import Entry, Ledger
 from core_runtime.drivers.keys import Keyring
-from core_runtime.drivers.uids import COUNT, PREFERRED_FIRST, SMALL_COUNT, Uids, choose_range
+from core_runtime.drivers.uids import BLOCKS, COUNT, PREFERRED_FIRST, SMALL_COUNT, Uids, choose_range
 from core_runtime.host_privilege_manager import HostPrivilegeManager
 from core_runtime.rules.combination import PackNode, combination
 from core_runtime.rules.findings import inspect
@@ -56,11 +56,12 @@ def test_damaged_table_of_uids_is_refused(tmp_path, text):
 def test_range_of_uids_fits_the_user_namespace(tmp_path):
     table = tmp_path / "uid_map"
     table.write_text("         0          0 4294967295\n")
-    assert choose_range(table) == (PREFERRED_FIRST, COUNT)
+    assert _is_a_block(*choose_range(table))
     table.write_text("         0     100000      65536\n")
     first, count = choose_range(table)
     assert (first > 0, first + count < 65536, count) == (True, True, SMALL_COUNT)
-    assert choose_range(tmp_path / "none") == (PREFERRED_FIRST, COUNT)
+    assert _is_a_block(*choose_range(tmp_path / "none"))
+    assert len({choose_range(tmp_path / "none") for _ in range(20)}) > 1, "two installations rarely share ids"
 
 
 def node(pack_id, provides=(), calls=(), labels=()):
@@ -168,3 +169,94 @@ def test_privileges_are_listed_with_their_schema_and_availability(tmp_path):
 )
 def test_findings(path, head, codes):
     assert [finding.code for finding in inspect(path, head, len(head))] == codes
+
+
+def _is_a_block(first: int, count: int) -> bool:
+    block, offset = divmod(first - PREFERRED_FIRST, COUNT)
+    return count == COUNT and offset == 0 and 0 <= block < BLOCKS
+
+
+def test_looking_at_a_one_use_edge_spends_nothing_and_one_call_does(tmp_path):
+    home = TrustHome(tmp_path)
+    home.add(uses=["service.beta"])
+    home.approve(permissions=[{"type": "interface.call", "keys": ["service.beta"], "mode": "once"}])
+    live = home.permissions.rights_source("alpha")()
+    assert [live.may_see("service.beta") for _ in range(3)] == [True] * 3
+    assert (live.may_call("service.beta"), live.may_see("service.beta"), live.may_call("service.beta")) == (True, False, False)
+    [usage] = home.permissions.used_versus_granted("alpha")
+    assert (usage.uses, usage.ended) == (1, True)
+    home.reopen()
+    home.approvals.scan()
+    assert not home.permissions.rights_source("alpha")().may_see("service.beta"), "known before anybody tries"
+
+
+def test_an_edge_until_a_time_ends_with_the_clock(tmp_path):
+    home = TrustHome(tmp_path)
+    home.add(uses=["service.beta"])
+    home.approve(permissions=["interface.call"], until=home.clock.now + 60)
+    live = home.permissions.rights_source("alpha")()
+    home.clock.advance(59)
+    assert (live.may_see("service.beta"), live.may_call("service.beta")) == (True, True)
+    home.clock.advance(1)
+    assert (live.may_see("service.beta"), live.may_call("service.beta")) == (False, False)
+    home.clock.now -= 3600
+    assert not live.may_call("service.beta"), "setting the clock back extends nothing"
+    grant = home.approvals.grant("alpha")
+    assert home.permissions.ended(grant) == {0}
+
+
+def test_uses_are_counted_by_item_and_outlast_a_decision(tmp_path):
+    home = TrustHome(tmp_path)
+    home.add(uses=["service.beta", "service.gamma"])
+    home.approve()
+    live = home.permissions.rights_source("alpha")()
+    assert [live.may_call("service.beta") for _ in range(3)] == [True] * 3
+    home.approvals.narrow("alpha", permissions=[{"type": "interface.call", "keys": ["service.beta"]}], actor="t")
+    assert live.may_call("service.beta")
+    assert not live.may_call("service.gamma")
+    [usage] = home.permissions.used_versus_granted("alpha")
+    assert {item: uses.count for item, uses in usage.items.items()} == {"service.beta": 4}
+    home.permissions.forget("alpha")
+    assert home.permissions.used_versus_granted("alpha")[0].uses == 4
+    home.permissions.forget("alpha", uses=True)
+    assert home.permissions.used_versus_granted("alpha")[0].uses == 0
+
+
+class Quiet:
+    def __init__(self):
+        self.shown = []
+
+    def notify(self, pack_id, title, text):
+        self.shown.append((pack_id, title, text))
+
+    def restart(self, pack_id):
+        self.shown.append((pack_id, "restart", ""))
+
+
+def test_a_packs_own_operations_are_rated_and_its_refusals_counted(tmp_path):
+    home, effects = TrustHome(tmp_path), Quiet()
+    home.add(permissions=[{"type": "host.notify", "reason": "r"}])
+    home.approve()
+    manager = HostPrivilegeManager(
+        home.home, home.permissions, home.audit, effects=effects, clock=home.clock, monotonic=home.clock.monotonic
+    )
+
+    def execute(**who):
+        try:
+            manager.execute("alpha", "notify", {"title": "t"}, **who)
+        except DeniedError as error:
+            return error.code
+        return "done"
+
+    assert {execute() for _ in range(100)} == {"privilege_denied", "too_often"}
+    refusals = [r for r in home.audit.tail(200) if r["event"] == "privilege.refused"]
+    assert len(refusals) == 1, "a flood of refusals is one record a minute"
+    manager.grant("alpha", "notify", actor="operator")
+    assert execute() == "too_often"
+    assert execute(actor="operator") == "done", "the operator is not rated"
+    home.clock.advance(60)
+    assert {execute() for _ in range(20)} == {"done"}
+    assert execute() == "too_often"
+    assert len(effects.shown) == 21
+    [grant] = next(item for item in manager.list() if item["id"] == "notify")["grants"]
+    assert (grant["pack_id"], grant["actor"], grant["until"]) == ("alpha", "operator", None)
