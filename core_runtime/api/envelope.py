@@ -9,7 +9,9 @@ Invariants:
 from __future__ import annotations
 
 import base64
+import json
 import math
+import re
 from collections.abc import Mapping
 from datetime import date, datetime
 from enum import Enum
@@ -23,6 +25,12 @@ from backend_core.errors import PackError, RumiError, quote
 from core_runtime.rules.identity import Refuse
 
 DEPTH_LIMIT = 64
+_OBEYED = re.compile(
+    "[\x7f-\x9f\xad\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f"
+    "\ufeff\ufff0-\ufffb\U000110bd\U000110cd\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
+    "\U000e0000-\U000e007f]"
+)
+"""Control and format characters (Unicode Cc, Cf) and line separators: outside strings JSON has none of them."""
 TITLE_LIMIT_CHARS = 2000
 _HEADERS = {
     "cache-control": "no-store",
@@ -80,11 +88,18 @@ def refusal_body(refuse: Refuse) -> bytes:
 
 
 def encode(data: Any) -> bytes:
-    """JSON bytes of the host's own data."""
+    """JSON bytes of the host's own data, safe to show: what a terminal or a reader's eye would obey is escaped."""
     try:
-        return msgspec.json.encode(data, enc_hook=_known)
+        encoded = msgspec.json.encode(data, enc_hook=_known)
     except UnicodeEncodeError:
-        return msgspec.json.encode(_without_surrogates(msgspec.to_builtins(data, enc_hook=_known)))
+        encoded = msgspec.json.encode(_without_surrogates(msgspec.to_builtins(data, enc_hook=_known)))
+    if encoded.isascii() and b"\x7f" not in encoded:
+        return encoded
+    return _OBEYED.sub(_escaped, encoded.decode()).encode()
+
+
+def _escaped(match: re.Match[str]) -> str:
+    return json.dumps(match.group())[1:-1]
 
 
 def plain(value: Any) -> Any:

@@ -73,6 +73,7 @@ OUT_FRAMES = 32
 EXIT_OK, EXIT_USAGE, EXIT_LOST, EXIT_PROTOCOL = 0, 2, 3, 4
 
 U32 = Struct("<I")
+TIMEVAL = Struct("@ll")
 PLAIN = frozenset({dict, list, str, int, float, bool, type(None), bytes, tuple})
 LEAVES = frozenset({str, int, float, bool, type(None), bytes})
 
@@ -865,6 +866,25 @@ class SocketLink:
         self.fd = sock.fileno()
         self.recv_into = sock.recv_into
         self.lock = allocate_lock()
+        self.bounded = False
+
+    def wait(self, until: float | None) -> bool:
+        """Before a read: whether one is due now. The kernel bounds each read to a second while somebody has a deadline:
+        asking it with a system call of its own before each read would cost more than the read.
+        """
+        if until is not None:
+            if monotonic() >= until:
+                return False
+            if not self.bounded:
+                self.bound(1)
+        return True
+
+    def bound(self, seconds: int) -> None:
+        """Let ``recv_into`` raise BlockingIOError after so long; 0: wait for ever."""
+        import _socket
+
+        self.bounded = seconds > 0
+        self.sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_RCVTIMEO, TIMEVAL.pack(seconds, 0))
 
     def send(self, data: bytes) -> None:
         """Write all of ``data``; whole frames of several threads never mix."""
@@ -882,6 +902,13 @@ class PipeLink:
         self.fd = read_fd
         self.write_fd = write_fd
         self.lock = allocate_lock()
+
+    def wait(self, until: float | None) -> bool:
+        """Before a read: whether one is due now; waits for it until then."""
+        return until is None or readable(self.fd, until - monotonic())
+
+    def bound(self, seconds: int) -> None:
+        """``wait`` keeps the deadline."""
 
     def recv_into(self, view: Any) -> int:
         return posix.readv(self.fd, [view])
@@ -1656,14 +1683,19 @@ class Agent:
                 return fields
             if self.out or self.released or self.abandoned:
                 self.flush()
-            if until is not None and not readable(self.link.fd, until - monotonic()):
+            if not self.link.wait(until):
                 return None
-            self.fill()
+            self.fill(until is None)
 
-    def fill(self) -> None:
+    def fill(self, patient: bool = True) -> None:
         """One read from the connection. Its end is the end of the process."""
         try:
             count = self.link.recv_into(self.view[self.tail :] if self.tail else self.view)
+        except BlockingIOError:
+            # nothing came for a second: who has no deadline waits for ever from now on, so that an idle Pack sleeps
+            if patient:
+                self.link.bound(0)
+            return
         except OSError:
             count = 0
         if not count:
@@ -2154,14 +2186,12 @@ class Agent:
 
     def run_inline(self, run: Run) -> tuple[bool, Run | None]:
         """Run a handler while holding the lead: (whether it is still held, a queued run to do next)."""
-        token = [1]
-        run.token = token
-        self.token = token
+        run.token = self.token = [1]
         if self.ticker_asleep:
             self.wake_ticker()
         answer = run.perform()
         try:
-            token.pop()
+            run.token.pop()
         except IndexError:
             run.target.slow = 8
             if answer is not None:
@@ -2292,11 +2322,11 @@ class Agent:
 
     def wait(self, gate: Gate, until: float | None) -> bool:
         """Block until ``gate`` opens; False when ``until`` (monotonic) passed first. Runs what descends from here."""
-        token = self.my_token()
-        patience = take_token(token)
-        if token is not None and patience and self.lead_until(gate, until):
-            token.append(patience)
-            self.token = token
+        holder = self.holder()
+        patience = take_token(holder.token) if holder is not None else 0
+        if patience and self.lead_until(gate, until):
+            # a fresh list: what the ticker measures is this stretch of Pack code, not the whole handler
+            holder.token = self.token = [patience]
             if self.ticker_asleep:
                 self.wake_ticker()
         while not gate.open:
@@ -2316,17 +2346,15 @@ class Agent:
         self.close_gate(gate)
         return True
 
-    def my_token(self) -> list[int] | None:
-        """The token of the run that this thread is in the middle of, or of the event loop's turn."""
+    def holder(self) -> Any:
+        """Whose token this thread may take: the run that it is in the middle of, or the event loop's turn."""
         run = CURRENT.get()
         me = get_ident()
         if run is not None and run.thread == me and run.token:
-            token: list[int] = run.token
-            return token
+            return run
         mode = self.mode
         if mode is not None and mode.ident == me and mode.token:
-            turn: list[int] = mode.token
-            return turn
+            return mode
         return None
 
     def lead_until(self, gate: Gate, until: float | None) -> bool:

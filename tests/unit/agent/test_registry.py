@@ -328,8 +328,8 @@ def test_the_provider_of_last_may_be_replaced_under_the_same_function(start, hos
     assert host.call("ask") == "second"
 
 
-def test_mistakes_that_would_end_the_connection_are_refused_inside(start: Start) -> None:
-    peer = start("""
+def test_mistakes_that_would_end_the_connection_are_refused_inside(start, host: FakeHost) -> None:
+    start("""
         def run(context):
             ir, events = context["interface_registry"], context["event_bus"]
             deep = {}
@@ -350,4 +350,4 @@ def test_mistakes_that_would_end_the_connection_are_refused_inside(start: Start)
                     seen.append(type(error).__name__)
             ir.register("one.seen", lambda args, ctx: seen)
     """)
-    assert peer.call("one.seen") == ["ValueError"] * 4 + ["TypeError", "ValueRefused"]
+    assert host.call("one.seen") == ["ValueError"] * 4 + ["TypeError", "ValueRefused"]
