@@ -211,6 +211,8 @@ class ContainerOrchestrator:
         )
         for driver in self._drivers:
             await driver.close()
+        with contextlib.suppress(OSError):  # sockets that somebody still holds stay for the next boot
+            self._state_dir.rmdir()
 
     def operator_view(self, pack_id: str) -> dict[str, str]:
         """Files of ``ecosystem/docker/<pack_id>/sandbox/``."""

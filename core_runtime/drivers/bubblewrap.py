@@ -310,6 +310,8 @@ class BubblewrapDriver:
 
     def _give_back(self) -> None:
         self._launcher.close()
+        with contextlib.suppress(OSError):  # what still names a sandbox stays for the next boot
+            (self._state_dir / "pids").rmdir()
         if self._cgroups is not None:
             self._cgroups.remove_parents()
         self._machine, self._cgroups = None, None

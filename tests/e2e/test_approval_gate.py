@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -149,6 +150,16 @@ def test_approved_packs_run_again_after_a_restart_and_a_crash(host: RunningHost)
         host.start()
         host.until(lambda: host.call("service.hello")[0] == 200, 30, "the approved Pack to run again")
         assert len(host.ok("GET", "/api/containers")) == 1
+
+
+def test_a_stopped_host_leaves_nothing_behind(host: RunningHost) -> None:
+    host.put_pack("hello", one_component_pack("hello", HELLO, provides=("service.hello",)))
+    host.approve("hello")
+    name = hashlib.sha256(str(host.home).encode()).hexdigest()[:8]
+    left = [Path(place) / f"rumi-{name}{end}" for place in ("/run", "/tmp") for end in ("", "-bus")]
+    assert any(path.exists() for path in left)
+    host.stop()
+    assert [path for path in left if path.exists()] == []
 
 
 def test_ids_and_unknown_packs(host: RunningHost) -> None:
