@@ -2,7 +2,9 @@
 
 Invariants:
   * A socket is the Pack's identity; a generation number is used once per Pack and only grows.
-  * Every session sees (MIRROR) exactly the keys it may reach, as they are at the end of the turn in which they changed.
+  * Every session sees (MIRROR) exactly the keys it may reach, as they are at the end of the turn in which they changed;
+    where that takes longer than ``PUSH_S``, others have a turn in between, and a key whose mirrors cost much is told of
+    less often (``REST`` times what they cost).
   * What the host does for a Pack (a flow step, ``caller=``) needs that Pack's edge as if the Pack had called.
 
 Not here: routing (``router``), one connection's frames (``sessions``), supervision, approval.
@@ -20,7 +22,7 @@ from typing import Any
 from backend_core.errors import ConflictError, DeniedError, HostError, PackTimeout, RequestError, quote
 from core_runtime.calls import KERNEL, CallContext, HostContext
 from core_runtime.diagnostics import Diagnostics, Severity, fail_soft, record_failure
-from core_runtime.drivers.link import Listener, attach
+from core_runtime.drivers.link import Listener, Turn, attach
 from core_runtime.event_bus import EventBus
 from core_runtime.interface_registry import InterfaceRegistry
 from core_runtime.router import Router
@@ -35,6 +37,8 @@ OnDenied = Callable[[str, str, str, int], None]
 
 DENIAL_INTERVAL_S = 1.0
 MAX_DENIALS = 4_096
+PUSH_S = 0.001
+REST = 10
 
 
 class Bus:
@@ -60,10 +64,14 @@ class Bus:
         self.on_denied = on_denied
         self.router = Router(registry, diagnostics, self.limits)
         self.sessions: dict[str, Session] = {}
+        self.turn = Turn()
         self._endpoints: set[Endpoint] = set()
         self._generations: dict[str, int] = {}
         self._rights: dict[str, RightsOf] = {}
-        self._dirty: set[str] = set()
+        self._dirty: dict[str, None] = {}
+        self._resting: dict[str, asyncio.TimerHandle] = {}
+        self._late: set[str] = set()
+        self._pushing = False
         self._denials: dict[tuple[str, str, str], tuple[float, int]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = 0
@@ -80,7 +88,7 @@ class Bus:
             )
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
-        self.router.bind(self._loop)
+        self.router.calls.bind(self._loop)
         self.registry.listen(self._changed)
 
     async def close(self) -> None:
@@ -90,6 +98,9 @@ class Bus:
         if self._expiry is not None:
             self._expiry.cancel()
             self._expiry = None
+        for timer in self._resting.values():
+            timer.cancel()
+        self._resting.clear()
         # connections report their end in a later turn
         for session in tuple(self.router.sessions):
             session.abort("the host stops")
@@ -264,18 +275,40 @@ class Bus:
 
     def _mark(self, key: str) -> None:
         assert self._loop is not None
-        if not self._dirty:
+        self._dirty[key] = None
+        if not self._pushing:
+            self._pushing = True
             self._loop.call_soon(self._push)
-        self._dirty.add(key)
 
     def _push(self) -> None:
-        dirty, self._dirty = self._dirty, set()
-        for session in tuple(self.router.sessions):
-            for key in dirty:
+        """Tell of what changed, in order, for ``PUSH_S`` (one key, at least); the rest in the next turn."""
+        assert self._loop is not None
+        self._pushing = False
+        began = now = time.monotonic()
+        for key in tuple(self._dirty):
+            if now - began >= PUSH_S:
+                self._pushing = True
+                self._loop.call_soon(self._push)
+                break
+            del self._dirty[key]
+            if key in self._resting:
+                # told when its rest is over
+                self._late.add(key)
+                continue
+            for session in tuple(self.router.sessions):
                 with fail_soft(self.diagnostics, session.pack_id, "mirror", step_id=key):
                     session.mirror.push(key)
+            before, now = now, time.monotonic()
+            if now - before >= PUSH_S:
+                self._resting[key] = self._loop.call_later((now - before) * REST, self._rested, key)
         if self._expiry is None:
             self._expire()
+
+    def _rested(self, key: str) -> None:
+        del self._resting[key]
+        if key in self._late:
+            self._late.discard(key)
+            self._mark(key)
 
     def _expire(self) -> None:
         """Entries with a ttl go when it is over, whether or not somebody looks."""
@@ -323,7 +356,7 @@ class Endpoint:
         try:
             async with asyncio.timeout(timeout_s):
                 conn = await self._listener.accept(self._stranger)
-                session.attach(await attach(conn, session, self._bus.limits))
+                session.attach(await attach(conn, session, self._bus.limits, self._bus.turn))
                 both: tuple[asyncio.Future[Any], ...] = (session.greeted, session.closed)
                 await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         except TimeoutError:

@@ -1,19 +1,18 @@
-"""Calls in flight: the host's own tree of them, how each is counted, and streams that the host reads.
+"""One call: what the host knows of it, how it is counted, and how its failure travels.
 
 Invariants:
   * A ``Call`` is in its callee's ``incoming`` until the callee answers, and in its caller's ``outgoing`` until the
     caller is answered; a cancelled or timed-out call is *abandoned*: the caller is answered, the callee still owes.
   * Everything here belongs to the event loop's thread.
 
-Not here: deciding where a call goes (``router``), frames (``sessions``).
+Not here: deciding where a call goes (``router``), how it ends (``in_flight``), frames (``sessions``).
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +24,7 @@ from core_runtime.rules.sketch import Sketch
 if TYPE_CHECKING:
     from core_runtime.interface_registry import Entry
     from core_runtime.sessions import Session
+    from core_runtime.streams import HostStream
 
 KERNEL = "kernel"
 
@@ -219,65 +219,3 @@ class HostContext(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self._values)
-
-
-class HostStream(AsyncIterator[Any]):
-    """A stream that host code reads. At most ``credit`` items wait; what is read is granted again in halves."""
-
-    __slots__ = ("_cancel", "_credit", "_ended", "_error", "_grant", "_items", "_read", "_waiter")
-
-    def __init__(self, credit: int, grant: Callable[[int], None], cancel: Callable[[], None]) -> None:
-        self._items: deque[Any] = deque()
-        self._waiter: asyncio.Future[None] | None = None
-        self._ended = False
-        self._error: BaseException | None = None
-        self._credit = credit
-        self._read = 0
-        self._grant = grant
-        self._cancel = cancel
-
-    def feed(self, item: Any) -> None:
-        """One item arrived."""
-        self._items.append(item)
-        self._wake()
-
-    def end(self, error: BaseException | None) -> None:
-        """Nothing more comes; ``error`` is raised after the items that came before it."""
-        if not self._ended:
-            self._ended = True
-            self._error = error
-            self._wake()
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    def __aiter__(self) -> HostStream:
-        return self
-
-    async def __anext__(self) -> Any:
-        while not self._items:
-            if self._ended:
-                error, self._error = self._error, None
-                if error is not None:
-                    raise error
-                raise StopAsyncIteration
-            self._waiter = asyncio.get_running_loop().create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
-        item = self._items.popleft()
-        self._read += 1
-        if self._read * 2 >= self._credit and not self._ended:
-            self._grant(self._read)
-            self._read = 0
-        return item
-
-    async def aclose(self) -> None:
-        """Stop the producer; later reads end."""
-        if not self._ended:
-            self._ended = True
-            self._items.clear()
-            self._cancel()
-            self._wake()

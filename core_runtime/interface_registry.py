@@ -50,6 +50,8 @@ class Entry:
     override: bool = False
     expires: float | None = None
     checkers: Checkers | None = field(default=None, repr=False)
+    encoded: dict[str, Any] = field(default_factory=dict, repr=False)
+    """What mirrors keep of it, so that it is encoded once; touched by the bus's thread only."""
 
     def as_dict(self) -> dict[str, Any]:
         """The documented entry: ``{key, value, meta, ts}``."""
@@ -244,8 +246,12 @@ class InterfaceRegistry:
         source: str | None = None,
         override: bool = False,
         ttl_s: float | None = None,
+        checkers: Checkers | None = None,
     ) -> Entry:
-        """Add an entry for whoever it belongs to. Raises ``SchemaRefused``."""
+        """Add an entry for whoever it belongs to. ``checkers``: its schemas where they are compiled already.
+
+        Raises ``SchemaRefused``.
+        """
         entry = self._entry(
             key,
             value,
@@ -257,6 +263,7 @@ class InterfaceRegistry:
             output_schema=output_schema,
             source=source,
             override=override,
+            checkers=checkers,
         )
         with self._lock:
             notice = self._change(key, (*self._entries(key), entry))
@@ -312,6 +319,10 @@ class InterfaceRegistry:
             slot = self.slot(key)
         return slot.last if slot is not None else None
 
+    def has_expired(self, entry: Entry) -> bool:
+        """Whether an entry's ttl is over."""
+        return entry.expires is not None and self._monotonic() >= entry.expires
+
     def keys(self) -> tuple[str, ...]:
         """Every key with an entry."""
         return tuple(self._slots.copy())
@@ -338,7 +349,14 @@ class InterfaceRegistry:
     # --- inside
 
     def _entry(
-        self, key: Any, value: Any, *, meta: Mapping[str, Any] | None, ttl_s: float | None, **rest: Any
+        self,
+        key: Any,
+        value: Any,
+        *,
+        meta: Mapping[str, Any] | None,
+        ttl_s: float | None,
+        checkers: Checkers | None = None,
+        **rest: Any,
     ) -> Entry:
         if not isinstance(key, str) or not 0 < len(key) <= MAX_KEY_CHARS:
             raise RequestError(
@@ -349,7 +367,7 @@ class InterfaceRegistry:
             )
         schemas = rest.get("input_schema"), rest.get("output_schema")
         return Entry(
-            checkers=Checkers.of(*schemas) if schemas != (None, None) else None,
+            checkers=Checkers.of(*schemas) if checkers is None and schemas != (None, None) else checkers,
             number=next(self._numbers),
             key=key,
             value=value,

@@ -4,13 +4,15 @@ Invariants:
   * A Pack is told of a key while it may reach it, and that the key is gone as soon as it may not.
   * A callable keeps its number as long as its registration stands, whatever the agent releases, so that a handle taken
     from ``get(key, "all")`` survives unrelated changes of the key; with the registration the number dies.
+  * An entry is encoded once, not once for each Pack that sees it: what differs between them is put around that.
+  * A Pack that does not read is not written to: it gets the newest state of what changed when it reads again.
 
-Not here: when to push (``bus`` coalesces changes, once a turn).
+Not here: when to push (``bus`` coalesces changes).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Raw
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
     from core_runtime.sessions import Session
 
 _EMPTY_ARRAY = Raw(b"\x90")
+_HEAD = b"\x89\xa5owner"
+_MINE = b"\xa4mine"
+_BOOL = (b"\xc2", b"\xc3")
 
 
 class Mirror:
@@ -36,6 +41,7 @@ class Mirror:
         self._session = session
         self._diagnostics = diagnostics
         self._numbers: dict[str, dict[tuple[int, int], int]] = {}
+        self._late: set[str] = set()
         self.shown: set[str] = set()
 
     def push(self, key: str) -> None:
@@ -43,6 +49,10 @@ class Mirror:
         session = self._session
         if not session.ready or session.dead:
             return
+        if session.congested:
+            self._late.add(key)
+            return
+        self._late.discard(key)
         slot = session.router.registry.slot(key) if session.may_reach(key) else None
         entries = slot.visible if slot is not None else ()
         if not entries and key not in self.shown:
@@ -66,39 +76,37 @@ class Mirror:
         else:
             self.shown.discard(key)
 
+    def resume(self) -> None:
+        """The Pack reads again."""
+        while self._late and not self._session.congested:
+            self.push(self._late.pop())
+
     def _send(self, key: str, entries: tuple[Entry, ...]) -> None:
         refs: list[tuple[int, int]] = []
-        values = [pack(entry.value, self._exporter(refs, entry)) for entry in entries]
-        described = [self._describe(entry) for entry in entries]
-        self._session.send((frames.MIRROR, 0, key, described, refs, Raw(_array_of(values))))
+        values: list[bytes] = []
+        described: list[bytes] = []
+        left = self._session.limits.frame_bytes
+        for entry in entries:
+            about, value, callables = _encoded(entry, len(refs))
+            left -= len(about) + len(value)
+            # before anything is handed out for a frame that can't be sent
+            if left < 0:
+                raise FrameError(f"its entries take more than {self._session.limits.frame_bytes} bytes together")
+            values.append(value)
+            described.append(self._around(entry, about))
+            for position, found in enumerate(callables, 1):
+                if isinstance(found, RemoteCallable) and found.session is self._session:
+                    refs.append((HELD, found.number))
+                else:
+                    refs.append((OWN, self._number(entry, position, found)))
+        self._session.send((frames.MIRROR, 0, key, Raw(_array_of(described)), refs, Raw(_array_of(values))))
 
-    def _describe(self, entry: Entry) -> dict[str, Any]:
+    def _around(self, entry: Entry, about: bytes) -> bytes:
+        """An entry's map: what is the same for every Pack, and what is not."""
         session = self._session
-        return {
-            "owner": session.router.registry.is_owner_entry(entry),
-            "pack": entry.pack,
-            "ts": entry.ts,
-            "meta": _plain(entry.meta),
-            "callable": callable(entry.value),
-            "input": entry.input_schema,
-            "output": entry.output_schema,
-            "mine": entry.pack == session.pack_id and entry.number in session.registrations,
-            "registration": entry.number,
-        }
-
-    def _exporter(self, refs: list[tuple[int, int]], entry: Entry) -> Callable[[Any], int]:
-        position = 0
-
-        def export(value: Any) -> int:
-            nonlocal position
-            position += 1
-            if isinstance(value, RemoteCallable) and value.session is self._session:
-                refs.append((HELD, value.number))
-            else:
-                refs.append((OWN, self._number(entry, position, value)))
-            return len(refs) - 1
-
-        return export
+        owner = session.router.registry.is_owner_entry(entry)
+        mine = entry.pack == session.pack_id and entry.number in session.registrations
+        return b"".join((_HEAD, _BOOL[owner], about, _MINE, _BOOL[mine]))
 
     def _number(self, entry: Entry, position: int, value: Any) -> int:
         known = self._numbers.setdefault(entry.key, {})
@@ -118,6 +126,34 @@ class Mirror:
             self._session.references.take_back(known.pop(place))
         if not known:
             self._numbers.pop(key, None)
+
+
+def _encoded(entry: Entry, offset: int) -> tuple[bytes, bytes, tuple[Any, ...]]:
+    """``(what is said of the entry, its value, the callables in that)``; their indices start at ``offset``."""
+    kept = entry.encoded
+    about = kept.get("about")
+    if about is None:
+        fields = {
+            "pack": entry.pack,
+            "ts": entry.ts,
+            "meta": _plain(entry.meta),
+            "callable": callable(entry.value),
+            "input": entry.input_schema,
+            "output": entry.output_schema,
+            "registration": entry.number,
+        }
+        about = kept["about"] = pack(fields)[1:]
+    known = kept.get("value")
+    # without callables the place in the frame does not matter
+    if known is None or (known[2] and known[0] != offset):
+        callables: list[Any] = []
+
+        def export(value: Any) -> int:
+            callables.append(value)
+            return offset + len(callables) - 1
+
+        known = kept["value"] = (offset, pack(entry.value, export), tuple(callables))
+    return about, known[1], known[2]
 
 
 def _plain(meta: Mapping[str, Any]) -> dict[str, Any]:

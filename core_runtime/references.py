@@ -97,6 +97,16 @@ class Handle:
         session, key = self.edge
         return not session.dead and session.may_reach(key)
 
+    def claim(self) -> bool:
+        """``usable`` for a real call: an edge that was granted for one use is spent by it."""
+        if not self.usable():
+            return False
+        if self.edge is None:
+            return True
+        session, key = self.edge
+        rights = session.rights()
+        return rights.may_call(key) or rights.may_register(key)
+
 
 class References:
     """Both directions of one connection: numbers handed to the agent, and the agent's own numbers held for others."""
@@ -123,7 +133,8 @@ class References:
 
     def released(self, numbers: Sequence[int]) -> None:
         """The agent holds these no longer. What the registry mirrors lives as long as its registration."""
-        for number in numbers:
+        # a frame may name tens of thousands: those that mean nothing are left out without a step of ours for each
+        for number in self.held.keys() & numbers:
             handle = self.held.get(number)
             if handle is not None and not handle.pinned:
                 self.take_back(number)
@@ -187,14 +198,19 @@ class References:
         return translated
 
     def resolver(self, refs: Sequence[tuple[int, int]], key: str) -> Callable[[int], Any]:
-        """For decoding a body of this agent in the host: index into ``refs`` → callable."""
+        """For decoding a body of this agent in the host: index into ``refs`` → callable, the same for the same."""
+        known: dict[int, RemoteCallable] = {}
 
         def resolve(index: int) -> Any:
             if not 0 <= index < len(refs):
                 raise ValueProblem("value.malformed", f"reference {index} of {len(refs)}")
             space, number = refs[index]
             if space == OWN:
-                return RemoteCallable(self._session, number, key)
+                # a body may name one index a hundred thousand times
+                found = known.get(index)
+                if found is None:
+                    found = known[index] = RemoteCallable(self._session, number, key)
+                return found
             handle = self._held(number)
             if handle.fn is not None:
                 return handle.fn

@@ -1,61 +1,39 @@
-"""The way of a call: from a Pack or the host to a Pack or the host, its answer back, and every way it can end early.
+"""The way of a call: from a Pack or the host to a Pack or the host, and its answer back.
 
 Invariants:
-  * Every call is answered exactly once, whoever dies. A deadline, a CANCEL or a death abandons the call and everything
-    that was called on its behalf.
   * The edge is checked for each call, before anything is said about whether the key exists.
   * Bodies are forwarded as they came, inside the read callback (they alias the read buffer), except where a schema
     exists: then the *decoded* value is checked and encoded anew, since two parsers may read the same bytes differently.
 
-Not here: frames of one connection (``sessions``), who may do what (the rights), the registry.
+Not here: how a call ends (``in_flight``), streams (``streams``), running host functions (``host_functions``), frames of
+one connection (``sessions``), who may do what (the rights), the registry.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import inspect
-import itertools
 import random
-import secrets
-import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Raw
-from msgspec.msgpack import Encoder
 
 from backend_core.errors import NotFoundError, quote
-from core_runtime.calls import Call, CallContext, EdgeStats, Failure, HostContext, HostStream
+from core_runtime.calls import Call, CallContext, Failure, HostContext
 from core_runtime.diagnostics import Diagnostics
+from core_runtime.host_functions import HostFunctions, run_function
+from core_runtime.in_flight import InFlight
 from core_runtime.interface_registry import Entry, InterfaceRegistry
 from core_runtime.references import RemoteCallable
+from core_runtime.refusals import Refused, checked, refused
 from core_runtime.rules import frames
 from core_runtime.rules.frames import FLAG_STREAM, BusLimits, FrameError
-from core_runtime.rules.routing import allowed_ms, granted_credit, reenter_id, trace_id_of, traceparent
-from core_runtime.rules.schemas import Checker
+from core_runtime.rules.routing import reenter_id, trace_id_of
 from core_runtime.rules.values import ValueProblem, pack, unpack
+from core_runtime.streams import Streams
 
 if TYPE_CHECKING:
     from core_runtime.sessions import Session
-
-SWEEP_S = 0.025
-MAX_EDGES = 4_096
-_NIL = Raw(b"\xc0")
-_reencode = Encoder().encode
-
-
-class Refused(Exception):  # noqa: N818  control flow inside the bus: a call that goes no further
-    """Carries the ``Failure`` that the caller is answered with."""
-
-    def __init__(self, failure: Failure) -> None:
-        super().__init__(failure.title)
-        self.failure = failure
-
-
-def refused(type_: str, title: str, detail: str = "", *, retryable: bool = False) -> Refused:
-    """Shorthand."""
-    return Refused(Failure(type_, title, detail, retryable))
 
 
 class Router:
@@ -65,12 +43,11 @@ class Router:
         self.registry = registry
         self.diagnostics = diagnostics
         self.limits = limits
-        self.sessions: set[Session] = set()
-        self.edges: dict[tuple[str, str], EdgeStats] = {}
-        self._local: set[Call] = set()
-        self._spans = itertools.count(secrets.randbits(62) | 1)
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._armed = False
+        self.calls = InFlight(limits)
+        self.sessions = self.calls.sessions
+        self.edges = self.calls.edges
+        self.streams = Streams(self.calls)
+        self._host_functions = HostFunctions(self.calls)
 
     # --- from the host
 
@@ -92,7 +69,7 @@ class Router:
                 return await call.future
             except asyncio.CancelledError:
                 if not call.done:
-                    self.abandon(call, None)
+                    self.calls.abandon(call, None)
                 raise
         if entry is None:
             raise NotFoundError(
@@ -112,9 +89,9 @@ class Router:
                 fields={"key": key},
             )
         call = self._host_call(key, None, context, timeout_s, entry)
-        ctx = HostContext(call, idempotency_key, self._traceparent(call))
+        ctx = HostContext(call, idempotency_key, self.calls.traceparent(call))
         async with asyncio.timeout(call.budget_s):
-            return await _run(value, args, ctx)
+            return await run_function(value, args, ctx)
 
     async def invoke(
         self,
@@ -132,7 +109,7 @@ class Router:
             return await call.future
         except asyncio.CancelledError:
             if not call.done:
-                self.abandon(call, None)
+                self.calls.abandon(call, None)
             raise
 
     def _start(
@@ -151,14 +128,14 @@ class Router:
         try:
             body = Raw(pack(args, callee.references.exporter(refs)))
             if entry is not None and entry.checkers is not None:
-                body = self._check(entry.checkers.input, body, "args")
+                body = checked(entry.checkers.input, body, "args", self.limits.decode_nodes)
             call.future = callee.loop.create_future()
             self._send(call, target.number, idempotency_key, refs, body)
         except ValueProblem as exc:
-            self._forget(call)
+            self.calls.forget(call)
             raise Failure(exc.type, str(exc)).exception("", target.key) from exc
         except Refused as exc:
-            self._forget(call)
+            self.calls.forget(call)
             raise exc.failure.exception(callee.pack_id, target.key) from exc
         return call
 
@@ -191,7 +168,7 @@ class Router:
                 parent.children = set()
             parent.children.add(call)
         asked_ms = 0 if timeout_s is None else max(1, int(timeout_s * 1000))
-        self._budget(call, asked_ms)
+        self.calls.budget(call, asked_ms)
         return call
 
     # --- from a Pack
@@ -202,35 +179,37 @@ class Router:
         try:
             entry, target = self._target(caller, frame.key)
             key = entry.key if entry is not None else target.key
-            callee = target.session if isinstance(target, RemoteCallable | _Owned) else None
+            callee = target.session if type(target) in _REMOTE else None
             call = self._pack_call(caller, frame, key, callee, entry)
             if callee is not None:
-                assert isinstance(target, RemoteCallable | _Owned)
                 self._forward(call, target.number, frame, caller, callee)
             else:
-                self._serve(call, target, frame, caller)
+                self._host_functions.serve(call, target.fn if isinstance(target, _HostFunction) else target, frame)
         except Refused as exc:
             if call is not None:
-                self._forget(call)
-            self._count(caller.pack_id, frame.key if isinstance(frame.key, str) else "", 0, exc.failure.type)
+                self.calls.forget(call)
+            self.calls.count(caller.pack_id, frame.key if isinstance(frame.key, str) else "", 0, exc.failure.type)
             caller.send_error(frame.id, exc.failure)
 
     def _target(self, caller: Session, key: str | int) -> tuple[Entry | None, Any]:
         """What a Pack's CALL names, if that Pack may reach it."""
         if isinstance(key, str):
             entry = self.registry.resolve(key)
-            if not caller.rights().may_call(key) and (entry is None or entry.pack != caller.pack_id):
-                caller.denied("interface.call", key)
-                raise refused("denied", f"{caller.pack_id} may not call {quote(key)}", _DENIED_DETAIL)
+            value = entry.value if entry is not None else None
+            if entry is None or entry.pack != caller.pack_id:
+                rights = caller.rights()
+                # only what can be called spends a one-use grant
+                if not (rights.may_call(key) if callable(value) else rights.may_see(key)):
+                    raise _no_edge(caller, key)
             if entry is None:
                 raise refused("missing", f"no interface {quote(key)}", "nobody provides it now", retryable=True)
-            if not callable(entry.value):
+            if not callable(value):
                 raise refused("missing", f"{quote(key)} is data", "read it with get()")
-            return entry, entry.value
+            return entry, value
         handle = caller.references.held.get(key)
         if handle is None:
             raise refused("dead_reference", "a reference that is no longer held", "get the callable again")
-        if not handle.usable():
+        if not handle.claim():
             if handle.owner is not None and handle.owner.dead:
                 raise refused("dead_reference", "its Pack has stopped", "get the callable again", retryable=True)
             caller.denied("interface.call", handle.key)
@@ -267,14 +246,14 @@ class Router:
             else:
                 parent.children.add(call)
         caller.outgoing[call.caller_id] = call
-        self._budget(call, frame.deadline_ms)
+        self.calls.budget(call, frame.deadline_ms)
         return call
 
     def _forward(self, call: Call, number: int, frame: frames.CallFrame, caller: Session, callee: Session) -> None:
         entry = call.entry
         body = frame.body
         if entry is not None and entry.checkers is not None:
-            body = self._check(entry.checkers.input, body, "args")
+            body = checked(entry.checkers.input, body, "args", self.limits.decode_nodes)
         try:
             refs = caller.references.translate(frame.refs, callee, (caller, call.key)) if frame.refs else frame.refs
             self._send(call, number, frame.idempotency, refs, body)
@@ -304,7 +283,7 @@ class Router:
             0,
             call.depth,
             reenter,
-            (self._traceparent(call), call.caller_name, call.chain, call.flow),
+            (self.calls.traceparent(call), call.caller_name, call.chain, call.flow),
             idempotency,
             refs,
             body,
@@ -315,86 +294,6 @@ class Router:
             raise refused("value.too_large", str(exc)) from exc
         callee.incoming[call.number] = call
 
-    def _check(self, checker: Checker | None, body: Raw, what: str) -> Raw:
-        """Validate a body against a schema; the value that was checked is what travels on."""
-        if checker is None:
-            return body
-        try:
-            value = unpack(body, max_nodes=self.limits.decode_nodes)
-        except ValueProblem as exc:
-            raise refused(exc.type, f"{what}: {exc}") from exc
-        problem = checker.problem(value, len(memoryview(body)))
-        if problem is not None:
-            raise refused("schema", f"{what} do not fit the interface's schema", problem)
-        return Raw(_reencode(value))
-
-    # --- host functions that Packs call
-
-    def _serve(self, call: Call, target: Any, frame: frames.CallFrame, caller: Session) -> None:
-        fn = target.fn if isinstance(target, _HostFunction) else target
-        if call.depth > self.limits.depth:
-            raise refused("depth", f"calls are nested deeper than {self.limits.depth}")
-        if call.entry is not None and call.entry.checkers is not None:
-            body = self._check(call.entry.checkers.input, frame.body, "args")
-        else:
-            body = frame.body
-        try:
-            args = unpack(
-                body,
-                caller.references.resolver(frame.refs, call.key),
-                max_nodes=self.limits.decode_nodes,
-            )
-        except ValueProblem as exc:
-            raise refused(exc.type, str(exc)) from exc
-        self._local.add(call)
-        call.task = caller.loop.create_task(self._run_local(call, fn, args, frame.idempotency))
-
-    async def _run_local(self, call: Call, fn: Callable[..., Any], args: Any, idempotency: str | None) -> None:
-        caller = call.caller
-        assert caller is not None
-        try:
-            result = await _run(fn, args, HostContext(call, idempotency, self._traceparent(call)))
-            if isinstance(result, AsyncIterator):
-                await self._produce(call, result)
-            else:
-                refs: list[tuple[int, int]] = []
-                body = Raw(pack(result, caller.references.exporter(refs)))
-                if not call.done:
-                    self._answer(call, refs, body)
-        except ValueProblem as exc:
-            self.fail(call, Failure(exc.type, str(exc)))
-        except Exception as exc:  # noqa: BLE001  whatever the function raised is the caller's answer
-            self.fail(call, Failure.of(exc))
-
-    async def _produce(self, call: Call, items: AsyncIterator[Any]) -> None:
-        """Stream a host function's items to a Pack, within its credit."""
-        caller = call.caller
-        assert caller is not None
-        room = asyncio.Semaphore(self.limits.stream_credit)
-
-        def more(n: int) -> None:
-            for _ in range(n):
-                room.release()
-
-        call.on_credit = more
-        call.streaming = True
-        call.credit = self.limits.stream_credit
-        caller.send((frames.RESULT, call.caller_id, FLAG_STREAM, (), _NIL))
-        try:
-            async for item in items:
-                await room.acquire()
-                refs: list[tuple[int, int]] = []
-                body = Raw(pack(item, caller.references.exporter(refs)))
-                call.credit -= 1
-                call.deadline = time.monotonic() + call.budget_s
-                caller.send((frames.STREAM_ITEM, call.caller_id, refs, body))
-        finally:
-            close = getattr(items, "aclose", None)
-            if close is not None:
-                with contextlib.suppress(Exception):
-                    await close()
-        self.end_stream(call, None)
-
     # --- answers
 
     def result(self, call: Call, frame: frames.ResultFrame) -> None:
@@ -402,22 +301,26 @@ class Router:
         callee = call.callee
         assert callee is not None
         if frame.flags & FLAG_STREAM:
-            self._open_stream(call)
+            self.streams.open(call)
             return
         if call.abandoned:
-            self._settled(call)
+            self.calls.settled(call)
             return
         checker = call.entry.checkers.output if call.entry is not None and call.entry.checkers is not None else None
         try:
-            body = self._check(checker, frame.body, "the result") if checker is not None else frame.body
+            body = (
+                checked(checker, frame.body, "the result", self.limits.decode_nodes)
+                if checker is not None
+                else frame.body
+            )
             if call.caller is None:
                 value = unpack(
                     body,
                     callee.references.resolver(frame.refs, call.key) if frame.refs else None,
                     max_nodes=self.limits.decode_nodes,
                 )
-                self._settled(call)
-                self._finish(call, "")
+                self.calls.settled(call)
+                self.calls.finish(call, "")
                 if call.future is not None and not call.future.done():
                     call.future.set_result(value)
                 return
@@ -425,257 +328,21 @@ class Router:
             if refs:
                 refs = callee.references.translate(refs, call.caller, (call.caller, call.key))
         except ValueProblem as exc:
-            self._settled(call)
-            self.fail(call, Failure(exc.type, str(exc)))
+            self.calls.settled(call)
+            self.calls.fail(call, Failure(exc.type, str(exc)))
         except Refused as exc:
-            self._settled(call)
-            self.fail(call, exc.failure)
+            self.calls.settled(call)
+            self.calls.fail(call, exc.failure)
         else:
-            self._settled(call)
-            self._answer(call, refs, body)
+            self.calls.settled(call)
+            self.calls.answer(call, refs, body)
 
     def error(self, call: Call, failure: Failure) -> None:
         """The callee's ERROR."""
         abandoned = call.abandoned
-        self._settled(call)
+        self.calls.settled(call)
         if not abandoned:
-            self.fail(call, failure)
-
-    def _answer(self, call: Call, refs: Any, body: Raw) -> None:
-        caller = call.caller
-        assert caller is not None
-        try:
-            if call.caller_id > 0:
-                caller.send((frames.RESULT, call.caller_id, 0, refs, body))
-        except FrameError as exc:
-            self.fail(call, Failure("value.too_large", str(exc)))
-        else:
-            self._finish(call, "")
-
-    def fail(self, call: Call, failure: Failure) -> None:
-        """Answer the caller with an error (a stream ends with it)."""
-        if call.done:
-            return
-        if call.streaming:
-            self.end_stream(call, failure)
-            return
-        self._finish(call, failure.type)
-        if call.caller is not None:
-            if call.caller_id > 0:
-                call.caller.send_error(call.caller_id, failure)
-        elif call.future is not None and not call.future.done():
-            pack_id = call.callee.pack_id if call.callee is not None else ""
-            call.future.set_exception(failure.exception(pack_id, call.key))
-
-    # --- streams
-
-    def _open_stream(self, call: Call) -> None:
-        callee = call.callee
-        assert callee is not None
-        if call.streaming:
-            raise FrameError("a stream was opened twice")
-        call.streaming = True
-        call.credit = self.limits.stream_credit
-        if call.abandoned:
-            return
-        if call.caller_id < 0:
-            self.abandon(call, None)
-            return
-        call.deadline = time.monotonic() + call.budget_s
-        if call.caller is not None:
-            call.caller.send((frames.RESULT, call.caller_id, FLAG_STREAM, (), _NIL))
-            return
-        call.stream = HostStream(
-            self.limits.stream_credit, lambda n: self.credit(call, n), lambda: self.abandon(call, None)
-        )
-        if call.future is not None and not call.future.done():
-            call.future.set_result(call.stream)
-
-    def item(self, call: Call, frame: frames.ItemFrame) -> None:
-        """The callee's STREAM_ITEM, within the credit it was given."""
-        callee = call.callee
-        assert callee is not None
-        if not call.streaming:
-            raise FrameError("an item of a stream that was not opened")
-        if call.credit <= 0:
-            raise FrameError("more items than the consumer granted")
-        call.credit -= 1
-        if call.abandoned:
-            return
-        call.deadline = time.monotonic() + call.budget_s
-        try:
-            if call.caller is None:
-                assert call.stream is not None
-                resolve = callee.references.resolver(frame.refs, call.key) if frame.refs else None
-                call.stream.feed(unpack(frame.body, resolve, max_nodes=self.limits.decode_nodes))
-                return
-            refs: Any = frame.refs
-            if refs:
-                refs = callee.references.translate(refs, call.caller, (call.caller, call.key))
-            call.caller.send((frames.STREAM_ITEM, call.caller_id, refs, frame.body))
-        except ValueProblem as exc:
-            self.abandon(call, Failure(exc.type, str(exc)))
-        except FrameError as exc:
-            self.abandon(call, Failure("value.too_large", str(exc)))
-
-    def credit(self, call: Call, n: int) -> None:
-        """The consumer's STREAM_CREDIT; what would exceed the producer's window is swallowed."""
-        if call.done or not call.streaming:
-            return
-        granted = granted_credit(call.credit, n, self.limits.credit_ahead)
-        if not granted:
-            return
-        call.credit += granted
-        call.deadline = time.monotonic() + call.budget_s
-        if call.callee is not None:
-            call.callee.send((frames.STREAM_CREDIT, call.number, granted))
-        elif call.on_credit is not None:
-            call.on_credit(granted)
-
-    def end(self, call: Call, failure: Failure | None) -> None:
-        """The callee's STREAM_END."""
-        if not call.streaming:
-            raise FrameError("the end of a stream that was not opened")
-        abandoned = call.abandoned
-        self._settled(call)
-        if not abandoned:
-            self.end_stream(call, failure)
-
-    def end_stream(self, call: Call, failure: Failure | None) -> None:
-        """Tell the consumer that nothing more comes."""
-        if call.done:
-            return
-        self._finish(call, failure.type if failure is not None else "")
-        if call.caller is not None:
-            if call.caller_id > 0:
-                fields = failure.frame_fields() if failure is not None else None
-                call.caller.send((frames.STREAM_END, call.caller_id, fields))
-        elif call.stream is not None:
-            pack_id = call.callee.pack_id if call.callee is not None else ""
-            call.stream.end(failure.exception(pack_id, call.key) if failure is not None else None)
-
-    # --- ways to end early
-
-    def abandon(self, call: Call, failure: Failure | None) -> None:
-        """Answer the caller now (not at all with None), cancel the callee and everything called on its behalf."""
-        pending = [(call, failure)]
-        while pending:
-            current, why = pending.pop()
-            if current.abandoned:
-                continue
-            children = tuple(current.children or ())
-            if why is not None:
-                self.fail(current, why)
-            elif not current.done:
-                self._finish(current, "cancelled")
-                if current.stream is not None:
-                    current.stream.end(None)
-                if current.future is not None and not current.future.done():
-                    current.future.cancel()
-            current.abandoned = True
-            if current.callee is not None and current.number in current.callee.incoming:
-                current.callee.abandoned += 1
-                current.callee.send((frames.CANCEL, current.number))
-                current.callee.check_abandoned()
-            elif current.task is not None:
-                current.task.cancel()
-            pending.extend((child, _CANCELLED) for child in children)
-
-    def session_lost(self, session: Session, reason: str) -> None:
-        """A Pack's connection ended: answer those who called it, cancel what it called."""
-        self.sessions.discard(session)
-        failure = Failure("unavailable", f"{session.pack_id} went away", reason[:300], retryable=True)
-        for call in list(session.incoming.values()):
-            children = tuple(call.children or ())
-            if not call.abandoned:
-                self.fail(call, failure)
-            call.abandoned = True
-            for child in children:
-                self.abandon(child, None)
-        session.incoming.clear()
-        for call in list(session.outgoing.values()):
-            self.abandon(call, None)
-        session.outgoing.clear()
-
-    # --- deadlines
-
-    def bind(self, loop: asyncio.AbstractEventLoop) -> None:
-        """The loop that everything here belongs to."""
-        self._loop = loop
-
-    def _budget(self, call: Call, asked_ms: int) -> None:
-        now = call.started
-        parent = call.parent
-        left = parent.left_ms(now) if parent is not None and not parent.streaming else None
-        ms = allowed_ms(asked_ms, self.limits.deadline_ms, self.limits.max_deadline_ms, left)
-        call.budget_s = ms / 1000
-        call.deadline = now + call.budget_s
-        if not self._armed and self._loop is not None:
-            self._armed = True
-            self._loop.call_later(SWEEP_S, self._sweep)
-
-    def _sweep(self) -> None:
-        """Answer what is late. One pass over what is pending: timers of their own would outlive most calls."""
-        now = time.monotonic()
-        late: list[Call] = []
-        pending = False
-        for table in self._tables():
-            for call in table:
-                if call.abandoned or call.done:
-                    continue
-                pending = True
-                if call.deadline <= now:
-                    late.append(call)
-        for call in late:
-            title = f"no answer within {call.budget_s:g} s"
-            self.abandon(call, Failure("timeout", title, f"{call.key} was cancelled", retryable=True))
-        self._armed = pending
-        if pending and self._loop is not None:
-            self._loop.call_later(SWEEP_S, self._sweep)
-
-    def _tables(self) -> Iterable[Iterable[Call]]:
-        yield from (session.incoming.values() for session in self.sessions)
-        yield self._local
-
-    # --- bookkeeping
-
-    def _settled(self, call: Call) -> None:
-        """The callee has answered."""
-        callee = call.callee
-        assert callee is not None
-        callee.incoming.pop(call.number, None)
-        if call.abandoned:
-            callee.abandoned -= 1
-
-    def _finish(self, call: Call, failure: str) -> None:
-        """The caller is being answered."""
-        call.done = True
-        self._forget(call)
-        duration_us = int((time.monotonic() - call.started) * 1e6)
-        self._count(call.caller_name, call.key, duration_us, failure)
-        if call.callee is not None:
-            call.callee.stats.add(duration_us, failure)
-
-    def _forget(self, call: Call) -> None:
-        call.done = True
-        self._local.discard(call)
-        parent = call.parent
-        if parent is not None and parent.children is not None:
-            parent.children.discard(call)
-        caller = call.caller
-        if caller is not None and caller.outgoing.pop(call.caller_id, None) is not None and parent is None:
-            caller.orphans -= 1
-
-    def _count(self, caller: str, key: str, duration_us: int, failure: str) -> None:
-        edge = self.edges.get((caller, key))
-        if edge is None:
-            if len(self.edges) >= MAX_EDGES:
-                caller, key = caller[:64], "(other keys)"
-            edge = self.edges.setdefault((caller, key), EdgeStats())
-        edge.add(duration_us, failure)
-
-    def _traceparent(self, call: Call) -> str:
-        return traceparent(call.trace_id, next(self._spans) & 0xFFFFFFFFFFFFFFFF)
+            self.calls.fail(call, failure)
 
 
 class _Owned:
@@ -697,15 +364,12 @@ class _HostFunction:
         self.key = key
 
 
-_CANCELLED = Failure("cancelled", "the call that this one belongs to has ended")
+_REMOTE = frozenset({RemoteCallable, _Owned})
+
+
+def _no_edge(caller: Session, key: str) -> Refused:
+    caller.denied("interface.call", key)
+    return refused("denied", f"{caller.pack_id} may not call {quote(key)}", _DENIED_DETAIL)
+
+
 _DENIED_DETAIL = "the edge was not granted; declare the key in requires or uses and ask the operator"
-
-
-async def _run(fn: Callable[..., Any], args: Any, ctx: HostContext) -> Any:
-    """A host function: coroutine functions on the loop, plain ones on a thread, since they may block."""
-    if inspect.iscoroutinefunction(fn) or isinstance(fn, RemoteCallable):
-        return await fn(args, ctx)
-    if inspect.isasyncgenfunction(fn):
-        return fn(args, ctx)
-    result = await asyncio.to_thread(fn, args, ctx)
-    return await result if inspect.isawaitable(result) else result

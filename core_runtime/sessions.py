@@ -6,60 +6,38 @@ Invariants:
   * HELLO comes first and once; nothing else is served before WELCOME went out.
   * Rights are asked for at each use. Everything a session registered, subscribed or handed out ends with it.
 
-Not here: routing (``router``), which sessions exist (``bus``), supervision (``container_orchestrator``).
+Not here: routing (``router``), registrations, events and requests (``registrations``, ``pack_events``,
+``pack_requests``), which sessions exist (``bus``), supervision (``container_orchestrator``).
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections import deque
-from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Protocol
 
 from msgspec import Raw
 
-from backend_core.errors import PackError, PackTimeout, RequestError, quote
+from backend_core.errors import PackError, PackTimeout
 from core_runtime.calls import Call, EdgeStats, Failure
-from core_runtime.diagnostics import Diagnostics, Severity, fail_soft, record_failure
+from core_runtime.diagnostics import Diagnostics, Severity, record_failure
 from core_runtime.drivers.link import Link
-from core_runtime.event_bus import Event, EventBus
-from core_runtime.interface_registry import Entry
+from core_runtime.event_bus import EventBus
 from core_runtime.mirrors import Mirror
+from core_runtime.pack_events import PackEvents
+from core_runtime.pack_log import PackLog
+from core_runtime.pack_requests import PackRequests
+from core_runtime.phases import PhaseOutcome
 from core_runtime.references import References
+from core_runtime.registrations import Registrations, as_map, unpack_bounded
 from core_runtime.router import Router
 from core_runtime.rules import frames
-from core_runtime.rules.frames import LOG_CHARS, PROTOCOL_VERSION, BusLimits, FrameError
+from core_runtime.rules.frames import PROTOCOL_VERSION, BusLimits, FrameError
 from core_runtime.rules.routing import RightsOf
-from core_runtime.rules.schemas import SchemaRefused
-from core_runtime.rules.values import ValueProblem, pack, unpack
 
-EVENTS_WAITING = 256
-META_NODES = 4_096
 _NIL = Raw(b"\xc0")
 _NO_REFS: tuple[tuple[int, int], ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class PhaseOutcome:
-    """What came of one component phase inside the sandbox."""
-
-    ok: bool
-    error: Failure | None
-    registered: tuple[str, ...]
-    duration_us: int
-    asynchronous: bool
-
-
-@dataclass(frozen=True, slots=True)
-class RawPayload:
-    """A published body as its Pack sent it."""
-
-    session: Session
-    refs: list[tuple[int, int]]
-    body: bytes
 
 
 class Owner(Protocol):
@@ -102,27 +80,24 @@ class Session:
         self.mirror = Mirror(self, owner.diagnostics)
         self.incoming: dict[int, Call] = {}
         self.outgoing: dict[int, Call] = {}
-        self.registrations: dict[int, Entry] = {}
+        self.registry = Registrations(self)
+        self.registrations = self.registry.entries
         self.stats = EdgeStats()
         self.abandoned = 0
         self.orphans = 0
         self.ready = False
         self.draining = False
         self.dead = False
-        self._source = f"rumi:pack/{pack_id}"
         self._owner = owner
+        self._handlers: dict[type, Callable[[Any], None]] = {frames.HelloFrame: self._on_hello}
         self._link: Link | None = None
         self._numbers = 0
         self._silent = 0
         self._waits: dict[int, tuple[int, asyncio.Future[Any]]] = {}
-        self._subscriptions: dict[int, tuple[str, str]] = {}
-        self._events_waiting: deque[tuple[int, Event]] = deque()
-        self._events_lost = 0
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._events = PackEvents(self, owner.events, owner.diagnostics)
+        self._requests = PackRequests(self, owner.request, owner.diagnostics)
         self._strays = 0
-        self._log_budget = float(limits.log_bytes_per_s)
-        self._log_time = time.monotonic()
-        self._log_lost = 0
+        self._log = PackLog(partial(owner.log, pack_id, generation), limits.log_bytes_per_s)
 
     # --- for the orchestrator
 
@@ -141,6 +116,7 @@ class Session:
         }
         self.send((frames.WELCOME, 0, told))
         self.ready = True
+        self._handlers = self._all_handlers()
         self._owner.welcomed(self)
         self.refresh()
 
@@ -154,28 +130,12 @@ class Session:
             timeout_s,
             f"{file} of {component.get('full_id', self.pack_id)}",
         )
-        outcome = _map(raw)
-        error = outcome.get("error")
-        failure: Failure | None = None
-        if isinstance(error, list) and len(error) == 5:
-            failure = Failure.from_agent(str(error[0]), str(error[1]), str(error[2]), bool(error[3]), str(error[4]))
-        elif error is not None:
-            failure = Failure("error/Exception", str(error)[:500])
-        ok = outcome.get("ok") is True
-        registered = outcome.get("registered")
-        duration = outcome.get("duration_us")
-        return PhaseOutcome(
-            ok=ok,
-            error=None if ok else failure or Failure("error/Exception", "the phase failed without saying why"),
-            registered=tuple(str(key)[:256] for key in registered) if isinstance(registered, list) else (),
-            duration_us=duration if isinstance(duration, int) else 0,
-            asynchronous=outcome.get("asynchronous") is True,
-        )
+        return PhaseOutcome.of(as_map(raw))
 
     async def ping(self, timeout_s: float = 5.0) -> Mapping[str, Any]:
         """``{threads, stuck, calls}`` as the agent says; raises ``PackTimeout`` when it does not answer."""
         raw = await self._ask(lambda number: (frames.PING, number), frames.PONG, timeout_s, "ping")
-        return _map(raw)
+        return as_map(raw)
 
     async def shutdown(self, grace_s: float) -> None:
         """Ask the agent to finish and leave; after ``grace_s`` the connection is cut."""
@@ -209,11 +169,11 @@ class Session:
     def on_frame(self, frame: memoryview) -> None:
         """``drivers.link.Peer``."""
         parsed = frames.parse(frame)
-        handler = _HANDLERS[type(parsed)]
-        if not self.ready and handler is not Session._on_hello:
+        handler = self._handlers.get(type(parsed))
+        if handler is None:
             raise FrameError(f"{type(parsed).__name__} before WELCOME")
         try:
-            handler(self, parsed)
+            handler(parsed)
         except FrameError:
             raise
         except Exception as exc:
@@ -224,31 +184,23 @@ class Session:
             self.references.settle(refs)
 
     def on_room(self) -> None:
-        """``drivers.link.Peer``: events that waited go out."""
-        while self._events_waiting and not self.congested:
-            number, event = self._events_waiting.popleft()
-            with fail_soft(self._owner.diagnostics, self.pack_id, "events", step_id=event.type):
-                self._send_event(number, event)
+        """``drivers.link.Peer``: mirrors and events that waited go out."""
+        self.mirror.resume()
+        self._events.resume()
 
     def on_lost(self, reason: str) -> None:
         """``drivers.link.Peer``: everything of this session ends."""
         if self.dead:
             return
         self.dead = True
-        self.router.session_lost(self, reason)
+        self.router.calls.session_lost(self, reason)
         for _kind, waiter in self._waits.values():
             if not waiter.done():
                 waiter.set_exception(self.gone())
         self._waits.clear()
-        for task in tuple(self._tasks):
-            task.cancel()
-        for pattern, subscription in self._subscriptions.values():
-            self._owner.events.unsubscribe(pattern, subscription)
-        self._subscriptions.clear()
-        self._events_waiting.clear()
-        for number, entry in list(self.registrations.items()):
-            self.router.registry.remove({number}, entry.key)
-        self.registrations.clear()
+        self._requests.cancel()
+        self._events.clear()
+        self.registry.clear()
         self.references.clear()
         if not self.greeted.done():
             self.greeted.cancel()
@@ -291,9 +243,9 @@ class Session:
         self._owner.denied(self.pack_id, operation, subject)
 
     def may_reach(self, key: str) -> bool:
-        """Whether the edge to ``key`` stands (a Pack always reaches its own)."""
+        """Whether the edge to ``key`` stands (a Pack always reaches its own). Spends nothing."""
         rights = self.rights()
-        return rights.may_call(key) or rights.may_register(key)
+        return rights.may_see(key) or rights.may_register(key)
 
     def check_abandoned(self) -> None:
         """Cut a Pack off that sits on too many cancelled calls."""
@@ -331,12 +283,34 @@ class Session:
         finally:
             self._waits.pop(number, None)
 
+    def _all_handlers(self) -> dict[type, Callable[[Any], None]]:
+        return {
+            frames.CallFrame: self._on_call,
+            frames.ResultFrame: self._on_result,
+            frames.ErrorFrame: self._on_error,
+            frames.CancelFrame: self._on_cancel,
+            frames.ItemFrame: self._on_item,
+            frames.EndFrame: self._on_end,
+            frames.CreditFrame: self._on_credit,
+            frames.HelloFrame: self._on_hello,
+            frames.PhaseDoneFrame: self._on_phase_done,
+            frames.PongFrame: self._on_pong,
+            frames.LogFrame: self._on_log,
+            frames.RegisterFrame: self.registry.register,
+            frames.UnregisterFrame: self.registry.unregister,
+            frames.ReleaseFrame: self._on_release,
+            frames.SubscribeFrame: self._events.subscribe,
+            frames.UnsubscribeFrame: self._events.unsubscribe,
+            frames.PublishFrame: self._events.publish,
+            frames.RequestFrame: self._requests.take,
+        }
+
     # --- frames: life
 
     def _on_hello(self, frame: frames.HelloFrame) -> None:
         if self.greeted.done():
             raise FrameError("a second HELLO")
-        hello = _map(_unpack_bounded(frame.hello))
+        hello = as_map(unpack_bounded(frame.hello))
         if PROTOCOL_VERSION not in (hello.get("protocols") or ()):
             raise FrameError(f"no common protocol version (the host speaks {PROTOCOL_VERSION})")
         self.hello = hello
@@ -348,7 +322,7 @@ class Session:
             self._stray(number)
             return
         if not waiting[1].done():
-            waiting[1].set_result(_unpack_bounded(raw))
+            waiting[1].set_result(unpack_bounded(raw))
 
     def _on_phase_done(self, frame: frames.PhaseDoneFrame) -> None:
         self._on_answer(frame.id, frames.PHASE_DONE, frame.outcome)
@@ -357,19 +331,7 @@ class Session:
         self._on_answer(frame.id, frames.PONG, frame.state)
 
     def _on_log(self, frame: frames.LogFrame) -> None:
-        now = time.monotonic()
-        rate = self.limits.log_bytes_per_s
-        self._log_budget = min(self._log_budget + (now - self._log_time) * rate, float(rate))
-        self._log_time = now
-        text = frame.text[:LOG_CHARS]
-        if self._log_budget < len(text):
-            self._log_lost += 1
-            return
-        self._log_budget -= len(text) + 16
-        if self._log_lost:
-            lost, self._log_lost = self._log_lost, 0
-            self._owner.log(self.pack_id, self.generation, 30, "host", f"{lost} log frames were dropped (rate limit)")
-        self._owner.log(self.pack_id, self.generation, min(frame.level, 50), frame.source, text)
+        self._log.take(frame)
 
     def _stray(self, number: int) -> None:
         """An answer to nothing: forged, or given twice. A few are noted, many end the connection."""
@@ -411,234 +373,31 @@ class Session:
     def _on_cancel(self, frame: frames.CancelFrame) -> None:
         call = self.outgoing.get(frame.id)
         if call is not None:
-            self.router.abandon(call, Failure("cancelled", "the caller cancelled"))
+            self.router.calls.abandon(call, Failure("cancelled", "the caller cancelled"))
 
     def _on_item(self, frame: frames.ItemFrame) -> None:
         call = self.incoming.get(frame.id)
         if call is None:
             self._stray(frame.id)
         else:
-            self.router.item(call, frame)
+            self.router.streams.item(call, frame)
 
     def _on_end(self, frame: frames.EndFrame) -> None:
         call = self.incoming.get(frame.id)
         if call is None:
             self._stray(frame.id)
         else:
-            self.router.end(call, Failure.from_agent(*frame.error) if frame.error is not None else None)
+            self.router.streams.end(call, Failure.from_agent(*frame.error) if frame.error is not None else None)
 
     def _on_credit(self, frame: frames.CreditFrame) -> None:
         call = self.outgoing.get(frame.id)
         if call is not None:
-            self.router.credit(call, frame.n)
+            self.router.streams.credit(call, frame.n)
 
     def _on_release(self, frame: frames.ReleaseFrame) -> None:
         self.references.released(frame.numbers)
 
-    # --- frames: registry
-
-    def _on_register(self, frame: frames.RegisterFrame) -> None:
-        try:
-            answer = self._register(frame)
-        except ValueProblem as exc:
-            self.send_error(frame.id, Failure(exc.type, str(exc)))
-        except SchemaRefused as exc:
-            self.send_error(frame.id, Failure("schema", f"the schema of {quote(frame.key)} is refused", str(exc)))
-        else:
-            self._reply(frame.id, answer)
-
-    def _register(self, frame: frames.RegisterFrame) -> int | bool:
-        key = frame.key
-        if not self.rights().may_register(key):
-            self.denied("interface.register", key)
-            raise ValueProblem("denied", f"{quote(key)} is not declared in provides, or not granted")
-        if len(self.registrations) >= self.limits.registrations:
-            raise ValueProblem("limit", f"{self.limits.registrations} registrations exist already")
-        options = _map(_unpack_bounded(frame.options))
-        meta = _unpack_bounded(frame.meta)
-        schemas = _map(_unpack_bounded(frame.schemas))
-        registry = self.router.registry
-        if options.get("if_absent") is True and registry.slot(key) is not None:
-            return False
-        ttl_ms = options.get("ttl_ms")
-        if ttl_ms is not None and (not isinstance(ttl_ms, int | float) or not 0 <= ttl_ms <= 10**12):
-            raise ValueProblem("value.unsupported", "ttl_ms is a number of milliseconds", "$.options.ttl_ms")
-        source = options.get("source")
-        value = unpack(frame.body, self.references.resolver(frame.refs, key), max_nodes=self.limits.decode_nodes)
-        try:
-            entry = registry.add(
-                key,
-                value,
-                meta=meta if isinstance(meta, dict) else None,
-                pack=self.pack_id,
-                generation=self.generation,
-                input_schema=schemas.get("input"),
-                output_schema=schemas.get("output"),
-                source=source if isinstance(source, str) else None,
-                override=options.get("override") is True,
-                ttl_s=None if ttl_ms is None else ttl_ms / 1000,
-            )
-        except RequestError as exc:
-            raise ValueProblem("value.unsupported", exc.title) from exc
-        self.registrations[entry.number] = entry
-        return entry.number
-
-    def _on_unregister(self, frame: frames.UnregisterFrame) -> None:
-        removed = 0
-        for number in frame.registrations:
-            entry = self.registrations.pop(number, None)
-            if entry is not None:
-                removed += self.router.registry.remove({number}, entry.key)
-        self._reply(frame.id, removed)
-
-    def forget_registration(self, number: int) -> None:
-        """A registration that expired by itself."""
-        self.registrations.pop(number, None)
-
-    # --- frames: events
-
-    def _on_subscribe(self, frame: frames.SubscribeFrame) -> None:
-        if not self.rights().may_subscribe(frame.topic):
-            self.denied("event.subscribe", frame.topic)
-            self.send_error(frame.id, Failure("denied", f"{self.pack_id} may not subscribe to {quote(frame.topic)}"))
-            return
-        if len(self._subscriptions) >= self.limits.subscriptions:
-            self.send_error(frame.id, Failure("limit", f"{self.limits.subscriptions} subscriptions exist already"))
-            return
-        number = max(self._subscriptions, default=0) + 1
-        identifier = f"pack:{self.pack_id}:{self.generation}:{number}"
-        self._owner.events.subscribe_events(frame.topic, partial(self._event, number), identifier)
-        self._subscriptions[number] = (frame.topic, identifier)
-        self._reply(frame.id, number)
-
-    def _on_unsubscribe(self, frame: frames.UnsubscribeFrame) -> None:
-        known = self._subscriptions.pop(frame.subscription, None)
-        self._reply(frame.id, known is not None and self._owner.events.unsubscribe(*known))
-
-    def _on_publish(self, frame: frames.PublishFrame) -> None:
-        if not self.rights().may_publish(frame.topic):
-            self.denied("event.publish", frame.topic)
-            self.send_error(frame.id, Failure("denied", f"{self.pack_id} may not publish {quote(frame.topic)}"))
-            return
-        payload = RawPayload(self, frame.refs, bytes(memoryview(frame.body)))
-        events = self._owner.events
-
-        def load() -> Any:
-            return unpack(payload.body, self.references.resolver(payload.refs, ""), max_nodes=self.limits.decode_nodes)
-
-        if frame.refs:
-            # who looks later must find the callables alive
-            try:
-                value = load()
-            except ValueProblem as exc:
-                self.send_error(frame.id, Failure(exc.type, str(exc)))
-                return
-            event = Event(events.new_id(), self._source, frame.topic, time.time(), lambda: value, raw=payload)
-        else:
-            event = Event(events.new_id(), self._source, frame.topic, time.time(), load, raw=payload)
-        reached = events.publish_event(event)
-        if frame.id:
-            self._reply(frame.id, reached)
-
-    def _event(self, number: int, event: Event) -> None:
-        """An event for this Pack; when it does not read, the oldest that wait are dropped."""
-        if self.dead or not self.rights().may_subscribe(event.type):
-            return
-        if self.congested:
-            if len(self._events_waiting) >= EVENTS_WAITING:
-                self._events_waiting.popleft()
-                self._events_lost += 1
-                self._owner.diagnostics.issue(
-                    "events_dropped",
-                    Severity.WARN,
-                    self.pack_id,
-                    "A Pack is too slow for its events",
-                    f"{self._events_lost} were dropped, the oldest first.",
-                    "Subscribe to a narrower topic, or make the handler faster.",
-                )
-            self._events_waiting.append((number, event))
-            return
-        self._send_event(number, event)
-
-    def _send_event(self, number: int, event: Event) -> None:
-        refs: list[tuple[int, int]] = []
-        raw = event.raw
-        if isinstance(raw, RawPayload):
-            body = raw.body
-            if raw.refs:
-                refs = raw.session.references.translate(raw.refs, self, None)
-        else:
-            body = pack(event.data, self.references.exporter(refs))
-        self.send((frames.EVENT, 0, number, event.attributes, refs, Raw(body)))
-
-    # --- frames: requests
-
-    def _on_request(self, frame: frames.RequestFrame) -> None:
-        if len(self._tasks) >= self.limits.requests:
-            busy = Failure("limit", f"{self.limits.requests} requests are in flight already", retryable=True)
-            self.send_error(frame.id, busy)
-            return
-        try:
-            args = unpack(
-                frame.body,
-                self.references.resolver(frame.refs, frame.operation),
-                max_nodes=self.limits.decode_nodes,
-            )
-        except ValueProblem as exc:
-            self.send_error(frame.id, Failure(exc.type, str(exc)))
-            return
-        self._spawn(self._serve_request(frame.id, frame.operation, args))
-
-    async def _serve_request(self, number: int, operation: str, args: Any) -> None:
-        with fail_soft(self._owner.diagnostics, self.pack_id, "request", step_id=operation, quiet=True) as outcome:
-            result = await self._owner.request(self, operation, args)
-            refs: list[tuple[int, int]] = []
-            try:
-                self.send((frames.RESULT, number, 0, refs, Raw(pack(result, self.references.exporter(refs)))))
-            except (ValueProblem, FrameError) as exc:
-                self.send_error(number, Failure(getattr(exc, "type", "value.too_large"), str(exc)))
-        if outcome.error is not None:
-            self.send_error(number, Failure.of(outcome.error))
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = self.loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    def _reply(self, number: int, value: Any) -> None:
+    def reply(self, number: int, value: Any) -> None:
+        """Answer a request with a small value of the host's."""
         if number:
             self.send((frames.RESULT, number, 0, _NO_REFS, value))
-
-
-_HANDLERS: Mapping[type, Callable[[Session, Any], None]] = {
-    frames.CallFrame: Session._on_call,  # noqa: SLF001  the table belongs to the class
-    frames.ResultFrame: Session._on_result,  # noqa: SLF001
-    frames.ErrorFrame: Session._on_error,  # noqa: SLF001
-    frames.CancelFrame: Session._on_cancel,  # noqa: SLF001
-    frames.ItemFrame: Session._on_item,  # noqa: SLF001
-    frames.EndFrame: Session._on_end,  # noqa: SLF001
-    frames.CreditFrame: Session._on_credit,  # noqa: SLF001
-    frames.HelloFrame: Session._on_hello,  # noqa: SLF001
-    frames.PhaseDoneFrame: Session._on_phase_done,  # noqa: SLF001
-    frames.PongFrame: Session._on_pong,  # noqa: SLF001
-    frames.LogFrame: Session._on_log,  # noqa: SLF001
-    frames.RegisterFrame: Session._on_register,  # noqa: SLF001
-    frames.UnregisterFrame: Session._on_unregister,  # noqa: SLF001
-    frames.ReleaseFrame: Session._on_release,  # noqa: SLF001
-    frames.SubscribeFrame: Session._on_subscribe,  # noqa: SLF001
-    frames.UnsubscribeFrame: Session._on_unsubscribe,  # noqa: SLF001
-    frames.PublishFrame: Session._on_publish,  # noqa: SLF001
-    frames.RequestFrame: Session._on_request,  # noqa: SLF001
-}
-
-
-def _unpack_bounded(raw: Raw) -> Any:
-    """A small loose map of a frame. What it can't hold ends the connection."""
-    try:
-        return unpack(raw, max_nodes=META_NODES)
-    except ValueProblem as exc:
-        raise FrameError(str(exc)) from exc
-
-
-def _map(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}

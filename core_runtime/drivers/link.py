@@ -1,11 +1,16 @@
 """One connection to one Pack generation: listener, peer check, splitting into frames, batched writes, back-pressure.
 
+When something is written: what is sent while frames are being read leaves when that read has been dealt with, one write
+a connection, without another turn of the loop in between (a turn costs a system call and a context switch's delay);
+what is sent otherwise goes to the transport at once (uvloop's writes at the end of the turn).
+
 Invariants:
   * A listener accepts exactly one connection, from the expected user, and disappears from the file system with it.
   * Memory for one connection is bounded: reading by one frame plus one buffer, writing by ``backlog_hard_bytes``; a
     peer that never reads is cut off there.
   * A frame's memory view is valid only inside ``on_frame``: the buffer is reused.
-  * One peer that floods gets at most ``FRAMES_PER_TURN`` frames handled before everybody else has a turn.
+  * One peer that floods has its frames handled for ``TURN_S`` (one frame, at least) before everybody else has a turn,
+    whatever they cost; it is not read from until its turn comes round. One that sends a frame at a time pays nothing.
 
 Not here: what a frame means (``rules.frames``, ``bus``).
 """
@@ -17,6 +22,7 @@ import contextlib
 import os
 import socket
 import struct
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -25,9 +31,11 @@ from backend_core.errors import HostError, TrustError, quote
 from core_runtime.rules.frames import BusLimits, FrameError, append
 
 BUFFER_BYTES = 64 * 1024
-FRAMES_PER_TURN = 256
+TURN_S = 0.00025
 MAX_PATH_BYTES = 107
 _REFUSED_PEERS = 64
+_length = struct.Struct("<I").unpack_from
+_UNREAD = "backlog: the Pack does not read what it is sent"
 
 
 class Peer(Protocol):
@@ -43,19 +51,44 @@ class Peer(Protocol):
         """Called when a congested link has room again."""
 
 
+class Turn:
+    """What links of one loop share: which of them have something to write when the read under way has been handled."""
+
+    __slots__ = ("_waiting", "reading")
+
+    def __init__(self) -> None:
+        self.reading = False
+        self._waiting: list[Link] = []
+
+    def wait(self, link: Link) -> None:
+        """Write ``link``'s frames at the end of the read."""
+        self._waiting.append(link)
+
+    def end(self) -> None:
+        """The read has been handled."""
+        self.reading = False
+        waiting = self._waiting
+        if waiting:
+            self._waiting = []
+            for link in waiting:
+                link.flush()
+
+
 class Link(asyncio.BufferedProtocol):
     """The host's end of a connection. All methods belong to the event loop's thread."""
 
-    def __init__(self, peer: Peer, limits: BusLimits, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, peer: Peer, limits: BusLimits, loop: asyncio.AbstractEventLoop, turn: Turn) -> None:
         self._peer = peer
         self._limits = limits
+        self._frame_bytes = limits.frame_bytes
         self._loop = loop
+        self._turn = turn
         self._buffer = bytearray(BUFFER_BYTES)
         self._view = memoryview(self._buffer)
         self._start = 0
         self._end = 0
         self._out = bytearray()
-        self._flushing = False
+        self._queued = False
         self._resuming = False
         self._transport: asyncio.Transport | None = None
         self._reason = ""
@@ -74,13 +107,13 @@ class Link(asyncio.BufferedProtocol):
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002  asyncio's signature
         """The free part of the buffer; never empty, see ``_make_room``."""
-        return self._view[self._end :]
+        return self._view[self._end :] if self._end else self._view
 
     def buffer_updated(self, nbytes: int) -> None:
         """Handle what has arrived."""
         self._end += nbytes
         self.bytes_in += nbytes
-        self._handle()
+        self._read()
 
     def eof_received(self) -> bool:
         """The peer will send nothing more: half-open connections serve nobody."""
@@ -100,31 +133,44 @@ class Link(asyncio.BufferedProtocol):
     def resume_writing(self) -> None:
         """The backlog has drained."""
         self.congested = False
-        self._peer.on_room()
+        # not here: the transport is in the middle of a write, and the peer will write
+        self._loop.call_soon(self._peer.on_room)
 
     # --- frames in
 
+    def _read(self) -> None:
+        turn = self._turn
+        turn.reading = True
+        try:
+            self._handle()
+        finally:
+            turn.end()
+
     def _handle(self) -> None:
         view, start, end = self._view, self._start, self._end
-        budget = FRAMES_PER_TURN
+        first = start
+        until = 0.0
         on_frame = self._peer.on_frame
         limit = self._limits.frame_bytes
         size = 0
         try:
             while end - start >= 4:
-                size = int.from_bytes(view[start : start + 4], "little")
+                (size,) = _length(view, start)
                 if not 0 < size <= limit:
                     raise FrameError(f"a frame of {size} bytes (1 to {limit} are allowed)")  # noqa: TRY301
                 if end - start < size + 4:
                     break
-                if not budget:
-                    self._start = start
-                    self._yield_turn()
-                    return
-                budget -= 1
+                if start != first:
+                    now = time.monotonic()
+                    if not until:
+                        until = now + TURN_S
+                    elif now >= until:
+                        self._start = start
+                        self._yield_turn()
+                        return
                 start += size + 4
                 on_frame(view[start - size : start])
-                if self.closed or self._reason:
+                if self.closed:
                     return
         except FrameError as exc:
             self.abort(f"protocol: {exc}")
@@ -159,38 +205,43 @@ class Link(asyncio.BufferedProtocol):
 
     def _continue(self) -> None:
         self._resuming = False
-        if self.closed or self._reason or self._transport is None:
+        if self.closed or self._transport is None:
             return
-        self._handle()
-        if not self._resuming and not self._reason:
+        self._read()
+        if not self._resuming and not self.closed:
             self._transport.resume_reading()
 
     # --- frames out
 
     def send(self, frame: tuple[Any, ...]) -> None:
-        """Queue one frame; everything queued in one turn of the loop leaves in one write.
+        """Write one frame: now, or with all others when the read under way has been handled.
 
         Raises ``FrameError`` when the frame is longer than the peer accepts. On a closed link nothing happens.
         """
-        if self.closed or self._reason:
+        if self.closed:
             return
-        append(self._out, frame, self._limits.frame_bytes)
-        if not self._flushing:
-            self._flushing = True
-            self._loop.call_soon(self._flush)
-        elif len(self._out) > self._limits.backlog_hard_bytes:
-            self.abort("backlog: the Pack does not read what it is sent")
+        append(self._out, frame, self._frame_bytes)
+        if self._queued:
+            if len(self._out) > self._limits.backlog_hard_bytes:
+                self.abort(_UNREAD)
+        elif self._turn.reading:
+            self._queued = True
+            self._turn.wait(self)
+        else:
+            self.flush()
 
-    def _flush(self) -> None:
-        self._flushing = False
+    def flush(self) -> None:
+        """Hand what is queued to the transport."""
+        self._queued = False
         transport = self._transport
         if self.closed or transport is None or not self._out:
             return
         out, self._out = self._out, bytearray()
         self.bytes_out += len(out)
         transport.write(out)
-        if transport.get_write_buffer_size() > self._limits.backlog_hard_bytes:
-            self.abort("backlog: the Pack does not read what it is sent")
+        # below the soft limit, which the transport reports by itself, there is nothing to count
+        if self.congested and transport.get_write_buffer_size() > self._limits.backlog_hard_bytes:
+            self.abort(_UNREAD)
 
     # --- end
 
@@ -202,15 +253,6 @@ class Link(asyncio.BufferedProtocol):
         self.closed = True
         if self._transport is not None:
             self._transport.abort()
-
-    def close(self, reason: str) -> None:
-        """End the connection after what is queued has been written."""
-        if self._reason or self.closed:
-            return
-        self._flush()
-        self._reason = reason
-        if self._transport is not None:
-            self._transport.close()
 
 
 class Listener:
@@ -280,8 +322,8 @@ class Listener:
                 Path(self.path).unlink()
 
 
-async def attach(conn: socket.socket, peer: Peer, limits: BusLimits) -> Link:
-    """Serve an accepted connection."""
+async def attach(conn: socket.socket, peer: Peer, limits: BusLimits, turn: Turn) -> Link:
+    """Serve an accepted connection. ``turn`` is the one of the loop."""
     loop = asyncio.get_running_loop()
-    _transport, link = await loop.connect_accepted_socket(lambda: Link(peer, limits, loop), conn)
+    _transport, link = await loop.connect_accepted_socket(lambda: Link(peer, limits, loop, turn), conn)
     return link

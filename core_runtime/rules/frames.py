@@ -246,11 +246,14 @@ _encode_into = msgspec.msgpack.Encoder().encode_into
 
 @dataclass(frozen=True, slots=True)
 class BusLimits:
-    """Limits of one connection; the first six are told to the agent in WELCOME.
+    """Limits of one connection; the first six and ``registry_bytes`` are told to the agent in WELCOME.
 
     ``backlog_bytes`` is what a Pack may leave unread before new calls to it are refused, ``backlog_hard_bytes``
     before it is cut off. ``orphans`` bounds the calls in flight that name no parent (shedding a parent buys little),
-    ``abandoned`` the cancelled calls that a Pack has not answered.
+    ``abandoned`` the cancelled calls that a Pack has not answered. ``registry_bytes`` is what all registrations may
+    take together; ``register_burst`` and ``register_per_s`` are units of work (``registrations`` says what costs how
+    many). Of ``requests`` in flight, ``requests_at_once`` are being served and the rest wait with at most
+    ``request_bytes`` of arguments: the threads that serve them belong to everybody.
     """
 
     frame_bytes: int = 1024 * 1024
@@ -265,6 +268,11 @@ class BusLimits:
     registrations: int = 1_024
     subscriptions: int = 256
     requests: int = 128
+    requests_at_once: int = 4
+    request_bytes: int = 8 * 1024 * 1024
+    registry_bytes: int = 8 * 1024 * 1024
+    register_burst: int = 2_000
+    register_per_s: int = 200
     backlog_bytes: int = 8 * 1024 * 1024
     backlog_hard_bytes: int = 32 * 1024 * 1024
     log_bytes_per_s: int = 64 * 1024
@@ -282,6 +290,7 @@ class BusLimits:
             "deadline_ms": self.deadline_ms,
             "stream_credit": self.stream_credit,
             "threads": self.threads,
+            "registry_bytes": self.registry_bytes,
         }
 
 

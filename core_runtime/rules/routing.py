@@ -23,7 +23,10 @@ class PackRights(Protocol):
     """What the bus asks of a Pack's rights. Asked anew at every use, so that a revocation acts on the next one."""
 
     def may_call(self, key: str) -> bool:
-        """Whether the edge Pack → ``key`` is granted."""
+        """Whether the edge Pack → ``key`` is granted; asked once for each real call, which spends a one-use grant."""
+
+    def may_see(self, key: str) -> bool:
+        """Whether ``may_call`` would allow it now. Asking is no use: it spends, counts and records nothing."""
 
     def may_register(self, key: str) -> bool:
         """Whether the Pack declared ``key`` in ``provides`` and was granted what the key means."""
@@ -42,6 +45,9 @@ class _NoRights:
     """What a Pack may do whose rights can't be established."""
 
     def may_call(self, _key: str) -> bool:
+        return False
+
+    def may_see(self, _key: str) -> bool:
         return False
 
     def may_register(self, _key: str) -> bool:

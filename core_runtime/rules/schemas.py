@@ -5,6 +5,8 @@ A Pack's schema is hostile: `$ref` may lead elsewhere or double itself into 2^n 
 Invariants:
   * An admitted schema refers to itself only (`#…`), uses linear-time regular expressions (Rust's), and has a *weight*:
     an upper bound of the evaluations per instance node along the worst instance of depth 64, at most ``MAX_WEIGHT``.
+  * What its patterns take once compiled is found by compiling each within growing bounds, and bounded in sum
+    (``MAX_COMPILED_BYTES``): a counted repetition of ten characters may need a megabyte.
   * ``Checker.problem`` refuses instead of working when weight × size exceeds ``MAX_WORK``.
 """
 
@@ -13,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, Final
 
 import jsonschema_rs
@@ -25,7 +28,12 @@ MAX_SCHEMA_DEPTH: Final = 64
 MAX_WEIGHT: Final = 20_000
 MAX_WORK: Final = 100_000_000
 MAX_PATTERN_CHARS: Final = 1_000
-_REGEX = jsonschema_rs.RegexOptions(size_limit=1_000_000, dfa_size_limit=1_000_000)
+MAX_PATTERNS: Final = 64
+MAX_PATTERNS_CHARS: Final = 8_000
+MAX_COMPILED_BYTES: Final = 2 * 1024 * 1024
+_SIZES: Final = (8 * 1024, 32 * 1024, 128 * 1024, 512 * 1024, 1024 * 1024)
+_DFA_BYTES: Final = 64 * 1024
+_REGEX = jsonschema_rs.RegexOptions(size_limit=_SIZES[-1], dfa_size_limit=_DFA_BYTES)
 
 _SAME_LISTS = ("allOf", "anyOf", "oneOf")
 _SAME_ONES = ("not", "if", "then", "else")
@@ -41,16 +49,17 @@ class SchemaRefused(ValueError):  # noqa: N818  a refusal, as the glossary calls
 class Checker:
     """One admitted schema, compiled once. Raises ``SchemaRefused`` on construction."""
 
-    __slots__ = ("_validator", "schema", "weight")
+    __slots__ = ("_validator", "compiled_bytes", "schema", "weight")
 
     def __init__(self, schema: Any) -> None:
         if not isinstance(schema, Mapping):
             raise SchemaRefused("a schema is a map")
-        _admit(schema)
+        patterns = _admit(schema)
         self.schema = schema
         self.weight = _Weigher(schema).weight()
         if self.weight > MAX_WEIGHT:
             raise SchemaRefused("the schema could need exponentially many evaluations")
+        self.compiled_bytes = _compiled_bytes(patterns)
         try:
             self._validator = jsonschema_rs.Draft202012Validator(dict(schema), offline=True, pattern_options=_REGEX)
         except (jsonschema_rs.ValidationError, ValueError) as exc:
@@ -85,6 +94,11 @@ class Checkers:
 
     input: Checker | None
     output: Checker | None
+
+    @property
+    def compiled_bytes(self) -> int:
+        """An upper bound of what their patterns take."""
+        return sum(checker.compiled_bytes for checker in (self.input, self.output) if checker is not None)
 
     @classmethod
     def of(cls, input_schema: Any, output_schema: Any) -> Checkers:
@@ -122,9 +136,10 @@ def _as_json(value: Any, path: str, depth: int) -> Any:
     return value
 
 
-def _admit(schema: Mapping[str, Any]) -> None:
-    """Bounds on size and depth, local references only, patterns of a bounded length."""
+def _admit(schema: Mapping[str, Any]) -> list[str]:
+    """Bounds on size and depth, local references only, few and short patterns; returns those."""
     nodes = 0
+    patterns: list[str] = []
     level: list[Any] = [schema]
     for _ in range(MAX_SCHEMA_DEPTH):
         following: list[Any] = []
@@ -134,13 +149,49 @@ def _admit(schema: Mapping[str, Any]) -> None:
                 raise SchemaRefused(f"more than {MAX_SCHEMA_NODES} parts")
             if isinstance(node, Mapping):
                 _admit_map(node)
+                patterns.extend(_patterns(node))
                 following.extend(node.values())
             elif isinstance(node, list | tuple):
                 following.extend(node)
+        if len(patterns) > MAX_PATTERNS:
+            raise SchemaRefused(f"more than {MAX_PATTERNS} patterns")
+        if sum(map(len, patterns)) > MAX_PATTERNS_CHARS:
+            raise SchemaRefused(f"patterns of more than {MAX_PATTERNS_CHARS} characters together")
         if not following:
-            return
+            return patterns
         level = following
     raise SchemaRefused(f"nested deeper than {MAX_SCHEMA_DEPTH}")
+
+
+def _patterns(node: Mapping[Any, Any]) -> Iterator[str]:
+    pattern = node.get("pattern")
+    if isinstance(pattern, str):
+        yield pattern
+    named = node.get("patternProperties")
+    if isinstance(named, Mapping):
+        yield from (name for name in named if isinstance(name, str))
+
+
+def _compiled_bytes(patterns: list[str]) -> int:
+    total = 0
+    for pattern in patterns:
+        total += _pattern_bytes(pattern)
+        if total > MAX_COMPILED_BYTES:
+            raise SchemaRefused(f"patterns that take more than {MAX_COMPILED_BYTES} bytes once compiled")
+    return total
+
+
+@lru_cache(maxsize=1_024)
+def _pattern_bytes(pattern: str) -> int:
+    """The smallest of ``_SIZES`` within which a pattern compiles. What never does is refused with its schema."""
+    for size in _SIZES:
+        options = jsonschema_rs.RegexOptions(size_limit=size, dfa_size_limit=_DFA_BYTES)
+        try:
+            jsonschema_rs.Draft202012Validator({"pattern": pattern}, offline=True, pattern_options=options)
+        except (jsonschema_rs.ValidationError, ValueError):
+            continue
+        return size
+    return _SIZES[-1]
 
 
 def _admit_map(node: Mapping[Any, Any]) -> None:

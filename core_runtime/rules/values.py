@@ -129,6 +129,28 @@ def unpack(body: Raw | bytes, resolve: Callable[[int], Any] | None = None, *, ma
     return value
 
 
+VALUE_BYTES: Final = 64
+REFERENCE_BYTES: Final = 512
+
+
+def footprint(value: Any, limit_bytes: int) -> int:
+    """About what a decoded value takes beside its text and bytes; counting ends beyond ``limit_bytes``."""
+    total = 0
+    open_: list[Any] = [value]
+    while open_ and total <= limit_bytes:
+        node = open_.pop()
+        kind = type(node)
+        if kind is dict:
+            total += VALUE_BYTES * (1 + len(node))
+            open_.extend(node.values())
+        elif kind is list:
+            total += VALUE_BYTES
+            open_.extend(node)
+        else:
+            total += REFERENCE_BYTES if callable(node) else VALUE_BYTES
+    return total
+
+
 def _decoder(resolve: Callable[[int], Any]) -> Callable[[Any], Any]:
     def ext_hook(code: int, data: memoryview) -> Any:
         if code == EXT_REFERENCE:

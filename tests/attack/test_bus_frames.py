@@ -436,7 +436,7 @@ def test_log_floods_are_dropped_and_counted(tmp_path):
             a.send(SUBSCRIBE, 1, "nothing")
             await a.answer(1)
             assert len(r.logs) == 1
-            assert sa._log_lost == 99
+            assert sa._log.lost == 99
 
     run(main())
 

@@ -47,6 +47,9 @@ class Grant:
     def may_call(self, key: str) -> bool:
         return key in self.calls
 
+    def may_see(self, key: str) -> bool:
+        return key in self.calls
+
     def may_register(self, key: str) -> bool:
         return key in self.provides
 

@@ -1,0 +1,215 @@
+"""Calls in flight: their deadlines, their counts, and every way in which one ends.
+
+Invariants:
+  * Every caller is answered exactly once, whoever dies: ``Call.done`` says that it was, and nothing answers after it.
+  * A deadline, a CANCEL or a death abandons the call and everything that was called on its behalf.
+  * A callee owes an answer until it gave one (``settled``) or its connection ended, whether or not anybody waits.
+
+Not here: where a call goes (``router``), items of streams (``streams``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import secrets
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Raw
+
+from core_runtime.calls import Call, EdgeStats, Failure
+from core_runtime.rules import frames
+from core_runtime.rules.frames import BusLimits, FrameError
+from core_runtime.rules.routing import allowed_ms, traceparent
+
+if TYPE_CHECKING:
+    from core_runtime.sessions import Session
+
+SWEEP_S = 0.025
+MAX_EDGES = 4_096
+_CANCELLED = Failure("cancelled", "the call that this one belongs to has ended")
+
+
+class InFlight:
+    """One for a bus; belongs to the event loop's thread."""
+
+    def __init__(self, limits: BusLimits) -> None:
+        self.limits = limits
+        self.sessions: set[Session] = set()
+        self.edges: dict[tuple[str, str], EdgeStats] = {}
+        self.local: set[Call] = set()
+        self._spans = itertools.count(secrets.randbits(62) | 1)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._armed = False
+
+    def bind(self, loop: asyncio.AbstractEventLoop) -> None:
+        """The loop that everything here belongs to."""
+        self._loop = loop
+
+    # --- answers
+
+    def answer(self, call: Call, refs: Any, body: Raw) -> None:
+        """Answer a Pack with a value."""
+        caller = call.caller
+        assert caller is not None
+        try:
+            if call.caller_id > 0:
+                caller.send((frames.RESULT, call.caller_id, 0, refs, body))
+        except FrameError as exc:
+            self.fail(call, Failure("value.too_large", str(exc)))
+        else:
+            self.finish(call, "")
+
+    def fail(self, call: Call, failure: Failure) -> None:
+        """Answer the caller with an error (a stream ends with it)."""
+        if call.done:
+            return
+        if call.streaming:
+            self.end_stream(call, failure)
+            return
+        self.finish(call, failure.type)
+        if call.caller is not None:
+            if call.caller_id > 0:
+                call.caller.send_error(call.caller_id, failure)
+        elif call.future is not None and not call.future.done():
+            pack_id = call.callee.pack_id if call.callee is not None else ""
+            call.future.set_exception(failure.exception(pack_id, call.key))
+
+    def end_stream(self, call: Call, failure: Failure | None) -> None:
+        """Tell the consumer that nothing more comes."""
+        if call.done:
+            return
+        self.finish(call, failure.type if failure is not None else "")
+        if call.caller is not None:
+            if call.caller_id > 0:
+                fields = failure.frame_fields() if failure is not None else None
+                call.caller.send((frames.STREAM_END, call.caller_id, fields))
+        elif call.stream is not None:
+            pack_id = call.callee.pack_id if call.callee is not None else ""
+            call.stream.end(failure.exception(pack_id, call.key) if failure is not None else None)
+
+    # --- ways to end early
+
+    def abandon(self, call: Call, failure: Failure | None) -> None:
+        """Answer the caller now (not at all with None), cancel the callee and everything called on its behalf."""
+        pending = [(call, failure)]
+        while pending:
+            current, why = pending.pop()
+            if current.abandoned:
+                continue
+            children = tuple(current.children or ())
+            if why is not None:
+                self.fail(current, why)
+            elif not current.done:
+                self.finish(current, "cancelled")
+                if current.stream is not None:
+                    current.stream.end(None)
+                if current.future is not None and not current.future.done():
+                    current.future.cancel()
+            current.abandoned = True
+            if current.callee is not None and current.number in current.callee.incoming:
+                current.callee.abandoned += 1
+                current.callee.send((frames.CANCEL, current.number))
+                current.callee.check_abandoned()
+            elif current.task is not None:
+                current.task.cancel()
+            pending.extend((child, _CANCELLED) for child in children)
+
+    def session_lost(self, session: Session, reason: str) -> None:
+        """A Pack's connection ended: answer those who called it, cancel what it called."""
+        self.sessions.discard(session)
+        failure = Failure("unavailable", f"{session.pack_id} went away", reason[:300], retryable=True)
+        for call in list(session.incoming.values()):
+            children = tuple(call.children or ())
+            if not call.abandoned:
+                self.fail(call, failure)
+            call.abandoned = True
+            for child in children:
+                self.abandon(child, None)
+        session.incoming.clear()
+        for call in list(session.outgoing.values()):
+            self.abandon(call, None)
+        session.outgoing.clear()
+
+    # --- deadlines
+
+    def budget(self, call: Call, asked_ms: int) -> None:
+        """Give a call its deadline, and see to it that somebody looks."""
+        now = call.started
+        parent = call.parent
+        left = parent.left_ms(now) if parent is not None and not parent.streaming else None
+        ms = allowed_ms(asked_ms, self.limits.deadline_ms, self.limits.max_deadline_ms, left)
+        call.budget_s = ms / 1000
+        call.deadline = now + call.budget_s
+        if not self._armed and self._loop is not None:
+            self._armed = True
+            self._loop.call_later(SWEEP_S, self._sweep)
+
+    def _sweep(self) -> None:
+        """Answer what is late. One pass over what is pending: timers of their own would outlive most calls."""
+        now = time.monotonic()
+        late: list[Call] = []
+        pending = False
+        for table in self._tables():
+            for call in table:
+                if call.abandoned or call.done:
+                    continue
+                pending = True
+                if call.deadline <= now:
+                    late.append(call)
+        for call in late:
+            title = f"no answer within {call.budget_s:g} s"
+            self.abandon(call, Failure("timeout", title, f"{call.key} was cancelled", retryable=True))
+        self._armed = pending
+        if pending and self._loop is not None:
+            self._loop.call_later(SWEEP_S, self._sweep)
+
+    def _tables(self) -> Iterable[Iterable[Call]]:
+        yield from (session.incoming.values() for session in self.sessions)
+        yield self.local
+
+    # --- bookkeeping
+
+    def settled(self, call: Call) -> None:
+        """The callee has answered."""
+        callee = call.callee
+        assert callee is not None
+        callee.incoming.pop(call.number, None)
+        if call.abandoned:
+            callee.abandoned -= 1
+
+    def finish(self, call: Call, failure: str) -> None:
+        """The caller is being answered."""
+        call.done = True
+        self.forget(call)
+        duration_us = int((time.monotonic() - call.started) * 1e6)
+        self.count(call.caller_name, call.key, duration_us, failure)
+        if call.callee is not None:
+            call.callee.stats.add(duration_us, failure)
+
+    def forget(self, call: Call) -> None:
+        """Take a call out of every table but its callee's: it was answered, or refused before it was sent."""
+        call.done = True
+        self.local.discard(call)
+        parent = call.parent
+        if parent is not None and parent.children is not None:
+            parent.children.discard(call)
+        caller = call.caller
+        if caller is not None and caller.outgoing.pop(call.caller_id, None) is not None and parent is None:
+            caller.orphans -= 1
+
+    def count(self, caller: str, key: str, duration_us: int, failure: str) -> None:
+        """Count one end on its edge."""
+        edge = self.edges.get((caller, key))
+        if edge is None:
+            if len(self.edges) >= MAX_EDGES:
+                caller, key = caller[:64], "(other keys)"
+            edge = self.edges.setdefault((caller, key), EdgeStats())
+        edge.add(duration_us, failure)
+
+    def traceparent(self, call: Call) -> str:
+        """W3C trace context for one more span of the call's trace."""
+        # the count starts below 2^62: it never reaches 64 bits
+        return traceparent(call.trace_id, next(self._spans))
