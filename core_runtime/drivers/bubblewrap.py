@@ -385,8 +385,7 @@ class EmbeddedSandbox:
         """The agent on the host: the only child of the sandbox's init."""
         async with asyncio.timeout(STATUS_S):
             init = await self._status.child_pid()
-        below = await asyncio.to_thread(proc_view.descendants, init) if init else []
-        return below[0] if below else init
+        return (proc_view.first_child(init) or init) if init else None
 
     async def _finish(self) -> Exit:
         pid_file: Path | None = None

@@ -27,6 +27,7 @@ from core_runtime.rules.seals import GRANT, Fault, encode, encode_line, key_for,
 KEY_FILE = ".secret_key"
 NEXT_FILE = ".secret_key.next"
 GRANT_SUFFIX = ".grants.json"
+UPDATE_SUFFIX = ".update.json"
 DOCUMENT_LIMIT_BYTES = 16 * 1024 * 1024
 
 _HINTS: Final = {
@@ -162,6 +163,8 @@ def purpose_of(name: str) -> str:
     """Which purpose signs the file ``name`` of the permissions folder; ``""`` for files that carry no signature."""
     if name.endswith(GRANT_SUFFIX):
         return GRANT
+    if name.endswith(UPDATE_SUFFIX):
+        return "update"
     return SIGNED_FILES.get(name, "")
 
 

@@ -47,6 +47,16 @@ def descendants(pid: int) -> list[int]:
     return out
 
 
+def first_child(pid: int) -> int | None:
+    """The oldest child of a process; ``None`` when it has none, or is gone."""
+    try:
+        return int((PROC / str(pid) / "task" / str(pid) / "children").read_text().split()[0])
+    except FileNotFoundError:  # a kernel without this file
+        return next(iter(descendants(pid)), None)
+    except (OSError, IndexError):
+        return None
+
+
 def memory_bytes(pids: list[int]) -> int:
     """Resident memory of processes, shared pages counted once each (proportional set size).
 

@@ -83,22 +83,30 @@ class RuntimeFolder:
         self._agent = agent
         self._packages = packages
         self._compiled: dict[tuple[str, str, bytes], bytes] = {}
+        self._built: dict[PythonAbi, tuple[Path, object]] = {}
         self._building = threading.Lock()
 
     def build(self, abi: PythonAbi) -> Path:
         """The runtime for one Python: an existing one when its content is the same. Blocks; call it in a thread.
+
+        Content is compared at first, and again when a stat of any source or of anything inside differs: reading a
+        megabyte for each start would cost a tenth of it.
 
         Raises:
             HostError: the agent is missing, or its folder can't be written.
         """
         try:
             with self._building:
+                known, seen = self._built.get(abi, (None, None))
+                if known is not None and seen == self._witness(abi, known):
+                    return known
                 files = self._files(abi)
                 folder = self._root / _digest(files)[:32]
                 self._root.mkdir(parents=True, exist_ok=True)
                 self._root.chmod(0o711)
                 if not _intact(folder, files):
                     _write_whole(folder, files)
+                self._built[abi] = folder, self._witness(abi, folder)
         except OSError as error:
             raise HostError(
                 "The sandbox runtime can't be made",
@@ -107,6 +115,12 @@ class RuntimeFolder:
                 hint="rumi doctor",
             ) from error
         return folder
+
+    def _witness(self, abi: PythonAbi, folder: Path) -> object:
+        """Equal while nobody touched the runtime or what it is made of: change times can't be set back."""
+        paths = [self._agent, *self._msgpack(abi), folder, *sorted(folder.rglob("*"))]
+        seen = ((path, path.lstat()) for path in paths)
+        return [(path, s.st_ino, s.st_mode, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for path, s in seen]
 
     def _files(self, abi: PythonAbi) -> dict[str, bytes]:
         sources = {"container_agent.py": _read(self._agent)}

@@ -29,6 +29,8 @@ class PackStatus:
     approval: Mapping[str, Any] = field(default_factory=lambda: EMPTY)
     changed_paths: tuple[str, ...] = ()
     detail: str = ""
+    pending_update: Mapping[str, Any] = field(default_factory=lambda: EMPTY)
+    """``{version, digest}`` of a staged version that waits for a decision; empty without one."""
 
 
 def status_of(pack_id: str, inspection: Inspection, facts: Facts) -> PackStatus:

@@ -81,7 +81,7 @@ class TreeStore:
                     self.release(tree.digest)
                     raise
         finally:
-            _discard(incoming)
+            discard(incoming)
         hit("store.published")
         return Stored(self.path(tree.digest), tree)
 
@@ -112,7 +112,7 @@ class TreeStore:
             kept = {digest.removeprefix(PREFIX) for digest in (*keep(), *self._pinned)}
             for path in sorted(self._trees.iterdir()):
                 if not path.name.startswith(INCOMING) and path.name not in kept:
-                    _discard(path)
+                    discard(path)
                     removed.append(PREFIX + path.name)
         return removed
 
@@ -123,11 +123,7 @@ class TreeStore:
             tree = read_tree(stored.path, limits=self._limits, copy_to=target)
             if tree.digest != stored.digest:
                 raise _unverified("store_corrupt", stored.digest, f"The copy's bytes have the digest {tree.digest}.")
-            for folder, _, files in os.walk(target):
-                Path(folder).chmod(0o755)
-                for name in files:
-                    path = Path(folder, name)
-                    path.chmod(0o755 if path.stat().st_mode & 0o100 else 0o644)
+            ordinary_modes(target)
             os.sync()
 
     def _publish(self, incoming: Path, tree: Tree) -> None:
@@ -136,7 +132,7 @@ class TreeStore:
             if final.exists():
                 if self._intact(final, tree.digest):
                     return
-                _discard(final)
+                discard(final)
             incoming.rename(final)
             fsync_folder(self._trees)
 
@@ -148,7 +144,7 @@ class TreeStore:
 
     def _remove_incoming(self) -> None:
         for path in self._trees.glob(f"{INCOMING}*"):
-            _discard(path)
+            discard(path)
 
 
 def _settle(folder: Path, files: int) -> None:
@@ -164,6 +160,15 @@ def _settle(folder: Path, files: int) -> None:
         Path(where).chmod(0o555)
 
 
+def ordinary_modes(folder: Path) -> None:
+    """A copied tree as its owner may edit it; executable bits stay."""
+    for where, _, names in os.walk(folder):
+        Path(where).chmod(0o755)
+        for name in names:
+            path = Path(where, name)
+            path.chmod(0o755 if path.stat().st_mode & 0o100 else 0o644)
+
+
 def _sync_file(path: Path) -> None:
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
@@ -172,7 +177,7 @@ def _sync_file(path: Path) -> None:
         os.close(fd)
 
 
-def _discard(path: Path) -> None:
+def discard(path: Path) -> None:
     """Remove a tree with read-only folders. It leaves its name first, so that no half tree has a digest."""
     if not path.exists():
         return

@@ -18,7 +18,7 @@ def check_transition(pack_id: str, state: State, event: Event) -> None:
             "Not possible in this state",
             code="state_conflict",
             detail=f"{quote(pack_id)} is {state.value}; it can't be {event.value} now.",
-            hint=f"See its state and cause: rumi pack status {pack_id}.",
+            hint=f"See its state and cause: rumi pack show {pack_id}.",
             fields={"state": state.value, "event": event.value},
         )
 
@@ -60,7 +60,8 @@ def check_isolation(before: Grant | None, now: Isolation, *, accept_weaker: bool
             "The isolation is weaker than what was approved",
             code="isolation_weaker",
             detail=f"Approved: {isolation_words(before.isolation)}. Available now: {isolation_words(now)}.",
-            hint="Bring the stronger one back (rumi doctor), or approve again and accept the weaker one.",
+            hint="Bring the stronger one back (rumi doctor), or agree to the weaker one: "
+            f"rumi pack approve {before.pack_id} --accept-weaker",
             fields={"approved": isolation_words(before.isolation), "available": isolation_words(now)},
         )
 

@@ -196,7 +196,7 @@ def weigh(
             return Rejection(reason, seconds(document.get("rejected_at") or document["created_at"]))
         if "counter" not in document:
             return Imported(normal_digest(str(document.get("digest", ""))))
-        grant = _decode(document)
+        grant = read_grant(document)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         return Fault("grant_malformed", f"The grant is signed, but not of a form this version reads: {error}")
     if grant.epoch != epoch:
@@ -208,7 +208,14 @@ def weigh(
     return grant
 
 
-def _decode(document: Mapping[str, Any]) -> Grant:
+def common(first: Sequence[Permission], second: Sequence[Permission]) -> tuple[Permission, ...]:
+    """The permissions of ``first`` that ``second`` holds exactly as well: what nobody has taken away since."""
+    held = [permission_document(permission) for permission in second]
+    return tuple(permission for permission in first if permission_document(permission) in held)
+
+
+def read_grant(document: Mapping[str, Any]) -> Grant:
+    """The reverse of ``grant_document``; any of ``KeyError``, ``TypeError``, ``ValueError`` for another shape."""
     if document.get("status") not in {State.APPROVED, State.RUNNING}:
         raise ValueError(f"status {document.get('status')!r}")
     digest = normal_digest(str(document["digest"]))

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from backend_core.ecosystem.spec.models import PackMetadata, PermissionRequest
 from backend_core.errors import DeniedError, RequestError, quote
-from core_runtime.rules.globs import any_matches, glob_fault
+from core_runtime.rules.globs import any_matches, glob_fault, matches
 from core_runtime.rules.grants import Grant, Mode, Permission, freeze, thaw
 from core_runtime.rules.permission_kinds import (
     KINDS,
@@ -38,7 +38,7 @@ __all__ = ["KINDS", "host_key_permission", "path_fault", "protected_fault"]
 
 @dataclass(frozen=True, slots=True)
 class Allow:
-    """The action is covered by a granted permission; ``index`` tells which, -1 for what needs none."""
+    """The action is covered by a granted permission; ``index`` tells which, -1 for what needs none or always holds."""
 
     index: int = -1
 
@@ -360,14 +360,24 @@ _TARGETS: Final = {
 
 def covers_use(permission: Permission, kind: str, params: Mapping[str, Any]) -> bool:
     """Whether a granted permission covers one use: ``path``, ``key`` or ``topic`` in ``params``."""
+    return bool(covering_item(permission, kind, params))
+
+
+def covering_item(permission: Permission, kind: str, params: Mapping[str, Any]) -> str:
+    """The granted path, key or topic that covers one use, or ``""``. It is what uses are counted by."""
     if permission.type != kind or kind not in _TARGETS or _TARGETS[kind] not in params:
-        return False
+        return ""
     target = str(params[_TARGETS[kind]])
-    if _TARGETS[kind] == "path":
-        return any_matches(permission.texts("paths"), target)
-    if _TARGETS[kind] == "topic":
-        return any_matches(permission.texts("topics"), target, TOPIC_SEPARATOR)
-    return target in permission.texts("keys")
+    items = permission.texts(f"{_TARGETS[kind]}s")
+    if _TARGETS[kind] == "key":
+        return target if target in items else ""
+    separator = "/" if _TARGETS[kind] == "path" else TOPIC_SEPARATOR
+    return next((item for item in items if matches(item, target, separator)), "")
+
+
+def items_of(permission: Permission) -> tuple[str, ...]:
+    """The paths, keys or topics of a permission whose single uses are judged; empty for any other type."""
+    return permission.texts(f"{_TARGETS[permission.type]}s") if permission.type in _TARGETS else ()
 
 
 def in_force(permission: Permission, *, now: float) -> bool:

@@ -7,7 +7,7 @@ each face escapes it (``backend_core.errors.quote``, templates).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from backend_core.ecosystem.spec.models import PackMetadata
@@ -86,6 +86,7 @@ class Review:
     file_changes: TreeDifference | None
     permission_changes: PermissionDifference | None
     listing: tuple[FileEntry, ...] = ()
+    pending_update: Mapping[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """JSON for the faces; the list of files is left out (``listing`` has it)."""

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from backend_core.errors import HostError, TrustError
+from backend_core.errors import DeniedError, HostError, TrustError
 from core_runtime.drivers.counters import Entry, Ledger
 from core_runtime.drivers.keys import Keyring
 from core_runtime.drivers.uids import BLOCKS, COUNT, PREFERRED_FIRST, SMALL_COUNT, Uids, choose_range

@@ -1,0 +1,103 @@
+"""Routes about updates: bring a version in, look at it, decide about it, go back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from core_runtime.api import views
+from core_runtime.api.call import Call
+from core_runtime.api.context import Api
+from core_runtime.api.table import Endpoint
+from core_runtime.handlers import updates
+
+
+class AddPack(msgspec.Struct, forbid_unknown_fields=True):
+    """``path``: an absolute path on the host's machine, of the folder that holds ``backend/ecosystem.json``."""
+
+    path: str
+
+
+class ApproveUpdate(msgspec.Struct, forbid_unknown_fields=True):
+    """As for an approval; without a digest, what is staged now is read, bound and approved."""
+
+    digest: str | None = None
+    permissions: list[Any] | None = None
+    until: float | None = None
+    accept_weaker: bool = False
+
+
+async def add(api: Api, call: Call) -> Any:
+    body = await call.body(AddPack)
+    return views.pack_status(await updates.add(api.host, body.path, actor=call.actor))
+
+
+async def show(api: Api, call: Call) -> Any:
+    found = await updates.review(api.host, call.pack_id)
+    return {**found.as_dict(), "isolation": views.isolation(api.host.isolation)}
+
+
+async def approve(api: Api, call: Call) -> Any:
+    pack_id = call.pack_id
+    body = await call.body(ApproveUpdate)
+    done = await updates.approve(
+        api.host,
+        pack_id,
+        digest=body.digest,
+        permissions=body.permissions,
+        actor=call.actor,
+        until=body.until,
+        accept_weaker=body.accept_weaker,
+    )
+    return views.pack_status(done)
+
+
+async def reject(api: Api, call: Call) -> Any:
+    return views.pack_status(await updates.reject(api.host, call.pack_id, actor=call.actor))
+
+
+async def rollback(api: Api, call: Call) -> Any:
+    return views.pack_status(await updates.rollback(api.host, call.pack_id, actor=call.actor))
+
+
+ENDPOINTS = (
+    Endpoint(
+        "POST",
+        "/api/packs/add",
+        "addPack",
+        "Copy a folder in: a new Pack, or a new version beside the approved one",
+        add,
+        body=AddPack,
+        body_required=True,
+        errors=(404, 409, 422),
+    ),
+    Endpoint(
+        "GET",
+        "/api/packs/{id}/update",
+        "reviewUpdate",
+        "Everything that the decision about the staged version needs",
+        show,
+        errors=(404, 409, 422),
+    ),
+    Endpoint(
+        "POST",
+        "/api/packs/{id}/update/approve",
+        "approveUpdate",
+        "Put the staged version in the old one's place; one that does not start is taken back",
+        approve,
+        body=ApproveUpdate,
+        errors=(404, 409, 422, 502, 504),
+    ),
+    Endpoint(
+        "POST", "/api/packs/{id}/update/reject", "rejectUpdate", "Throw the staged version away", reject, errors=(404,)
+    ),
+    Endpoint(
+        "POST",
+        "/api/packs/{id}/rollback",
+        "rollbackPack",
+        "Return to the version before the last update, with the Pack's data",
+        rollback,
+        errors=(404, 409, 502, 504),
+    ),
+)

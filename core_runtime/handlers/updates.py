@@ -1,0 +1,170 @@
+"""Use cases about updates: bring a new version in, look at it, put it in the old one's place, go back.
+
+A new version replaces the old one by a bounded stop and start: two generations of one Pack would own the same
+interface keys at the same time. Whatever keeps the new one from starting, the old one serves again, code and data.
+
+Invariants:
+  * What can be refused is refused before anything is stopped.
+  * The new version counts as an update only after its sandbox said HELLO and none of its components failed.
+
+Not here: decisions and files (``approval_manager``), how a Pack starts (``starting``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from backend_core.errors import PackError, RumiError, SandboxUnavailable
+from core_runtime.approval_manager import PackStatus
+from core_runtime.component_lifecycle import ComponentState
+from core_runtime.handlers import operator_view, packs, starting
+from core_runtime.handlers.host import Host
+from core_runtime.handlers.isolation import DOCKER_TITLE, expected_isolation, no_isolation_issue
+from core_runtime.rules.review import Review
+
+MARGIN_S = 10.0
+"""Beyond the start's own limit, so that a start that came too late has been taken back when it is judged."""
+OPERATOR = "operator"
+
+
+async def add(host: Host, path: str, *, actor: str = OPERATOR) -> PackStatus:
+    """Copy a folder in: a new Pack, or a staged version of an approved one, which goes on as it is."""
+    host.require_evidence()
+    return await asyncio.to_thread(host.approvals.add, Path(path), actor=actor)
+
+
+async def review(host: Host, pack_id: str) -> Review:
+    """What the decision about the staged version needs."""
+    return await asyncio.to_thread(host.approvals.review_update, pack_id)
+
+
+async def reject(host: Host, pack_id: str, *, actor: str = OPERATOR) -> PackStatus:
+    """Throw the staged version away."""
+    async with host.exclusively(pack_id):
+        await asyncio.to_thread(host.approvals.reject_update, pack_id, actor=actor)
+    return await packs.status(host, pack_id)
+
+
+async def approve(
+    host: Host,
+    pack_id: str,
+    *,
+    digest: str | None = None,
+    permissions: Sequence[Any] | None = None,
+    actor: str = OPERATOR,
+    until: float | None = None,
+    accept_weaker: bool = False,
+) -> PackStatus:
+    """Put the staged version in the old one's place.
+
+    Raises:
+        PackError: ``update_failed``: it did not start, or a component failed; the old version serves again.
+    """
+    host.require_evidence()
+    options: dict[str, Any] = {
+        "digest": digest, "permissions": permissions, "isolation": expected_isolation(host), "actor": actor,
+        "until": until, "accept_weaker": accept_weaker,
+    }  # fmt: skip
+    async with host.exclusively(pack_id):
+        await asyncio.to_thread(partial(host.approvals.check_update, pack_id, **options))
+        _need_isolation(host)
+        served = starting.is_running(host, pack_id)
+        await starting.stop_one(host, pack_id, reason="a new version takes its place")
+        try:
+            await asyncio.to_thread(partial(host.approvals.begin_update, pack_id, **options))
+        except RumiError:
+            await _serve_again(host, pack_id, served)
+            raise
+        _forget_rights(host, pack_id)
+        cause = await _try(host, pack_id, served)
+        if not cause:
+            try:
+                await asyncio.to_thread(host.approvals.finish_update, pack_id)
+            except RumiError as error:
+                cause = str(error)
+        if cause:
+            await _return(host, pack_id, cause, served)
+    await asyncio.to_thread(operator_view.write, host, pack_id)
+    return await packs.status(host, pack_id)
+
+
+async def rollback(host: Host, pack_id: str, *, actor: str = OPERATOR) -> PackStatus:
+    """Return to the version approved before the last update, code and the Pack's data together."""
+    host.require_evidence()
+    async with host.exclusively(pack_id):
+        await asyncio.to_thread(host.approvals.check_rollback, pack_id)
+        served = starting.is_running(host, pack_id)
+        await starting.stop_one(host, pack_id, reason="the version before takes its place again")
+        try:
+            await asyncio.to_thread(host.approvals.rollback, pack_id, actor=actor)
+        finally:
+            _forget_rights(host, pack_id)
+            await _serve_again(host, pack_id, served)
+    await asyncio.to_thread(operator_view.write, host, pack_id)
+    return await packs.status(host, pack_id)
+
+
+# -- inside -----------------------------------------------------------------------------------------------------------
+
+
+def _need_isolation(host: Host) -> None:
+    if host.isolation is None:
+        no_isolation_issue(host)
+        raise SandboxUnavailable(
+            DOCKER_TITLE,
+            detail="A new version is tried in its sandbox before it takes the old one's place.",
+            hint="See what each driver says with: rumi doctor",
+        )
+
+
+async def _try(host: Host, pack_id: str, served: bool) -> str:  # noqa: FBT001 - read at its three calls
+    """Start what was approved on trial; ``""`` when it serves, else why it does not count."""
+    if not await starting.start_and_wait(host, pack_id, host.policy.start_timeout_s + MARGIN_S):
+        failure = host.failures.get(pack_id)
+        if failure is not None:
+            return f"It did not start: {failure.detail}"
+        waiting = host.waiting.get(pack_id)
+        if waiting is not None and not served:
+            return ""  # it waits as the version before did
+        return f"Nothing of it can start: {waiting.reason}" if waiting else "It did not start in time."
+    off = host.active.disabled_components
+    failed = [
+        record
+        for record in host.lifecycle.records(pack_id)
+        if record.state is ComponentState.DISABLED and record.full_id not in off
+    ]
+    return f"Its component {failed[0].full_id} failed: {failed[0].cause}" if failed else ""
+
+
+async def _return(host: Host, pack_id: str, cause: str, served: bool) -> None:  # noqa: FBT001
+    """Take the trial back; always raises."""
+    await starting.stop_one(host, pack_id, reason="the new version failed its trial")
+    await asyncio.to_thread(partial(host.approvals.return_update, pack_id, cause=cause))
+    _forget_rights(host, pack_id)
+    for issue in host.diagnostics.issues():
+        if issue.subject.startswith(f"{pack_id}:"):
+            host.diagnostics.resolve(issue.code, issue.subject)  # about components of the version that is gone again
+    host.diagnostics.resolve(starting.START_FAILED, pack_id)
+    await _serve_again(host, pack_id, served)
+    raise PackError(
+        f"The new version of {pack_id} does not work; the old one serves again",
+        code="update_failed",
+        detail=cause,
+        hint=f"It stays staged. Read its log (rumi logs {pack_id}), then: rumi pack reject-update {pack_id}",
+        fields={"pack_id": pack_id},
+    )
+
+
+async def _serve_again(host: Host, pack_id: str, served: bool) -> None:  # noqa: FBT001
+    if served:
+        await starting.start_and_wait(host, pack_id, host.policy.start_timeout_s + MARGIN_S)
+
+
+def _forget_rights(host: Host, pack_id: str) -> None:
+    """Rights of the version before are not remembered for this one."""
+    host.permissions.forget(pack_id)
+    host.show_rights(pack_id)

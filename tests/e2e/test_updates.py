@@ -1,0 +1,163 @@
+"""Updates on a running host: staged beside the approved version, tried, taken over, taken back, rolled back."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.running_host import RunningHost, one_component_pack
+
+pytestmark = [pytest.mark.embedded, pytest.mark.slow]
+
+SETUP = """
+def run(context):
+    store = context["userdata_manager"]
+    if {version!r} == "2.0.0":
+        store.write_text("packs/mover/format.txt", "two")
+    {extra}
+    context["interface_registry"].register("mover.version", lambda args, ctx: {version!r})
+    context["interface_registry"].register(
+        "mover.data", lambda args, ctx: store.read_text("packs/mover/format.txt")
+    )
+"""
+
+
+def version(number: str, extra: str = "pass", pack_id: str = "mover") -> dict[str, str]:
+    files = one_component_pack(
+        pack_id, SETUP.format(version=number, extra=extra), provides=("mover.version", "mover.data")
+    )
+    files["backend/ecosystem.json"] = json.dumps({"pack_id": pack_id, "version": number})
+    return files
+
+
+def folder(where: Path, files: dict[str, str]) -> str:
+    for name, text in files.items():
+        path = where / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return str(where)
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[RunningHost]:
+    with RunningHost(tmp_path / "home", "embedded") as running:
+        yield running
+
+
+def test_an_update_is_staged_tried_taken_over_and_rolled_back(tmp_path: Path, host: RunningHost) -> None:
+    # a new Pack comes in the same way, and waits like any other
+    added = host.ok("POST", "/api/packs/add", {"path": folder(tmp_path / "v1", version("1.0.0"))})
+    assert (added["pack_id"], added["status"], added["pending_update"]) == ("mover", "installed", None)
+    host.approve("mover")
+    assert host.result("mover.version") == "1.0.0"
+    data = host.home / "user_data/packs/mover/format.txt"
+    data.parent.mkdir(parents=True, exist_ok=True)
+    data.write_text("one")
+
+    staged = host.ok("POST", "/api/packs/add", {"path": folder(tmp_path / "v2", version("2.0.0"))})
+    assert staged["status"] == "running", "the approved version goes on"
+    assert staged["pending_update"]["version"] == "2.0.0"
+    assert host.result("mover.version") == "1.0.0"
+    review = host.ok("GET", "/api/packs/mover/update")
+    assert review["version"] == "2.0.0"
+    assert review["approved_version"] == "1.0.0"
+    assert "backend/components/main/setup.py" in review["file_changes"]["changed"]
+    assert host.request("POST", "/api/packs/mover/update/approve", {"digest": "sha256:" + "0" * 64})[0] == 409
+    assert host.result("mover.version") == "1.0.0"
+
+    done = host.ok("POST", "/api/packs/mover/update/approve", {"digest": review["digest"]})
+    assert (done["status"], done["version"], done["pending_update"]) == ("running", "2.0.0", None)
+    assert host.result("mover.version") == "2.0.0"
+    assert data.read_text() == "two"
+    assert "2.0.0" in (host.packs / "mover/backend/ecosystem.json").read_text()
+    host.ok("POST", "/api/packs/scan")
+    assert host.ok("GET", "/api/packs/mover/status")["status"] == "running"
+
+    back = host.ok("POST", "/api/packs/mover/rollback")
+    assert (back["status"], back["version"]) == ("running", "1.0.0")
+    assert host.result("mover.version") == "1.0.0"
+    assert data.read_text() == "one"
+    status, refused = host.request("POST", "/api/packs/mover/rollback")
+    assert (status, refused["code"]) == (409, "no_previous_version")
+    assert host.request("POST", "/api/packs/mover/update/approve")[0] == 404
+
+
+@pytest.mark.parametrize(
+    ("extra", "said"),
+    [("raise ValueError('no such luck')", "no such luck"), ("import os; os._exit(3)", "failed in phase setup")],
+    ids=["a component fails", "the sandbox dies"],
+)
+def test_a_version_that_fails_its_trial_is_taken_back_with_its_data(
+    tmp_path: Path, host: RunningHost, extra: str, said: str
+) -> None:
+    host.put_pack("mover", version("1.0.0"))
+    host.approve("mover")
+    data = host.home / "user_data/packs/mover/format.txt"
+    data.parent.mkdir(parents=True, exist_ok=True)
+    data.write_text("one")
+    host.ok("POST", "/api/packs/add", {"path": folder(tmp_path / "v2", version("2.0.0", extra))})
+    status, answer = host.request("POST", "/api/packs/mover/update/approve", {})
+    assert (status, answer["code"]) == (502, "update_failed"), answer
+    assert said in json.dumps(answer)
+    assert host.result("mover.version") == "1.0.0"
+    assert data.read_text() == "one"
+    seen = host.ok("GET", "/api/packs/mover/status")
+    assert (seen["status"], seen["version"]) == ("running", "1.0.0")
+    assert [issue for issue in host.ok("GET", "/api/issues") if "mover" in json.dumps(issue)] == []
+    # it stays staged until it is thrown away
+    rejected = host.ok("POST", "/api/packs/mover/update/reject")
+    assert rejected["pending_update"] is None
+    assert host.request("GET", "/api/packs/mover/update")[0] == 404
+
+
+def test_what_can_not_be_added_is_refused_with_a_sentence(tmp_path: Path, host: RunningHost) -> None:
+    archive = tmp_path / "pack.zip"
+    archive.write_bytes(b"PK")
+    status, answer = host.request("POST", "/api/packs/add", {"path": str(archive)})
+    assert (status, answer["code"]) == (400, "not_a_folder")
+    assert "Archives are not unpacked yet" in answer["error"] + json.dumps(answer)
+    assert host.request("POST", "/api/packs/add", {"path": "relative/folder"})[0] == 400
+    assert host.request("POST", "/api/packs/add", {"path": str(host.home / "user_data" / "permissions")})[0] == 400
+    link = tmp_path / "link"
+    link.symlink_to(folder(tmp_path / "real", version("1.0.0")))
+    assert host.request("POST", "/api/packs/add", {"path": str(link)})[0] == 400
+    (tmp_path / "real" / "out").symlink_to("/etc/passwd")
+    status, answer = host.request("POST", "/api/packs/add", {"path": str(tmp_path / "real")})
+    assert (status, answer["code"]) == (409, "tree_refused")
+    assert list((host.home / "user_data/staging").iterdir()) == []
+    assert list(host.packs.iterdir()) == []
+
+
+def test_a_host_that_is_killed_during_the_trial_comes_back_with_the_old_version(
+    tmp_path: Path, host: RunningHost
+) -> None:
+    host.put_pack("mover", version("1.0.0"))
+    host.approve("mover")
+    data = host.home / "user_data/packs/mover/format.txt"
+    data.parent.mkdir(parents=True, exist_ok=True)
+    data.write_text("one")
+    host.ok(
+        "POST", "/api/packs/add", {"path": folder(tmp_path / "v2", version("2.0.0", "import time; time.sleep(60)"))}
+    )
+    waiting = threading.Thread(target=_ask_and_be_cut_off, args=(host,))
+    waiting.start()
+    host.until(lambda: data.read_text() == "two", 20, "the new version to be on trial")
+    host.kill()
+    waiting.join(10)
+    host.start()
+    assert host.result("mover.version") == "1.0.0"
+    assert data.read_text() == "one"
+    seen = host.ok("GET", "/api/packs/mover/status")
+    assert (seen["status"], seen["version"], seen["pending_update"]["version"]) == ("running", "1.0.0", "2.0.0")
+    assert '"version": "1.0.0"' in (host.packs / "mover/backend/ecosystem.json").read_text()
+
+
+def _ask_and_be_cut_off(host: RunningHost) -> None:
+    with contextlib.suppress(OSError, http.client.HTTPException):
+        host.request("POST", "/api/packs/mover/update/approve", {})

@@ -1,0 +1,63 @@
+"""Less is less: whatever is taken away, nothing remains that was not held."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from core_runtime.rules.grants import Mode, Permission, freeze
+from core_runtime.rules.narrowing import as_choices, with_added, without, without_unused
+from core_runtime.rules.permissions import Choice, parse_choices
+
+
+def held(kind: str, mode: Mode = Mode.ALWAYS, until: float | None = None, **params: Any) -> Permission:
+    return Permission(kind, freeze(params), mode, until)
+
+
+CALLS = held("interface.call", keys=["a", "b"])
+ONCE = held("interface.call", Mode.ONCE, keys=["c"])
+READ = held("userdata.read", paths=["shared/**"])
+LIMITS = held("resources", memory_mb=512, cpu=2)
+ALL = (CALLS, ONCE, READ, LIMITS)
+
+
+@pytest.mark.parametrize(
+    ("removals", "left"),
+    [
+        ([], ALL),
+        (["interface.call"], (READ, LIMITS)),
+        (["event.publish"], ALL),
+        ([{"type": "interface.call", "keys": ["a"]}], (held("interface.call", keys=["b"]), ONCE, READ, LIMITS)),
+        ([{"type": "interface.call", "keys": ["a", "b", "x"]}], (ONCE, READ, LIMITS)),
+        ([{"type": "interface.call", "keys": ["c"]}], (CALLS, READ, LIMITS)),
+        ([{"type": "interface.call", "keys": "a"}], (held("interface.call", keys=["b"]), ONCE, READ, LIMITS)),
+        ([{"type": "userdata.read", "paths": ["shared/x"]}], ALL),
+        ([{"type": "resources", "cpu": 2}], (CALLS, ONCE, READ, held("resources", memory_mb=512))),
+        ([{"type": "resources", "cpu": 2}, {"type": "resources", "memory_mb": 1}], (CALLS, ONCE, READ)),
+    ],
+)
+def test_without(removals: list[Any], left: tuple[Permission, ...]) -> None:
+    assert without(ALL, parse_choices(removals)) == left
+
+
+def test_unused_items_go_and_what_is_not_counted_stays() -> None:
+    used = {("interface.call", "a"), ("interface.call", "c")}
+    left = without_unused(ALL, lambda kind, item: (kind, item) in used)
+    assert left == (held("interface.call", keys=["a"]), ONCE, LIMITS)
+    assert without_unused(ALL, lambda _kind, _item: True) == ALL
+    assert without_unused((READ,), lambda _kind, _item: False) == ()
+
+
+def test_what_is_over_is_not_named_again() -> None:
+    timed = held("userdata.read", Mode.UNTIL, 5.0, paths=["shared/**"])
+    assert as_choices((CALLS, ONCE, timed), ended={1}) == (
+        Choice("interface.call", CALLS.params), Choice("userdata.read", timed.params, Mode.UNTIL, 5.0)
+    )  # fmt: skip
+
+
+def test_the_same_choice_is_there_once() -> None:
+    params: Mapping[str, Any] = {"type": "interface.call", "keys": ["a", "b"]}
+    [again, new] = parse_choices([params, {"type": "userdata.read", "mode": "once"}])
+    assert with_added(as_choices((CALLS,)), [again, new]) == (Choice("interface.call", CALLS.params), new)
