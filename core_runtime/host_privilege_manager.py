@@ -30,12 +30,15 @@ from core_runtime.drivers.grants import identity_fingerprint
 from core_runtime.drivers.keys import Keyring
 from core_runtime.privileges.base import TABLE, Call, Effects, Privilege
 from core_runtime.rules.grants import Grant, seconds, timestamp
+from core_runtime.rules.rate import Bucket, Rate, take
 from core_runtime.rules.seals import Fault
 
 FILE: Final = "privileges.json"
 PURPOSE: Final = "privileges"
 SUBJECT: Final = "#privileges"
 """The line of the counters file; no pack id can look like it."""
+PACK_RATE: Final = Rate(per_second=0.5, burst=20.0)
+REFUSAL_WINDOW_S: Final = 60.0
 
 
 class Approvals(Protocol):
@@ -73,6 +76,7 @@ class HostPrivilegeManager:
         *,
         effects: Effects | None = None,
         clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """``effects`` is how operations reach the running host; those that need it are not offered without."""
         for module in pkgutil.iter_modules(privileges.__path__):
@@ -84,6 +88,9 @@ class HostPrivilegeManager:
         self._audit = audit
         self._effects = effects
         self._clock = clock
+        self._monotonic = monotonic
+        self._rates: dict[str, Bucket] = {}
+        self._refusals: dict[tuple[str, str], tuple[float, int]] = {}
         self._mutex = threading.Lock()
         self._schemas = {
             (item.id, part): jsonschema_rs.validator_for(dict(getattr(item, part)))
@@ -107,6 +114,7 @@ class HostPrivilegeManager:
                 "options": dict(item.options),
                 "available": self._available(item),
                 "granted_to": sorted(pack for pack, privilege in held if privilege == item.id),
+                "grants": [_shown(found) for _, found in sorted(held.items()) if found.privilege == item.id],
                 "fault": fault,
             }
             for _, item in sorted(TABLE.items())
@@ -171,10 +179,13 @@ class HostPrivilegeManager:
         """Perform an operation. ``actor`` is ``""`` when the Pack itself asked.
 
         Raises:
-            DeniedError: ungranted, undeclared, expired or unapproved. RequestError: arguments. HostError: it failed.
+            DeniedError: ungranted, undeclared, expired, unapproved or too often. RequestError: arguments.
+            HostError: it failed.
         """
         item = self._known(privilege)
         try:
+            if not actor:
+                self._take(pack_id)
             held = self._granted(pack_id, privilege)
             self._validate(item, "parameters", args or {})
             if not self._available(item):
@@ -183,12 +194,36 @@ class HostPrivilegeManager:
                 )
             result = item.execute(Call(pack_id, dict(args or {}), held.options, self._effects))
         except RumiError as error:
-            self._audit.note("privilege.refused", pack_id=pack_id, privilege=privilege, actor=actor, cause=error.code)
+            self._note_refusal(pack_id, privilege, actor, error.code)
             raise
         self._audit.append("privilege.executed", pack_id=pack_id, privilege=privilege, actor=actor)
         return result
 
     # --- inside ------------------------------------------------------------------------------------------------------
+
+    def _take(self, pack_id: str) -> None:
+        """A place in what a Pack may have done by itself; notices and restarts without end would be a nuisance."""
+        with self._mutex:
+            admitted, self._rates[pack_id] = take(self._rates.get(pack_id), PACK_RATE, self._monotonic())
+        if not admitted:
+            raise DeniedError(
+                "Too many operations of the host",
+                code="too_often",
+                detail=f"{pack_id} may have {PACK_RATE.burst:g} at once, then {PACK_RATE.per_second * 60:g} a minute.",
+                hint="Ask again later.",
+            )
+
+    def _note_refusal(self, pack_id: str, privilege: str, actor: str, cause: str) -> None:
+        """One record a minute for each Pack and privilege, with the number of those between."""
+        now = self._monotonic()
+        with self._mutex:
+            since, count = self._refusals.get((pack_id, privilege), (now - REFUSAL_WINDOW_S, 0))
+            due = now - since >= REFUSAL_WINDOW_S
+            self._refusals[pack_id, privilege] = (now, 0) if due else (since, count + 1)
+        if due:
+            self._audit.note(
+                "privilege.refused", pack_id=pack_id, privilege=privilege, actor=actor, cause=cause, unrecorded=count
+            )
 
     def _known(self, privilege: str) -> Privilege:
         item = TABLE.get(privilege)
@@ -278,6 +313,17 @@ class HostPrivilegeManager:
         document = {"counter": number, "grants": [_encode(item) for _, item in sorted(held.items())]}
         self._keyring.write(self._path, document, PURPOSE)
         self._ledger.change(SUBJECT, lambda _: Entry(number))
+
+
+def _shown(held: Held) -> dict[str, Any]:
+    """One grant for the faces."""
+    return {
+        "pack_id": held.pack_id,
+        "options": dict(held.options),
+        "until": held.until,
+        "granted_at": timestamp(held.granted_at),
+        "actor": held.actor,
+    }
 
 
 def _encode(held: Held) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -22,15 +22,18 @@ from typing import Any, Final
 from backend_core.ecosystem.spec.models import PackMetadata
 from backend_core.errors import HostError, TrustError, quote
 from core_runtime.drivers.audit import AuditLog
+from core_runtime.drivers.counters import Counters
 from core_runtime.drivers.grants import GrantFiles
 from core_runtime.rules.grants import Grant, Mode, Permission, permission_document
 from core_runtime.rules.permissions import (
     Allow,
     Deny,
     Rights,
+    covering_item,
     covers_use,
     host_key_permission,
     in_force,
+    items_of,
     protected_fault,
     rights_of,
 )
@@ -44,12 +47,26 @@ PROTECTED: Final = "protected"
 
 
 @dataclass(frozen=True, slots=True)
+class Uses:
+    """How often something was used since the host started."""
+
+    count: int = 0
+    last_used_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Usage:
-    """One granted permission and how much of it was used since the host started."""
+    """One granted permission and how much of it was used since the host started.
+
+    ``items``: its paths, keys or topics, each with its own uses. ``ended``: a one-use permission that was spent, or
+    one whose time is over.
+    """
 
     permission: Mapping[str, Any]
     uses: int
     last_used_at: float | None
+    items: Mapping[str, Uses]
+    ended: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +105,8 @@ class PermissionManager:
         self._latest_mono = monotonic()
         self._persisted = self._latest
         self._spent: set[tuple[str, int, int]] = set()
-        self._uses: Counter[tuple[str, int, int]] = Counter()
-        self._last_used: dict[tuple[str, int, int], float] = {}
+        self._spent_known: set[tuple[str, int]] = set()
+        self._uses: dict[tuple[str, str, str], Uses] = {}
         self._denials: dict[tuple[str, str], tuple[float, int]] = {}
         self._asks: dict[str, deque[Ask]] = {}
         self._rights: dict[str, tuple[Grant, Rights]] = {}
@@ -109,8 +126,9 @@ class PermissionManager:
         if _is_own_file(pack_id, kind, params):
             return Allow()
         for index, permission in enumerate(grant.permissions):
-            if covers_use(permission, kind, params) and self._holds(grant, permission, index):
-                self._count(grant, index)
+            item = covering_item(permission, kind, params)
+            if item and self._holds(grant, permission, index):
+                self._count(pack_id, kind, item)
                 return Allow(index)
         shown = ", ".join(f"{name} {quote(value)}" for name, value in params.items())
         return self._deny(
@@ -128,9 +146,12 @@ class PermissionManager:
         return self._grants(pack_id)
 
     def may_call(self, caller: str, key: str) -> Allow | Deny:
-        """Whether ``caller`` (``""`` is the operator) may call ``key``. A Pack may call what it provides."""
+        """One real call of ``key`` by ``caller`` (``""`` is the operator). A Pack may call what it provides."""
         rights = self._lasting(caller) if caller else None
         if not caller or (rights is not None and key in rights.provides):
+            return Allow()
+        if rights is not None and key in rights.calls:  # the way of nearly every call: no walk over the permissions
+            self._count(caller, "interface.call", key)
             return Allow()
         return self.check(caller, "interface.call", key=key)
 
@@ -166,12 +187,14 @@ class PermissionManager:
         grant = self._grants(pack_id)
         if grant is None:
             return []
-        with self._mutex:
-            keys = [(pack_id, grant.counter, index) for index in range(len(grant.permissions))]
-            return [
-                Usage(permission_document(permission), self._uses[key], self._last_used.get(key))
-                for key, permission in zip(keys, grant.permissions, strict=True)
-            ]
+        return [
+            self._usage(pack_id, permission, ended=not self._usable(grant, permission, index))
+            for index, permission in enumerate(grant.permissions)
+        ]
+
+    def ended(self, grant: Grant) -> frozenset[int]:
+        """Indexes of the permissions that were used up or whose time is over."""
+        return frozenset(i for i, p in enumerate(grant.permissions) if not self._usable(grant, p, i))
 
     def ask(self, pack_id: str, kind: str, params: Mapping[str, Any], reason: str) -> str:
         """A Pack asks the operator for more. Never waits: ``granted`` or ``asked``; of too many the oldest goes."""
@@ -189,11 +212,13 @@ class PermissionManager:
         with self._mutex:
             return sorted((ask for waiting in self._asks.values() for ask in waiting), key=lambda ask: ask.at)
 
-    def forget(self, pack_id: str) -> None:
-        """Drop what a removed or newly decided Pack asked for."""
+    def forget(self, pack_id: str, *, uses: bool = False) -> None:
+        """Drop what a newly decided Pack asked for; of a removed one also its ``uses``."""
         with self._mutex:
             self._asks.pop(pack_id, None)
             self._rights.pop(pack_id, None)
+            if uses:
+                self._uses = {key: found for key, found in self._uses.items() if key[0] != pack_id}
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
@@ -220,8 +245,16 @@ class PermissionManager:
     def _timed_edge(self, pack_id: str, key: str) -> bool:
         return isinstance(self._lookup(pack_id, "interface.call", {"key": key}), Allow)
 
+    def _usage(self, pack_id: str, permission: Permission, *, ended: bool) -> Usage:
+        with self._mutex:
+            items = {item: self._uses.get((pack_id, permission.type, item), Uses()) for item in items_of(permission)}
+        last = [found.last_used_at for found in items.values() if found.last_used_at is not None]
+        uses = sum(found.count for found in items.values())
+        return Usage(permission_document(permission), uses, max(last, default=None), items, ended)
+
     def _usable(self, grant: Grant, permission: Permission, index: int) -> bool:
         if permission.mode is Mode.ONCE:
+            self._learn_spent(grant)
             return (grant.pack_id, grant.counter, index) not in self._spent
         return permission.mode is not Mode.UNTIL or in_force(permission, now=self._now())
 
@@ -244,11 +277,27 @@ class PermissionManager:
         except (OSError, TrustError):
             return False  # what can't be recorded as spent could be used again after a restart
 
-    def _count(self, grant: Grant, index: int) -> None:
-        key = (grant.pack_id, grant.counter, index)
+    def _learn_spent(self, grant: Grant) -> None:
+        """What an earlier run of the host recorded as spent; read once for each decision."""
+        decision = (grant.pack_id, grant.counter)
+        if decision in self._spent_known or self._files is None:
+            return
+        found = self._files.ledger.read()
+        if not isinstance(found, Counters):
+            return  # nothing can be spent while the counters can't be read, so nothing is allowed either
+        entry = found.of(grant.pack_id)
+        used = entry.used if entry.counter == grant.counter else frozenset()
         with self._mutex:
-            self._uses[key] += 1
-            self._last_used[key] = self._clock()
+            self._spent |= {(*decision, index) for index in used}
+            self._spent_known.add(decision)
+
+    def _count(self, pack_id: str, kind: str, item: str) -> None:
+        """By what was granted, not by what was reached: the number of counters is bounded by the grants."""
+        key = (pack_id, kind, item)
+        now = self._clock()
+        with self._mutex:
+            before = self._uses.get(key)
+            self._uses[key] = Uses(before.count + 1 if before else 1, now)
 
     def _first_time(self) -> float:
         now = self._clock()
@@ -314,8 +363,12 @@ class LiveRights:
     provides: frozenset[str] | None = None
 
     def may_call(self, key: str) -> bool:
-        """Whether the edge to ``key`` is granted now."""
+        """One real call of ``key``."""
         return isinstance(self.manager.may_call(self.pack_id, key), Allow)
+
+    def may_see(self, key: str) -> bool:
+        """Whether the edge to ``key`` is granted now; looking is no use."""
+        return self.manager.visible_keys(self.pack_id)(key)
 
     def may_register(self, key: str) -> bool:
         """Whether the Pack may register ``key``."""

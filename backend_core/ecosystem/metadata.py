@@ -32,6 +32,8 @@ from backend_core.errors import AuthorError, quote
 from backend_core.parsing import load_json
 
 PACK_ID: Final = re.compile(r"[a-z][a-z0-9_-]{0,63}")
+RESERVED_IDS: Final = frozenset({"audit", "host", "isolation", "kernel", "operator", "rumi", "startup"})
+"""Names by which the host speaks of itself: a Pack of that name could be taken for it in an issue, a log or a trace."""
 _FOLDER_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _HANDLER_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 
@@ -57,6 +59,11 @@ def read_metadata(reader: FolderReader, folder: str) -> PackMetadata:
         )  # fmt: skip
         refusal.fields = MappingProxyType({**refusal.fields, "pack_id": pack_id})  # the registry looks for rivals
         raise refusal
+    if pack_id in RESERVED_IDS:
+        raise document.error(
+            "The id is a name of the host", ("pack_id",), expected=f"none of {', '.join(sorted(RESERVED_IDS))}",
+            found=quote(pack_id), hint="Give the Pack another id, and its folder the same.", code="pack_id_reserved",
+        )  # fmt: skip
     _check_ranges(document, "dependencies", Kind.ECOSYSTEM)
     identity = value.get("pack_identity", f"local:{pack_id}")
     pack_uuid = value.get("pack_uuid", "").lower() or uuid_utils.pack_uuid(identity)

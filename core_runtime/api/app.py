@@ -18,7 +18,15 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from backend_core.errors import HostError, NotFoundError, RequestError, RumiError
-from core_runtime.api import endpoints_interfaces, endpoints_machine, endpoints_overview, endpoints_packs, openapi
+from core_runtime.api import (
+    endpoints_interfaces,
+    endpoints_machine,
+    endpoints_overview,
+    endpoints_packs,
+    endpoints_permissions,
+    endpoints_updates,
+    openapi,
+)
 from core_runtime.api.call import Call, ClientGone
 from core_runtime.api.context import Api
 from core_runtime.api.envelope import Envelope, encode, failure, success
@@ -47,7 +55,9 @@ def endpoints() -> tuple[Endpoint, ...]:
     """The route table."""
     return (
         *endpoints_overview.ENDPOINTS,
+        *endpoints_updates.ENDPOINTS,  # before the Packs' own: /api/packs/add is no Pack's id
         *endpoints_packs.ENDPOINTS,
+        *endpoints_permissions.ENDPOINTS,
         *endpoints_machine.ENDPOINTS,
         *endpoints_interfaces.ENDPOINTS,
         Endpoint("GET", "/api/openapi.json", "openapi", "This description", _openapi, schema={"type": "object"}),

@@ -77,6 +77,18 @@ class Call:
             detail=f"{name}: expected one number from 1 to {most}; got {quote(text, 40)}", hint=f"Leave out {name}.",
         )  # fmt: skip
 
+    def text(self, name: str) -> str:
+        """A name of the query, ``""`` without one. Repeated or malformed: ``RequestError``."""
+        values = self._request.query_params.getlist(name)
+        if not values:
+            return ""
+        if len(values) == 1 and NAME.fullmatch(values[0]):
+            return values[0]
+        raise RequestError(
+            "A name of the query is not usable", code="query_invalid",
+            detail=f"{name}: expected one {NAME.pattern}; got {quote(values[0], 80)}", hint=f"Leave out {name}.",
+        )  # fmt: skip
+
     async def body(self, kind: type[BodyT]) -> BodyT:
         """The body as ``kind``; no body is an empty object, as in the specification's plain ``curl -X POST``."""
         raw = await self._read()

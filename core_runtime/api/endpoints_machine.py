@@ -89,6 +89,7 @@ async def grant(api: Api, call: Call) -> Any:
     pack_id, privilege = call.pack_id, call.name("priv")
     body = await call.body(Grant)
     await packs.status(api.host, pack_id)
+    api.host.require_evidence()
     await asyncio.to_thread(
         api.host.privileges.grant, pack_id, privilege, actor=call.actor, options=body.options, until=body.until
     )
@@ -98,8 +99,8 @@ async def grant(api: Api, call: Call) -> Any:
 async def revoke(api: Api, call: Call) -> Any:
     pack_id, privilege = call.pack_id, call.name("priv")
     await packs.status(api.host, pack_id)
-    await asyncio.to_thread(api.host.privileges.revoke, pack_id, privilege, actor=call.actor)
-    return {"pack_id": pack_id, "privilege": privilege, "granted": False}
+    was = await asyncio.to_thread(api.host.privileges.revoke, pack_id, privilege, actor=call.actor)
+    return {"pack_id": pack_id, "privilege": privilege, "granted": False, "was_granted": was}
 
 
 async def execute(api: Api, call: Call) -> Any:

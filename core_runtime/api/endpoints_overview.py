@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import msgspec
+
 from core_runtime.api.call import Call
 from core_runtime.api.context import Api
 from core_runtime.api.live import events
 from core_runtime.api.table import OBJECTS, Endpoint
+from core_runtime.handlers import evidence
 
 AUDIT_LINES = 100
 AUDIT_LINES_MOST = 5000
@@ -36,9 +39,35 @@ async def issues(api: Api, call: Call) -> Any:
     return [issue.as_dict() for issue in api.host.diagnostics.issues()]
 
 
+class Acknowledge(msgspec.Struct, forbid_unknown_fields=True):
+    """Why the operator goes on, for the record."""
+
+    reason: str = ""
+
+
 async def audit(api: Api, call: Call) -> Any:
+    """``pack`` and ``event`` choose among the last ``AUDIT_LINES_MOST`` records; an event's first words are enough."""
     count = call.count("lines", AUDIT_LINES, AUDIT_LINES_MOST)
-    return await asyncio.to_thread(api.host.audit.tail, count)
+    pack, event = call.text("pack"), call.text("event")
+    if not pack and not event:
+        return await asyncio.to_thread(api.host.audit.tail, count)
+    found = await asyncio.to_thread(api.host.audit.tail, AUDIT_LINES_MOST)
+    return [
+        record
+        for record in found
+        if (not pack or record.get("pack_id") == pack) and str(record.get("event", "")).startswith(event)
+    ][-count:]
+
+
+async def verify(api: Api, call: Call) -> Any:
+    del call
+    return await asyncio.to_thread(evidence.describe, api.host)
+
+
+async def acknowledge(api: Api, call: Call) -> Any:
+    body = await call.body(Acknowledge)
+    await asyncio.to_thread(evidence.acknowledge, api.host, actor=call.actor, reason=body.reason)
+    return {"acknowledged": True}
 
 
 ENDPOINTS = (
@@ -53,6 +82,23 @@ ENDPOINTS = (
         audit,
         OBJECTS,
         query={"lines": AUDIT_LINES_MOST},
+        texts=("pack", "event"),
+    ),
+    Endpoint(
+        "GET",
+        "/api/audit/verify",
+        "verifyAudit",
+        "Whether the audit trail and the journal are unchanged and complete",
+        verify,
+    ),
+    Endpoint(
+        "POST",
+        "/api/audit/acknowledge",
+        "acknowledgeAudit",
+        "Go on although the audit trail was changed",
+        acknowledge,
+        body=Acknowledge,
+        errors=(409,),
     ),
     Endpoint(
         "GET",

@@ -21,11 +21,14 @@ LOG_LINES_MOST = 5000
 class Approve(msgspec.Struct, forbid_unknown_fields=True):
     """All optional: without a digest, what lies on the disk now is read, bound and approved.
 
-    ``until`` in seconds since 1970; ``accept_weaker`` agrees to an isolation weaker than the one approved before.
+    ``until`` in seconds since 1970; ``replace`` names keys of other Packs that it may take over; ``isolation``
+    (``docker/standard``) agrees to just that one, ``accept_weaker`` to one weaker than was approved before.
     """
 
     digest: str | None = None
     permissions: list[Any] | None = None
+    replace: list[str] = msgspec.field(default_factory=list)
+    isolation: str | None = None
     until: float | None = None
     accept_weaker: bool = False
 
@@ -74,6 +77,8 @@ async def approve(api: Api, call: Call) -> Any:
         actor=call.actor,
         until=body.until,
         accept_weaker=body.accept_weaker,
+        replaces=body.replace,
+        isolation=body.isolation,
     )
     return views.pack_status(done)
 

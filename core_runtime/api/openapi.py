@@ -60,6 +60,10 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
         "parameters": [
             *_path_parameters(endpoint.path),
             *(_query(name, most) for name, most in endpoint.query.items()),
+            *(
+                {"name": name, "in": "query", "schema": {"type": "string", "pattern": f"^{NAME.pattern}$"}}
+                for name in endpoint.texts
+            ),
         ],
         "responses": {
             "200": {"description": "Done", "content": _content(endpoint)},

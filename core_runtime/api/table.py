@@ -26,7 +26,7 @@ class Endpoint:
 
     ``data`` is the JSON Schema of the envelope's data, ``schema`` that of the whole answer for a route without
     envelope. ``errors`` are statuses beyond those that every route may answer; ``query`` maps numbers of the query to
-    their maximum.
+    their maximum, ``texts`` are names in it.
     """
 
     method: str
@@ -39,6 +39,7 @@ class Endpoint:
     body_required: bool = False
     errors: tuple[int, ...] = ()
     query: Mapping[str, int] = field(default_factory=dict)
+    texts: tuple[str, ...] = ()
     events: bool = False
     only_events: bool = False
     schema: Mapping[str, Any] | None = None

@@ -26,6 +26,7 @@ def pack(status: PackStatus) -> dict[str, Any]:
         "display_name": (metadata.display_name if metadata else "") or status.pack_id,
         "description": metadata.description if metadata else "",
         "changed_paths": list(status.changed_paths),
+        "pending_update": dict(status.pending_update) or None,
     }
 
 

@@ -13,12 +13,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Coroutine, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, overload
 
 from backend_core.ecosystem.active_ecosystem import ActiveEcosystem
 from backend_core.ecosystem.registry import PackRegistry
-from backend_core.errors import ConflictError, HostError
+from backend_core.errors import ConflictError, HostError, TrustError
 from core_runtime.approval_manager import ApprovalManager
 from core_runtime.bus import Bus
 from core_runtime.component_lifecycle import ComponentLifecycle
@@ -39,6 +40,7 @@ from core_runtime.rules.settings import Settings
 from core_runtime.userdata_manager import UserdataManager
 
 BUSY_WAIT_S = 40.0
+PACK_THREADS = 8
 _T = TypeVar("_T")
 
 
@@ -83,6 +85,14 @@ class Policy:
 
 
 @dataclass(frozen=True, slots=True)
+class Failure:
+    """Why the last start of an approved Pack failed: a cause that never changes its name, and a sentence."""
+
+    cause: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
 class Waiting:
     """An approved Pack of which nothing can start yet: what it consists of, and the reason in a sentence."""
 
@@ -112,6 +122,8 @@ class Host:
         self.aliases = FunctionAlias()
         self.log = PackLogs()
         self.policy = Policy()
+        self.pack_work = ThreadPoolExecutor(PACK_THREADS, thread_name_prefix="pack-request")
+        """Where what Packs ask for may block; the operator's own work runs elsewhere."""
         self.prepared_orchestrator: ContainerOrchestrator | None = None
         """Made by the engine check; in place as ``orchestrator`` from the orchestrator's own step on."""
         self.orchestrator: ContainerOrchestrator | None = None
@@ -120,8 +132,10 @@ class Host:
         self.statuses: tuple[DriverStatus, ...] = ()
         self.waiting: dict[str, Waiting] = {}
         self.starting: set[str] = set()
-        self.failures: dict[str, str] = {}
-        """Approved Packs whose last start failed → why, in a sentence."""
+        self.failures: dict[str, Failure] = {}
+        """Approved Packs whose last start failed → why."""
+        self.evidence_fault = ""
+        """Why the audit trail can't be believed; while this is not empty nothing starts and nothing is granted."""
         self._locks: dict[str, asyncio.Lock] = {}
         self._background: set[asyncio.Task[Any]] = set()
         self._closing = False
@@ -161,6 +175,21 @@ class Host:
         finally:
             lock.release()
 
+    def require_evidence(self) -> None:
+        """``TrustError`` while the audit trail was found damaged and the operator has not said to go on."""
+        if self.evidence_fault:
+            raise TrustError(
+                "The audit trail was changed",
+                code="audit_broken",
+                detail=self.evidence_fault,
+                hint="Look at what is missing (rumi audit verify), then: rumi audit acknowledge",
+            )
+
+    def show_rights(self, pack_id: str) -> None:
+        """Have a running Pack shown what it may see now, after what is being done. For the event loop's thread."""
+        if self.built("bus") and not self._closing:
+            asyncio.get_running_loop().call_soon(self.bus.rights_changed, pack_id)
+
     def in_background(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
         """Let ``work`` go on by itself; what it raises becomes an issue, ``close`` ends it."""
         task = asyncio.get_running_loop().create_task(work, name=name)
@@ -180,6 +209,7 @@ class Host:
             await self.prepared_orchestrator.close()
         if self.built("bus"):
             await self.bus.close()
+        self.pack_work.shutdown(wait=False, cancel_futures=True)
         if self.built("userdata"):
             self.userdata.close()
 

@@ -180,7 +180,8 @@ async def _gave_up(host: Host, event: ContainerEvent) -> None:
         event.pack_id,
         f"The Pack {event.pack_id} could not be kept running",
         event.detail,
-        f"Read its log (rumi logs {event.pack_id}), then: rumi container start {event.pack_id}",
+        f"Read its log (rumi logs {event.pack_id}); then start it again (rumi container start {event.pack_id}), "
+        f"or approve a corrected version (rumi pack approve {event.pack_id}).",
         {"generation": event.generation, "kind": event.kind},
     )
     try:

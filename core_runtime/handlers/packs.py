@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from backend_core.errors import DeniedError, RequestError, RumiError, quote
+from backend_core.errors import ConflictError, DeniedError, RequestError, RumiError, quote
 from core_runtime.approval_manager import PackStatus
 from core_runtime.handlers import operator_view, starting
 from core_runtime.handlers.host import Host
@@ -27,11 +27,14 @@ from core_runtime.handlers.interfaces import call, interfaces
 from core_runtime.handlers.isolation import expected_isolation
 from core_runtime.handlers.table import handler
 from core_runtime.rules.approval import State
+from core_runtime.rules.decisions import isolation_words
 from core_runtime.rules.flow.values import parse_duration_s
+from core_runtime.rules.grants import Mode
+from core_runtime.rules.permissions import Choice, requests_of, withheld_reason
 
 __all__ = [
-    "approve", "call", "interfaces", "list_packs", "logs", "reject", "remove", "restore", "scan", "start", "status",
-    "stop",
+    "approve", "call", "clean", "interfaces", "list_packs", "logs", "reject", "remove", "restore", "scan", "start",
+    "status", "stop",
 ]  # fmt: skip
 
 APPROVE_WAIT_S = 30.0
@@ -70,16 +73,25 @@ async def approve(
     actor: str = "operator",
     until: float | None = None,
     accept_weaker: bool = False,
+    replaces: Sequence[str] = (),
+    isolation: str | None = None,
 ) -> PackStatus:
-    """Approve what lies on the disk (or exactly ``digest``), then start it; waits up to ``APPROVE_WAIT_S`` for that."""
+    """Approve what lies on the disk (or exactly ``digest``), then start it; waits up to ``APPROVE_WAIT_S`` for that.
+
+    ``replaces``: keys of other Packs that it may take over, beside ``permissions``. ``isolation`` is the one that the
+    operator was shown (``docker/standard``): agreeing to it is agreeing to no other.
+    """
     _check_id(pack_id)
+    host.require_evidence()
+    weaker = accept_weaker or _agreed(host, isolation)
     async with host.exclusively(pack_id):
         [now] = await asyncio.to_thread(host.approvals.scan, pack_id)
-        plain = permissions is None and until is None and not accept_weaker
+        plain = permissions is None and until is None and not weaker and not replaces
         if not (plain and _stands(now, digest)):
+            chosen = permissions if not replaces else _with_replaced(now, permissions, replaces, until)
             await asyncio.to_thread(
-                host.approvals.approve, pack_id, digest=digest, permissions=permissions,
-                isolation=expected_isolation(host), actor=actor, until=until, accept_weaker=accept_weaker,
+                host.approvals.approve, pack_id, digest=digest, permissions=chosen,
+                isolation=expected_isolation(host), actor=actor, until=until, accept_weaker=weaker,
             )  # fmt: skip
             host.diagnostics.resolve(MODIFIED, pack_id)
             host.permissions.forget(pack_id)
@@ -103,6 +115,7 @@ async def reject(host: Host, pack_id: str, *, reason: str = "", actor: str = "op
 async def restore(host: Host, pack_id: str, *, actor: str = "operator") -> PackStatus:
     """Put the approved bytes back over a modified folder, and start."""
     _check_id(pack_id)
+    host.require_evidence()
     async with host.exclusively(pack_id):
         await asyncio.to_thread(host.approvals.restore, pack_id, actor=actor)
         host.diagnostics.resolve(MODIFIED, pack_id)
@@ -119,7 +132,27 @@ async def remove(host: Host, pack_id: str, *, actor: str = "operator") -> None:
         await asyncio.to_thread(host.approvals.remove, pack_id, actor=actor)
         await asyncio.to_thread(operator_view.remove, host, pack_id)
         starting.forget(host, pack_id)
-        host.permissions.forget(pack_id)
+        host.permissions.forget(pack_id, uses=True)
+
+
+async def clean(host: Host, pack_id: str, *, dry_run: bool, actor: str = "operator") -> dict[str, Any]:
+    """Remove the files that the journal says were made for the Pack. A running one would go on making them."""
+    _check_id(pack_id)
+    async with host.exclusively(pack_id):
+        if not dry_run and starting.is_running(host, pack_id):
+            raise ConflictError(
+                f"The Pack {pack_id} runs",
+                code="pack_running",
+                detail="What it made is removed only while it does not run.",
+                hint=f"Stop it first: rumi pack stop {pack_id}",
+            )
+        report = await asyncio.to_thread(host.journal.uninstall, pack_id, dry_run=dry_run)
+        if not dry_run:
+            deleted = len(report["deleted"])
+            await asyncio.to_thread(
+                host.audit.append, "pack.files_removed", pack_id=pack_id, actor=actor, deleted=deleted
+            )
+    return report
 
 
 async def start(host: Host, pack_id: str) -> PackStatus:
@@ -194,6 +227,32 @@ def _check_id(pack_id: str) -> None:
         )
 
 
+def _agreed(host: Host, isolation: str | None) -> bool:
+    """Whether the operator agreed to what there is by naming it. ``ConflictError`` when it is another one."""
+    now = isolation_words(expected_isolation(host))
+    if isolation in {None, now}:
+        return isolation is not None
+    raise ConflictError(
+        "The isolation is not the one that was shown",
+        code="isolation_changed",
+        detail=f"Agreed to: {quote(isolation, 80)}. This machine offers now: {now}.",
+        hint="Review the Pack again, then approve with the isolation shown there.",
+        fields={"available": now},
+    )
+
+
+def _with_replaced(
+    now: PackStatus, permissions: Sequence[Any] | None, replaces: Sequence[str], until: float | None
+) -> list[Any]:
+    """The choices of the operator, else what a plain approval grants, and the replacements beside them."""
+    chosen = list(permissions) if permissions is not None else []
+    if permissions is None and now.metadata is not None:
+        mode = Mode.ALWAYS if until is None else Mode.UNTIL
+        asked = (request for request in requests_of(now.metadata) if not withheld_reason(request))
+        chosen = [Choice(request.type, request.params, mode, until) for request in asked]
+    return [*chosen, {"type": "interface.replace", "keys": list(replaces)}]
+
+
 def _told(host: Host, found: PackStatus) -> PackStatus:
     """The status with what only the running host knows: why an approved Pack does not run now."""
     if found.state is not State.APPROVED or found.cause:
@@ -201,7 +260,10 @@ def _told(host: Host, found: PackStatus) -> PackStatus:
     if found.pack_id in host.starting:
         return replace(found, cause="starting")
     waiting = host.waiting.get(found.pack_id)
-    return replace(found, cause=waiting.reason if waiting else host.failures.get(found.pack_id, ""))
+    if waiting:
+        return replace(found, cause=waiting.reason)
+    failure = host.failures.get(found.pack_id)
+    return replace(found, cause=failure.cause, detail=failure.detail) if failure else found
 
 
 def _stands(now: PackStatus, digest: str | None) -> bool:

@@ -3,7 +3,7 @@
 Invariants:
   * The asking Pack is the one whose connection carried the request; no argument can name another.
   * Arguments are checked here for shape, by the managers for right; both refuse by name.
-  * Whatever blocks runs in a thread, so that one Pack's slow disk delays nobody.
+  * Whatever blocks runs in a pool that only Packs' requests use: their flood can't keep the operator waiting.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ from backend_core.errors import DeniedError, RequestError, quote
 from core_runtime.handlers.host import Host
 
 MAX_TEXT_CHARS = 2_000
+MAX_PARAMS = 8
+MAX_ITEMS = 32
+MAX_ITEM_CHARS = 256
 Operation = Callable[[Host, str, Mapping[str, Any]], Any]
 
 
@@ -31,7 +34,7 @@ async def serve(host: Host, pack_id: str, operation: str, args: Any) -> Any:
         )
     if not isinstance(args, Mapping):
         raise _wrong(operation, "its arguments", "a map", args)
-    return await asyncio.to_thread(perform, host, pack_id, args)
+    return await asyncio.get_running_loop().run_in_executor(host.pack_work, perform, host, pack_id, args)
 
 
 # -- operations -------------------------------------------------------------------------------------------------------
@@ -95,10 +98,26 @@ def _permission_request(host: Host, pack_id: str, args: Mapping[str, Any]) -> st
 
 def _permission(args: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     params = args.get("params", {})
-    if not isinstance(params, Mapping) or len(params) > 20:
-        raise _wrong("the operation", "params", "a map of at most 20 entries", params)
+    if not isinstance(params, Mapping) or len(params) > MAX_PARAMS or not all(map(_plain, params.values())):
+        expected = f"a map of at most {MAX_PARAMS} texts, numbers or lists of texts"
+        raise _wrong("the operation", "params", expected, params)
     named = {str(name): value for name, value in params.items() if name not in {"pack_id", "type", "self"}}
     return _text(args, "type"), named
+
+
+def _plain(value: Any) -> bool:
+    """What a permission's parameters can be. It waits for the operator in memory, so it is small."""
+    if isinstance(value, list | tuple):
+        return len(value) <= MAX_ITEMS and all(isinstance(item, str) and len(item) <= MAX_ITEM_CHARS for item in value)
+    return value is None or isinstance(value, int | float) or (isinstance(value, str) and len(value) <= MAX_TEXT_CHARS)
+
+
+def _privilege(host: Host, pack_id: str, args: Mapping[str, Any]) -> dict[str, Any]:
+    """An operation of the host that the operator granted to this Pack; its schema and limits are the operation's."""
+    params = args.get("params", {})
+    if not isinstance(params, Mapping) or not all(isinstance(name, str) for name in params):
+        raise _wrong("privilege.execute", "params", "a map with text keys", params)
+    return dict(host.privileges.execute(pack_id, _text(args, "privilege"), params))
 
 
 def _diagnostics(host: Host, pack_id: str, args: Mapping[str, Any]) -> None:
@@ -134,6 +153,7 @@ _OPERATIONS: Mapping[str, Operation] = {
     "journal.record": _journal,
     "permission.has": _permission_has,
     "permission.request": _permission_request,
+    "privilege.execute": _privilege,
     "diagnostics.record": _diagnostics,
     "secret.get": _secret,
 }

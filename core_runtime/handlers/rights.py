@@ -1,16 +1,17 @@
 """What the bus asks about one Pack's rights, answered from the grant in force at that moment.
 
-A revocation acts on the next use: nothing is remembered beyond the very grant it was computed from.
-
-Looking is no use: the bus also asks in order to decide what a Pack *sees*. So the answers about calls and registrations
-record nothing; real refusals reach the audit trail through the bus, which knows what was really tried.
+Invariants:
+  * A revocation acts on the next use: nothing is remembered beyond the very grant it was computed from.
+  * Looking is no use. ``may_see`` decides what a Pack is shown; only ``may_call``, asked once for each real call,
+    counts it and spends a one-use edge. What is refused was refused by ``may_see`` already, so the audit trail gets it
+    from the bus, which knows what was really tried, and not twice.
 """
 
 from __future__ import annotations
 
 from core_runtime.handlers.host import Host
-from core_runtime.rules.grants import Grant
-from core_runtime.rules.permissions import Rights, rights_of
+from core_runtime.rules.grants import Grant, Mode
+from core_runtime.rules.permissions import Allow, Rights, rights_of
 
 NO_RIGHTS = Rights()
 
@@ -27,6 +28,18 @@ class SessionRights:
         self._live = host.permissions.rights_source(pack_id)()
 
     def may_call(self, key: str) -> bool:
+        """One real call of ``key``: it is counted, and spends an edge that was granted for one use.
+
+        Spending is durable before the call goes on (a sync of one small file), since a crash must not give it back.
+        """
+        if not self._visible(key):
+            return False
+        answer = self._host.permissions.may_call(self._pack_id, key)
+        if isinstance(answer, Allow) and answer.index >= 0 and self._was_last(answer.index):
+            self._host.show_rights(self._pack_id)
+        return isinstance(answer, Allow)
+
+    def may_see(self, key: str) -> bool:
         """Whether the edge to ``key`` is granted now."""
         return self._visible(key)
 
@@ -44,3 +57,7 @@ class SessionRights:
     def may_subscribe(self, topic: str) -> bool:
         """Whether the Pack may receive ``topic`` now; also asked with the pattern itself."""
         return self._live.may_subscribe(topic)
+
+    def _was_last(self, index: int) -> bool:
+        grant = self._host.approvals.grant(self._pack_id)
+        return grant is not None and index < len(grant.permissions) and grant.permissions[index].mode is Mode.ONCE

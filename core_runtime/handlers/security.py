@@ -9,25 +9,17 @@ from typing import Any
 from backend_core.ecosystem.active_ecosystem import load_active_ecosystem
 from backend_core.errors import quote
 from core_runtime.bus import Bus
-from core_runtime.drivers.audit import AuditLog
-from core_runtime.handlers import requests
+from core_runtime.handlers import evidence, requests
 from core_runtime.handlers.host import Host
 from core_runtime.handlers.table import handler
-from core_runtime.install_journal import InstallJournal
 
 
 @handler("security.evidence")
 async def evidence_step(host: Host, _args: Mapping[str, Any]) -> None:
     """Open the audit trail and the install journal; a trail that can't be written ends the start."""
-    home = host.settings.home
-
-    def open_evidence() -> tuple[AuditLog, InstallJournal]:
-        audit = AuditLog(home)
-        audit.append("host.started")
-        audit.require()
-        return audit, InstallJournal(home)
-
-    host.audit, host.journal = await asyncio.to_thread(open_evidence)
+    found = await asyncio.to_thread(evidence.open_evidence, host.settings.home)
+    host.audit, host.journal = found.audit, found.journal
+    evidence.tell(host, found)
 
 
 @handler("security.bus")

@@ -21,8 +21,8 @@ from core_runtime.component_lifecycle import ComponentState, units_of
 from core_runtime.containers import ContainerState
 from core_runtime.diagnostics import fail_soft
 from core_runtime.handlers import operator_view
-from core_runtime.handlers.host import Host, Waiting
-from core_runtime.handlers.isolation import launch_request, no_isolation_issue
+from core_runtime.handlers.host import Failure, Host, Waiting
+from core_runtime.handlers.isolation import DOCKER_TITLE, launch_request, no_isolation_issue
 from core_runtime.rules.approval import State
 from core_runtime.rules.resolve import Blocked, Unit, resolve
 from core_runtime.sessions import Session
@@ -58,7 +58,7 @@ async def start_and_wait(host: Host, pack_id: str, wait_s: float) -> bool:
     """Start; after ``wait_s`` it goes on in the background. False when it failed or waits, with the reason kept."""
     if host.isolation is None:
         no_isolation_issue(host)
-        host.failures[pack_id] = "Docker is required but not available"
+        host.failures[pack_id] = Failure(DOCKER_TITLE, "No isolation driver passed its probe on this machine.")
         return False
     task = host.in_background(_attempt(host, pack_id, host.policy.start_timeout_s), f"start of {pack_id}")
     done, _ = await asyncio.wait({task}, timeout=wait_s)
@@ -70,6 +70,7 @@ async def start_one(host: Host, pack_id: str, *, ordered: bool = False) -> bool:
 
     ``ordered``: the order over all Packs already found that something of it can start once its providers did.
     """
+    host.require_evidence()
     if host.isolation is None:
         no_isolation_issue(host)
         raise SandboxUnavailable(
@@ -95,8 +96,10 @@ async def stop_one(host: Host, pack_id: str, *, reason: str) -> None:
     """Stop what runs of a Pack; nothing happens when nothing does."""
     host.waiting.pop(pack_id, None)
     host.failures.pop(pack_id, None)
+    served = is_running(host, pack_id)
     await _drop_container(host, pack_id, reason)
-    await _mark(host, pack_id, "stopped", reason)
+    if served:  # otherwise the trail would tell of an end that nothing had
+        await _mark(host, pack_id, "stopped", reason)
 
 
 async def restart(host: Host, pack_id: str) -> None:
@@ -175,13 +178,14 @@ async def _attempt(host: Host, pack_id: str, timeout_s: float, *, ordered: bool 
 
 async def _failed(host: Host, pack_id: str, error: Exception) -> None:
     known = error if isinstance(error, RumiError) else None
-    host.failures[pack_id] = str(known or f"{type(error).__name__}: {error}")[:500]
+    detail = str(known or f"{type(error).__name__}: {error}")[:500]
+    host.failures[pack_id] = Failure(known.code if known else START_FAILED, detail)
     host.diagnostics.issue(
         START_FAILED,
         "error",
         pack_id,
         f"The Pack {pack_id} could not be started",
-        host.failures[pack_id],
+        detail,
         (known.hint if known else "") or f"Correct the cause, then: rumi container start {pack_id}",
         {"code": known.code, **dict(known.fields)} if known else None,
         error,

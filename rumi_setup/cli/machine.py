@@ -181,6 +181,7 @@ def bench(arguments: tuple[str, ...]) -> int:
             say("{path} is missing: this is no complete copy of the project.", path=program), codes.NOT_FOUND,
             say("Fetch the project again."), code="bench_missing",
         )  # fmt: skip
-    guarded(lambda: installer.ensure("bench"))
-    argv = [str(places.venv_python()), str(program), *arguments]
+    # Every group that exists needs the host's own packages only; an environment with more serves as well.
+    guarded(lambda: installer.ensure("runtime"))
+    argv = [str(places.venv_python()), "-m", "bench", *arguments]
     return subprocess.run(argv, cwd=places.ROOT, check=False).returncode

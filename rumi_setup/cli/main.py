@@ -27,6 +27,8 @@ COMMANDS = {
     "call": ("interfaces", "call", 'Call an interface: rumi call KEY \'{"name": "value"}\''),
     "interface": ("interfaces", "interface", "Interfaces: list, show"),
     "logs": ("interfaces", "logs", "What a Pack printed and logged last"),
+    "privilege": ("privileges", "privilege", "Operations of the host for Packs: list, grant, revoke, execute"),
+    "audit": ("evidence", "audit", "The audit trail: tail, verify, acknowledge"),
     "container": ("containers", "container", "Running containers: list, start, stop"),
     "doctor": ("machine", "doctor", "Find what is wrong, and mend it with --fix"),
     "token": ("machine", "token", "The management API's bearer token"),

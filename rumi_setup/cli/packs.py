@@ -20,6 +20,13 @@ _NEXT = {"running": "./rumi interface list", "approved": "./rumi pack start {id}
          "error": "./rumi logs {id}", "modified": "./rumi pack review {id}"}  # fmt: skip
 
 
+_NEXT_BY_CAUSE = {
+    "isolation_weaker": "./rumi pack approve {id} --accept-weaker",
+    "audit_broken": "./rumi audit verify",
+    "gave_up": "./rumi logs {id}",
+}
+
+
 def checked(pack_id: str) -> str:
     """A Pack id that may stand in a path. Raises a usage error otherwise."""
     if not _PACK_ID.fullmatch(pack_id):
@@ -40,11 +47,13 @@ def show_status(found: dict[str, Any]) -> None:
         ("detail", found.get("detail")), ("version", found.get("version")), ("identity", found.get("pack_identity")),
         ("description", found.get("description")), ("digest", found.get("digest")),
         ("approved", approval.get("approved_at")), ("isolation", _isolation(approval.get("isolation"))),
+        ("waiting update", (found.get("pending_update") or {}).get("version")),
         ("changed files", ", ".join(map(str, (found.get("changed_paths") or [])[:20]))),
     ])  # fmt: skip
     pack_id = show.safe(found.get("pack_id"))
     state = str(found.get("status"))
-    show.next_step(_NEXT.get(state, "./rumi pack review {id}").format(id=pack_id))
+    step = _NEXT_BY_CAUSE.get(str(found.get("cause"))) or _NEXT.get(state, "./rumi pack review {id}")
+    show.next_step(step.format(id=pack_id))
 
 
 def _isolation(value: Any) -> str:
@@ -66,7 +75,30 @@ def _ask_known(method: str, path: str, body: Any = None, *, timeout_s: float = l
         return link.ask(method, path, body, timeout_s=timeout_s)
 
 
-@click.group(cls=Lazy, context_settings=SETTINGS, help=say("Packs: list, review, approve, reject, start, stop, new"))
+# word → (module, attribute, short help); the sentence is the one that the command itself says
+_ELSEWHERE = {
+    "add": (
+        "updates", "add",
+        "Bring a Pack in from a folder: a new one, or a new version of an approved one, which goes on running.",
+    ),
+    "update": (
+        "updates", "update",
+        "Put the staged version of a Pack in the place of the approved one. One that does not start is taken back.",
+    ),
+    "reject-update": ("updates", "reject_update", "Throw the staged version of a Pack away."),
+    "rollback": ("updates", "rollback", "Return to the version before the last update, with the Pack's data of then."),
+    "diff": ("permissions", "diff", "What changed against the approved version: permissions and files."),
+    "permissions": ("permissions", "permissions", "What a Pack may do, and how much of it it uses."),
+    "grant": ("permissions", "grant", "Grant one more permission that the Pack declared; it acts at once."),
+    "revoke": (
+        "permissions", "revoke",
+        "Take a permission away, or only some paths, keys or topics of it; it acts at once.",
+    ),
+}  # fmt: skip
+
+
+@click.group(cls=Lazy, table=_ELSEWHERE, context_settings=SETTINGS,
+             help=say("Packs: list, review, approve, reject, start, stop, new"))  # fmt: skip
 def pack() -> None:
     pass
 
@@ -138,8 +170,21 @@ def review(pack_id: str) -> None:
 @click.option("--digest", help=say("Approve exactly this state of the files."))
 @click.option("--yes", "-y", is_flag=True, help=say("Do not ask; approve what the review shows."))
 @click.option("--accept-weaker", is_flag=True, help=say("Agree to a weaker isolation than approved before."))
+@click.option(
+    "--permission",
+    "-p",
+    "chosen",
+    multiple=True,
+    metavar="TYPE|JSON",
+    help=say("Grant only these; each is a type or a JSON object. Name none as --permission ''."),
+)
+@click.option(
+    "--replace", "replaced", multiple=True, metavar="KEY", help=say("Let it take over this key of another Pack.")
+)
+@click.option("--until", metavar="WHEN", help=say("Until then: 90m, 8h, 7d or a date."))
 @json_option
-def approve(pack_id: str, digest: str | None, yes: bool, accept_weaker: bool) -> None:  # noqa: FBT001
+def approve(pack_id: str, digest: str | None, yes: bool, accept_weaker: bool,  # noqa: FBT001
+            chosen: tuple[str, ...], replaced: tuple[str, ...], until: str | None) -> None:  # fmt: skip
     path = f"/api/packs/{checked(pack_id)}"
     asks = digest is None and not yes and sys.stdin.isatty() and sys.stderr.isatty() and not show.wants_json()
     if digest is None and (yes or asks):
@@ -147,7 +192,7 @@ def approve(pack_id: str, digest: str | None, yes: bool, accept_weaker: bool) ->
         digest = str(found.get("digest"))
         if asks:
             _confirm(pack_id, found)
-    body: dict[str, Any] = {"accept_weaker": True} if accept_weaker else {}
+    body = _limits(chosen, replaced, until) | ({"accept_weaker": True} if accept_weaker else {})
     if digest is not None:
         body["digest"] = digest
     done = _ask_known("POST", f"{path}/approve", body or None, timeout_s=_START_S)
@@ -157,6 +202,20 @@ def approve(pack_id: str, digest: str | None, yes: bool, accept_weaker: bool) ->
             say("{pack} was approved but does not run.", pack=show.safe(pack_id)), codes.PACK_FAILED,
             f"./rumi logs {pack_id}", code="start_failed",
         )  # fmt: skip
+
+
+def _limits(chosen: tuple[str, ...], replaced: tuple[str, ...], until: str | None) -> dict[str, Any]:
+    """What the operator narrows the approval to."""
+    from rumi_setup.cli.permissions import choice, moment
+
+    body: dict[str, Any] = {}
+    if chosen:
+        body["permissions"] = [choice(one, ()) for one in chosen if one]
+    if replaced:
+        body["replace"] = list(replaced)
+    if until is not None:
+        body["until"] = moment(until)
+    return body
 
 
 def _confirm(pack_id: str, found: dict[str, Any]) -> None:
@@ -213,6 +272,29 @@ def start(pack_id: str) -> None:
 @json_option
 def stop(pack_id: str) -> None:
     show_status(link.ask("POST", f"/api/containers/{checked(pack_id)}/stop"))
+
+
+@pack.command(help=say("Remove the files that a Pack made, as its journal lists them."))
+@click.argument("pack_id")
+@click.option("--yes", "-y", is_flag=True, help=say("Really remove them; without it, only list them."))
+@json_option
+def clean(pack_id: str, yes: bool) -> int:  # noqa: FBT001 - click's signature
+    found = link.ask("POST", f"/api/packs/{checked(pack_id)}/journal/uninstall", {"dry_run": not yes})
+    if show.wants_json():
+        show.data(found)
+        return codes.OK if found.get("success") else codes.FAILED
+    if yes:
+        show.section("Removed", map(show.safe, found.get("deleted") or []))
+    else:
+        show.section("Would be removed", map(show.safe, found.get("planned_delete") or []))
+    show.section("Left alone", _paths_with_reasons(found.get("skipped")))
+    show.section("Not removable", _paths_with_reasons(found.get("errors")))
+    show.next_step("./rumi pack list" if yes else f"./rumi pack clean {pack_id} --yes")
+    return codes.OK if found.get("success") else codes.FAILED
+
+
+def _paths_with_reasons(items: Any) -> list[str]:
+    return [f"{show.safe(item.get('path'))}: {show.safe(item.get('reason'))}" for item in items or []]
 
 
 @pack.command(help=say("Look at the folder of Packs again."))

@@ -22,24 +22,78 @@ def show_review(found: dict[str, Any]) -> None:
         ("description", found.get("description")), ("digest", found.get("digest")),
         ("files", f"{found.get('files')} ({found.get('total_bytes')} bytes)"),
         ("approved version", found.get("approved_version")),
+        ("approved isolation", found.get("approved_isolation")),
+        ("isolation", _isolation(found.get("isolation"))),
         ("rating", f"{rating.get('score')}/100 ({rating.get('grade')})"),
     ])  # fmt: skip
     if found.get("identity_changed"):
         show.words(say("WARNING: another identity than the approved version's."))
     combination = found.get("combination")
     if isinstance(combination, dict):
-        show.section("Risk by combination", [show.safe(combination.get("sentence"), 500)])
+        show.section("Risk by combination", _combination(combination))
     show.section("Permissions", _permissions(found.get("permissions")))
     show.section("Deductions", _deductions(rating.get("deductions")))
     show.section("Findings", _sentences(found.get("findings")))
     show.section("Provides", _sentences(found.get("provides")))
-    show.section("Requires", _sentences(found.get("requires")))
-    show.section("Uses", _sentences(found.get("uses")))
+    show.section("Calls", _edges(found))
     show.section("Replaces", _mapping(found.get("replaces")))
     show.section("Keys with meaning to the host", _mapping(found.get("host_keys")))
     show.section("Dependencies", _mapping(found.get("dependencies")))
-    show.section("Changed permissions", _changes(found.get("permission_changes")))
-    show.section("Changed files", _changes(found.get("file_changes")))
+    show.section("Changed permissions", changed_permissions(found.get("permission_changes")))
+    show.section("Changed files", changed_files(found.get("file_changes")))
+    isolation = found.get("isolation")
+    if isinstance(isolation, dict):
+        show.section("What the isolation lacks", _sentences(isolation.get("findings")))
+
+
+def risk_word(risk: Any) -> str:
+    """`low`, `medium` or `high` in the operator's language."""
+    known = {"low": say("low"), "medium": say("medium"), "high": say("high")}
+    return known.get(str(risk), show.safe(risk, 20))
+
+
+def words_of(item: dict[str, Any]) -> str:
+    """A permission in the operator's language."""
+    words = item.get("words")
+    return show.safe(words.get(language()) or words.get("en") if isinstance(words, dict) else words, 300)
+
+
+def _isolation(found: Any) -> str:
+    return f"{found.get('driver')}/{found.get('level')}" if isinstance(found, dict) else say("none")
+
+
+def _combination(found: dict[str, Any]) -> Iterator[str]:
+    paths = found.get("paths")
+    if not isinstance(paths, dict) or not paths:
+        yield show.safe(found.get("sentence"), 500)
+        return
+    yield say("Together these can carry data out:")
+    for label, path in paths.items():
+        way = " → ".join(show.safe(step, 80) for step in path[:_LINES]) if isinstance(path, list) else show.safe(path)
+        yield f"{_label(label)}: {way}"
+
+
+def _label(label: Any) -> str:
+    known = {
+        "private-data": say("reads private data"),
+        "untrusted-input": say("takes in what strangers wrote"),
+        "external-communication": say("can send data out"),
+    }
+    return known.get(str(label), show.safe(label))
+
+
+def _edges(found: dict[str, Any]) -> Iterator[str]:
+    """The keys it would call and who provides them; without edges, the keys alone."""
+    edges = found.get("edges")
+    if not isinstance(edges, list) or not edges:
+        yield from _sentences(found.get("requires"))
+        yield from _sentences(found.get("uses"))
+        return
+    for edge in edges[:_LINES]:
+        if isinstance(edge, dict):
+            need = say("required") if edge.get("required") else say("optional")
+            provider = show.safe(edge.get("provider")) or say("nobody yet")
+            yield f"{show.safe(edge.get('key'))} → {provider} ({need})"
 
 
 def _permissions(items: Any) -> Iterator[str]:
@@ -51,9 +105,8 @@ def _permissions(items: Any) -> Iterator[str]:
             for name, value in item.items()
             if name not in _TOLD and value not in (None, "", [], {})
         )
-        words = item.get("words")
-        yield f"{show.safe(item.get('type'))} [{show.safe(item.get('risk'))}] {details}".rstrip()
-        yield f"    {show.safe(words.get(language()) if isinstance(words, dict) else words, 300)}"
+        yield f"{show.safe(item.get('type'))} [{risk_word(item.get('risk'))}] {details}".rstrip()
+        yield f"    {words_of(item)}"
         yield f"    {say('Its author says:')} {show.safe(item.get('reason'), 300)!r}"
         if item.get("note"):
             yield f"    {show.safe(item.get('note'), 300)}"
@@ -82,8 +135,23 @@ def _mapping(items: Any) -> Iterator[str]:
         yield f"{show.safe(name)}: {show.safe(value)}"
 
 
-def _changes(items: Any) -> Iterator[str]:
-    for kind, values in items.items() if isinstance(items, dict) else ():
-        for value in values[:_LINES] if isinstance(values, list) else ():
-            shown = value.get("type") if isinstance(value, dict) and "type" in value else value
-            yield f"{show.safe(kind)}: {show.safe(shown)}"
+def changed_permissions(items: Any) -> Iterator[str]:
+    """The permission difference, added before removed."""
+    for kind, mark in (("added", "+"), ("removed", "-")):
+        for value in _list_of(items, kind):
+            more = {k: v for k, v in value.items() if k != "type"} if isinstance(value, dict) else {}
+            name = value.get("type") if isinstance(value, dict) else value
+            details = ", ".join(f"{show.safe(k, 40)}={show.safe(_plain(v))}" for k, v in more.items())
+            yield f"{mark} {show.safe(name)} {details}".rstrip()
+
+
+def changed_files(items: Any) -> Iterator[str]:
+    """The file difference: `+` added, `-` removed, `~` changed (also when only the executable bit did)."""
+    for kind, mark in (("added", "+"), ("removed", "-"), ("changed", "~")):
+        for value in _list_of(items, kind):
+            yield f"{mark} {show.safe(value, 300)}"
+
+
+def _list_of(items: Any, name: str) -> list[Any]:
+    values = items.get(name) if isinstance(items, dict) else None
+    return values[:_LINES] if isinstance(values, list) else []

@@ -154,6 +154,7 @@ def fake_host() -> Any:
         events=EventBus(diagnostics),
         isolation=isolation,
         privileges=FakePrivileges(),
+        require_evidence=lambda: None,
         audit=SimpleNamespace(tail=lambda count: [{"event": "approve", "seq": 1}][:count]),
         approvals=SimpleNamespace(review=_review),
         orchestrator=SimpleNamespace(list=lambda: containers),
