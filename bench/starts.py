@@ -1,0 +1,70 @@
+"""From "start" to the first answer of a Pack, beside bare bubblewrap and beside ``docker run`` of the same image."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import time
+
+import uvloop
+
+from backend_core.errors import RumiError
+from bench.harness import Report, Subject, measure
+from bench.peers import bubblewrap_command, docker_command
+from bench.stand import PACKS, PAYLOAD, host_with_packs
+from core_runtime.handlers import packs
+
+BARE = "peer: bubblewrap + bare Python"
+RUN = "peer: docker run, bare Python"
+
+
+def run(report: Report, *, quick: bool) -> None:
+    """Adds the rows; what this machine lacks is named under ``missing``."""
+    rounds = 3 if quick else 7
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        for isolation, peer_name, must in (
+            ("embedded", BARE, "must ≤ 2.5, aim ≤ 1.5"),
+            ("docker", RUN, "must ≤ 1.5, aim ≤ 1.2"),
+        ):
+            try:
+                runner.run(_one(report, isolation, peer_name, must, rounds))
+            except (RumiError, RuntimeError, OSError, subprocess.SubprocessError) as error:
+                report.missing[f"start, {isolation}"] = str(error)
+
+
+async def _one(report: Report, isolation: str, peer_name: str, must: str, rounds: int) -> None:
+    name = f"start to first answer, {isolation}"
+    async with host_with_packs(isolation) as host:
+        loop = asyncio.get_running_loop()
+        peer = _bare_bubblewrap if isolation == "embedded" else _docker_run()
+
+        async def start() -> float:
+            for pack_id in reversed(PACKS):
+                await packs.stop(host, pack_id)
+            begun = time.perf_counter()
+            await packs.start(host, "echo")
+            await host.bus.call("bench.echo", PAYLOAD)
+            return time.perf_counter() - begun
+
+        def started(n: int) -> float:
+            return sum(asyncio.run_coroutine_threadsafe(start(), loop).result(120) for _ in range(n))
+
+        subjects: dict[str, Subject] = {peer_name: peer, name: started}
+        report.rows += await asyncio.to_thread(
+            measure, subjects, n=1, rounds=rounds, reference={name: (peer_name, 1.0)}, must={name: must}
+        )
+
+
+def _timed(command: list[str], n: int) -> float:
+    start = time.perf_counter()
+    for _ in range(n):
+        subprocess.run(command, check=True, capture_output=True, timeout=120)
+    return time.perf_counter() - start
+
+
+def _bare_bubblewrap(n: int) -> float:
+    return _timed(bubblewrap_command("pass"), n)
+
+
+def _docker_run() -> Subject:
+    return lambda n: _timed(docker_command("pass"), n)
