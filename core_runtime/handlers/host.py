@@ -21,7 +21,7 @@ from backend_core.ecosystem.active_ecosystem import ActiveEcosystem
 from backend_core.ecosystem.registry import PackRegistry
 from backend_core.errors import ConflictError, HostError, TrustError
 from core_runtime.approval_manager import ApprovalManager
-from core_runtime.bus import Bus
+from core_runtime.bus.hub import Bus
 from core_runtime.component_lifecycle import ComponentLifecycle
 from core_runtime.container_orchestrator import ContainerOrchestrator
 from core_runtime.diagnostics import Diagnostics

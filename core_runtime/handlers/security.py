@@ -8,7 +8,7 @@ from typing import Any
 
 from backend_core.ecosystem.active_ecosystem import load_active_ecosystem
 from backend_core.errors import quote
-from core_runtime.bus import Bus
+from core_runtime.bus.hub import Bus
 from core_runtime.handlers import evidence, requests
 from core_runtime.handlers.host import Host
 from core_runtime.handlers.table import handler

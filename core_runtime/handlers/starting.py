@@ -17,6 +17,7 @@ from typing import Any
 from backend_core.ecosystem.spec.models import PackMetadata
 from backend_core.errors import HostError, RumiError, SandboxUnavailable, quote
 from core_runtime.approval_manager import PackStatus, VerifiedCopy
+from core_runtime.bus.sessions import Session
 from core_runtime.component_lifecycle import ComponentState, units_of
 from core_runtime.containers import ContainerState
 from core_runtime.diagnostics import fail_soft
@@ -25,7 +26,6 @@ from core_runtime.handlers.host import Failure, Host, Waiting
 from core_runtime.handlers.isolation import DOCKER_TITLE, launch_request, no_isolation_issue
 from core_runtime.rules.approval import State
 from core_runtime.rules.resolve import Blocked, Unit, resolve
-from core_runtime.sessions import Session
 
 START_FAILED = "pack_start_failed"
 

@@ -14,8 +14,8 @@ import pytest
 import uvloop
 
 from backend_core.errors import ConflictError, HostError, PackError, PackTimeout
+from core_runtime.bus.sessions import Session
 from core_runtime.rules.frames import BusLimits
-from core_runtime.sessions import Session
 from tests.support.raw_agent import (
     CALL,
     CREDIT,

@@ -16,7 +16,8 @@ from typing import Any
 import msgpack
 import pytest
 
-from core_runtime import bus, mirrors
+from core_runtime.bus import hub as bus
+from core_runtime.bus import mirrors
 from core_runtime.rules import values
 from core_runtime.rules.frames import BusLimits
 from core_runtime.rules.schemas import MAX_PATTERNS, Checkers, SchemaRefused

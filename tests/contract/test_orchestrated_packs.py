@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from backend_core.errors import RumiError
-from core_runtime.bus import Bus
+from core_runtime.bus.hub import Bus
 from core_runtime.container_orchestrator import ContainerOrchestrator
 from core_runtime.containers import ContainerEvent, ContainerState, LaunchRequest
 from core_runtime.diagnostics import Diagnostics

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from core_runtime.bus import Bus
+from core_runtime.bus.hub import Bus
 from core_runtime.handlers.host import Host
 from core_runtime.rules.settings import Settings
 

@@ -15,13 +15,13 @@ from typing import Any
 
 import msgpack
 
-from core_runtime.bus import Bus
+from core_runtime.bus.hub import Bus
+from core_runtime.bus.sessions import Session
 from core_runtime.diagnostics import Diagnostics
 from core_runtime.event_bus import EventBus
 from core_runtime.interface_registry import InterfaceRegistry
 from core_runtime.rules.frames import BusLimits
 from core_runtime.rules.routing import matches
-from core_runtime.sessions import Session
 
 CALL, RESULT, ERROR, CANCEL, ITEM, END, CREDIT = 1, 2, 3, 4, 5, 6, 7
 HELLO, WELCOME, RUN_PHASE, PHASE_DONE, SHUTDOWN, PING, PONG, LOG = 16, 17, 18, 19, 20, 21, 22, 23

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from backend_core.errors import DeniedError, NotFoundError, PackError, PackTimeout
-from core_runtime.calls import CallContext
+from core_runtime.bus.calls import CallContext
 from core_runtime.rules.frames import BusLimits
 from tests.support.raw_agent import CALL, CANCEL, CREDIT, END, ERROR, ITEM, RELEASE, RESULT, eventually, reference, rig
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from backend_core.errors import DeniedError, HostError, PackError, PackTimeout
-from core_runtime.bus import Bus
+from core_runtime.bus.hub import Bus
 from core_runtime.diagnostics import Diagnostics
 from core_runtime.event_bus import EventBus
 from core_runtime.interface_registry import InterfaceRegistry

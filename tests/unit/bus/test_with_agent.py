@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from backend_core.errors import NotFoundError, PackError
-from core_runtime.sessions import Session
+from core_runtime.bus.sessions import Session
 from tests.support.raw_agent import Grant, Rig, eventually, rig
 
 AGENT = Path(__file__).parents[3] / "docker" / "core" / "runtime" / "container_agent.py"

@@ -20,15 +20,15 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from backend_core.errors import ConflictError, DeniedError, HostError, PackTimeout, RequestError, quote
-from core_runtime.calls import KERNEL, CallContext, HostContext
+from core_runtime.bus.calls import KERNEL, CallContext, HostContext
+from core_runtime.bus.router import Router
+from core_runtime.bus.sessions import Session
 from core_runtime.diagnostics import Diagnostics, Severity, fail_soft, record_failure
 from core_runtime.drivers.link import Listener, Turn, attach
 from core_runtime.event_bus import EventBus
 from core_runtime.interface_registry import InterfaceRegistry
-from core_runtime.router import Router
 from core_runtime.rules.frames import BusLimits
 from core_runtime.rules.routing import NO_RIGHTS, PackRights, RightsOf
-from core_runtime.sessions import Session
 
 RequestHandler = Callable[[Session, str, Any], Awaitable[Any]]
 LogSink = Callable[[str, int, int, str, str], None]

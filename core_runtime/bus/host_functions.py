@@ -14,14 +14,14 @@ from typing import Any
 
 from msgspec import Raw
 
-from core_runtime.calls import Call, Failure, HostContext
-from core_runtime.in_flight import InFlight
-from core_runtime.references import RemoteCallable
-from core_runtime.refusals import checked, refused
+from core_runtime.bus.calls import Call, Failure, HostContext
+from core_runtime.bus.in_flight import InFlight
+from core_runtime.bus.references import RemoteCallable
+from core_runtime.bus.refusals import checked, refused
+from core_runtime.bus.streams import NIL
 from core_runtime.rules import frames
 from core_runtime.rules.frames import FLAG_STREAM
 from core_runtime.rules.values import ValueProblem, pack, unpack
-from core_runtime.streams import NIL
 
 
 class HostFunctions:

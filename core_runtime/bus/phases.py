@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from core_runtime.calls import Failure
+from core_runtime.bus.calls import Failure
 
 
 @dataclass(frozen=True, slots=True)

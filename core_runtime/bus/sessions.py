@@ -20,18 +20,18 @@ from typing import Any, Protocol
 from msgspec import Raw
 
 from backend_core.errors import PackError, PackTimeout
-from core_runtime.calls import Call, EdgeStats, Failure
+from core_runtime.bus.calls import Call, EdgeStats, Failure
+from core_runtime.bus.mirrors import Mirror
+from core_runtime.bus.pack_events import PackEvents
+from core_runtime.bus.pack_log import PackLog
+from core_runtime.bus.pack_requests import PackRequests
+from core_runtime.bus.phases import PhaseOutcome
+from core_runtime.bus.references import References
+from core_runtime.bus.registrations import Registrations, as_map, unpack_bounded
+from core_runtime.bus.router import Router
 from core_runtime.diagnostics import Diagnostics, Severity, record_failure
 from core_runtime.drivers.link import Link
 from core_runtime.event_bus import EventBus
-from core_runtime.mirrors import Mirror
-from core_runtime.pack_events import PackEvents
-from core_runtime.pack_log import PackLog
-from core_runtime.pack_requests import PackRequests
-from core_runtime.phases import PhaseOutcome
-from core_runtime.references import References
-from core_runtime.registrations import Registrations, as_map, unpack_bounded
-from core_runtime.router import Router
 from core_runtime.rules import frames
 from core_runtime.rules.frames import PROTOCOL_VERSION, BusLimits, FrameError
 from core_runtime.rules.routing import RightsOf

@@ -17,8 +17,8 @@ from typing import Any
 
 from msgspec import Raw
 
-from core_runtime.calls import Call, Failure
-from core_runtime.in_flight import InFlight
+from core_runtime.bus.calls import Call, Failure
+from core_runtime.bus.in_flight import InFlight
 from core_runtime.rules import frames
 from core_runtime.rules.frames import FLAG_STREAM, FrameError
 from core_runtime.rules.routing import granted_credit

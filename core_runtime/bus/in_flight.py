@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Raw
 
-from core_runtime.calls import Call, EdgeStats, Failure
+from core_runtime.bus.calls import Call, EdgeStats, Failure
 from core_runtime.rules import frames
 from core_runtime.rules.frames import BusLimits, FrameError
 from core_runtime.rules.routing import allowed_ms, traceparent
 
 if TYPE_CHECKING:
-    from core_runtime.sessions import Session
+    from core_runtime.bus.sessions import Session
 
 SWEEP_S = 0.025
 MAX_EDGES = 4_096

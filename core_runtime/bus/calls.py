@@ -22,9 +22,9 @@ from core_runtime.rules.routing import error_type
 from core_runtime.rules.sketch import Sketch
 
 if TYPE_CHECKING:
+    from core_runtime.bus.sessions import Session
+    from core_runtime.bus.streams import HostStream
     from core_runtime.interface_registry import Entry
-    from core_runtime.sessions import Session
-    from core_runtime.streams import HostStream
 
 KERNEL = "kernel"
 

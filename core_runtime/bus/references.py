@@ -18,8 +18,8 @@ from core_runtime.rules.frames import HELD, OWN
 from core_runtime.rules.values import ValueProblem
 
 if TYPE_CHECKING:
-    from core_runtime.calls import CallContext, HostContext
-    from core_runtime.sessions import Session
+    from core_runtime.bus.calls import CallContext, HostContext
+    from core_runtime.bus.sessions import Session
 
 
 class RemoteCallable:

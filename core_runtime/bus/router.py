@@ -19,21 +19,21 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Raw
 
 from backend_core.errors import NotFoundError, quote
-from core_runtime.calls import Call, CallContext, Failure, HostContext
+from core_runtime.bus.calls import Call, CallContext, Failure, HostContext
+from core_runtime.bus.host_functions import HostFunctions, run_function
+from core_runtime.bus.in_flight import InFlight
+from core_runtime.bus.references import RemoteCallable
+from core_runtime.bus.refusals import Refused, checked, refused
+from core_runtime.bus.streams import Streams
 from core_runtime.diagnostics import Diagnostics
-from core_runtime.host_functions import HostFunctions, run_function
-from core_runtime.in_flight import InFlight
 from core_runtime.interface_registry import Entry, InterfaceRegistry
-from core_runtime.references import RemoteCallable
-from core_runtime.refusals import Refused, checked, refused
 from core_runtime.rules import frames
 from core_runtime.rules.frames import FLAG_STREAM, BusLimits, FrameError
 from core_runtime.rules.routing import reenter_id, trace_id_of
 from core_runtime.rules.values import ValueProblem, pack, unpack
-from core_runtime.streams import Streams
 
 if TYPE_CHECKING:
-    from core_runtime.sessions import Session
+    from core_runtime.bus.sessions import Session
 
 
 class Router:

@@ -18,15 +18,15 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Raw
 
 from backend_core.errors import quote
+from core_runtime.bus.references import Handle, RemoteCallable
 from core_runtime.diagnostics import Diagnostics, Severity
 from core_runtime.interface_registry import Entry
-from core_runtime.references import Handle, RemoteCallable
 from core_runtime.rules import frames
 from core_runtime.rules.frames import HELD, OWN, FrameError
 from core_runtime.rules.values import ValueProblem, pack
 
 if TYPE_CHECKING:
-    from core_runtime.sessions import Session
+    from core_runtime.bus.sessions import Session
 
 _EMPTY_ARRAY = Raw(b"\x90")
 _HEAD = b"\x89\xa5owner"

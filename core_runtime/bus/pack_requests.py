@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Raw
 
-from core_runtime.calls import Failure
+from core_runtime.bus.calls import Failure
 from core_runtime.diagnostics import Diagnostics, fail_soft
 from core_runtime.rules import frames
 from core_runtime.rules.frames import FrameError
 from core_runtime.rules.values import ValueProblem, footprint, pack, unpack
 
 if TYPE_CHECKING:
-    from core_runtime.sessions import Session
+    from core_runtime.bus.sessions import Session
 
 Serve = Callable[["Session", str, Any], Awaitable[Any]]
 

@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Raw
 
 from backend_core.errors import quote
-from core_runtime.calls import Failure
+from core_runtime.bus.calls import Failure
 from core_runtime.diagnostics import Diagnostics, Severity, fail_soft
 from core_runtime.event_bus import Event, EventBus
 from core_runtime.rules import frames
 from core_runtime.rules.values import ValueProblem, pack, unpack
 
 if TYPE_CHECKING:
-    from core_runtime.sessions import Session
+    from core_runtime.bus.sessions import Session
 
 EVENTS_WAITING = 256
 

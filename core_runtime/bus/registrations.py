@@ -17,9 +17,9 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from backend_core.errors import RequestError, quote
-from core_runtime.calls import Failure
+from core_runtime.bus.calls import Failure
+from core_runtime.bus.refusals import Refused, refused
 from core_runtime.interface_registry import Entry
-from core_runtime.refusals import Refused, refused
 from core_runtime.rules import frames
 from core_runtime.rules.frames import FrameError
 from core_runtime.rules.schemas import Checkers, SchemaRefused
@@ -28,7 +28,7 @@ from core_runtime.rules.values import ValueProblem, footprint, unpack
 if TYPE_CHECKING:
     from msgspec import Raw
 
-    from core_runtime.sessions import Session
+    from core_runtime.bus.sessions import Session
 
 META_NODES = 4_096
 UNIT_BYTES = 4_096

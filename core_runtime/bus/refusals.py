@@ -8,7 +8,7 @@ from __future__ import annotations
 from msgspec import Raw
 from msgspec.msgpack import Encoder
 
-from core_runtime.calls import Failure
+from core_runtime.bus.calls import Failure
 from core_runtime.rules.schemas import Checker
 from core_runtime.rules.values import ValueProblem, unpack
 
