@@ -29,15 +29,10 @@ def pytest_configure(config: pytest.Config) -> None:
     unknown = REQUIRED - machine.OBSTACLES.keys()
     if unknown:
         raise pytest.UsageError(f"RUMI_TEST_REQUIRE names {sorted(unknown)}; there are {sorted(machine.OBSTACLES)}")
-    config.addinivalue_line("markers", "xdist_group(name): tests of one group run in one worker, one after the other")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        for name in ("docker", "browser"):
-            if item.get_closest_marker(name) and not item.get_closest_marker("xdist_group"):
-                item.add_marker(pytest.mark.xdist_group(name))  # they share one engine, one display
         for name, obstacle in machine.OBSTACLES.items():
             if item.get_closest_marker(name) and name not in REQUIRED and obstacle():
                 item.add_marker(pytest.mark.skip(reason=f"[{name}] {obstacle()}"))

@@ -132,7 +132,7 @@ def _raise(number: int, frame: object) -> None:
 def _parallel(options: Options) -> tuple[str, ...]:
     """Two workers for the whole suite; a chosen part is quicker and clearer in one."""
     chosen = any(not a.startswith("-") or a.startswith(("-n", "-x", "-s", "--pdb", "-p")) for a in options.pytest)
-    return () if chosen or (os.cpu_count() or 1) < 2 else ("-n", "2", "--dist", "loadgroup")
+    return () if chosen or (os.cpu_count() or 1) < 2 else ("-n", "2")
 
 
 def _end_group(child: subprocess.Popen[bytes]) -> None:

@@ -7,11 +7,13 @@ address is answered by this repository through git's own ``insteadOf``.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -61,7 +63,6 @@ def test_documents_show_the_same_quick_start() -> None:
 @pytest.mark.docker
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.xdist_group("default_ports")
 def test_quick_start_with_docker(tmp_path: Path) -> None:
     _quick_start(tmp_path, "docker")
 
@@ -69,7 +70,6 @@ def test_quick_start_with_docker(tmp_path: Path) -> None:
 @pytest.mark.embedded
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.xdist_group("default_ports")
 def test_quick_start_with_the_embedded_sandbox(tmp_path: Path) -> None:
     _quick_start(tmp_path, "embedded")
 
@@ -123,7 +123,18 @@ def _new_user(folder: Path, isolation: str) -> dict[str, str]:
 
 @contextlib.contextmanager
 def _terminal_1(folder: Path, environment: dict[str, str]) -> Iterator[Path]:
-    """Run the first terminal's lines as they stand; yields the clone once the API answers, ends the host after."""
+    """Run the first terminal's lines as they stand; yields the clone once the API answers, ends the host after.
+
+    The lines name the usual ports, so only one such run at a time is possible on a machine: a lock keeps the order.
+    """
+    with (Path(tempfile.gettempdir()) / "rumi-usual-ports.lock").open("w") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        with _host_of_terminal_1(folder, environment) as clone:
+            yield clone
+
+
+@contextlib.contextmanager
+def _host_of_terminal_1(folder: Path, environment: dict[str, str]) -> Iterator[Path]:
     for port in (8765, 5000):
         with socket.socket() as probe:
             assert probe.connect_ex(("127.0.0.1", port)) != 0, f"port {port} is taken: the quick start can't run literally"
