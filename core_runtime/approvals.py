@@ -61,7 +61,17 @@ from core_runtime.rules.decisions import (
 )
 from core_runtime.rules.digest import TreeLimits, fingerprints
 from core_runtime.rules.grants import Grant, freeze
-from core_runtime.rules.permissions import Decision, decide, forbidden, narrow, parse_choices, requests_of, unspent
+from core_runtime.rules.narrowing import as_choices, with_added
+from core_runtime.rules.permissions import (
+    Decision,
+    decide,
+    forbidden,
+    in_force,
+    narrow,
+    parse_choices,
+    requests_of,
+    unspent,
+)
 from core_runtime.rules.review import Review, ReviewFacts, build_review
 from core_runtime.rules.sandbox import Isolation
 from core_runtime.rules.seals import Fault
@@ -260,18 +270,39 @@ class Approvals:
         If the smaller grant can't be written (full disk), the whole grant is revoked: less is always possible.
         """
         with self._locked(pack_id):
-            known = self._look(pack_id)
-            held = self._startable(known)
-            chosen = narrow(held.permissions, parse_choices(permissions), spent=known.inspection.loaded.used)
-            try:
-                grant = self.grants.grant(replace(held, permissions=chosen, actor=actor), points="narrow")
-            except OSError as error:
-                self.grants.revoke(pack_id, Mark.REVOKED, points="revoke")
-                self._look(pack_id)
-                what = "The smaller grant could not be written, so the Pack lost its approval."
-                raise pack_folders.storage_error(error, what) from error
+            held = self._startable(self._look(pack_id))
+            with self.grants.deciding(pack_id) as used:
+                chosen = narrow(held.permissions, parse_choices(permissions), spent=used)
+                try:
+                    grant = self.grants.grant(replace(held, permissions=chosen, actor=actor), points="narrow")
+                except OSError as error:
+                    self.grants.revoke(pack_id, Mark.REVOKED, points="revoke")
+                    self._look(pack_id)
+                    what = "The smaller grant could not be written, so the Pack lost its approval."
+                    raise pack_folders.storage_error(error, what) from error
             self._look(pack_id)
             self._record("pack.narrowed", grant)
+            return grant
+
+    def widen(self, pack_id: str, *, permissions: Sequence[Any], actor: str) -> Grant:
+        """Add to what is granted, of what the approved version declares; acts on the next use. Nothing else changes.
+
+        What is held stays as it is, without what is used up or over: a new decision does not make that fresh again,
+        also where the Pack uses it meanwhile.
+        """
+        added = parse_choices(permissions)
+        with self._locked(pack_id):
+            held = self._startable(self._look(pack_id))
+            metadata = self._metadata(self._store.verify(held.digest), pack_id)
+            with self.grants.deciding(pack_id) as used:
+                kept = [p for p in unspent(held.permissions, used) if in_force(p, now=self._clock())]
+                choices = with_added(as_choices(kept), added)
+                decision = decide(requests_of(metadata), choices, instance=self.instance)
+                self._audit.append("pack.widening", pack_id=pack_id, actor=actor, digest=held.digest)
+                wider = replace(held, permissions=decision.granted, actor=actor, approved_at=self._clock())
+                grant = self._persist(wider, points="widen")
+            self._look(pack_id)
+            self._record("pack.widened", grant)
             return grant
 
     def reject(self, pack_id: str, *, reason: str, actor: str) -> PackStatus:
@@ -303,9 +334,11 @@ class Approvals:
             self._audit.append("pack.restoring", pack_id=pack_id, actor=actor, digest=stored.digest)
             folder = self._packs.packs_dir / pack_id
             pack_folders.put_back(self._store, stored, folder, self._user_data / "store" / "set_aside")
-            kept = unspent(known.grant.permissions, known.inspection.loaded.used)
-            renewed = replace(known.grant, permissions=kept, actor=actor, restored_at=self._clock())
-            self._record("pack.restored", self._persist(renewed, points="approve"))
+            with self.grants.deciding(pack_id) as used:
+                kept = unspent(known.grant.permissions, used)
+                renewed = replace(known.grant, permissions=kept, actor=actor, restored_at=self._clock())
+                grant = self._persist(renewed, points="approve")
+            self._record("pack.restored", grant)
             return self._look(pack_id).status
 
     def remove(self, pack_id: str, *, actor: str) -> None:

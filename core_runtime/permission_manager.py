@@ -192,10 +192,6 @@ class PermissionManager:
             for index, permission in enumerate(grant.permissions)
         ]
 
-    def ended(self, grant: Grant) -> frozenset[int]:
-        """Indexes of the permissions that were used up or whose time is over."""
-        return frozenset(i for i, p in enumerate(grant.permissions) if not self._usable(grant, p, i))
-
     def ask(self, pack_id: str, kind: str, params: Mapping[str, Any], reason: str) -> str:
         """A Pack asks the operator for more. Never waits: ``granted`` or ``asked``; of too many the oldest goes."""
         if isinstance(self._lookup(pack_id, kind, params), Allow):

@@ -6,11 +6,15 @@ Invariants (the order of effects is the whole point of this module):
   * Revoking raises the counter by two, then unlinks. Each alone suffices; the counter needs no free space. By two,
     since a grant with counter n+1 may exist that no counter knows yet.
   * Reading never raises for what a file says: ``Loaded`` carries the verdict and its cause.
+  * Spending and deciding exclude each other (``deciding``): a one-use permission that a decision carries on was unused
+    at the moment from which that decision counts.
 """
 
 from __future__ import annotations
 
 import contextlib
+import threading
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -51,6 +55,7 @@ class GrantFiles:
         self.folder = folder
         self.keyring = Keyring(folder)
         self.ledger = Ledger(self.keyring)
+        self._spending = threading.RLock()
 
     def path(self, pack_id: str) -> Path:
         """The grant file of a Pack (its id is checked by the caller)."""
@@ -120,6 +125,12 @@ class GrantFiles:
         """Remember durably that the files differed, so that old bytes that return need a new approval all the same."""
         self.ledger.change(pack_id, lambda e: replace(e, mark=Mark.MODIFIED))
 
+    @contextlib.contextmanager
+    def deciding(self, pack_id: str) -> Iterator[frozenset[int]]:
+        """The places of the permissions that are used up; no other is before the block ends."""
+        with self._spending:
+            yield self.load(pack_id).used
+
     def spend(self, pack_id: str, index: int, counter: int) -> bool:
         """Use up a one-use permission; False when it was spent, or belongs to an older decision."""
         won = False
@@ -129,7 +140,8 @@ class GrantFiles:
             won = entry.counter == counter and index not in entry.used
             return replace(entry, used=entry.used | {index}) if won else entry
 
-        self.ledger.change(pack_id, decide)
+        with self._spending:
+            self.ledger.change(pack_id, decide)
         return won
 
     def pack_ids(self) -> list[str]:

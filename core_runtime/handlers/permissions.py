@@ -2,8 +2,7 @@
 
 Invariants:
   * Both act on the next use of a running Pack; nothing is restarted for them.
-  * Giving is an approval of the very files that are approved already: other files on the disk are a conflict. It can't
-    go beyond what the approved version declares.
+  * Giving needs the approved files in place, and can't go beyond what the approved version declares.
   * Taking away always works, also while the audit trail is in doubt.
 
 Not here: deciding about a Pack (``packs``), host privileges (``host_privilege_manager``).
@@ -22,7 +21,7 @@ from core_runtime.handlers import operator_view, packs
 from core_runtime.handlers.host import Host
 from core_runtime.permission_manager import Ask, Usage
 from core_runtime.rules.grants import Grant, thaw
-from core_runtime.rules.narrowing import as_choices, with_added, without, without_unused
+from core_runtime.rules.narrowing import as_choices, without, without_unused
 from core_runtime.rules.permissions import Choice, describe, parse_choices, requests_of, resources_of
 
 CHANGED = "pack.permissions"
@@ -40,11 +39,7 @@ async def grant(host: Host, pack_id: str, items: Sequence[Any], *, actor: str) -
     added = parse_choices(items)
     async with host.exclusively(pack_id):
         held = await _held(host, pack_id)
-        kept = as_choices(held.permissions, ended=host.permissions.ended(held))
-        await asyncio.to_thread(
-            host.approvals.approve, pack_id, digest=held.digest, permissions=with_added(kept, added),
-            isolation=held.isolation, actor=actor,
-        )  # fmt: skip
+        await asyncio.to_thread(host.approvals.widen, pack_id, permissions=added, actor=actor)
         await _tell(host, pack_id, "granted", [item.type for item in added])
     return await _changed(host, pack_id, held)
 

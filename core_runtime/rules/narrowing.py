@@ -10,7 +10,7 @@ Not here: whether an addition was declared (``rules.permissions.decide``), wheth
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
@@ -46,9 +46,9 @@ def without_unused(held: Sequence[Permission], used: Callable[[str, str], bool])
     return tuple(left)
 
 
-def as_choices(held: Sequence[Permission], *, ended: Collection[int] = ()) -> tuple[Choice, ...]:
-    """The held permissions as a new decision would name them, without those (by index) that are used up or over."""
-    return tuple(Choice(p.type, p.params, p.mode, p.until) for index, p in enumerate(held) if index not in ended)
+def as_choices(held: Sequence[Permission]) -> tuple[Choice, ...]:
+    """The held permissions as a new decision would name them."""
+    return tuple(Choice(p.type, p.params, p.mode, p.until) for p in held)
 
 
 def with_added(held: Sequence[Choice], added: Sequence[Choice]) -> tuple[Choice, ...]:

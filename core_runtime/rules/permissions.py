@@ -246,8 +246,10 @@ def _narrowed(held: Sequence[Permission], choice: Choice) -> list[Permission]:
 
 def _shorter(choice: Choice, held: Permission) -> bool:
     """Whether the choice lasts at most as long; without a mode of its own it takes over the held one's."""
-    if choice.mode is Mode.ALWAYS or choice.mode is Mode.ONCE:
+    if choice.mode is Mode.ALWAYS:
         return True
+    if choice.mode is Mode.ONCE:  # one use has no end: instead of a time or a run of the host it could come later
+        return held.mode in {Mode.ALWAYS, Mode.ONCE}
     if choice.mode is Mode.UNTIL and held.mode is Mode.UNTIL:
         return choice.until is not None and held.until is not None and choice.until <= held.until
     return choice.mode is held.mode or (choice.mode is Mode.UNTIL and held.mode is Mode.ALWAYS)

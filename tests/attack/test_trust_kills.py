@@ -17,7 +17,7 @@ from tests.support.kills import ACTIONS, Killer
 
 SEED = int(os.environ.get("RUMI_KILL_SEED", "0")) or random.SystemRandom().getrandbits(32)
 KILLS = 45
-"""For each action: 450 together."""
+"""For each action: 495 together."""
 
 OLD = ["approved", "1.0.0", 1]
 NEW = ["approved", "2.0.0", 1]
@@ -25,6 +25,7 @@ LEGAL = {
     "approve": [["modified", "1.0.0", 1], ["approved", "2.0.0", 1]],
     "reject": [OLD, ["blocked", "", 0]],
     "narrow": [OLD, ["approved", "1.0.0", 0]],
+    "widen": [OLD, ["approved", "1.0.0", 2]],
     "restore": [["modified", "1.0.0", 1], OLD],
     # the folder goes after the grant is void: until then the Pack is a new one, never an approved one
     "remove": [OLD, ["pending", "", 0], ["installed", "", 0], ["absent", "", 0]],
@@ -35,6 +36,7 @@ LEGAL = {
     "rollback": [NEW, OLD],
 }
 DONE = {"approve": LEGAL["approve"][1], "reject": ["blocked", "", 0], "narrow": ["approved", "1.0.0", 0],
+        "widen": ["approved", "1.0.0", 2],
         "restore": OLD, "remove": ["absent", "", 0], "rotate": OLD, "add": OLD, "update": NEW, "return": OLD,
         "rollback": OLD}  # fmt: skip
 

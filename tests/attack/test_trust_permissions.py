@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from backend_core.errors import DeniedError, RequestError, RumiError
+from backend_core.errors import DeniedError, RequestError, RumiError, TrustError
+from core_runtime.drivers import faults
 from core_runtime.host_privilege_manager import HostPrivilegeManager
 from core_runtime.install_journal import InstallJournal
 from core_runtime.rules.permissions import Allow, Deny
@@ -125,6 +126,50 @@ def test_spent_permission_is_not_revived_by_narrowing_or_restoring(tmp_path):
     assert not allowed(home)
 
 
+@pytest.mark.parametrize("decision", ["narrow", "widen"])
+@pytest.mark.parametrize("point", ["before_grant", "granted"])
+def test_a_use_during_a_decision_is_not_given_back(tmp_path, decision, point):
+    home = TrustHome(tmp_path)
+    home.add(permissions=[*READS, *TOPICS])
+    home.approve(permissions=[{"type": "userdata.read", "mode": "once"}, *([] if decision == "widen" else TOPICS)])
+    answers: list[bool] = []
+    racer = threading.Thread(target=lambda: answers.append(allowed(home)))
+
+    def race(passed):
+        if passed == f"{decision}.{point}":
+            racer.start()
+            racer.join(0.3)  # long enough for a use that nothing holds back
+
+    faults.install(race)
+    try:
+        choice = ["event.publish"] if decision == "widen" else ["userdata.read"]
+        getattr(home.approvals, decision)("alpha", permissions=choice, actor="tester")
+    finally:
+        faults.install(None)
+        racer.join()
+    answers.append(allowed(home))
+    answers.append(allowed(home))
+    assert answers.count(True) == 1, answers
+
+
+def test_adding_keeps_what_is_held_and_takes_only_what_is_declared(tmp_path):
+    clock = Clock()
+    home = TrustHome(tmp_path, clock=clock)
+    home.add(permissions=[*READS, *TOPICS, {"type": "userdata.write", "paths": ["shared/notes/**"], "reason": "r"}])
+    home.approve(permissions=[
+        {"type": "userdata.read", "mode": "restart"}, {"type": "userdata.write", "until": clock.now + 10},
+    ])  # fmt: skip
+    clock.advance(20)
+    grant = home.approvals.widen("alpha", permissions=["event.publish"], actor="tester")
+    assert [(p.type, p.mode.value) for p in grant.permissions] == [("userdata.read", "restart"), ("event.publish", "always")]
+    assert allowed(home)
+    with pytest.raises(DeniedError, match="wider"):
+        home.approvals.widen("alpha", permissions=[{"type": "userdata.read", "paths": ["shared/**"]}], actor="tester")
+    (home.packs_dir / "alpha/backend/x.py").write_text("")
+    with pytest.raises(TrustError):
+        home.approvals.widen("alpha", permissions=["event.publish"], actor="tester")
+
+
 def test_until_restart_ends_with_the_host(tmp_path):
     home = home_with(tmp_path, {"type": "userdata.read", "mode": "restart"})
     assert allowed(home)
@@ -184,6 +229,7 @@ def test_narrowing_never_widens(tmp_path):
         {"type": "userdata.read", "paths": ["shared/notes/**"]},
         {"type": "userdata.read", "until": 3e9},
         {"type": "userdata.read", "mode": "restart"},
+        {"type": "userdata.read", "mode": "once"},
         "event.publish",
     ):
         with pytest.raises(DeniedError):

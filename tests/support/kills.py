@@ -22,6 +22,7 @@ from tests.support.trust_home import SETUP, STANDARD, TrustHome
 
 ROOT = Path(__file__).resolve().parents[2]
 ASKED = [{"type": "userdata.read", "paths": ["shared/**"], "reason": "needs it"}]
+WIDER = {"type": "userdata.read", "paths": ["shared/one.txt"]}
 DATA = "user_data/packs/alpha/state.txt"
 
 
@@ -35,6 +36,10 @@ def _reject(home: TrustHome) -> None:
 
 def _narrow(home: TrustHome) -> None:
     home.approvals.narrow("alpha", permissions=[], actor="tester")
+
+
+def _widen(home: TrustHome) -> None:
+    home.approvals.widen("alpha", permissions=[{**WIDER, "mode": "once"}], actor="tester")
 
 
 def _restore(home: TrustHome) -> None:
@@ -82,6 +87,7 @@ ACTIONS: dict[str, Callable[[TrustHome], None]] = {
     "approve": _approve,
     "reject": _reject,
     "narrow": _narrow,
+    "widen": _widen,
     "restore": _restore,
     "remove": _remove,
     "rotate": _rotate,

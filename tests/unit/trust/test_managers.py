@@ -201,8 +201,7 @@ def test_an_edge_until_a_time_ends_with_the_clock(tmp_path):
     assert (live.may_see("service.beta"), live.may_call("service.beta")) == (False, False)
     home.clock.now -= 3600
     assert not live.may_call("service.beta"), "setting the clock back extends nothing"
-    grant = home.approvals.grant("alpha")
-    assert home.permissions.ended(grant) == {0}
+    assert [usage.ended for usage in home.permissions.used_versus_granted("alpha")] == [True]
 
 
 def test_uses_are_counted_by_item_and_outlast_a_decision(tmp_path):
