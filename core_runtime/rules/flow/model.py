@@ -67,11 +67,12 @@ class OnMissing(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where something was written. Lines and columns count from 1; 0 means unknown."""
+    """Where something was written. Lines and columns count from 1; 0 means unknown. ``pack``: who wrote it."""
 
     source: str = ""
     line: int = 0
     column: int = 0
+    pack: str = ""
 
     def __str__(self) -> str:
         return f"{self.source}:{self.line}:{self.column}"
@@ -199,12 +200,16 @@ Action = Call | Do | Set | Parallel | Choose | Each | Loop
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One verb with its adverbs. ``None`` adverbs are inherited: step > block > phase > flow > kernel default."""
+    """One verb with its adverbs. ``None`` adverbs are inherited: step > block > phase > flow > kernel default.
+
+    ``acts_as``: the Packs that supplied it; it may do what every one of them may. Empty: the host's or the operator's.
+    """
 
     id: str
     path: str
     action: Action
     origin: Origin = Origin()
+    acts_as: tuple[str, ...] = ()
     about: str = ""
     phase: str = ""
     order: int = 0

@@ -58,15 +58,40 @@ class Problem:
         return f"{self.origin}: {self.text}"
 
 
+@dataclass(frozen=True, slots=True)
+class Supplied:
+    """Who supplied a step, and where it was written."""
+
+    origin: model.Origin
+    acts_as: tuple[str, ...] = ()
+
+
 def parse_flow(
-    document: Any, *, source: str, where: Where = lambda _path: (0, 0), layer: model.Layer = model.Layer.CORE
+    document: Any,
+    *,
+    source: str,
+    where: Where = lambda _path: (0, 0),
+    layer: model.Layer = model.Layer.CORE,
+    supplied: Mapping[Path, Supplied] | None = None,
+    pack: str = "",
 ) -> model.Flow:
-    """Understand one flow document, or raise ``AuthorError`` (code ``flow_invalid``) with ``fields.problems``."""
-    reader = _Reader(source, where)
+    """Understand one flow document, or raise ``AuthorError`` (code ``flow_invalid``) with ``fields.problems``.
+
+    ``supplied`` names, for steps by their place in the document, who else than ``pack`` supplied them; the steps below
+    are theirs too.
+    """
+    reader = _Reader(source, where, supplied or {}, pack)
     flow = reader.flow(document, layer)
     if flow is None or reader.problems:
         raise invalid(source, reader.problems)
     return flow
+
+
+def step_problems(steps: Any, *, source: str, where: Where) -> list[Problem]:
+    """What is wrong with steps of a document of another kind; ``where`` knows places from the list of steps on."""
+    reader = _Reader(source, where, {}, "")
+    reader.steps(steps, (), "")
+    return reader.problems
 
 
 def invalid(source: str, problems: list[Problem]) -> AuthorError:
@@ -82,7 +107,14 @@ def invalid(source: str, problems: list[Problem]) -> AuthorError:
             "line": first.origin.line,
             "column": first.origin.column,
             "problems": [
-                {"line": p.origin.line, "column": p.origin.column, "path": p.path, "text": p.text} for p in problems
+                {
+                    "source": p.origin.source,
+                    "line": p.origin.line,
+                    "column": p.origin.column,
+                    "path": p.path,
+                    "text": p.text,
+                }
+                for p in problems
             ],
         },
     )
@@ -100,11 +132,21 @@ class _Reader:
 
     source: str
     where: Where
+    supplied: Mapping[Path, Supplied]
+    pack: str
     problems: list[Problem] = field(default_factory=list)
     step_count: int = 0
 
     def origin(self, at: Path) -> model.Origin:
-        return model.Origin(self.source, *self.where(at))
+        return self.supplier(at).origin
+
+    def supplier(self, at: Path) -> Supplied:
+        """Of the step at ``at``, or of the nearest one around it."""
+        if self.supplied:
+            for length in range(len(at), 0, -1):
+                if at[:length] in self.supplied:
+                    return self.supplied[at[:length]]
+        return Supplied(model.Origin(self.source, *self.where(at), self.pack), (self.pack,) if self.pack else ())
 
     def problem(self, at: Path, text: str) -> None:
         if len(self.problems) < MAX_PROBLEMS:
@@ -218,11 +260,13 @@ class _Reader:
         action = self._action(verb, raw, at, path) if verb else None
         if action is None:
             return None
+        supplier = self.supplier(at)
         return model.Step(
             id=step_id,
             path=path,
             action=action,
-            origin=self.origin(at),
+            origin=supplier.origin,
+            acts_as=supplier.acts_as,
             about=self._text(raw, at, "about"),
             phase=self._text(raw, at, "phase"),
             order=self._count(raw, at, "order", 0, 1_000_000),

@@ -32,11 +32,14 @@ def plan_flow(flow: model.Flow) -> Plan:
     problems += _phase_problems(flow, names)
     rank = {name: index for index, name in enumerate(names)}
     steps = _ordered(flow.steps, rank, problems)
-    handlers = frozenset(step.action.handler for step in walk_steps(steps) if isinstance(step.action, model.Call))
+    calls = [step for step in walk_steps(steps) if isinstance(step.action, model.Call)]
+    handlers = frozenset(step.action.handler for step in calls if isinstance(step.action, model.Call))
     problems += [
-        Problem(f"{handler!r}: kernel handlers are callable from official flows only", flow.origin, flow.id)
-        for handler in sorted(handlers)
-        if handler.startswith(model.KERNEL_PREFIX) and flow.layer is not model.Layer.CORE
+        Problem("kernel handlers are callable from official flows only", step.origin, step.path)
+        for step in calls
+        if isinstance(step.action, model.Call)
+        and step.action.handler.startswith(model.KERNEL_PREFIX)
+        and (flow.layer is not model.Layer.CORE or step.acts_as)
     ]
     if problems:
         raise invalid(flow.origin.source, problems)
