@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backend_core.errors import HostError, TrustError
-from backend_core.files import fsync_folder, private_folder
+from backend_core.files import fsync_folder, private_folder, sync_file_system
 from core_runtime.drivers.faults import hit
 from core_runtime.drivers.tree import Tree, read_tree
 from core_runtime.rules.digest import PREFIX, TreeLimits
@@ -124,7 +124,7 @@ class TreeStore:
             if tree.digest != stored.digest:
                 raise _unverified("store_corrupt", stored.digest, f"The copy's bytes have the digest {tree.digest}.")
             ordinary_modes(target)
-            os.sync()
+            sync_file_system(target)
 
     def _publish(self, incoming: Path, tree: Tree) -> None:
         final = self.path(tree.digest)
@@ -150,7 +150,7 @@ class TreeStore:
 def _settle(folder: Path, files: int) -> None:
     """Make a finished copy durable and read-only, folders last."""
     if files > FEW_FILES:
-        os.sync()
+        sync_file_system(folder)
     for where, _, names in os.walk(folder, topdown=False):
         if files <= FEW_FILES:
             for name in names:

@@ -6,11 +6,13 @@ Invariants:
     files with one link are read; a file that changes while it is read refuses the tree.
   * Every refusal is a ``TrustError`` that names the path. Nothing is skipped.
 
-Two threads share the files (hashing and reading release the interpreter lock), each with one reused buffer.
+A second thread helps with large files, whose hashing releases the interpreter lock. It never helps with small ones: two
+threads that make many short system calls mostly wait for each other's lock. Each thread reuses one buffer.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -24,9 +26,12 @@ from backend_core.errors import HostError, TrustError, quote
 from backend_core.files import name_fault, open_beneath, openat2_works, write_all
 from core_runtime.rules.digest import FileEntry, TreeLimits, normal_path, tree_digest, twins
 
-THREADS = 2
 BUFFER_BYTES = 256 * 1024
-SMALL_TREE_BYTES = 256 * 1024  # below it a second thread costs more than it saves
+LARGE_BYTES = 16 * 1024
+"""From here on two threads read files faster than one: hashing takes longer than the system calls around it."""
+HELP_BYTES = 256 * 1024
+"""What must have come in large files to be worth a thread."""
+NO_COPY = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +55,11 @@ def read_tree(root: Path, *, limits: TreeLimits | None = None, copy_to: Path | N
         descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
         raise refusal("", f"is no readable folder ({error.strerror})", code="folder_missing") from error
+    copy = NO_COPY
     try:
-        files = list_files(descriptor, bounds, copy_to)
-        entries = _read_files(descriptor, files, bounds, copy_to)
+        if copy_to is not None:
+            copy = os.open(copy_to, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        entries = _Reader(descriptor, copy, bounds.total_bytes).read(list_files(descriptor, bounds, copy))
     except OSError as error:
         raise HostError(
             "A Pack's files can't be read or copied",
@@ -62,6 +69,8 @@ def read_tree(root: Path, *, limits: TreeLimits | None = None, copy_to: Path | N
         ) from error
     finally:
         os.close(descriptor)
+        if copy != NO_COPY:
+            os.close(copy)
     entries.sort(key=lambda entry: entry.path.encode())
     return Tree(tuple(entries), tree_digest(entries), sum(entry.size for entry in entries))
 
@@ -81,8 +90,8 @@ def refusal(path: str, reason: str, *, code: str = "tree_refused") -> TrustError
 Parts = tuple[str, ...]
 
 
-def list_files(root: int, limits: TreeLimits, copy_to: Path | None = None) -> list[Parts]:
-    """Every file below the descriptor ``root`` as path components; folders are made in ``copy_to`` on the way."""
+def list_files(root: int, limits: TreeLimits, copy: int = NO_COPY) -> list[Parts]:
+    """Every file below the descriptor ``root`` as path components; folders are made below ``copy`` on the way."""
     files: list[Parts] = []
     folders: list[Parts] = [()]
     seen_folders = 1
@@ -98,8 +107,8 @@ def list_files(root: int, limits: TreeLimits, copy_to: Path | None = None) -> li
                 files.append((*where, name))
         if len(files) + seen_folders > limits.files:
             raise refusal("/".join(where), f"holds more than the {limits.files} files and folders allowed")
-        if copy_to is not None and where:
-            copy_to.joinpath(normal_path(where)).mkdir(0o700)
+        if copy != NO_COPY and where:
+            os.mkdir(normal_path(where), 0o700, dir_fd=copy)
     return files
 
 
@@ -139,121 +148,115 @@ def _check_name(where: Parts, name: str, limits: TreeLimits) -> None:
         )
 
 
-class _Budget:
-    """Bytes that may still be read, shared by the threads; an index that hands out files."""
+class _Reader:
+    """Reads the files of one tree: the calling thread, and beside it a helper while there are large files."""
 
-    def __init__(self, count: int, total_bytes: int) -> None:
-        self._lock = threading.Lock()
-        self._next = 0
-        self._count = count
-        self._left = total_bytes
-        self.failed = False
+    def __init__(self, root: int, copy: int, limit_bytes: int) -> None:
+        self._root = root
+        self._copy = copy
+        self._left = limit_bytes
+        self._mutex = threading.Lock()
+        self._entries: list[FileEntry] = []
+        self._errors: list[BaseException] = []
+        self._files: Iterator[Parts] = iter(())
+        self._large_bytes = 0
+        self._in_large = False
+        self._helper: threading.Thread | None = None
 
-    def jobs(self) -> Iterator[int]:
-        while not self.failed:
-            with self._lock:
-                index = self._next
-                self._next += 1
-            if index >= self._count:
-                return
-            yield index
+    def read(self, files: Sequence[Parts]) -> list[FileEntry]:
+        """The entries, in no order; the first refusal of either thread is raised."""
+        self._files = iter(files)  # both threads take from it: ``next`` of a list's iterator is one step for Python
+        self._work(helping=False)
+        if self._helper is not None:
+            self._helper.join()
+        if self._errors:
+            raise self._errors[0]
+        return self._entries
 
-    def spend(self, size: int, parts: Parts) -> None:
-        with self._lock:
-            self._left -= size
+    def _work(self, *, helping: bool) -> None:
+        buffer = memoryview(bytearray(BUFFER_BYTES))
+        try:
+            for parts in self._files:
+                entry = self._file(parts, buffer, helping=helping)
+                self._entries.append(entry)
+                if self._errors or (helping and entry.size < LARGE_BYTES and not self._in_large):
+                    return
+        except BaseException as error:  # noqa: BLE001 - carried to the calling thread, where it is raised
+            self._errors.append(error)
+
+    def _file(self, parts: Parts, buffer: memoryview, *, helping: bool) -> FileEntry:
+        try:
+            fd = open_beneath(self._root, parts, os.O_RDONLY | os.O_NONBLOCK, use_openat2=openat2_works())
+        except OSError as error:
+            raise _translate(error, parts) from error
+        try:
+            before = os.fstat(fd)
+            self._check(parts, before)
+            if before.st_size >= LARGE_BYTES and not helping:
+                self._get_help(before.st_size)
+            entry = self._read(fd, normal_path(parts), before, buffer)
+            after = os.fstat(fd)
+        finally:
+            if not helping:
+                self._in_large = False
+            os.close(fd)
+        if entry is None or _moment(before) != _moment(after):
+            raise refusal("/".join(parts), "changed while it was being read", code="changed_while_reading")
+        return entry
+
+    def _check(self, parts: Parts, status: os.stat_result) -> None:
+        if not stat.S_ISREG(status.st_mode):
+            raise refusal("/".join(parts), "is no regular file")
+        if status.st_nlink != 1:
+            raise refusal("/".join(parts), f"has {status.st_nlink} hard links")
+        with self._mutex:
+            self._left -= status.st_size
             if self._left < 0:
                 raise refusal("/".join(parts), "makes the Pack larger than the bytes allowed")
 
+    def _get_help(self, size: int) -> None:
+        self._in_large = True
+        self._large_bytes += size
+        if self._large_bytes < HELP_BYTES or (self._helper is not None and self._helper.is_alive()):
+            return
+        self._large_bytes = 0
+        helper = threading.Thread(target=self._work, kwargs={"helping": True}, name="tree")
+        with contextlib.suppress(RuntimeError):  # the machine has no thread left: alone, then
+            helper.start()
+            self._helper = helper
 
-def _read_files(root: int, files: Sequence[Parts], limits: TreeLimits, copy_to: Path | None) -> list[FileEntry]:
-    entries: list[FileEntry] = []
-    errors: list[BaseException] = []
-    budget = _Budget(len(files), limits.total_bytes)
-
-    def work() -> None:
-        buffer = memoryview(bytearray(BUFFER_BYTES))
-        try:
-            entries.extend([_read_file(root, files[index], buffer, budget, copy_to) for index in budget.jobs()])
-        except BaseException as error:  # noqa: BLE001 - carried to the calling thread, where it is raised
-            budget.failed = True
-            errors.append(error)
-
-    helpers = [threading.Thread(target=work, name="tree") for _ in range(_helpers(root, files))]
-    for helper in helpers:
-        helper.start()
-    work()
-    for helper in helpers:
-        helper.join()
-    if errors:
-        raise errors[0]
-    return entries
-
-
-def _helpers(root: int, files: Sequence[Parts]) -> int:
-    """How many threads help the calling one: none when the first files show a small tree."""
-    if len(files) >= 64:
-        return THREADS - 1
-    total = 0
-    for parts in files:
-        try:
-            total += os.stat("/".join(parts), dir_fd=root, follow_symlinks=False).st_size
-        except OSError:
-            return 0  # vanished or forbidden: the reader will name it
-        if total > SMALL_TREE_BYTES:
-            return THREADS - 1
-    return 0
-
-
-def _read_file(root: int, parts: Parts, buffer: memoryview, budget: _Budget, copy_to: Path | None) -> FileEntry:
-    try:
-        fd = open_beneath(root, parts, os.O_RDONLY | os.O_NONBLOCK, use_openat2=openat2_works())
-    except OSError as error:
-        raise _translate(error, parts) from error
-    try:
-        before = os.fstat(fd)
-        if not stat.S_ISREG(before.st_mode):
-            raise refusal("/".join(parts), "is no regular file")
-        if before.st_nlink != 1:
-            raise refusal("/".join(parts), f"has {before.st_nlink} hard links")
-        budget.spend(before.st_size, parts)
-        executable = bool(before.st_mode & 0o111)
-        digest = _hash(fd, before.st_size, buffer, _copy_of(copy_to, parts), executable=executable)
-        after = os.fstat(fd)
-    finally:
-        os.close(fd)
-    if digest is None or _moment(before) != _moment(after):
-        raise refusal("/".join(parts), "changed while it was being read", code="changed_while_reading")
-    return FileEntry(normal_path(parts), executable, before.st_size, digest)
+    def _read(self, fd: int, path: str, status: os.stat_result, buffer: memoryview) -> FileEntry | None:
+        """Hash the file, and copy it; None when it ends early."""
+        executable = bool(status.st_mode & 0o111)
+        if self._copy == NO_COPY:
+            digest = _hash(fd, status.st_size, buffer, NO_COPY)
+        else:
+            out = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=self._copy)
+            try:
+                digest = _hash(fd, status.st_size, buffer, out)
+                os.fchmod(out, 0o555 if executable else 0o444)
+            finally:
+                os.close(out)
+        return None if digest is None else FileEntry(path, executable, status.st_size, digest)
 
 
 def _moment(status: os.stat_result) -> tuple[int, ...]:
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_mode, status.st_nlink
 
 
-def _copy_of(copy_to: Path | None, parts: Parts) -> Path | None:
-    return None if copy_to is None else copy_to.joinpath(normal_path(parts))
-
-
-def _hash(fd: int, size: int, buffer: memoryview, copy: Path | None, *, executable: bool) -> str | None:
-    """SHA-256 of exactly ``size`` bytes, or None when the file ends earlier."""
-    out = -1 if copy is None else os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        digest = hashlib.sha256()
-        left = size
-        while left:
-            count = os.readv(fd, [buffer[: min(left, BUFFER_BYTES)]])
-            if count == 0:
-                return None
-            digest.update(buffer[:count])
-            if out >= 0:
-                write_all(out, buffer[:count])
-            left -= count
-        if out >= 0:
-            os.fchmod(out, 0o555 if executable else 0o444)
-        return digest.hexdigest()
-    finally:
-        if out >= 0:
-            os.close(out)
+def _hash(fd: int, size: int, buffer: memoryview, out: int) -> str | None:
+    """SHA-256 of exactly ``size`` bytes, written to ``out`` on the way; None when the file ends earlier."""
+    digest = hashlib.sha256()
+    left = size
+    while left:
+        count = os.readv(fd, [buffer[: min(left, BUFFER_BYTES)]])
+        if count == 0:
+            return None
+        digest.update(buffer[:count])
+        if out != NO_COPY:
+            write_all(out, buffer[:count])
+        left -= count
+    return digest.hexdigest()
 
 
 def _translate(error: OSError, parts: Parts) -> TrustError | OSError:

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from backend_core.errors import ConflictError, RequestError, RumiError, TrustError, quote
-from backend_core.files import fsync_folder, private_folder
+from backend_core.files import fsync_folder, private_folder, sync_file_system
 from core_runtime.drivers import pack_folders
 from core_runtime.drivers.faults import hit
 from core_runtime.drivers.grants import GrantFiles
@@ -92,7 +92,7 @@ class UpdateFiles:
         try:
             tree = read_tree(source, limits=self._limits, copy_to=incoming)
             ordinary_modes(incoming)
-            os.sync()
+            sync_file_system(incoming)
         except OSError as error:
             discard(incoming)
             raise pack_folders.storage_error(error, "The Pack could not be copied; nothing changed.") from error
@@ -327,7 +327,7 @@ class UpdateFiles:
             shutil.copytree(source, target, symlinks=True)
         else:
             target.mkdir(0o700)
-        os.sync()
+        sync_file_system(target)
 
     def _data_back(self, record: Record) -> None:
         """The snapshot in the data's place, once: without a snapshot that has happened already."""
