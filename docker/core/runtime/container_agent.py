@@ -377,7 +377,7 @@ def _pack_ext(code: int, data: bytes, out: bytearray) -> None:
 
 
 def _is_aware(value: Any) -> bool:
-    module = sys.modules.get("datetime")
+    module = date_module()
     return module is not None and isinstance(value, module.datetime) and value.tzinfo is not None
 
 
@@ -543,7 +543,7 @@ class FastCodec:
         self.packer = module.Packer
         self.unpacker = module.Unpacker
         self.unpackb = module.unpackb
-        self.ext_type = module.ext_type
+        self.ext_type = ExtType
         # A packer keeps a buffer and must not be entered twice: a dict subclass may run Python code in the middle.
         self.pool: list[Any] = [self.packer(datetime=True)]
 
@@ -570,26 +570,44 @@ class FastCodec:
 
 def load_codec() -> Any:
     """The C extension from the runtime folder, else the codec above. A Pack's own ``msgpack`` stays its own."""
-    folder = __file__.rpartition("/")[0] or "."
+    folder = (__file__.rpartition("/")[0] or ".") + "/msgpack"
     try:
-        names = posix.listdir(folder + "/msgpack")
+        names = posix.listdir(folder)
     except OSError:
         return PureCodec()
     if not any(name.startswith("_cmsgpack.") for name in names):
         return PureCodec()
-    before = set(sys.modules)
-    sys.path.insert(0, folder)
+    mine = {"msgpack", "msgpack.exceptions", "msgpack.ext", "msgpack._cmsgpack", "datetime"}
+    before = {name: sys.modules[name] for name in mine if name in sys.modules}
     try:
-        from msgpack import ExtType as CExtType
-        from msgpack import _cmsgpack
+        return FastCodec(extension_alone(folder))
     except ImportError:
         return PureCodec()
     finally:
-        sys.path.remove(folder)
-        for name in [n for n in sys.modules if n.partition(".")[0] == "msgpack" and n not in before]:
-            del sys.modules[name]
-    _cmsgpack.ext_type = CExtType
-    return FastCodec(_cmsgpack)
+        for name in mine:
+            sys.modules.pop(name, None)
+        sys.modules.update(before)
+
+
+def extension_alone(folder: str) -> Any:
+    """The C extension of msgpack without the Python around it, which would be two fifths of what an agent imports.
+
+    It asks its package for two classes (``ExtType`` is ours, ``Timestamp`` is never made: ``timestamp=3``) and
+    ``datetime`` for its C interface, which lies in ``_datetime``. The caller puts ``sys.modules`` right afterwards.
+    """
+    kind = type(sys)
+    package: Any = kind("msgpack")
+    package.__path__ = [folder]
+    package.ext = kind("msgpack.ext")
+    package.ext.ExtType = ExtType
+    package.ext.Timestamp = type("Timestamp", (), {})
+    import _datetime  # type: ignore[import-not-found]
+
+    sys.modules.pop("msgpack._cmsgpack", None)
+    sys.modules.update({"msgpack": package, "msgpack.ext": package.ext, "datetime": _datetime})
+    from msgpack import _cmsgpack
+
+    return _cmsgpack
 
 
 def no_extensions(code: int, data: bytes) -> Any:
@@ -664,8 +682,13 @@ def _problem_inside(value: Any, path: str, depth: int, above: set[int]) -> tuple
 
 
 def is_date(value: Any) -> bool:
-    module = sys.modules.get("datetime")
+    module = date_module()
     return module is not None and isinstance(value, module.date) and not isinstance(value, module.datetime)
+
+
+def date_module() -> Any:
+    """Whichever module made the dates of this process; None while nothing could have made one."""
+    return sys.modules.get("datetime") or sys.modules.get("_datetime")
 
 
 def too_deep(value: Any, left: int) -> bool:
@@ -797,23 +820,16 @@ def rlimits() -> dict[str, list[Any]]:
 
 
 def apply_landlock() -> int:
-    """Confine this process, and all that it will start; the ABI applied, 0 where the kernel or ctypes has none.
+    """Confine this process, and all that it will start; the ABI applied, 0 where the kernel or Python can't.
 
     Reading is allowed everywhere (the mounts decide what is there), executing everywhere but in places that can be
     written, writing below /tmp and /dev/shm only. Must run while there is one thread: it binds the calling one.
     """
-    try:
-        import ctypes
-    except ImportError:
+    call = c_function("syscall")
+    if call is None:
         return 0
-    try:
-        libc = ctypes.CDLL(None, use_errno=True)
-        syscall, prctl = libc.syscall, libc.prctl
-    except (OSError, AttributeError):
-        return 0
-    syscall.restype = ctypes.c_long
     create, add, restrict = 444, 445, 446
-    abi = int(syscall(create, None, ctypes.c_size_t(0), ctypes.c_uint32(1)))
+    abi = call(create, None, 0, 1)
     if abi < 1:
         return 0
     execute, write, read_file, read_dir, truncate = 1, 1 << 1, 1 << 2, 1 << 3, 1 << 14
@@ -826,8 +842,7 @@ def apply_landlock() -> int:
     handled |= ioctl
     scoped = 3 if abi >= 6 else 0
     size = 24 if abi >= 6 else (16 if abi >= 4 else 8)
-    attributes = ctypes.create_string_buffer(Struct("<QQQ").pack(handled, 0, scoped)[:size], size)
-    ruleset = int(syscall(create, attributes, ctypes.c_size_t(size), ctypes.c_uint32(0)))
+    ruleset = call(create, Struct("<QQQ").pack(handled, 0, scoped)[:size], size, 0)
     if ruleset < 0:
         return 0
     try:
@@ -844,15 +859,31 @@ def apply_landlock() -> int:
                 fd = posix.open(path, posix.O_PATH | posix.O_CLOEXEC | posix.O_NOFOLLOW)
             except OSError:
                 continue
-            rule = ctypes.create_string_buffer(Struct("<Qi").pack(rights, fd), 12)
-            syscall(add, ctypes.c_int(ruleset), ctypes.c_int(1), rule, ctypes.c_uint32(0))
+            call(add, ruleset, 1, Struct("<Qi").pack(rights, fd), 0)
             posix.close(fd)
-        prctl(38, 1, 0, 0, 0)
-        return abi if int(syscall(restrict, ctypes.c_int(ruleset), ctypes.c_uint32(0))) == 0 else 0
+        no_new_privs = c_function("prctl")
+        if no_new_privs is not None:
+            no_new_privs(38, 1, 0, 0, 0)
+        return abi if call(restrict, ruleset, 0) == 0 else 0
     except OSError:
         return 0
     finally:
         posix.close(ruleset)
+
+
+def c_function(name: str) -> Callable[..., int] | None:
+    """A function of the C library that takes int, bytes and None and gives an int; None where that can't be had.
+
+    ``_ctypes`` is what lies below ``ctypes``, whose own import costs as much as the agent's.
+    """
+    try:
+        import _ctypes
+
+        address = _ctypes.dlsym(_ctypes.dlopen(None, 2), name)  # type: ignore[arg-type]
+        function = _ctypes.call_function
+    except (ImportError, AttributeError, OSError):
+        return None
+    return lambda *arguments: int(function(address, arguments))
 
 
 # ---- the connection
