@@ -30,11 +30,12 @@ from core_runtime.drivers import cgroups, embedded_machine, proc_view
 from core_runtime.drivers.launch import Job, Launcher, Order
 from core_runtime.drivers.launcher import ARGS_FD, SECCOMP_FD, STATUS_FD
 from core_runtime.drivers.runtime_folder import PythonAbi, probe_python
+from core_runtime.drivers.spares import Spares
 from core_runtime.drivers.tail import OutputTail
 from core_runtime.ports import DriverStatus, Exit
 from core_runtime.rules import bwrap_argv, seccomp
 from core_runtime.rules.isolation import judge
-from core_runtime.rules.sandbox import AGENT_COMMAND, DriverKind, Isolation, Level, SandboxSpec
+from core_runtime.rules.sandbox import AGENT_COMMAND, DriverKind, Isolation, Level, Limits, SandboxSpec
 
 STAGE_FOLDER = "/run/rumi-sandbox"
 """Empty, root-owned, 0711. Each launch mounts its own things there in a mount namespace that nobody else has."""
@@ -62,6 +63,7 @@ class BubblewrapDriver:
         self._state_dir = state_dir
         self._use_cgroups = use_cgroups
         self._cgroups: cgroups.Cgroups | None = None
+        self._spares: Spares | None = None
         self._machine: bwrap_argv.EmbeddedMachine | None = None
         self._launcher = Launcher()
         self._filter = b""
@@ -79,7 +81,7 @@ class BubblewrapDriver:
             version = await asyncio.to_thread(embedded_machine.bwrap_version, machine.bwrap)
         except (HostError, OSError) as error:
             if not self.live:  # a probe beside running sandboxes must never end them
-                await asyncio.to_thread(self._give_back)
+                await self.close()
             reason, hint = await asyncio.to_thread(embedded_machine.explain, str(error))
             return DriverStatus(self.kind, available=False, level=Level.NONE, reason=reason, hint=hint or INSTALL_HINT)
         reason = "" if level is Level.STANDARD else "no control group can be made here: limits are weaker"
@@ -117,6 +119,8 @@ class BubblewrapDriver:
 
     async def close(self) -> None:
         """End the launcher. Embedded sandboxes live only as long as it does."""
+        if self._spares is not None:
+            await self._spares.stop()
         await asyncio.to_thread(self._give_back)
 
     # ---- starting
@@ -126,6 +130,7 @@ class BubblewrapDriver:
             machine = await asyncio.to_thread(embedded_machine.find)
             if self._use_cgroups:
                 self._cgroups = await asyncio.to_thread(cgroups.find, self._installation_id)
+            self._spares = Spares(self._cgroups, self._launcher) if self._cgroups is not None else None
             self._filter = _filter(memfd=self._cgroups is not None)
             self._machine = machine
         return self._machine
@@ -140,7 +145,7 @@ class BubblewrapDriver:
                 detail=f"expected uid {os.geteuid()} (the host's own), got {spec.uid}",
             )
         name = f"{spec.pack_id}-{spec.generation}"
-        group = await asyncio.to_thread(self._cgroups.create, name, spec.limits) if self._cgroups else None
+        group, prepared = await self._group(name, spec.limits)
         output_read, output_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         status_read, status_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         os.set_blocking(output_write, True)
@@ -149,14 +154,14 @@ class BubblewrapDriver:
         status = _StatusPipe(status_read)
         try:
             order = self._order(spec, machine, group, command, root=root)
-            job, pid = await self._launcher.start(order, output_write, status_write)
+            job, pid = await self._launcher.start(order, output_write, status_write, prepared)
             self.live.add(name)
             sandbox = EmbeddedSandbox(self, spec, job, pid, status, tail, group)
         except BaseException as error:
             tail.close()
             status.close()
-            if group is not None and self._cgroups is not None:
-                await asyncio.to_thread(self._cgroups.remove, group)
+            if group is not None and self._spares is not None:
+                await asyncio.to_thread(self._spares.remove, group)
             if isinstance(error, OSError):
                 raise HostError("A sandbox could not be started", code="start_failed", detail=str(error)) from error
             raise
@@ -164,6 +169,15 @@ class BubblewrapDriver:
             os.close(output_write)
             os.close(status_write)
         return sandbox
+
+    async def _group(self, name: str, limits: Limits) -> tuple[cgroups.Group | None, Job | None]:
+        """A group with these limits, and the process that is in it already, if one was kept ready."""
+        if self._cgroups is None or self._spares is None:
+            return None, None
+        return await self._spares.take(limits) or (
+            await asyncio.to_thread(self._cgroups.create, name, limits),
+            None,
+        )
 
     def _order(
         self,
@@ -261,11 +275,16 @@ class BubblewrapDriver:
 
     def remove_group(self, group: cgroups.Group | None) -> bool:
         """Empty and remove a sandbox's group; whether the kernel had ended something in it for its memory."""
-        if group is None or self._cgroups is None:
+        if group is None or self._cgroups is None or self._spares is None:
             return False
         out_of_memory = self._cgroups.oom_killed(group)
-        self._cgroups.remove(group)
+        self._spares.remove(group)
         return out_of_memory
+
+    def keep_ready(self) -> None:
+        """Replace the spare process that a start used up."""
+        if self._spares is not None:
+            self._spares.refill()
 
     def group_usage(self, group: cgroups.Group) -> dict[str, float]:
         """As the controllers count."""
@@ -282,8 +301,9 @@ class BubblewrapDriver:
         if self._use_cgroups and self._cgroups is None:
             self._cgroups = cgroups.find(self._installation_id)
         if self._cgroups is not None:
+            ours = self.live | (self._spares.groups if self._spares is not None else set())
             for name, group in self._cgroups.leftovers():
-                if name in self.live:
+                if name in ours:
                     continue
                 with contextlib.suppress(OSError):
                     self._cgroups.remove(group)
@@ -312,9 +332,11 @@ class BubblewrapDriver:
         self._launcher.close()
         with contextlib.suppress(OSError):  # what still names a sandbox stays for the next boot
             (self._state_dir / "pids").rmdir()
+        if self._spares is not None:
+            self._spares.close()
         if self._cgroups is not None:
             self._cgroups.remove_parents()
-        self._machine, self._cgroups = None, None
+        self._machine, self._cgroups, self._spares = None, None, None
 
 
 class EmbeddedSandbox:
@@ -349,6 +371,7 @@ class EmbeddedSandbox:
         with contextlib.suppress(TimeoutError):
             agent = await self._agent_pid()
             view = await asyncio.to_thread(proc_view.host_view, agent) if agent else None
+        self._driver.keep_ready()
         return judge(DriverKind.EMBEDDED, self._spec, view, probe)
 
     async def wait(self) -> Exit:

@@ -12,6 +12,7 @@ Not here: joining. The launcher's child writes itself into ``Group.join_files`` 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import time
@@ -35,6 +36,11 @@ class Group:
 
     folders: Mapping[str, Path]
     version: int
+
+    @property
+    def name(self) -> str:
+        """Its folder's name, the same in every hierarchy."""
+        return next(iter(self.folders.values())).name
 
     @property
     def join_files(self) -> tuple[str, ...]:
@@ -65,24 +71,39 @@ class Cgroups:
         Raises:
             HostError: the kernel refuses; nothing is left behind.
         """
+        group = self.make(name)
+        self.limit(group, limits)
+        return group
+
+    def make(self, name: str) -> Group:
+        """A group without limits yet. Raises as ``create`` does."""
         group = Group({c: parent / name for c, parent in self._parents.items()}, self.version)
         made: dict[str, Path] = {}  # a name in use belongs to a running sandbox: only our own folders go again
         try:
             for folder in dict.fromkeys(group.folders.values()):
                 folder.mkdir(mode=0o755)
                 made[str(folder)] = folder
+        except OSError as error:
+            raise self._failed(Group(made, self.version), error) from error
+        return group
+
+    def limit(self, group: Group, limits: Limits) -> None:
+        """Set the limits of a group that has none. Raises as ``create`` does; the group is removed then."""
+        try:
             for path, value, required in self._settings(group, limits):
                 _write_setting(path, value, required=required)
         except OSError as error:
-            with contextlib.suppress(OSError):
-                self.remove(Group(made, self.version))
-            raise HostError(
-                "No control group could be made for a sandbox",
-                code="cgroup_failed",
-                detail=f"{error.filename}: {error.strerror}",
-                hint="rumi doctor",
-            ) from error
-        return group
+            raise self._failed(group, error) from error
+
+    def _failed(self, made: Group, error: OSError) -> HostError:
+        with contextlib.suppress(OSError):
+            self.remove(made)
+        return HostError(
+            "No control group could be made for a sandbox",
+            code="cgroup_failed",
+            detail=f"{error.filename}: {error.strerror}",
+            hint="rumi doctor",
+        )
 
     def _settings(self, group: Group, limits: Limits) -> list[tuple[Path, str, bool]]:
         at, quota_us = group.folders, round(limits.cpus * CPU_PERIOD_US)
@@ -191,6 +212,7 @@ class _Mount:
     version: int
 
 
+@functools.lru_cache(maxsize=2)
 def _mounts(mountinfo: str) -> dict[str, _Mount]:
     """Controller → where it is mounted; version 2 under the name ``unified``."""
     out: dict[str, _Mount] = {}
@@ -345,12 +367,17 @@ def _usage(folders: Mapping[str, Path]) -> dict[str, float]:
 
 
 def _ancestry(folder: Path | None, name: str) -> list[str]:
-    """Text of a file in a group and in every group above it."""
+    """Text of a file in a group and in every group above it. On the way of every start, hence strings and one read."""
     out: list[str] = []
-    while folder is not None and (folder / "cgroup.procs").exists():
+    place = str(folder) if folder is not None else ""
+    while place and os.access(f"{place}/cgroup.procs", os.F_OK):
         with contextlib.suppress(OSError):
-            out.append((folder / name).read_text().strip())
-        folder = folder.parent
+            fd = os.open(f"{place}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                out.append(os.read(fd, 256).decode().strip())
+            finally:
+                os.close(fd)
+        place = place.rpartition("/")[0]
     return out
 
 

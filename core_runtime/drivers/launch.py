@@ -15,7 +15,7 @@ import json
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ class Order:
     stage_folder: str = ""
     stage_binds: Mapping[str, str] = field(default_factory=dict)
 
-    def message(self, job: int) -> bytes:
+    def message(self, job: int, *, prepared: bool) -> bytes:
         """As the launcher reads it."""
         stage = {"folder": self.stage_folder, "binds": dict(self.stage_binds)} if self.stage_folder else None
         return json.dumps(
@@ -51,7 +51,7 @@ class Order:
                 "seccomp": base64.b64encode(self.seccomp).decode(),
                 "uid": self.uid,
                 "gid": self.gid,
-                "join": self.join,
+                "join": None if prepared else self.join,
                 "rlimits": dict(self.rlimits),
                 "stage": stage,
             }
@@ -66,6 +66,11 @@ class Job:
         self._number = number
         self.started: asyncio.Future[int] = loop.create_future()
         self.ended: asyncio.Future[int | None] = loop.create_future()
+
+    @property
+    def number(self) -> int:
+        """What the launcher calls it."""
+        return self._number
 
     def signal(self, number: int) -> None:
         """Send a signal; nothing happens when the process has ended."""
@@ -83,28 +88,46 @@ class Launcher:
         self._jobs: dict[int, Job] = {}
         self._numbers = itertools.count(1)
 
-    async def start(self, order: Order, output: int, status: int) -> tuple[Job, int]:
+    def prepare(self, join: Sequence[str]) -> Job:
+        """A process that enters these cgroups and waits for its order. Raises ``HostError`` without a launcher."""
+        self._ensure()
+        job = self._new_job()
+        self.send({"prepare": job.number, "join": list(join)})
+        return job
+
+    async def start(self, order: Order, output: int, status: int, prepared: Job | None = None) -> tuple[Job, int]:
         """Start one process; ``output`` and ``status`` are descriptors that its stdout/stderr and status go to.
+
+        ``prepared`` is one that entered ``order.join`` ahead of time; when it has ended meanwhile, another is made.
 
         Raises:
             HostError: the launcher can't be started, or went away.
         """
         control = self._ensure()
-        number = next(self._numbers)
-        job = self._jobs[number] = Job(self, number, asyncio.get_running_loop())
+        job = prepared or self._new_job()
         try:
-            socket.send_fds(control, [order.message(number)], [output, status])
+            socket.send_fds(control, [order.message(job.number, prepared=prepared is not None)], [output, status])
             async with asyncio.timeout(ANSWER_S):
-                pid = await asyncio.shield(job.started)
+                answers: tuple[asyncio.Future[Any], ...] = (job.started, job.ended)
+                await asyncio.wait(answers, return_when=asyncio.FIRST_COMPLETED)
+            if not job.started.done():
+                if prepared is not None and job.ended.result() is not None:
+                    return await self.start(order, output, status)
+                raise ConnectionResetError("the launcher ended")
         except (OSError, TimeoutError) as error:
-            self._jobs.pop(number, None)
+            self._jobs.pop(job.number, None)
             raise HostError(
                 "The sandbox launcher does not answer",
                 code="launcher_lost",
                 detail=str(error) or f"no answer within {ANSWER_S:g} s",
                 hint="rumi doctor",
             ) from error
-        return job, pid
+        return job, job.started.result()
+
+    def _new_job(self) -> Job:
+        number = next(self._numbers)
+        job = self._jobs[number] = Job(self, number, asyncio.get_running_loop())
+        return job
 
     def send(self, message: Mapping[str, Any]) -> None:
         """A message without an answer; a launcher that is gone has killed its children already."""
@@ -181,8 +204,6 @@ class Launcher:
         control.close()
         jobs, self._jobs = self._jobs, {}
         for job in jobs.values():
-            if not job.started.done():
-                job.started.set_exception(ConnectionResetError("the launcher ended"))
             _settle(job.ended, None)
 
 

@@ -4,11 +4,18 @@ Why a process of its own: ``--die-with-parent`` follows the *thread* that spawne
 fork here is safe and cheap (no threads, small memory); and what only root may do before the uid is dropped (enter the
 cgroup, make a private mount namespace) happens in a forked child, never in the host.
 
-Protocol: one ``SOCK_SEQPACKET`` pair, JSON messages. Host → launcher: ``{"start": job, …}`` with two descriptors
-(output, status), or ``{"signal": job, "number": n}``. Launcher → host: ``{"job", "pid"}``, then ``{"job", "status"}``.
+Protocol: one ``SOCK_SEQPACKET`` pair, JSON messages. Host → launcher: ``{"prepare": job, "join": […]}``, ``{"start":
+job, …}`` with two descriptors (output, status; ``join`` is null after a ``prepare``), or ``{"signal": job, "number":
+n}``. Launcher → host: ``{"job",
+"pid"}``, the answer to a start, then ``{"job", "status"}``.
+
+``prepare`` is the part of a start that names no Pack: the child is forked, enters its cgroup and waits. Entering costs
+ten milliseconds and more, since the kernel waits for every processor; nothing else of a start has to. A prepared child
+is this script and nothing more: it has no descriptor but the end of its own socket, and no order yet.
 
 Invariants:
-  * When the socket closes (the host died, however), every child is killed and the launcher ends.
+  * When the socket closes (the host died, however), every child is killed and the launcher ends. When the launcher is
+    killed, so is every child, prepared or started.
   * A child is signalled before it is reaped only, so never a stranger with a recycled pid.
   * Orphans of its children become its own and are reaped: nothing of a sandbox stays behind, not even as a zombie.
   * The order in the child: cgroup, mounts, rlimits, uid and gids, no_new_privs, exec with an *empty* environment.
@@ -16,6 +23,7 @@ Invariants:
 """
 
 import base64
+import contextlib
 import ctypes
 import json
 import os
@@ -28,6 +36,8 @@ from typing import Any
 
 ARGS_FD, SECCOMP_FD, STATUS_FD = 3, 4, 5
 """Descriptor numbers that bubblewrap gets; the host renders its arguments with them."""
+ORDER_FD = 3
+"""Where a child waits for its order; closed by exec."""
 
 CLONE_NEWNS = 0x00020000
 MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_BIND, MS_REC, MS_PRIVATE = 2, 4, 8, 4096, 16384, 1 << 18
@@ -82,13 +92,24 @@ def memory_file(name: str, data: bytes) -> int:
     return fd
 
 
-def become(order: dict[str, Any], output: int, status: int) -> None:
-    """In the forked child: every step, then exec. Returns never."""
-    for path in order["join"]:
-        with open(path, "w", encoding="ascii") as file:  # noqa: PTH123
-            file.write("0")
-    with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:  # noqa: PTH123
-        file.write(OOM_SCORE)
+def enter(groups: list[str]) -> None:
+    """Join the cgroups, before any limit is theirs to feel; and be what the machine ends first."""
+    for path in groups:
+        write(path, "0")
+    write("/proc/self/oom_score_adj", OOM_SCORE)
+
+
+def write(path: str, text: str) -> None:
+    """One system call with all of ``text``, as the kernel's files want it."""
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)
+
+
+def become(order: dict[str, Any], output: int, status: int, parent: int) -> None:
+    """In the forked child: every step after the cgroup, then exec. Returns never."""
     if order["stage"] is not None:
         os.umask(0)  # the modes given to the staged folders must hold
         stage(order["stage"]["folder"], order["stage"]["binds"])
@@ -102,13 +123,18 @@ def become(order: dict[str, Any], output: int, status: int) -> None:
         os.setresgid(order["gid"], order["gid"], order["gid"])
         os.setresuid(order["uid"], order["uid"], order["uid"])
     checked(libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
-    checked(libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "parent death signal")
-    if os.getppid() != order["parent"]:
-        raise OSError(0, "the launcher ended")
+    die_with(parent)  # again: the kernel forgets it when the uid changes
     os.chdir("/")
     null = os.open("/dev/null", os.O_RDONLY)
     arrange([null, output, output, args, seccomp, status])
     os.execve(order["command"][0], order["command"], {})  # noqa: S606
+
+
+def die_with(parent: int) -> None:
+    """Be killed when the launcher ends, also if it has ended already."""
+    checked(libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "parent death signal")
+    if os.getppid() != parent:
+        raise OSError(0, "the launcher ended")
 
 
 def arrange(wanted: list[int]) -> None:
@@ -118,24 +144,48 @@ def arrange(wanted: list[int]) -> None:
         os.dup2(fd, index, inheritable=True)
 
 
-def start(order: dict[str, Any], fds: list[int]) -> int:
-    """Fork; the child's pid."""
-    order["parent"] = os.getpid()
+def fork(groups: list[str]) -> tuple[int, socket.socket]:
+    """A child that has entered ``groups`` and waits for its order; its pid, and where the order goes."""
+    parent = os.getpid()
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     pid = os.fork()
     if pid != 0:
-        return pid
+        theirs.close()
+        return pid, ours
     try:
-        signal.set_wakeup_fd(-1)
-        for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM, signal.SIGPIPE):
-            signal.signal(number, signal.SIG_DFL)
-        become(order, *fds)
-    except BaseException as error:  # noqa: BLE001 - the child must end here, whatever happened
-        os.write(fds[0], f"launcher: {error}\n".encode()[:2000])
+        await_order(groups, theirs, parent)
     finally:
         os._exit(EXIT_NOT_STARTED)
 
 
-def reap(jobs: dict[int, int], control: socket.socket) -> None:
+def await_order(groups: list[str], control: socket.socket, parent: int) -> None:
+    """The life of a child up to exec. What failed before the order came is told when it is known to whom."""
+    failure = ""
+    try:
+        die_with(parent)
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM, signal.SIGPIPE):
+            signal.signal(number, signal.SIG_DFL)
+        os.dup2(control.fileno(), ORDER_FD, inheritable=False)
+        for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - the host's socket and other children's are not ours
+            if int(name) > ORDER_FD:
+                with contextlib.suppress(OSError):  # the one that listed them is closed already
+                    os.close(int(name))
+        enter(groups)
+    except OSError as error:
+        failure = f"{error.filename or ''} {error}"
+    message, fds, _, _ = socket.recv_fds(socket.socket(fileno=ORDER_FD), MESSAGE_LIMIT_BYTES, 2)
+    if len(fds) != 2:  # the launcher closed its end
+        return
+    try:
+        if failure:
+            raise OSError(0, failure)  # noqa: TRY301
+        become(json.loads(message), fds[0], fds[1], parent)
+    except BaseException as error:  # noqa: BLE001 - the child must end here, whatever happened
+        os.write(fds[0], f"launcher: {error}\n".encode()[:2000])
+
+
+def reap(jobs: dict[int, int], waiting: dict[int, socket.socket], control: socket.socket) -> None:
     """Report every child that has ended, and bury what a killed bubblewrap left to us."""
     owner = {pid: job for job, pid in jobs.items()}
     while True:
@@ -148,21 +198,29 @@ def reap(jobs: dict[int, int], control: socket.socket) -> None:
         job = owner.get(ended)
         if job is not None:
             del jobs[job]
+            if job in waiting:
+                waiting.pop(job).close()
             control.send(json.dumps({"job": job, "status": os.waitstatus_to_exitcode(status)}).encode())
 
 
-def obey(message: bytes, fds: list[int], jobs: dict[int, int], control: socket.socket) -> None:
+def obey(
+    message: bytes, fds: list[int], jobs: dict[int, int], waiting: dict[int, socket.socket], control: socket.socket
+) -> None:
     """One message of the host."""
     order = json.loads(message)
     if "signal" in order:
         if order["signal"] in jobs:
             os.kill(jobs[order["signal"]], order["number"])
         return
-    job = order["start"]
-    jobs[job] = start(order, fds)
+    job = order["start"] if "start" in order else order["prepare"]
+    if order["join"] is not None:
+        jobs[job], waiting[job] = fork(order["join"])
+    if "start" in order and job in waiting:  # a prepared child that has ended was reported already
+        control.send(json.dumps({"job": job, "pid": jobs[job]}).encode())
+        with waiting.pop(job) as child, contextlib.suppress(OSError):
+            socket.send_fds(child, [message], fds)
     for fd in fds:
         os.close(fd)
-    control.send(json.dumps({"job": job, "pid": jobs[job]}).encode())
 
 
 def main() -> None:
@@ -177,6 +235,7 @@ def main() -> None:
     # container without an init), each would stay a zombie, and a Pack that crashes on purpose would use up the pids.
     checked(libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "subreaper")
     jobs: dict[int, int] = {}
+    waiting: dict[int, socket.socket] = {}
     poller = select.poll()
     poller.register(control, select.POLLIN)
     poller.register(wake_read, select.POLLIN)
@@ -185,12 +244,12 @@ def main() -> None:
             ready = {fd for fd, _ in poller.poll()}
             if wake_read in ready:
                 os.read(wake_read, 4096)
-                reap(jobs, control)
+                reap(jobs, waiting, control)
             if control.fileno() in ready:
                 message, fds, _, _ = socket.recv_fds(control, MESSAGE_LIMIT_BYTES, 2)
                 if not message:
                     return
-                obey(message, fds, jobs, control)
+                obey(message, fds, jobs, waiting, control)
     except OSError:
         return  # the host is gone in the middle of a report
     finally:

@@ -34,7 +34,8 @@ class EmbeddedMachine:
     """What the driver found on this machine. All paths are root-owned system paths, never below a home.
 
     ``binds`` are shown read-only where they are, ``links`` are symbolic links to re-create (``/bin`` → ``usr/bin``),
-    ``etc`` maps a place below ``/etc`` to a file of the runtime folder that stands in for the host's own.
+    ``etc`` maps a place below ``/etc`` to a file of the runtime folder that stands in for the host's own; a link to it,
+    since each mount costs a start half a millisecond.
     """
 
     bwrap: str
@@ -77,7 +78,7 @@ def _file_system(spec: SandboxSpec, machine: EmbeddedMachine) -> list[str]:
     for target, link in machine.links:
         out += ["--symlink", target, link]
     for place, source in sorted((machine.etc or {}).items()):
-        out += ["--ro-bind", f"{spec.runtime_dir}/{source}", place]
+        out += ["--symlink", f"{RUNTIME_MOUNT}/{source}", place]
     tmp, shm = str(spec.limits.tmp_bytes), str(SHM_BYTES)
     return [
         *out,

@@ -18,6 +18,7 @@ import json
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from core_runtime.rules.seccomp_tables import AARCH64, ALLOWED, REFUSED, X86_64
@@ -103,6 +104,7 @@ def docker_profile() -> dict[str, Any]:
     }
 
 
+@cache
 def docker_profile_json() -> str:
     """The profile as text: what ``docker/core/base/seccomp.json`` holds and what each container is created with."""
     return json.dumps(docker_profile(), indent=1, sort_keys=True) + "\n"
