@@ -16,7 +16,7 @@ import builtins
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -285,6 +285,25 @@ class InterfaceRegistry:
             self._notify(notice)
         return removed
 
+    def exchange(self, gone: Collection[int], fresh: Iterable[Entry]) -> None:
+        """Take entries away and put drafts in their place; each key changes once.
+
+        Listeners and observers are told when every key has changed, so on their thread nobody sees half of it.
+        """
+        arriving: dict[str, builtins.list[Entry]] = {}
+        for entry in fresh:
+            arriving.setdefault(entry.key, []).append(entry)
+        with self._lock:
+            leaving = {key for key in self.keys() if any(entry.number in gone for entry in self._entries(key))}
+            notices = [
+                self._change(
+                    key, (*(e for e in self._entries(key) if e.number not in gone), *arriving.get(key, ()))
+                )
+                for key in sorted(leaving | arriving.keys())
+            ]
+        for notice in notices:
+            self._notify(notice)
+
     def set_owner(self, key: str, pack: str | None) -> None:
         """Fix (or, with None, free) who answers ``first`` and ``last`` for ``key``."""
         with self._lock:
@@ -345,6 +364,14 @@ class InterfaceRegistry:
             if current is not None and current.expires is not None:
                 soonest = current.expires if soonest is None else min(soonest, current.expires)
         return None if soonest is None else max(0.0, soonest - now)
+
+    def draft(self, key: str, value: Any, **fields: Any) -> Entry:
+        """An entry as ``add`` would make it, seen by nobody until ``exchange``. Raises ``SchemaRefused``."""
+        return self._entry(key, value, meta=fields.pop("meta", None), ttl_s=fields.pop("ttl_s", None), **fields)
+
+    def view(self, entries: tuple[Entry, ...]) -> Slot:
+        """What each strategy would answer if a key had exactly these entries."""
+        return self._snapshot(entries)
 
     # --- inside
 

@@ -16,13 +16,16 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 from backend_core.errors import ConflictError, DeniedError, HostError, PackTimeout, RequestError, quote
 from core_runtime.bus.calls import KERNEL, CallContext, HostContext
+from core_runtime.bus.holding import Hold
 from core_runtime.bus.router import Router
 from core_runtime.bus.sessions import Session
+from core_runtime.bus.shadow import Shadow
+from core_runtime.bus.takeover import take_over
 from core_runtime.diagnostics import Diagnostics, Severity, fail_soft, record_failure
 from core_runtime.drivers.link import Listener, Turn, attach
 from core_runtime.event_bus import EventBus
@@ -116,9 +119,11 @@ class Bus:
         socket_path: str,
         uid: int | None = None,
         gid: int | None = None,
+        beside: bool = False,
     ) -> Endpoint:
         """Listen for one generation of a Pack. ``rights``: an object, or a callable asked at each use (revocation).
 
+        ``beside``: another generation goes on serving until this one takes over.
         ``uid``: the user that must connect; None where the peer's uid says nothing. Raises ``ConflictError`` for a
         generation that was used before, ``HostError`` when the socket can't be made.
         """
@@ -135,8 +140,10 @@ class Bus:
             )
         self._generations[pack_id] = generation
         current = self._guarded(pack_id, rights if callable(rights) else _constant(rights))
-        endpoint = Endpoint(self, Session(self, pack_id, generation, current, self.limits), socket_path, uid, gid)
-        self._rights[pack_id] = current
+        session = Session(self, pack_id, generation, current, self.limits, beside=beside)
+        endpoint = Endpoint(self, session, socket_path, uid, gid)
+        if not beside:
+            self._rights[pack_id] = current
         self._endpoints.add(endpoint)
         return endpoint
 
@@ -229,9 +236,26 @@ class Bus:
     def welcomed(self, session: Session) -> None:
         """A session serves: it is the Pack's current one if it is the newest."""
         self.router.sessions.add(session)
+        if isinstance(session.world, Shadow):
+            return
         current = self.sessions.get(session.pack_id)
         if current is None or current.generation < session.generation:
             self.sessions[session.pack_id] = session
+
+    def take_over(self, session: Session) -> None:
+        """A session that was opened beside takes the place of the one that serves, in this turn."""
+        take_over(self, session)
+        self._rights[session.pack_id] = session.rights
+
+    @contextlib.contextmanager
+    def holding(self, pack_id: str) -> Iterator[Hold]:
+        """While the block runs, calls of what the Pack answers for wait instead of failing."""
+        assert self._loop is not None
+        hold = self.router.holds.begin(pack_id, self._loop)
+        try:
+            yield hold
+        finally:
+            self.router.holds.end(hold)
 
     def ended(self, session: Session, reason: str) -> None:
         """A session is over. What a Pack did wrong becomes an Issue; a stop does not."""

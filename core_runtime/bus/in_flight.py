@@ -113,6 +113,7 @@ class InFlight:
                 current.callee.abandoned += 1
                 current.callee.send((frames.CANCEL, current.number))
                 current.callee.check_abandoned()
+                current.callee.check_idle()
             elif current.task is not None:
                 current.task.cancel()
             pending.extend((child, _CANCELLED) for child in children)
@@ -179,6 +180,7 @@ class InFlight:
         callee.incoming.pop(call.number, None)
         if call.abandoned:
             callee.abandoned -= 1
+        callee.check_idle()
 
     def finish(self, call: Call, failure: str) -> None:
         """The caller is being answered."""

@@ -12,7 +12,7 @@ Not here: when to push (``bus`` coalesces changes).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Raw
@@ -53,7 +53,7 @@ class Mirror:
             self._late.add(key)
             return
         self._late.discard(key)
-        slot = session.router.registry.slot(key) if session.may_reach(key) else None
+        slot = session.world.slot(key) if session.may_reach(key) else None
         entries = slot.visible if slot is not None else ()
         if not entries and key not in self.shown:
             return
@@ -81,6 +81,17 @@ class Mirror:
         while self._late and not self._session.congested:
             self.push(self._late.pop())
 
+    def succeed(self, key: str, pairs: Sequence[tuple[Entry, Entry]]) -> None:
+        """Numbers that the agent holds of an entry stand for the entry that takes its place from now on."""
+        known = self._numbers.get(key, {})
+        for before, after in pairs:
+            for place in [place for place in known if place[0] == before.number]:
+                callables = _encoded(after, 0)[2]
+                found = callables[place[1] - 1] if place[1] <= len(callables) else None
+                if isinstance(found, RemoteCallable) and found.session is not self._session:
+                    number = known[after.number, place[1]] = known.pop(place)
+                    self._session.references.repoint(number, found.session, found.number)
+
     def _send(self, key: str, entries: tuple[Entry, ...]) -> None:
         refs: list[tuple[int, int]] = []
         values: list[bytes] = []
@@ -104,7 +115,7 @@ class Mirror:
     def _around(self, entry: Entry, about: bytes) -> bytes:
         """An entry's map: what is the same for every Pack, and what is not."""
         session = self._session
-        owner = session.router.registry.is_owner_entry(entry)
+        owner = session.world.is_owner_entry(entry)
         mine = entry.pack == session.pack_id and entry.number in session.registrations
         return b"".join((_HEAD, _BOOL[owner], about, _MINE, _BOOL[mine]))
 

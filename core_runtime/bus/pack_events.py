@@ -2,6 +2,9 @@
 
 Invariants:
   * Rights are asked for at each event, so that a revocation ends a subscription's deliveries.
+  * A generation that was opened beside another hears nothing before it takes over, and nobody hears it: from then on
+    each event reaches exactly one of the two, and what it published so far goes out, in order (``HELD_EVENTS`` and
+    ``HELD_BYTES`` at most; more is refused).
   * What waits for a Pack that does not read is bounded: the oldest is dropped, and that is told.
 
 Not here: who else hears an event (``event_bus``).
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
     from core_runtime.bus.sessions import Session
 
 EVENTS_WAITING = 256
+HELD_EVENTS = 256
+HELD_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +47,7 @@ class RawPayload:
 class PackEvents:
     """Subscriptions and publications of one session."""
 
-    def __init__(self, session: Session, events: EventBus, diagnostics: Diagnostics) -> None:
+    def __init__(self, session: Session, events: EventBus, diagnostics: Diagnostics, *, live: bool) -> None:
         self._session = session
         self._events = events
         self._diagnostics = diagnostics
@@ -50,6 +55,16 @@ class PackEvents:
         self._subscriptions: dict[int, tuple[str, str]] = {}
         self._waiting: deque[tuple[int, Event]] = deque()
         self._lost = 0
+        self._held: list[Event] | None = None if live else []
+        self._held_bytes = 0
+
+    def go_live(self) -> None:
+        """The generation serves now: it hears and is heard."""
+        held, self._held = self._held or [], None
+        for number, (topic, identifier) in self._subscriptions.items():
+            self._events.subscribe_events(topic, partial(self._deliver, number), identifier)
+        for event in held:
+            self._events.publish_event(event)
 
     def subscribe(self, frame: frames.SubscribeFrame) -> None:
         """SUBSCRIBE."""
@@ -59,6 +74,9 @@ class PackEvents:
                 frame.id, Failure("denied", f"{self._session.pack_id} may not subscribe to {quote(frame.topic)}")
             )
             return
+        if self._session.retired:
+            self._session.send_error(frame.id, Failure("superseded", "a newer generation of this Pack has taken over"))
+            return
         if len(self._subscriptions) >= self._session.limits.subscriptions:
             self._session.send_error(
                 frame.id, Failure("limit", f"{self._session.limits.subscriptions} subscriptions exist already")
@@ -66,14 +84,16 @@ class PackEvents:
             return
         number = max(self._subscriptions, default=0) + 1
         identifier = f"pack:{self._session.pack_id}:{self._session.generation}:{number}"
-        self._events.subscribe_events(frame.topic, partial(self._deliver, number), identifier)
+        if self._held is None:
+            self._events.subscribe_events(frame.topic, partial(self._deliver, number), identifier)
         self._subscriptions[number] = (frame.topic, identifier)
         self._session.reply(frame.id, number)
 
     def unsubscribe(self, frame: frames.UnsubscribeFrame) -> None:
         """UNSUBSCRIBE."""
         known = self._subscriptions.pop(frame.subscription, None)
-        self._session.reply(frame.id, known is not None and self._events.unsubscribe(*known))
+        heard = known is not None and self._held is None and self._events.unsubscribe(*known)
+        self._session.reply(frame.id, heard or (known is not None and self._held is not None))
 
     def publish(self, frame: frames.PublishFrame) -> None:
         """PUBLISH."""
@@ -103,9 +123,23 @@ class PackEvents:
             event = Event(events.new_id(), self._source, frame.topic, time.time(), lambda: value, raw=payload)
         else:
             event = Event(events.new_id(), self._source, frame.topic, time.time(), load, raw=payload)
-        reached = events.publish_event(event)
+        reached = 0
+        if self._held is None:
+            reached = events.publish_event(event)
+        elif not self._hold(event, payload):
+            self._session.send_error(frame.id, Failure("limit", "too many events before it has taken over"))
+            return
         if frame.id:
             self._session.reply(frame.id, reached)
+
+    def _hold(self, event: Event, payload: RawPayload) -> bool:
+        """Keep what is published before anybody may hear it; False when it is too much."""
+        assert self._held is not None
+        if len(self._held) >= HELD_EVENTS or self._held_bytes + len(payload.body) > HELD_BYTES:
+            return False
+        self._held.append(event)
+        self._held_bytes += len(payload.body)
+        return True
 
     def _deliver(self, number: int, event: Event) -> None:
         """An event for this Pack; when it does not read, the oldest that wait are dropped."""
@@ -151,3 +185,5 @@ class PackEvents:
             self._events.unsubscribe(pattern, subscription)
         self._subscriptions.clear()
         self._waiting.clear()
+        if self._held is not None:
+            self._held.clear()

@@ -131,6 +131,16 @@ class References:
             handle.owner.references.keep(handle.number)
         return number
 
+    def repoint(self, number: int, owner: Session, there: int) -> None:
+        """A number that the agent holds stands for another callable from now on."""
+        handle = self.held.get(number)
+        if handle is None:
+            return
+        owner.references.keep(there)
+        if handle.owner is not None:
+            handle.owner.references.drop(handle.number)
+        handle.owner, handle.number, handle.fn = owner, there, None
+
     def released(self, numbers: Sequence[int]) -> None:
         """The agent holds these no longer. What the registry mirrors lives as long as its registration."""
         # a frame may name tens of thousands: those that mean nothing are left out without a step of ours for each

@@ -68,6 +68,8 @@ class Registrations:
         if not session.rights().may_register(key):
             session.denied("interface.register", key)
             raise ValueProblem("denied", f"{quote(key)} is not declared in provides, or not granted")
+        if session.retired:
+            raise refused("superseded", "a newer generation of this Pack has taken over")
         self._drop_expired()
         if len(self.entries) >= limits.registrations:
             raise ValueProblem("limit", f"{limits.registrations} registrations exist already")
@@ -75,7 +77,7 @@ class Registrations:
         self._pay(1 + size_bytes / UNIT_BYTES)
         self._check_room(size_bytes)
         options = as_map(unpack_bounded(frame.options))
-        registry = session.router.registry
+        registry = session.world
         if options.get("if_absent") is True and registry.slot(key) is not None:
             return False
         meta = unpack_bounded(frame.meta)
@@ -123,13 +125,19 @@ class Registrations:
         for number in sorted(self.entries.keys() & frame.registrations):
             entry = self._forget(number)
             if entry is not None:
-                removed += self._session.router.registry.remove({number}, entry.key)
+                removed += self._session.world.remove({number}, entry.key)
         self._session.reply(frame.id, removed)
 
     def clear(self) -> None:
         """The session is over."""
         for number, entry in list(self.entries.items()):
-            self._session.router.registry.remove({number}, entry.key)
+            self._session.world.remove({number}, entry.key)
+            self._forget(number)
+        self._expiring.clear()
+
+    def withdrawn(self) -> None:
+        """The registry has let go of everything already."""
+        for number in tuple(self.entries):
             self._forget(number)
         self._expiring.clear()
 
@@ -144,7 +152,7 @@ class Registrations:
         expiring = self._expiring
         while expiring:
             entry = self.entries.get(expiring[0][1])
-            if entry is not None and not self._session.router.registry.has_expired(entry):
+            if entry is not None and not self._session.world.has_expired(entry):
                 return
             self._forget(heapq.heappop(expiring)[1])
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from msgspec import Raw
 
 from backend_core.errors import NotFoundError, quote
 from core_runtime.bus.calls import Call, CallContext, Failure, HostContext
+from core_runtime.bus.holding import Holds
 from core_runtime.bus.host_functions import HostFunctions, run_function
 from core_runtime.bus.in_flight import InFlight
 from core_runtime.bus.references import RemoteCallable
@@ -47,6 +49,7 @@ class Router:
         self.sessions = self.calls.sessions
         self.edges = self.calls.edges
         self.streams = Streams(self.calls)
+        self.holds = Holds(self)
         self._host_functions = HostFunctions(self.calls)
 
     # --- from the host
@@ -60,7 +63,9 @@ class Router:
         timeout_s: float | None,
         idempotency_key: str | None,
     ) -> Any:
-        """Call what ``key`` answers with now."""
+        """Call what ``key`` answers with now; where its provider changes hands, when that is over."""
+        if self.holds.active:
+            timeout_s = await self.holds.pause(key, context, timeout_s)
         entry = self.registry.resolve(key)
         if entry is not None and type(entry.value) is RemoteCallable:
             call = self._start(entry.value, args, context, timeout_s, idempotency_key, entry)
@@ -177,6 +182,10 @@ class Router:
         """Route a CALL frame. Whatever is wrong with it is answered on it."""
         call: Call | None = None
         try:
+            if self.holds.active and isinstance(frame.key, str):
+                call = self._held(caller, frame, frame.key)
+                if call is not None:
+                    return
             entry, target = self._target(caller, frame.key)
             key = entry.key if entry is not None else target.key
             callee = target.session if type(target) in _REMOTE else None
@@ -191,10 +200,46 @@ class Router:
             self.calls.count(caller.pack_id, frame.key if isinstance(frame.key, str) else "", 0, exc.failure.type)
             caller.send_error(frame.id, exc.failure)
 
+    def _held(self, caller: Session, frame: frames.CallFrame, key: str) -> Call | None:
+        """The call, if it waits now for a Pack that changes hands: judged as any other, before anything is said."""
+        hold = self.holds.over(key, caller.pack_id, caller.incoming.get(frame.parent))
+        if hold is None:
+            return None
+        if not caller.rights().may_call(key):
+            raise _no_edge(caller, key)
+        call = self._pack_call(caller, frame, key, None, None)
+        try:
+            self.holds.keep(hold, call, frame)
+        except Refused:
+            self.calls.forget(call)
+            raise
+        return call
+
+    def resume(self, call: Call, frame: frames.CallFrame) -> None:
+        """Send a Pack's call that was held, unless it has ended in the meantime."""
+        caller = call.caller
+        assert caller is not None
+        if call.done:
+            return
+        self.calls.local.discard(call)
+        call.budget_s = max(0.001, call.deadline - time.monotonic())
+        try:
+            call.entry = entry = self.registry.resolve(call.key)
+            value = entry.value if entry is not None else None
+            if not callable(value):
+                raise refused("missing", f"no interface {quote(call.key)}", "nobody provides it now", retryable=True)
+            if isinstance(value, RemoteCallable):
+                call.callee = value.session
+                self._forward(call, value.number, frame, caller, value.session)
+            else:
+                self._host_functions.serve(call, value, frame)
+        except Refused as exc:
+            self.calls.fail(call, exc.failure)
+
     def _target(self, caller: Session, key: str | int) -> tuple[Entry | None, Any]:
         """What a Pack's CALL names, if that Pack may reach it."""
         if isinstance(key, str):
-            entry = self.registry.resolve(key)
+            entry = caller.world.resolve(key)
             value = entry.value if entry is not None else None
             if entry is None or entry.pack != caller.pack_id:
                 rights = caller.rights()
@@ -267,7 +312,7 @@ class Router:
         limits = self.limits
         if callee.dead:
             raise refused("dead_reference", "its Pack has stopped", "get the callable again", retryable=True)
-        if callee.draining:
+        if callee.draining and not _serves(callee, call.parent):
             raise refused("unavailable", f"{callee.pack_id} is stopping", retryable=True)
         if len(callee.incoming) >= limits.in_flight or callee.congested:
             raise refused("limit", f"{callee.pack_id} is busy", "too many calls wait for it", retryable=True)
@@ -365,6 +410,15 @@ class _HostFunction:
 
 
 _REMOTE = frozenset({RemoteCallable, _Owned})
+
+
+def _serves(session: Session, call: Call | None) -> bool:
+    """Whether a call descends from one that the session is serving, which can't end without it."""
+    while call is not None:
+        if call.callee is session:
+            return True
+        call = call.parent
+    return False
 
 
 def _no_edge(caller: Session, key: str) -> Refused:

@@ -29,6 +29,7 @@ from core_runtime.bus.phases import PhaseOutcome
 from core_runtime.bus.references import References
 from core_runtime.bus.registrations import Registrations, as_map, unpack_bounded
 from core_runtime.bus.router import Router
+from core_runtime.bus.shadow import Shadow, World
 from core_runtime.diagnostics import Diagnostics, Severity, record_failure
 from core_runtime.drivers.link import Link
 from core_runtime.event_bus import EventBus
@@ -59,6 +60,9 @@ class Owner(Protocol):
     def welcomed(self, session: Session) -> None:
         """The session serves from now on."""
 
+    def take_over(self, session: Session) -> None:
+        """The session takes the place of the one that serves."""
+
     async def request(self, session: Session, operation: str, args: Any) -> Any:
         """Serve an operation of kind 64."""
 
@@ -66,7 +70,17 @@ class Owner(Protocol):
 class Session:
     """See the module docstring. All methods belong to the event loop's thread."""
 
-    def __init__(self, owner: Owner, pack_id: str, generation: int, rights: RightsOf, limits: BusLimits) -> None:
+    def __init__(
+        self,
+        owner: Owner,
+        pack_id: str,
+        generation: int,
+        rights: RightsOf,
+        limits: BusLimits,
+        *,
+        beside: bool = False,
+    ) -> None:
+        """``beside``: another generation serves; this one is seen by nobody until it takes over."""
         self.pack_id = pack_id
         self.generation = generation
         self.rights = rights
@@ -76,6 +90,8 @@ class Session:
         self.hello: Mapping[str, Any] = {}
         self.greeted: asyncio.Future[None] = self.loop.create_future()
         self.closed: asyncio.Future[str] = self.loop.create_future()
+        registry = owner.router.registry
+        self.world: World = Shadow(registry, pack_id, self._own_changed) if beside else registry
         self.references = References(self, limits.references)
         self.mirror = Mirror(self, owner.diagnostics)
         self.incoming: dict[int, Call] = {}
@@ -87,14 +103,16 @@ class Session:
         self.orphans = 0
         self.ready = False
         self.draining = False
+        self.retired = False
         self.dead = False
+        self._idle: asyncio.Future[None] | None = None
         self._owner = owner
         self._handlers: dict[type, Callable[[Any], None]] = {frames.HelloFrame: self._on_hello}
         self._link: Link | None = None
         self._numbers = 0
         self._silent = 0
         self._waits: dict[int, tuple[int, asyncio.Future[Any]]] = {}
-        self._events = PackEvents(self, owner.events, owner.diagnostics)
+        self.events = PackEvents(self, owner.events, owner.diagnostics, live=not beside)
         self._requests = PackRequests(self, owner.request, owner.diagnostics)
         self._strays = 0
         self._log = PackLog(partial(owner.log, pack_id, generation), limits.log_bytes_per_s)
@@ -138,13 +156,24 @@ class Session:
         return as_map(raw)
 
     async def shutdown(self, grace_s: float) -> None:
-        """Ask the agent to finish and leave; after ``grace_s`` the connection is cut."""
+        """Let the calls in flight end, and what they need, then have the agent leave; ``grace_s`` later it is cut off.
+
+        New calls are refused from the first moment.
+        """
         if self.dead:
             return
         self.draining = True
-        self.send((frames.SHUTDOWN, 0, int(grace_s * 1000)))
-        await asyncio.wait([self.closed], timeout=grace_s)
-        self.abort("stopped")
+        left_s = grace_s
+        if len(self.incoming) > self.abandoned:
+            until = self.loop.time() + grace_s
+            self._idle = self.loop.create_future()
+            either: tuple[asyncio.Future[Any], ...] = (self._idle, self.closed)
+            await asyncio.wait(either, timeout=grace_s, return_when=asyncio.FIRST_COMPLETED)
+            left_s = max(0.0, until - self.loop.time())
+        if not self.dead:
+            self.send((frames.SHUTDOWN, 0, int(left_s * 1000)))
+            await asyncio.wait([self.closed], timeout=left_s)
+            self.abort("stopped")
 
     def abort(self, reason: str) -> None:
         """Cut the connection now."""
@@ -157,8 +186,18 @@ class Session:
 
     def refresh(self) -> None:
         """Mirror every key anew: after WELCOME, and when rights changed."""
-        for key in {*self.router.registry.keys(), *self.mirror.shown}:
+        for key in {*self.world.keys(), *self.mirror.shown}:
             self.mirror.push(key)
+
+    def take_over(self) -> None:
+        """Take the place of the generation that serves; see ``bus.takeover``."""
+        self._owner.take_over(self)
+
+    def retire(self) -> None:
+        """A newer generation serves now: what is in flight here ends here, and nothing else begins."""
+        self.retired = self.draining = True
+        self.registry.withdrawn()
+        self.events.clear()
 
     # --- link
 
@@ -186,7 +225,7 @@ class Session:
     def on_room(self) -> None:
         """``drivers.link.Peer``: mirrors and events that waited go out."""
         self.mirror.resume()
-        self._events.resume()
+        self.events.resume()
 
     def on_lost(self, reason: str) -> None:
         """``drivers.link.Peer``: everything of this session ends."""
@@ -199,7 +238,7 @@ class Session:
                 waiter.set_exception(self.gone())
         self._waits.clear()
         self._requests.cancel()
-        self._events.clear()
+        self.events.clear()
         self.registry.clear()
         self.references.clear()
         if not self.greeted.done():
@@ -252,6 +291,11 @@ class Session:
         if self.abandoned > self.limits.abandoned:
             self.abort(f"stuck: {self.abandoned} cancelled calls were never given back")
 
+    def check_idle(self) -> None:
+        """Tell who drains this session that nothing is owed any more."""
+        if self._idle is not None and not self._idle.done() and len(self.incoming) <= self.abandoned:
+            self._idle.set_result(None)
+
     def gone(self, reason: str = "") -> PackError:
         """The error for whoever needs this session after its end."""
         return PackError(
@@ -262,6 +306,10 @@ class Session:
             retryable=True,
             pack_id=self.pack_id,
         )
+
+    def _own_changed(self, key: str) -> None:
+        """A shadow's own key: nobody else is told."""
+        self.loop.call_soon(self.mirror.push, key)
 
     async def _ask(self, frame: Callable[[int], tuple[Any, ...]], answer: int, timeout_s: float, what: str) -> Any:
         if self.dead:
@@ -299,9 +347,9 @@ class Session:
             frames.RegisterFrame: self.registry.register,
             frames.UnregisterFrame: self.registry.unregister,
             frames.ReleaseFrame: self._on_release,
-            frames.SubscribeFrame: self._events.subscribe,
-            frames.UnsubscribeFrame: self._events.unsubscribe,
-            frames.PublishFrame: self._events.publish,
+            frames.SubscribeFrame: self.events.subscribe,
+            frames.UnsubscribeFrame: self.events.unsubscribe,
+            frames.PublishFrame: self.events.publish,
             frames.RequestFrame: self._requests.take,
         }
 
