@@ -2,6 +2,7 @@
 
 Invariants:
   * A staged version changes nothing of the approved one until the operator decides; it never runs from staging.
+  * What is tried beside the approved version (``open_trial``) is a verified copy too, and decides nothing.
   * From ``begin_update`` to ``finish_update`` the new version is on trial: a crash or ``return_update`` leads back to
     the version before, code, grant and data together.
   * Nothing that was taken away since comes back with an older version.
@@ -30,7 +31,7 @@ from core_runtime.drivers.tree import Tree
 from core_runtime.drivers.updates import Phase
 from core_runtime.rules.approval import Event
 from core_runtime.rules.decisions import check_digest, check_isolation
-from core_runtime.rules.grants import Grant
+from core_runtime.rules.grants import Grant, Mode
 from core_runtime.rules.permissions import decide, parse_choices, requests_of, unspent
 from core_runtime.rules.review import Review, build_review
 from core_runtime.rules.sandbox import Isolation
@@ -62,6 +63,31 @@ class ApprovalManager(Approvals):
         """Everything that would refuse ``begin_update``, with nothing changed: asked before anything is stopped."""
         with self._locked(pack_id), self._drafted_update(pack_id, **options):
             pass
+
+    def open_trial(self, pack_id: str, **options: Any) -> VerifiedCopy:
+        """The staged version, to be tried beside the approved one, with the grant that it would get; ``close_trial``.
+
+        Nothing is decided: the grant is not in force, and one-use rights are not in it. Refuses what ``begin_update``
+        would refuse.
+        """
+        with self._locked(pack_id) as live, self._drafted_update(pack_id, **options) as (_, stored, draft):
+            metadata = self._metadata(self._store.verify(stored.digest), pack_id)
+            self._audit.append("pack.trying", pack_id=pack_id, actor=draft.actor, digest=stored.digest)
+            lasting = tuple(permission for permission in draft.permissions if permission.mode is not Mode.ONCE)
+            live.trial = stored.digest
+            return VerifiedCopy(pack_id, stored.path, stored.digest, replace(draft, permissions=lasting), metadata)
+
+    def on_trial(self, pack_id: str) -> bool:
+        """Whether an update was begun and neither finished nor taken back."""
+        with self._locked(pack_id):
+            record = self._updates.record(pack_id)
+            return record is not None and record.phase is Phase.TRYING
+
+    def close_trial(self, pack_id: str) -> None:
+        """Nothing runs of that copy any more, or it is the approved one now."""
+        with self._locked(pack_id) as live:
+            live.trial = ""
+        self._collect()
 
     def begin_update(self, pack_id: str, **options: Any) -> Grant:
         """Approve the staged version on trial; the options are those of ``approve``. Nothing of the Pack may run now.

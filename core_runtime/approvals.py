@@ -98,10 +98,11 @@ class VerifiedCopy:
 
 @dataclass(slots=True)
 class _Live:
-    """What the process knows of a Pack beside its files. ``opened``, ``running``: digests of copies in use."""
+    """What the process knows of a Pack beside its files. ``opened``, ``trial``, ``running``: digests in use."""
 
     lock: threading.RLock = field(default_factory=threading.RLock)
     opened: str = ""
+    trial: str = ""
     running: str = ""
     run_fault: str = ""
     reviewed: str = ""
@@ -631,7 +632,7 @@ class Approvals:
             with self._mutex:
                 grants = [known.inspection.loaded for known in self._known.values()]
                 lives = tuple(self._live.values())
-            used = (digest for live in lives for digest in (live.opened, live.running) if digest)
+            used = (digest for live in lives for digest in (live.opened, live.trial, live.running) if digest)
             return (*(item.grant.digest for item in grants if item.grant), *used)
 
         with self._mutex:

@@ -158,6 +158,28 @@ class ComponentLifecycle:
             self._observer = self._keys.observe("*", self._key_changed)
         self._kick()
 
+    def beside(self, keys: Keys, withdraw: Callable[[str, Iterable[str]], None]) -> ComponentLifecycle:
+        """One like this for a generation that is tried beside the one that serves; ``keys`` is what it sees."""
+        trial = ComponentLifecycle(
+            keys, self._diagnostics, withdraw=withdraw, disabled=self._disabled, mounts=self._mounts, clock=self._clock
+        )
+        if self.declared:
+            trial.declare(self._phases, self._handler_phase, parallel=self._parallel)
+        return trial
+
+    def adopt(self, trial: ComponentLifecycle, pack_id: str) -> None:
+        """The generation that was tried serves now: its components are taken care of here, as they stand."""
+        self.detach(pack_id)
+        self._packs[pack_id] = trial._packs.pop(pack_id)
+        trial.release()
+        self._kick()
+
+    def release(self) -> None:
+        """Stop looking at keys."""
+        if self._observer is not None:
+            self._keys.unobserve(self._observer)
+            self._observer = None
+
     @property
     def declared(self) -> bool:
         """Whether the flow has come to its component phases."""
@@ -204,9 +226,7 @@ class ComponentLifecycle:
         tasks = [task for pack in self._packs.values() for task in pack.tasks]
         for pack_id in list(self._packs):
             self.detach(pack_id)
-        if self._observer is not None:
-            self._keys.unobserve(self._observer)
-            self._observer = None
+        self.release()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def settled(self, pack_ids: Iterable[str] | None = None) -> None:

@@ -1,14 +1,15 @@
-"""The orchestrator: which isolation driver, and every container's life from start to stop.
+"""The orchestrator: which isolation driver, and which generation of a Pack serves.
 
 Invariants:
-  * At most one generation of a Pack serves; a newer one takes over only when it has fully started, otherwise the older
-    goes on.
+  * At most one generation of a Pack serves. A newer one starts beside it, seen by nobody, and takes over in one turn of
+    the loop when it has fully started and whoever asked for it agrees; otherwise the older goes on.
+  * The older one then ends the calls that it is serving, bounded by ``TAKEOVER_DRAIN_S``. Whoever stops the Pack ends
+    that one as well, at once.
   * Generations count upwards and are never used twice within a run of the host.
-  * A sandbox that ends by itself is started again by ``RestartPolicy``; one that is isolated more weakly is not.
-  * Stopping is bounded: drain, TERM, KILL. ``close`` leaves nothing behind.
-  * When the engine vanishes, its Packs are *degraded*: nothing of them runs elsewhere, they come back with it.
+  * ``close`` leaves nothing behind. When the engine vanishes, nothing of its Packs runs elsewhere.
 
-Not here: one generation's start (``containers``), what may start (approval_manager), components (component_lifecycle).
+Not here: what keeps one Pack alive (``supervision``), one generation's start (``containers``), what may start
+(approval_manager), components (component_lifecycle).
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from backend_core.errors import ConflictError, HostError, NotFoundError, RumiError, SandboxUnavailable, TrustError
+from backend_core.errors import ConflictError, HostError, NotFoundError, SandboxUnavailable
 from core_runtime.containers import (
     BusPort,
     ContainerEvent,
@@ -31,26 +32,24 @@ from core_runtime.containers import (
     LaunchRequest,
     Prepare,
     RunnableDriver,
-    described,
     socket_name,
 )
 from core_runtime.drivers.runtime_folder import RuntimeFolder
-from core_runtime.ports import DriverStatus, Exit
+from core_runtime.ports import DriverStatus
 from core_runtime.rules.operator_view import render_operator_view
-from core_runtime.rules.restart import GiveUp, RestartPolicy
+from core_runtime.rules.restart import RestartPolicy
 from core_runtime.rules.sandbox import DriverKind, Isolation, Level, SandboxSpec
+from core_runtime.supervision import Supervised
 
 PARALLEL_STARTS = 4
-HEALTH_EVERY_S = 10.0
-HEALTH_DEADLINE_S = 5.0
-HEALTH_MISSES = 2
 DRAIN_S = 5.0
-TERM_S = 2.0
-SETTLE_S = 0.5
-ENGINE_CHECK_S = 2.0
-ENGINE_CHECK_CAP_S = 30.0
+TAKEOVER_DRAIN_S = 30.0
+"""The default deadline of a call: one that was in flight when a newer generation took over may use it up."""
 TEMPLATES = Path(__file__).resolve().parents[1] / "docker/core/templates"
-ENGINE_GONE = frozenset({"engine_unavailable", "launcher_lost"})
+
+
+Agree = Callable[[Any], Awaitable[None]]
+"""Asked with the session of a generation that is ready to take over; what it raises keeps the older one serving."""
 
 
 class ContainerOrchestrator:
@@ -93,8 +92,9 @@ class ContainerOrchestrator:
         self._starts = asyncio.Semaphore(PARALLEL_STARTS)
         self._driver: RunnableDriver | None = None
         self._level = Level.NONE
-        self._packs: dict[str, _Supervised] = {}
-        self._starting: dict[str, _Supervised] = {}
+        self._packs: dict[str, Supervised] = {}
+        self._starting: dict[str, Supervised] = {}
+        self._retired: dict[asyncio.Task[None], tuple[str, Supervised]] = {}
         self._generations: dict[str, int] = {}
         self._closing = False
         self._reattaching = asyncio.Lock()
@@ -129,12 +129,14 @@ class ContainerOrchestrator:
 
     # ---- containers
 
-    async def start(self, request: LaunchRequest, prepare: Prepare) -> ContainerInfo:
+    async def start(self, request: LaunchRequest, prepare: Prepare, *, agree: Agree | None = None) -> ContainerInfo:
         """Start a Pack, or put a new generation in the place of the one that runs.
 
         Args:
             request: the verified copy and its grant.
             prepare: runs the components over the new session; called again after each restart.
+            agree: has the last word before a new generation takes over, and the first moment in which nothing else
+                can come between.
 
         Raises:
             SandboxUnavailable: no driver.
@@ -145,25 +147,55 @@ class ContainerOrchestrator:
             raise ConflictError("The host is stopping", code="shutting_down")
         if request.pack_id in self._starting:
             raise ConflictError("This Pack is being started already", code="already_starting")
-        older = self._packs.get(request.pack_id)
-        newer = self._starting[request.pack_id] = _Supervised(self, request, prepare)
-        if older is None or older.state is ContainerState.ERROR:
-            self._packs[request.pack_id] = newer
+        newer = self._starting[request.pack_id] = Supervised(self, request, prepare)
         try:
-            await newer.start()
+            await self._cut_retired(request.pack_id)
+            older = self._packs.get(request.pack_id)
+            if older is None or older.state is ContainerState.ERROR:
+                self._packs[request.pack_id] = newer
+                await newer.start()
+            else:
+                await self._start_beside(newer, agree)
         finally:
             del self._starting[request.pack_id]
         self._packs[request.pack_id] = newer
+        newer.watch()
         if older is not None:
-            await older.stop("a newer generation took over", drain_s=DRAIN_S)
+            self._retire(request.pack_id, older)
         return newer.info()
+
+    async def _start_beside(self, newer: Supervised, agree: Agree | None) -> None:
+        await newer.start(beside=True)
+        try:
+            session = newer.session()
+            if agree is not None:
+                await agree(session)
+            newer.refuse_if_stopped()
+            session.take_over()
+        except BaseException:
+            await newer.stop("it did not take over", drain_s=0.0)
+            raise
+
+    def _retire(self, pack_id: str, older: Supervised) -> None:
+        work = older.stop("a newer generation took over", drain_s=TAKEOVER_DRAIN_S)
+        task = asyncio.get_running_loop().create_task(work, name=f"end of an older generation of {pack_id}")
+        self._retired[task] = (pack_id, older)
+        task.add_done_callback(self._retired.pop)
+
+    async def _cut_retired(self, pack_id: str | None = None) -> None:
+        """Don't wait for the calls of older generations any longer."""
+        tasks = [task for task, (owner, _) in self._retired.items() if pack_id in {None, owner}]
+        for task in tasks:
+            self._retired[task][1].cut("nothing of this Pack may run on")
+        if tasks:
+            await asyncio.wait(tasks)
 
     async def stop(self, pack_id: str, *, reason: str, drain_s: float = DRAIN_S) -> None:
         """Stop a Pack: bounded by ``drain_s`` and a few seconds. ``NotFoundError`` when it has no container."""
         if pack_id in self._starting:
             self._starting[pack_id].forbid()
         self._named(pack_id)
-        await self._packs.pop(pack_id).stop(reason, drain_s=drain_s)
+        await asyncio.gather(self._packs.pop(pack_id).stop(reason, drain_s=drain_s), self._cut_retired(pack_id))
 
     def list(self) -> Sequence[ContainerInfo]:
         """Every container, by Pack."""
@@ -173,6 +205,11 @@ class ContainerOrchestrator:
         """One Pack's container."""
         found = self._packs.get(pack_id)
         return found.info() if found is not None else None
+
+    def running_as(self, pack_id: str) -> LaunchRequest | None:
+        """What a Pack's container was started with; None when it has none."""
+        found = self._packs.get(pack_id)
+        return found.request if found is not None else None
 
     async def usage(self, pack_id: str) -> Mapping[str, float]:
         """``{memory_bytes, cpu_s, pids}`` now, where the machine can tell."""
@@ -206,9 +243,8 @@ class ContainerOrchestrator:
         for one in self._starting.values():
             one.forbid()
         packs, self._packs = self._packs, {}
-        await asyncio.gather(
-            *(one.stop("the host stops", drain_s=DRAIN_S) for one in packs.values()), return_exceptions=True
-        )
+        stopping = [one.stop("the host stops", drain_s=DRAIN_S) for one in packs.values()]
+        await asyncio.gather(*stopping, self._cut_retired(), return_exceptions=True)
         for driver in self._drivers:
             await driver.close()
         with contextlib.suppress(OSError):  # sockets that somebody still holds stay for the next boot
@@ -233,13 +269,13 @@ class ContainerOrchestrator:
             isolation=generation.isolation,
         )
 
-    # ---- for _Supervised
+    # ---- for supervision
 
     def tell(self, kind: str, pack_id: str, generation: int, detail: str = "") -> None:
         """Report an event."""
         self._on_event(ContainerEvent(kind, pack_id, generation, time.time(), detail))
 
-    async def launch(self, request: LaunchRequest, prepare: Prepare) -> Generation:
+    async def launch(self, request: LaunchRequest, prepare: Prepare, *, beside: bool = False) -> Generation:
         """A new generation, started; a few at a time."""
         async with self._starts:
             driver = self._driver
@@ -248,7 +284,7 @@ class ContainerOrchestrator:
             number = self._generations[request.pack_id] = self._generations.get(request.pack_id, 0) + 1
             spec = await self._spec(request, driver, number)
             generation = Generation(request, spec, driver)
-            await generation.begin(self._bus, prepare)
+            await generation.begin(self._bus, prepare, beside=beside)
             return generation
 
     async def reattached(self) -> bool:
@@ -287,189 +323,8 @@ class ContainerOrchestrator:
         except ValueError as error:
             raise HostError("This sandbox can't be described", code="sandbox_invalid", detail=str(error)) from error
 
-    def _named(self, pack_id: str) -> _Supervised:
+    def _named(self, pack_id: str) -> Supervised:
         found = self._packs.get(pack_id)
         if found is None:
             raise NotFoundError("This Pack has no container", code="no_container", fields={"pack_id": pack_id})
         return found
-
-
-class _Supervised:
-    """One Pack under supervision: its current generation, and the task that keeps it alive."""
-
-    def __init__(self, owner: ContainerOrchestrator, request: LaunchRequest, prepare: Prepare) -> None:
-        self._owner = owner
-        self._request = request
-        self._prepare = prepare
-        self._stopping = asyncio.Event()
-        self._failures: tuple[float, ...] = ()
-        self._task: asyncio.Task[None] | None = None
-        self._started_at = time.time()
-        self._restarts = 0
-        self._last_error = ""
-        self.state = ContainerState.STARTING
-        self.current: Generation | None = None
-
-    async def start(self) -> None:
-        """The first generation; raises when it does not come up, or is stopped before it has."""
-        launching = asyncio.ensure_future(self._launch())
-        forbidden = asyncio.ensure_future(self._stopping.wait())
-        try:
-            await asyncio.wait([launching, forbidden], return_when=asyncio.FIRST_COMPLETED)
-            self._refuse_if_stopped()
-            launching.result()
-        except BaseException as error:
-            self.state, self._last_error = ContainerState.ERROR, str(error)
-            launching.cancel()
-            await asyncio.gather(launching, return_exceptions=True)
-            if self.current is not None:
-                await self.current.end(reason="stopped while it started")
-                self.current = None
-            raise
-        finally:
-            forbidden.cancel()
-        self._task = asyncio.create_task(self._watch())
-
-    def _refuse_if_stopped(self) -> None:
-        if self._stopping.is_set():
-            raise ConflictError("This Pack was stopped while it started", code="stopped_while_starting")
-
-    def forbid(self) -> None:
-        """From now on nothing of this starts any more."""
-        self._stopping.set()
-
-    async def stop(self, reason: str, *, drain_s: float) -> None:
-        """End the supervision, then the generation."""
-        self._stopping.set()
-        if self.state is not ContainerState.ERROR:
-            self.state = ContainerState.STOPPING
-        generation = self.current
-        if generation is not None:
-            ended = await generation.end(reason=reason, drain_s=drain_s, grace_s=TERM_S)
-            self._tell("stopped", f"{reason}; {ended.cause if ended else 'ended'}")
-        if self._task is not None:
-            await asyncio.wait([self._task], timeout=SETTLE_S)  # it sees the end; a launch under way is cancelled
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
-        if self.current is not None and self.current is not generation:  # came up between the two
-            await self.current.end(reason=reason)
-        self.current, self.state = None, ContainerState.STOPPED
-
-    def info(self) -> ContainerInfo:
-        """As seen now."""
-        generation = self.current
-        isolation = generation.isolation if generation is not None else None
-        sandbox = generation.sandbox if generation is not None else None
-        return ContainerInfo(
-            id=sandbox.id if sandbox is not None else "",
-            pack_id=self._request.pack_id,
-            generation=generation.spec.generation if generation is not None else 0,
-            driver=generation.driver.kind.value if generation is not None else "",
-            level=isolation.level if isolation is not None else Level.NONE,
-            state=self.state,
-            started_at=self._started_at,
-            restarts=self._restarts,
-            last_error=self._last_error,
-            isolation=isolation,
-            pid=getattr(sandbox, "pid", 0),
-        )
-
-    async def _launch(self) -> None:
-        self.current = await self._owner.launch(self._request, self._prepare)
-        self._started_at = time.time()
-        self.state = ContainerState.RUNNING
-        self._tell("started", self.current.sandbox.id if self.current.sandbox else "")
-
-    async def _watch(self) -> None:
-        """Until stopped: wait for the end, decide, start again."""
-        while not self._stopping.is_set():
-            assert self.current is not None
-            ended = await self._ended(self.current)
-            if self._stopping.is_set():
-                return
-            self._last_error = described(ended)
-            self._tell("crashed", self._last_error)
-            with contextlib.suppress(HostError):
-                await self.current.end(reason="its sandbox ended")
-            if ended.cause == "lost":
-                await self._wait_for_engine()
-            if not await self._restart():
-                return
-
-    async def _ended(self, generation: Generation) -> Exit:
-        """The end of a generation, found by itself or by a health check."""
-        assert generation.session is not None
-        ending = asyncio.ensure_future(generation.ended())
-        misses = 0
-        try:
-            while True:
-                await asyncio.wait([ending], timeout=HEALTH_EVERY_S)
-                if ending.done():
-                    return ending.result()
-                try:
-                    await generation.session.ping(HEALTH_DEADLINE_S)
-                    misses = 0
-                except (RumiError, TimeoutError):
-                    misses += 1
-                if misses >= HEALTH_MISSES:
-                    self._tell("unhealthy", f"no answer to {misses} health checks")
-                    generation.session.abort("it does not answer")
-                    return Exit(None, "unhealthy", f"no answer within {HEALTH_DEADLINE_S:g} s, {misses} times")
-        finally:
-            ending.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await ending
-
-    async def _restart(self) -> bool:
-        """Try until one generation serves; ``False`` when it was stopped, given up or refused."""
-        while True:
-            now = time.monotonic()
-            self._failures = (*self._owner.policy.forgotten(self._failures, now), now)
-            decision = self._owner.policy.decide(self._failures, now, random.random())  # noqa: S311 - jitter, no secret
-            if isinstance(decision, GiveUp):
-                return self._give_up("gave_up", f"{decision.failures} failures in {decision.window_s:g} s")
-            self.state = ContainerState.RESTARTING
-            self._tell("restarting", f"in {decision.delay_s:.2f} s")
-            if await self._stopped_within(decision.delay_s):
-                return False
-            self._restarts += 1
-            try:
-                await self._launch()
-            except TrustError as error:
-                return self._give_up("weaker", str(error))
-            except RumiError as error:
-                self._last_error = str(error)
-                self._tell("crashed", self._last_error)
-                if error.code in ENGINE_GONE:
-                    await self._wait_for_engine()
-            else:
-                return True
-            if self._stopping.is_set():
-                return False
-
-    async def _wait_for_engine(self) -> None:
-        """The engine went away: not the Pack's failure, so it costs no attempt. Look again, ever less often."""
-        self.state = ContainerState.DEGRADED
-        self._tell("degraded", "the isolation engine does not answer")
-        delay_s = ENGINE_CHECK_S
-        while not await self._owner.reattached():
-            if await self._stopped_within(delay_s):
-                return
-            delay_s = min(delay_s * 2, ENGINE_CHECK_CAP_S)
-        self._failures = ()
-        self._tell("reattached")
-
-    async def _stopped_within(self, delay_s: float) -> bool:
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._stopping.wait(), delay_s)
-        return self._stopping.is_set()
-
-    def _give_up(self, kind: str, why: str) -> bool:
-        self.state, self._last_error = ContainerState.ERROR, why
-        self._tell(kind, why)
-        return False
-
-    def _tell(self, kind: str, detail: str = "") -> None:
-        generation = self.current.spec.generation if self.current is not None else 0
-        self._owner.tell(kind, self._request.pack_id, generation, detail)

@@ -100,6 +100,9 @@ class SessionPort(Protocol):
     def abort(self, reason: str) -> None:
         """Close at once; pending calls fail."""
 
+    def take_over(self) -> None:
+        """Take the place of the generation that serves, in this turn of the loop."""
+
 
 class EndpointPort(Protocol):
     """A listening bus socket."""
@@ -115,9 +118,17 @@ class BusPort(Protocol):
     """What the orchestrator needs of the bus."""
 
     async def open(
-        self, pack_id: str, generation: int, rights: Any, *, socket_path: str, uid: int | None, gid: int | None
+        self,
+        pack_id: str,
+        generation: int,
+        rights: Any,
+        *,
+        socket_path: str,
+        uid: int | None,
+        gid: int | None,
+        beside: bool = False,
     ) -> EndpointPort:
-        """Listen for one Pack."""
+        """Listen for one generation of a Pack; ``beside``: seen by nobody until it takes over."""
 
 
 class RunnableDriver(SandboxDriver, Protocol):
@@ -142,8 +153,8 @@ class Generation:
         self.isolation: Isolation | None = None
         self._endpoint: EndpointPort | None = None
 
-    async def begin(self, bus: BusPort, prepare: Prepare) -> None:
-        """Everything up to a serving Pack.
+    async def begin(self, bus: BusPort, prepare: Prepare, *, beside: bool = False) -> None:
+        """Everything up to a serving Pack, or to one that could take over from the one ``beside``.
 
         Raises:
             HostError: it did not start or connect; ``detail`` holds the end of its output.
@@ -157,6 +168,7 @@ class Generation:
                 socket_path=self.spec.socket_path,
                 uid=self.spec.uid,
                 gid=self.spec.gid,
+                beside=beside,
             )
             _admit(self.spec)
             self.sandbox = await self.driver.start(self.spec)

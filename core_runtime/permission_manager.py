@@ -1,7 +1,8 @@
 """Judging single uses of granted permissions while Packs run.
 
 Invariants:
-  * Each use is judged from the grant in force at that moment: what was revoked is denied at the next use.
+  * Each use is judged from the grant in force at that moment: what was revoked is denied at the next use. While two
+    generations of a Pack exist, each is judged by its own (``generations``).
   * A one-use permission is spent durably before it is allowed. Time-bound ones end by the latest time ever seen, so
     that moving the clock back extends nothing.
   * What only the operator may touch is denied here too, whatever a grant says.
@@ -17,6 +18,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from backend_core.ecosystem.spec.models import PackMetadata
@@ -24,6 +26,7 @@ from backend_core.errors import HostError, TrustError, quote
 from core_runtime.drivers.audit import AuditLog
 from core_runtime.drivers.counters import Counters
 from core_runtime.drivers.grants import GrantFiles
+from core_runtime.generations import grant_of
 from core_runtime.rules.grants import Grant, Mode, Permission, permission_document
 from core_runtime.rules.permissions import (
     Allow,
@@ -95,7 +98,7 @@ class PermissionManager:
         """``grants`` gives the grant in force (``ApprovalManager.grant``); ``files`` (``ApprovalManager.grants``) makes
         one-use permissions and the latest time survive a restart, without it they last as long as this object.
         """
-        self._grants = grants
+        self._grants = partial(grant_of, in_force=grants)
         self._audit = audit
         self._clock = clock
         self._monotonic = monotonic

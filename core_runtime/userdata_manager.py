@@ -5,20 +5,30 @@ Invariants:
     components: no link, mount, device, FIFO or hard link is passed, whatever changes on disk in between.
   * Writes are atomic, and bounded by the Pack's quota: its own folder as it is on disk, and what it wrote elsewhere.
   * ``packs/<pack_id>/`` is the Pack's own without asking, while it is approved.
+  * A version on trial (``trial``) sees what is there and changes nothing of it before ``settle``, which refuses when
+    anything that the trial depends on was changed by its Pack since.
 
 Not here: the bus operations that carry these calls (``handlers``).
 """
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import json
+import secrets
 import threading
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, Self
 
-from backend_core.errors import DeniedError, HostError, NotFoundError, RumiError, TooLargeError, quote
+from backend_core.errors import ConflictError, DeniedError, HostError, NotFoundError, RumiError, TooLargeError, quote
 from backend_core.files import Confined, private_folder, read_bounded, split_path, write_atomic
+from core_runtime.drivers.overlay import Overlay
+from core_runtime.drivers.store import discard
+from core_runtime.generations import ACTING, DECIDE_S, Stage, Standing
 from core_runtime.rules.grants import Grant
 from core_runtime.rules.permissions import Allow, Deny, protected_fault, resources_of
 
@@ -73,15 +83,79 @@ class UserdataManager:
         root = home / "user_data"
         root.mkdir(parents=True, exist_ok=True)
         self._accounts = private_folder(private_folder(root / "packs") / ".accounts")
-        self._files = Confined(root)
+        self._trials = private_folder(root / "packs" / ".trials")
+        for left in self._trials.iterdir():
+            discard(left)
+        self._files: Confined | Overlay = Confined(root)
+        self._changes: dict[str, set[str]] = {}
         self._permissions = permissions
         self._quota_bytes = quota_bytes
         self._mutex = threading.Lock()
         self._usage: dict[str, _Usage] = {}
 
     def close(self) -> None:
-        """Give the folder's descriptor back."""
+        """Give the folder's descriptor back; a trial leaves nothing behind."""
         self._files.close()
+        if isinstance(self._files, Overlay):
+            discard(self._accounts.parent)
+
+    def trial(self, pack_id: str) -> Self:
+        """The access of a version of ``pack_id`` on trial; ``settle`` or ``close`` it. One at a time for each Pack."""
+        assert isinstance(self._files, Confined)
+        folder = self._trials / secrets.token_hex(8)
+        folder.mkdir(0o700)
+        usage = self._account(pack_id)
+        with usage.lock:
+            counted = _Usage(own=dict(self._own(pack_id, usage)), elsewhere=dict(usage.elsewhere))
+            self._changes[pack_id] = set()
+        trial = copy.copy(self)  # judged and bounded as this one is
+        vars(trial).update(
+            _files=Overlay(self._files, private_folder(folder / "files")),
+            _accounts=private_folder(folder / "accounts"),
+            _usage={pack_id: counted},
+            _mutex=threading.Lock(),
+            _changes={},
+        )
+        return trial
+
+    def settle(self, pack_id: str, trial: UserdataManager, begin: Callable[[], object]) -> None:
+        """Make what ``trial`` wrote true, after ``begin``; meanwhile the Pack writes nothing else.
+
+        ``ConflictError`` ``data_changed``, with nothing done, when the trial depends on what its Pack changed since.
+        """
+        usage = self._account(pack_id)
+        with usage.lock:
+            stale = sorted(path for path in self._changes.get(pack_id, ()) if trial.touched(path))
+            if stale:
+                raise ConflictError(
+                    "The data changed while the new version was on trial",
+                    code="data_changed",
+                    detail=f"{quote(stale[0])} was written by the version that serves, after the trial had seen it.",
+                    hint="Both can't work on it at the same time; the new one starts after the old one has stopped.",
+                )
+            begin()
+            usage.own, usage.elsewhere = None, trial.settled(pack_id)
+            self._save(pack_id, usage)
+
+    def settled(self, pack_id: str) -> dict[str, int]:
+        """Of a trial: make what it wrote true; sizes by path of what it keeps outside its own folder."""
+        if isinstance(self._files, Overlay):
+            self._files.settle()
+        return dict(self._account(pack_id).elsewhere)
+
+    def touched(self, path: str) -> bool:
+        """Of a trial: whether what it did depends on ``path``."""
+        return isinstance(self._files, Overlay) and self._files.touched(path)
+
+    def drop(self, pack_id: str, trial: UserdataManager) -> None:
+        """The trial is over, one way or the other."""
+        trial.close()
+        self._changes.pop(pack_id, None)
+
+    def forget(self, pack_id: str) -> None:
+        """What the Pack keeps was exchanged: it is counted anew."""
+        with self._mutex:
+            self._usage.pop(pack_id, None)
 
     def read(self, pack_id: str, path: str) -> bytes:
         """The bytes of one file, at most ``MAX_FILE_BYTES``."""
@@ -94,7 +168,7 @@ class UserdataManager:
         if len(data) > MAX_FILE_BYTES:
             raise _too_large("file_too_large", f"{len(data)} bytes; a file may have {MAX_FILE_BYTES}.")
         usage = self._account(pack_id)
-        with usage.lock:
+        with self._claimed(pack_id, usage, path):
             before = self._size(path)
             self._check_quota(pack_id, usage, path, len(data))
             try:
@@ -116,7 +190,7 @@ class UserdataManager:
         """Remove one file; False when there was none."""
         self._require(pack_id, "userdata.write", path)
         usage = self._account(pack_id)
-        with usage.lock:
+        with self._claimed(pack_id, usage, path):
             removed = self._files.delete(path)
             self._own(pack_id, usage).pop(path, None)
             if usage.elsewhere.pop(path, None) is not None:
@@ -161,6 +235,24 @@ class UserdataManager:
         answer = self._permissions.check(pack_id, kind, path="/".join(parts))
         if isinstance(answer, Deny):
             raise answer.error()
+
+    @contextlib.contextmanager
+    def _claimed(self, pack_id: str, usage: _Usage, path: str) -> Iterator[None]:
+        """The Pack's lock for a change of ``path``, if its generation may make one; noted for a trial beside it."""
+        standing = ACTING.get()
+        if standing is None or standing.pack_id != pack_id:
+            standing = Standing(pack_id)
+        deadline = time.monotonic() + DECIDE_S
+        while True:
+            standing.await_decision()
+            with usage.lock:
+                if standing.stage is Stage.RETIRING and time.monotonic() < deadline:
+                    continue  # it began while this thread waited for the lock
+                standing.check_write(path)
+                if pack_id in self._changes:
+                    self._changes[pack_id].add(path)
+                yield
+                return
 
     def _may_read(self, pack_id: str, path: str) -> bool:
         return self._permissions.has(pack_id, "userdata.read", path=path)

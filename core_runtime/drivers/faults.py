@@ -45,6 +45,7 @@ POINTS: Final = (
     "update.counted",
     "update.swapped",
     "update.moved_in",
+    "takeover.file",
     "update.done",
     "update.unstaged",
     "rollback.recorded",

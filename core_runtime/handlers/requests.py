@@ -3,23 +3,50 @@
 Invariants:
   * The asking Pack is the one whose connection carried the request; no argument can name another.
   * Arguments are checked here for shape, by the managers for right; both refuse by name.
+  * A version on trial does nothing here that would outlast a failed trial (``ON_TRIAL``).
   * Whatever blocks runs in a pool that only Packs' requests use: their flood can't keep the operator waiting.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from backend_core.errors import DeniedError, RequestError, quote
+from core_runtime.generations import ACTING, Stage, acting
 from core_runtime.handlers.host import Host
+from core_runtime.userdata_manager import UserdataManager
 
 MAX_TEXT_CHARS = 2_000
 MAX_PARAMS = 8
 MAX_ITEMS = 32
 MAX_ITEM_CHARS = 256
 Operation = Callable[[Host, str, Mapping[str, Any]], Any]
+
+
+ON_TRIAL = frozenset({
+    "userdata.read", "userdata.write", "userdata.list", "userdata.exists", "userdata.stat", "userdata.delete",
+    "permission.has", "permission.request", "journal.record", "diagnostics.record", "secret.get",
+})  # fmt: skip
+"""What a version may do before it has taken over."""
+
+
+async def serve_session(host: Host, session: Any, operation: str, args: Any) -> Any:
+    """``serve`` for one generation of a Pack, by what is its right."""
+    standing = getattr(session.rights(), "standing", None)
+    if standing is not None and standing.stage is Stage.TRIAL and operation not in ON_TRIAL:
+        standing.refused = standing.refused or operation
+        raise DeniedError(
+            f"{quote(operation, 60)} is not for a version on trial",
+            code="on_trial",
+            detail="The version before still serves; what this operation does could not be taken back.",
+            hint="The host starts this version again in the old one's place; it may do it then.",
+        )
+    with acting(standing):
+        return await serve(host, session.pack_id, operation, args)
 
 
 async def serve(host: Host, pack_id: str, operation: str, args: Any) -> Any:
@@ -34,14 +61,21 @@ async def serve(host: Host, pack_id: str, operation: str, args: Any) -> Any:
         )
     if not isinstance(args, Mapping):
         raise _wrong(operation, "its arguments", "a map", args)
-    return await asyncio.get_running_loop().run_in_executor(host.pack_work, perform, host, pack_id, args)
+    work = partial(contextvars.copy_context().run, perform, host, pack_id, args)
+    return await asyncio.get_running_loop().run_in_executor(host.pack_work, work)
+
+
+def _files(host: Host) -> UserdataManager:
+    """The files of whoever acts: those that are there, or those that a version on trial sees."""
+    standing = ACTING.get()
+    return host.userdata if standing is None or standing.files is None else standing.files
 
 
 # -- operations -------------------------------------------------------------------------------------------------------
 
 
 def _read(host: Host, pack_id: str, args: Mapping[str, Any]) -> bytes:
-    return host.userdata.read(pack_id, _text(args, "path"))
+    return _files(host).read(pack_id, _text(args, "path"))
 
 
 def _write(host: Host, pack_id: str, args: Mapping[str, Any]) -> None:
@@ -50,23 +84,23 @@ def _write(host: Host, pack_id: str, args: Mapping[str, Any]) -> None:
         data = data.encode()
     if not isinstance(data, bytes):
         raise _wrong("userdata.write", "data", "bytes or text", data)
-    host.userdata.write(pack_id, _text(args, "path"), data)
+    _files(host).write(pack_id, _text(args, "path"), data)
 
 
 def _list(host: Host, pack_id: str, args: Mapping[str, Any]) -> Any:
-    return host.userdata.list(pack_id, _text(args, "prefix", ""))
+    return _files(host).list(pack_id, _text(args, "prefix", ""))
 
 
 def _exists(host: Host, pack_id: str, args: Mapping[str, Any]) -> bool:
-    return bool(host.userdata.exists(pack_id, _text(args, "path")))
+    return bool(_files(host).exists(pack_id, _text(args, "path")))
 
 
 def _stat(host: Host, pack_id: str, args: Mapping[str, Any]) -> dict[str, Any]:
-    return dict(host.userdata.stat(pack_id, _text(args, "path")))
+    return dict(_files(host).stat(pack_id, _text(args, "path")))
 
 
 def _delete(host: Host, pack_id: str, args: Mapping[str, Any]) -> bool:
-    return bool(host.userdata.delete(pack_id, _text(args, "path")))
+    return bool(_files(host).delete(pack_id, _text(args, "path")))
 
 
 def _journal(host: Host, pack_id: str, args: Mapping[str, Any]) -> None:

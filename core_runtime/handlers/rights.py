@@ -2,6 +2,7 @@
 
 Invariants:
   * A revocation acts on the next use: nothing is remembered beyond the very grant it was computed from.
+  * While two generations of a Pack exist, each is judged by its own grant (``standing``).
   * Looking is no use. ``may_see`` decides what a Pack is shown; only ``may_call``, asked once for each real call,
     counts it and spends a one-use edge. What is refused was refused by ``may_see`` already, so the audit trail gets it
     from the bus, which knows what was really tried, and not twice.
@@ -9,6 +10,9 @@ Invariants:
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from core_runtime.generations import Stage, Standing, acting
 from core_runtime.handlers.host import Host
 from core_runtime.rules.grants import Grant, Mode
 from core_runtime.rules.permissions import Allow, Rights, rights_of
@@ -20,6 +24,7 @@ class SessionRights:
     """The rights of one Pack, judged anew at each question. For the event loop's thread."""
 
     def __init__(self, host: Host, pack_id: str) -> None:
+        self.standing = Standing(pack_id)
         self._host = host
         self._pack_id = pack_id
         self._grant: Grant | None = None
@@ -32,6 +37,31 @@ class SessionRights:
 
         Spending is durable before the call goes on (a sync of one small file), since a crash must not give it back.
         """
+        return self._asked(self._may_call, key)
+
+    def may_see(self, key: str) -> bool:
+        """Whether the edge to ``key`` is granted now."""
+        return self._asked(self._visible, key)
+
+    def may_register(self, key: str) -> bool:
+        """Whether the Pack declared ``key`` and holds what the key means to the host."""
+        return self._asked(self._may_register, key)
+
+    def may_publish(self, topic: str) -> bool:
+        """Whether the Pack may publish ``topic`` now."""
+        return self._asked(self._live.may_publish, topic)
+
+    def may_subscribe(self, topic: str) -> bool:
+        """Whether the Pack may receive ``topic`` now; also asked with the pattern itself."""
+        return self._asked(self._live.may_subscribe, topic)
+
+    def _asked(self, question: Callable[[str], bool], subject: str) -> bool:
+        if self.standing.stage is Stage.SERVING:
+            return question(subject)
+        with acting(self.standing):
+            return question(subject)
+
+    def _may_call(self, key: str) -> bool:
         if not self._visible(key):
             return False
         answer = self._host.permissions.may_call(self._pack_id, key)
@@ -39,25 +69,12 @@ class SessionRights:
             self._host.show_rights(self._pack_id)
         return isinstance(answer, Allow)
 
-    def may_see(self, key: str) -> bool:
-        """Whether the edge to ``key`` is granted now."""
-        return self._visible(key)
-
-    def may_register(self, key: str) -> bool:
-        """Whether the Pack declared ``key`` and holds what the key means to the host."""
-        grant = self._host.approvals.grant(self._pack_id)
+    def _may_register(self, key: str) -> bool:
+        grant = self._host.permissions.grant(self._pack_id)
         if grant is not self._grant:
             self._grant, self._rights = grant, NO_RIGHTS if grant is None else rights_of(None, grant)
         return self._rights.may_register(key)
 
-    def may_publish(self, topic: str) -> bool:
-        """Whether the Pack may publish ``topic`` now."""
-        return self._live.may_publish(topic)
-
-    def may_subscribe(self, topic: str) -> bool:
-        """Whether the Pack may receive ``topic`` now; also asked with the pattern itself."""
-        return self._live.may_subscribe(topic)
-
     def _was_last(self, index: int) -> bool:
-        grant = self._host.approvals.grant(self._pack_id)
+        grant = self._host.permissions.grant(self._pack_id)
         return grant is not None and index < len(grant.permissions) and grant.permissions[index].mode is Mode.ONCE

@@ -28,7 +28,7 @@ async def bus_step(host: Host, _args: Mapping[str, Any]) -> None:
     host.active = await asyncio.to_thread(load_active_ecosystem, host.settings.user_data / "active_ecosystem.json")
 
     async def serve(session: Any, operation: str, args: Any) -> Any:
-        return await requests.serve(host, session.pack_id, operation, args)
+        return await requests.serve_session(host, session, operation, args)
 
     def denied(pack_id: str, operation: str, subject: str, count: int) -> None:
         record = asyncio.to_thread(

@@ -99,15 +99,14 @@ async def stop_one(host: Host, pack_id: str, *, reason: str) -> None:
     served = is_running(host, pack_id)
     await _drop_container(host, pack_id, reason)
     if served:  # otherwise the trail would tell of an end that nothing had
-        await _mark(host, pack_id, "stopped", reason)
+        await mark(host, pack_id, "stopped", reason)
 
 
-async def restart(host: Host, pack_id: str) -> None:
-    """Stop and start again, as the Pack itself asked for."""
-    async with host.exclusively(pack_id):
-        if is_running(host, pack_id):
-            await stop_one(host, pack_id, reason="restart")
-            await _attempt(host, pack_id, host.policy.start_timeout_s)
+async def start_again(host: Host, pack_id: str) -> None:
+    """Stop and start again; who calls it meanwhile waits."""
+    with host.bus.holding(pack_id):
+        await stop_one(host, pack_id, reason="restart")
+        await _attempt(host, pack_id, host.policy.start_timeout_s)
 
 
 async def park_idle(host: Host, pack_id: str) -> bool:
@@ -129,6 +128,32 @@ def is_running(host: Host, pack_id: str) -> bool:
     """Whether a generation serves, or comes back by itself."""
     info = host.orchestrator.get(pack_id) if host.orchestrator is not None else None
     return info is not None and info.state not in {ContainerState.ERROR, ContainerState.STOPPED}
+
+
+def appoint(host: Host, key: str, pack_id: str) -> None:
+    """The operator's override decides who owns a key, else the Pack approved for it first."""
+    chosen = host.active.interface_overrides.get(key)
+    if chosen is not None:
+        host.registry.set_owner(key, chosen)
+    elif host.registry.owner(key) is None:
+        host.registry.set_owner(key, host.approvals.owners().get(key, pack_id))
+
+
+async def mark(host: Host, pack_id: str, event: str, cause: str) -> None:
+    """Tell the approval manager what became of a start.
+
+    An edge that the table of states lacks (stopped while stopped) changes nothing.
+    """
+    try:
+        await asyncio.to_thread(host.approvals.mark, pack_id, event, cause)
+    except RumiError as error:
+        host.diagnostics.record(
+            phase="containers",
+            status="skipped",
+            target={"kind": "pack", "id": pack_id},
+            error=error,
+            meta={"event": event},
+        )
 
 
 def forget(host: Host, pack_id: str) -> None:
@@ -206,33 +231,10 @@ async def _launch(host: Host, copy: VerifiedCopy) -> None:
         await host.lifecycle.prepare(session, copy.metadata)
 
     for key in sorted(copy.metadata.provides()):
-        _appoint(host, key, copy.pack_id)
+        appoint(host, key, copy.pack_id)
     await host.sandboxes.start(launch_request(host, copy), prepare)
-    await _mark(host, copy.pack_id, "started", "")
+    await mark(host, copy.pack_id, "started", "")
     host.in_background(asyncio.to_thread(operator_view.write, host, copy.pack_id), f"operator view of {copy.pack_id}")
-
-
-def _appoint(host: Host, key: str, pack_id: str) -> None:
-    """The operator's override decides who owns a key, else the Pack approved for it first."""
-    chosen = host.active.interface_overrides.get(key)
-    if chosen is not None:
-        host.registry.set_owner(key, chosen)
-    elif host.registry.owner(key) is None:
-        host.registry.set_owner(key, host.approvals.owners().get(key, pack_id))
-
-
-async def _mark(host: Host, pack_id: str, event: str, cause: str) -> None:
-    """Tell the approval manager; an edge that the table of states lacks (stopped while stopped) changes nothing."""
-    try:
-        await asyncio.to_thread(host.approvals.mark, pack_id, event, cause)
-    except RumiError as error:
-        host.diagnostics.record(
-            phase="containers",
-            status="skipped",
-            target={"kind": "pack", "id": pack_id},
-            error=error,
-            meta={"event": event},
-        )
 
 
 def _must_wait(host: Host, metadata: PackMetadata) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 from backend_core.ecosystem.registry import PackRegistry
 from backend_core.errors import quote
 from core_runtime.approval_manager import ApprovalManager
-from core_runtime.handlers import starting
+from core_runtime.handlers import takeover
 from core_runtime.handlers.host import Host
 from core_runtime.handlers.table import handler
 from core_runtime.host_privilege_manager import HostPrivilegeManager
@@ -56,4 +56,4 @@ class HostEffects:
         self._loop.call_soon_threadsafe(self._restart, pack_id)
 
     def _restart(self, pack_id: str) -> None:
-        self._host.in_background(starting.restart(self._host, pack_id), f"restart of {pack_id}")
+        self._host.in_background(takeover.restart(self._host, pack_id), f"restart of {pack_id}")

@@ -1,11 +1,13 @@
 """Use cases about updates: bring a new version in, look at it, put it in the old one's place, go back.
 
-A new version replaces the old one by a bounded stop and start: two generations of one Pack would own the same
-interface keys at the same time. Whatever keeps the new one from starting, the old one serves again, code and data.
+A new version is tried beside the old one, which goes on serving, and takes over when it works (``takeover``). Where
+that can't be, it is tried in the old one's place: stopped, started, and put back if it fails; who calls the Pack
+meanwhile waits instead of failing.
 
 Invariants:
-  * What can be refused is refused before anything is stopped.
-  * The new version counts as an update only after its sandbox said HELLO and none of its components failed.
+  * What can be refused is refused before anything starts or stops.
+  * The new version counts as an update only after its sandbox said HELLO and none of its components failed. Otherwise
+    the old one serves on, or again, code and data.
 
 Not here: decisions and files (``approval_manager``), how a Pack starts (``starting``).
 """
@@ -13,7 +15,7 @@ Not here: decisions and files (``approval_manager``), how a Pack starts (``start
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,9 +23,10 @@ from typing import Any
 from backend_core.errors import PackError, RumiError, SandboxUnavailable
 from core_runtime.approval_manager import PackStatus
 from core_runtime.component_lifecycle import ComponentState
-from core_runtime.handlers import operator_view, packs, starting
+from core_runtime.handlers import operator_view, packs, starting, takeover
 from core_runtime.handlers.host import Host
 from core_runtime.handlers.isolation import DOCKER_TITLE, expected_isolation, no_isolation_issue
+from core_runtime.handlers.takeover import Verdict
 from core_runtime.rules.review import Review
 
 MARGIN_S = 10.0
@@ -73,37 +76,29 @@ async def approve(
         await asyncio.to_thread(partial(host.approvals.check_update, pack_id, **options))
         _need_isolation(host)
         served = starting.is_running(host, pack_id)
-        await starting.stop_one(host, pack_id, reason="a new version takes its place")
-        try:
-            await asyncio.to_thread(partial(host.approvals.begin_update, pack_id, **options))
-        except RumiError:
-            await _serve_again(host, pack_id, served)
-            raise
-        _forget_rights(host, pack_id)
-        cause = await _try(host, pack_id, served)
-        if not cause:
-            try:
-                await asyncio.to_thread(host.approvals.finish_update, pack_id)
-            except RumiError as error:
-                cause = str(error)
-        if cause:
-            await _return(host, pack_id, cause, served)
+        if not (served and await _beside(host, pack_id, options)):
+            with host.bus.holding(pack_id):
+                await _in_its_place(host, pack_id, options, served)
     await asyncio.to_thread(operator_view.write, host, pack_id)
     return await packs.status(host, pack_id)
 
 
 async def rollback(host: Host, pack_id: str, *, actor: str = OPERATOR) -> PackStatus:
-    """Return to the version approved before the last update, code and the Pack's data together."""
+    """Return to the version approved before the last update, code and the Pack's data together.
+
+    By stop and start, since the data has to be still; who calls it meanwhile waits.
+    """
     host.require_evidence()
     async with host.exclusively(pack_id):
         await asyncio.to_thread(host.approvals.check_rollback, pack_id)
         served = starting.is_running(host, pack_id)
-        await starting.stop_one(host, pack_id, reason="the version before takes its place again")
-        try:
-            await asyncio.to_thread(host.approvals.rollback, pack_id, actor=actor)
-        finally:
-            _forget_rights(host, pack_id)
-            await _serve_again(host, pack_id, served)
+        with host.bus.holding(pack_id):
+            await starting.stop_one(host, pack_id, reason="the version before takes its place again")
+            try:
+                await asyncio.to_thread(host.approvals.rollback, pack_id, actor=actor)
+            finally:
+                _forget_rights(host, pack_id)
+                await _serve_again(host, pack_id, served)
     await asyncio.to_thread(operator_view.write, host, pack_id)
     return await packs.status(host, pack_id)
 
@@ -119,6 +114,65 @@ def _need_isolation(host: Host) -> None:
             detail="A new version is tried in its sandbox before it takes the old one's place.",
             hint="See what each driver says with: rumi doctor",
         )
+
+
+async def _beside(host: Host, pack_id: str, options: Mapping[str, Any]) -> bool:
+    """Try it while the old one serves; False when it has to be tried in the old one's place."""
+    copy = await asyncio.to_thread(partial(host.approvals.open_trial, pack_id, **options))
+    begin = partial(host.approvals.begin_update, pack_id, **{**options, "digest": copy.digest})
+    try:
+        outcome = await takeover.beside(host, copy, copy.grant, begin)
+    finally:
+        await asyncio.to_thread(host.approvals.close_trial, pack_id)
+    if outcome.verdict is Verdict.TOOK_OVER:
+        await starting.mark(host, pack_id, "started", "")
+        cause = await _finish(host, pack_id)
+        if cause:
+            with host.bus.holding(pack_id):
+                await _return(host, pack_id, cause, served=True)
+        return True
+    if outcome.verdict is Verdict.BEGUN:
+        try:
+            await asyncio.to_thread(partial(host.approvals.return_update, pack_id, cause=outcome.cause))
+        finally:
+            outcome.older.serve()
+            _forget_rights(host, pack_id)
+        await starting.mark(host, pack_id, "started", "")
+    if outcome.verdict is Verdict.STOP_FIRST:
+        host.diagnostics.record(
+            phase="containers",
+            status="success",
+            step_id="update_in_place",
+            target={"kind": "pack", "id": pack_id},
+            meta={"why": outcome.cause[:500]},
+        )
+        return False
+    raise _failed(pack_id, outcome.cause)
+
+
+async def _in_its_place(host: Host, pack_id: str, options: Mapping[str, Any], served: bool) -> None:  # noqa: FBT001
+    """Stop the old one, then try the new one in its place."""
+    await starting.stop_one(host, pack_id, reason="a new version takes its place")
+    try:
+        await asyncio.to_thread(partial(host.approvals.begin_update, pack_id, **options))
+    except RumiError as error:
+        if await asyncio.to_thread(host.approvals.on_trial, pack_id):
+            await _return(host, pack_id, str(error), served)
+        await _serve_again(host, pack_id, served)
+        raise
+    _forget_rights(host, pack_id)
+    cause = await _try(host, pack_id, served) or await _finish(host, pack_id)
+    if cause:
+        await _return(host, pack_id, cause, served)
+
+
+async def _finish(host: Host, pack_id: str) -> str:
+    """The trial is over, it is the approved version; else why that could not be written."""
+    try:
+        await asyncio.to_thread(host.approvals.finish_update, pack_id)
+    except RumiError as error:
+        return str(error)
+    return ""
 
 
 async def _try(host: Host, pack_id: str, served: bool) -> str:  # noqa: FBT001 - read at its three calls
@@ -145,13 +199,15 @@ async def _return(host: Host, pack_id: str, cause: str, served: bool) -> None:  
     await starting.stop_one(host, pack_id, reason="the new version failed its trial")
     await asyncio.to_thread(partial(host.approvals.return_update, pack_id, cause=cause))
     _forget_rights(host, pack_id)
-    for issue in host.diagnostics.issues():
-        if issue.subject.startswith(f"{pack_id}:"):
-            host.diagnostics.resolve(issue.code, issue.subject)  # about components of the version that is gone again
+    takeover.forget_components(host, pack_id)
     host.diagnostics.resolve(starting.START_FAILED, pack_id)
     await _serve_again(host, pack_id, served)
-    raise PackError(
-        f"The new version of {pack_id} does not work; the old one serves again",
+    raise _failed(pack_id, cause)
+
+
+def _failed(pack_id: str, cause: str) -> PackError:
+    return PackError(
+        f"The new version of {pack_id} does not work; the old one serves",
         code="update_failed",
         detail=cause,
         hint=f"It stays staged. Read its log (rumi logs {pack_id}), then: rumi pack reject-update {pack_id}",
@@ -167,4 +223,5 @@ async def _serve_again(host: Host, pack_id: str, served: bool) -> None:  # noqa:
 def _forget_rights(host: Host, pack_id: str) -> None:
     """Rights of the version before are not remembered for this one."""
     host.permissions.forget(pack_id)
+    host.userdata.forget(pack_id)
     host.show_rights(pack_id)

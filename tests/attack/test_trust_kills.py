@@ -17,7 +17,7 @@ from tests.support.kills import ACTIONS, Killer
 
 SEED = int(os.environ.get("RUMI_KILL_SEED", "0")) or random.SystemRandom().getrandbits(32)
 KILLS = 45
-"""For each action: 495 together."""
+"""For each action: 540 together."""
 
 OLD = ["approved", "1.0.0", 1]
 NEW = ["approved", "2.0.0", 1]
@@ -32,12 +32,13 @@ LEGAL = {
     "rotate": [OLD],
     "add": [OLD],
     "update": [OLD, NEW],
+    "takeover": [OLD, NEW],
     "return": [OLD],
     "rollback": [NEW, OLD],
 }
 DONE = {"approve": LEGAL["approve"][1], "reject": ["blocked", "", 0], "narrow": ["approved", "1.0.0", 0],
         "widen": ["approved", "1.0.0", 2],
-        "restore": OLD, "remove": ["absent", "", 0], "rotate": OLD, "add": OLD, "update": NEW, "return": OLD,
+        "restore": OLD, "remove": ["absent", "", 0], "rotate": OLD, "add": OLD, "update": NEW, "takeover": NEW, "return": OLD,
         "rollback": OLD}  # fmt: skip
 
 
@@ -89,7 +90,7 @@ def check(action, found, told):
     assert not found["litter"], (told, found)
     if found["runs"]:
         assert found["runs"] == found["seen"][1], (told, found)
-    if action in {"update", "return", "rollback"}:
+    if action in {"update", "takeover", "return", "rollback"}:
         extra, version = found["extra"], found["seen"][1]
         assert extra["data"] == {"1.0.0": "old", "2.0.0": "new"}[version], (told, found)
         # a version that was not answered for waits on; one that was, does not; one taken back is gone

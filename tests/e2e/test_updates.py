@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import http.client
 import json
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -132,32 +129,3 @@ def test_what_can_not_be_added_is_refused_with_a_sentence(tmp_path: Path, host: 
     assert (status, answer["code"]) == (409, "tree_refused")
     assert list((host.home / "user_data/staging").iterdir()) == []
     assert list(host.packs.iterdir()) == []
-
-
-def test_a_host_that_is_killed_during_the_trial_comes_back_with_the_old_version(
-    tmp_path: Path, host: RunningHost
-) -> None:
-    host.put_pack("mover", version("1.0.0"))
-    host.approve("mover")
-    data = host.home / "user_data/packs/mover/format.txt"
-    data.parent.mkdir(parents=True, exist_ok=True)
-    data.write_text("one")
-    host.ok(
-        "POST", "/api/packs/add", {"path": folder(tmp_path / "v2", version("2.0.0", "import time; time.sleep(60)"))}
-    )
-    waiting = threading.Thread(target=_ask_and_be_cut_off, args=(host,))
-    waiting.start()
-    host.until(lambda: data.read_text() == "two", 20, "the new version to be on trial")
-    host.kill()
-    waiting.join(10)
-    host.start()
-    assert host.result("mover.version") == "1.0.0"
-    assert data.read_text() == "one"
-    seen = host.ok("GET", "/api/packs/mover/status")
-    assert (seen["status"], seen["version"], seen["pending_update"]["version"]) == ("running", "1.0.0", "2.0.0")
-    assert '"version": "1.0.0"' in (host.packs / "mover/backend/ecosystem.json").read_text()
-
-
-def _ask_and_be_cut_off(host: RunningHost) -> None:
-    with contextlib.suppress(OSError, http.client.HTTPException):
-        host.request("POST", "/api/packs/mover/update/approve", {})

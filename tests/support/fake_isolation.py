@@ -83,7 +83,7 @@ class FakeSession:
         self.hello: dict[str, Any] = {"probe": {}}
         self.closed = asyncio.get_running_loop().create_future()
         self.welcomed = self.answers = True
-        self.welcomed = False
+        self.welcomed = self.took_over = False
 
     async def welcome(self, settings=None):
         self.welcomed = True
@@ -95,6 +95,9 @@ class FakeSession:
 
     async def shutdown(self, grace_s):
         self.abort("shut down")
+
+    def take_over(self):
+        self.took_over = True
 
     def abort(self, reason):
         if not self.closed.done():
@@ -120,7 +123,7 @@ class FakeBus:
     def __init__(self):
         self.sessions, self.open_paths, self.silent = [], set(), False
 
-    async def open(self, pack_id, generation, rights, *, socket_path, uid, gid):
+    async def open(self, pack_id, generation, rights, *, socket_path, uid, gid, beside=False):
         await asyncio.to_thread(Path(socket_path).touch)
         self.open_paths.add(socket_path)
         return FakeEndpoint(self, socket_path)

@@ -14,10 +14,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
 from core_runtime.drivers import faults
+from core_runtime.generations import Standing, acting
+from core_runtime.rules.grants import Grant
+from core_runtime.userdata_manager import UserdataManager
 from tests.support.trust_home import SETUP, STANDARD, TrustHome
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -68,6 +72,26 @@ def _update(home: TrustHome) -> None:
     home.approvals.finish_update("alpha")
 
 
+def _takeover(home: TrustHome) -> None:
+    """As an update beside the version that serves: what the new one writes on trial is kept aside until it counts."""
+    copy = home.approvals.open_trial("alpha", isolation=STANDARD, actor="tester")
+    trial = home.userdata.trial("alpha")
+    with acting(_trying(copy.grant, trial)):
+        trial.write("alpha", "packs/alpha/state.txt", b"new")
+        trial.write("alpha", "packs/alpha/more.txt", b"new")
+    begin = partial(home.approvals.begin_update, "alpha", isolation=STANDARD, actor="tester", digest=copy.digest)
+    home.userdata.settle("alpha", trial, begin)
+    home.approvals.finish_update("alpha")
+    home.userdata.drop("alpha", trial)
+    home.approvals.close_trial("alpha")
+
+
+def _trying(grant: Grant, files: UserdataManager) -> Standing:
+    standing = Standing("alpha")
+    standing.try_out(grant, files)
+    return standing
+
+
 def _return(home: TrustHome) -> None:
     _begin(home)
     home.approvals.return_update("alpha", cause="it did not start")
@@ -93,6 +117,7 @@ ACTIONS: dict[str, Callable[[TrustHome], None]] = {
     "rotate": _rotate,
     "add": _add,
     "update": _update,
+    "takeover": _takeover,
     "return": _return,
     "rollback": _rollback,
 }
@@ -106,7 +131,7 @@ def prepare(home: TrustHome, action: str) -> None:
         home.add(version="2.0.0", permissions=ASKED)
     if action == "restore":
         (home.packs_dir / "alpha" / SETUP).write_text("import os\n")
-    if action in {"update", "return", "rollback"}:
+    if action in {"update", "takeover", "return", "rollback"}:
         data = home.home / DATA
         data.parent.mkdir(parents=True)
         data.write_text("old")
@@ -150,7 +175,8 @@ def extra(folder: Path) -> dict[str, str]:
     """What else of the Pack the two legal states differ in."""
     data = folder / DATA
     staged = folder / "user_data/staging/alpha/backend/ecosystem.json"
-    left = [path.name for where in ("staging", "rollback") for path in (folder / "user_data" / where).iterdir()]
+    places = [folder / "user_data" / where for where in ("staging", "rollback", "packs/.trials")]
+    left = [path.name for place in places if place.is_dir() for path in place.iterdir()]
     return {
         "data": data.read_text() if data.exists() else "",
         "staged": json.loads(staged.read_text())["version"] if staged.exists() else "",

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from backend_core.errors import ConflictError, HostError, NotFoundError, SandboxUnavailable, TrustError
-from core_runtime import container_orchestrator
+from core_runtime import container_orchestrator, supervision
 from core_runtime.container_orchestrator import ContainerOrchestrator
 from core_runtime.containers import ContainerEvent, ContainerState, LaunchRequest
 from core_runtime.drivers.runtime_folder import RuntimeFolder
@@ -201,7 +201,7 @@ def test_a_restart_that_is_isolated_more_weakly_ends_there(tell):
 
 
 def test_a_pack_that_stops_answering_is_replaced(tell, monkeypatch):
-    monkeypatch.setattr(container_orchestrator, "HEALTH_EVERY_S", 0.005)
+    monkeypatch.setattr(supervision, "HEALTH_EVERY_S", 0.005)
 
     async def story(s):
         await s.start()
@@ -213,7 +213,7 @@ def test_a_pack_that_stops_answering_is_replaced(tell, monkeypatch):
 
 
 def test_a_vanished_engine_degrades_and_comes_back(tell, monkeypatch):
-    monkeypatch.setattr(container_orchestrator, "ENGINE_CHECK_S", 0.002)
+    monkeypatch.setattr(supervision, "ENGINE_CHECK_S", 0.002)
 
     async def story(s):
         await s.start()
@@ -252,7 +252,67 @@ def test_a_newer_generation_takes_over_only_when_it_works(tell):
         assert s.it.get("hello").state is ContainerState.RUNNING
         s.drivers[0].dead_on_arrival = s.bus.silent = False
         assert (await s.start(digest="1" * 64)).generation == 3
-        assert s.drivers[0].started[0].ended.done(), "the old one is stopped after the swap"
+        assert s.bus.sessions[-1].took_over
+        await s.until(s.drivers[0].started[0].ended.done)
+
+    tell(story)
+
+
+def test_a_newer_generation_that_is_not_agreed_to_leaves_the_older_one_alone(tell):
+    async def story(s):
+        await s.start()
+        asked = []
+
+        async def agree(session):
+            asked.append(session.took_over)
+            raise ConflictError("no", code="not_yet")
+
+        with pytest.raises(ConflictError, match="no"):
+            await s.it.start(s.request(), s.prepare, agree=agree)
+        assert asked == [False]
+        older, newer = s.drivers[0].started
+        assert newer.ended.done()
+        assert not older.ended.done()
+        assert s.it.get("hello").generation == 1
+        assert not s.bus.sessions[-1].took_over
+
+    tell(story)
+
+
+def test_whoever_stops_a_pack_ends_the_older_generation_that_still_serves_calls(tell, monkeypatch):
+    async def busy(self, grace_s):
+        await asyncio.wait([self.closed], timeout=grace_s)
+
+    async def story(s):
+        monkeypatch.setattr(FakeSession, "shutdown", busy)
+        await s.start()
+        await s.start()
+        older, newer = s.drivers[0].started
+        assert not older.ended.done(), "it ends its calls"
+        monkeypatch.undo()
+        await s.it.stop("hello", reason="rejected")
+        assert older.ended.done()
+        assert newer.ended.done()
+
+    tell(story)
+
+
+def test_a_pack_that_is_stopped_while_a_newer_generation_starts_beside_does_not_come_back(tell):
+    async def story(s):
+        await s.start()
+        ready = asyncio.Event()
+
+        async def agree(session):
+            ready.set()
+            await asyncio.Event().wait()
+
+        starting = asyncio.ensure_future(s.it.start(s.request(), s.prepare, agree=agree))
+        await ready.wait()
+        await s.it.stop("hello", reason="rejected")
+        starting.cancel()
+        await asyncio.wait([starting])
+        assert all(sandbox.ended.done() for sandbox in s.drivers[0].started)
+        assert s.it.list() == []
 
     tell(story)
 
