@@ -1,0 +1,128 @@
+"""Why a flow is as it is: each step with its origin, who it acts as, and what was done to it. Pure.
+
+Shapes:
+  * ``as_data``: ``{flow, version, digest, steps: [{path, verb, handler, origin: {file, line, pack}, acts_as, changes}],
+    changes}``; ``changes`` of the flow are those that touched no step of it (skipped, refused, removed).
+  * ``as_mermaid``: a flowchart in Mermaid's text form. What a document's author chose as text is escaped.
+  * ``as_diff``: the composed documents with and without something, as a unified diff.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from core_runtime.rules.flow import model
+from core_runtime.rules.flow.compose import Composition
+from core_runtime.rules.flow.plan import blocks_of
+
+LABEL_CHARS = 60
+
+
+def as_data(found: Composition) -> dict[str, Any]:
+    """Everything, as JSON."""
+    steps = list(_every(step for _, block in found.plan.phases for step in block))
+    paths = {step.path for step in steps}
+    return {
+        "flow": found.plan.flow.id,
+        "version": found.plan.flow.version,
+        "digest": found.digest,
+        "steps": [_step(step, found) for step in steps],
+        "changes": [change.as_dict() for change in found.changes if change.step not in paths],
+    }
+
+
+def as_mermaid(found: Composition) -> str:
+    """A graph of the steps in their order; nested blocks are boxes, what another Pack supplied is marked with it."""
+    return "\n".join(("flowchart TD", *_Graph(found.plan.flow.origin.pack).lines(found.plan.phases))) + "\n"
+
+
+def as_diff(before: Composition, after: Composition, names: tuple[str, str]) -> str:
+    """How the documents differ, as text; empty when they don't."""
+    old, new = (
+        json.dumps(one.document, indent=1, ensure_ascii=False, sort_keys=True).splitlines() for one in (before, after)
+    )
+    return "".join(f"{line}\n" for line in difflib.unified_diff(old, new, *names, lineterm="", n=2))
+
+
+def verb_of(step: model.Step) -> str:
+    """The step's verb, as the document spells it."""
+    return type(step.action).__name__.lower()
+
+
+def _every(steps: Iterable[model.Step]) -> Iterator[model.Step]:
+    for step in steps:
+        yield step
+        for block in blocks_of(step):
+            yield from _every(block)
+
+
+def _step(step: model.Step, found: Composition) -> dict[str, Any]:
+    return {
+        "path": step.path,
+        "verb": verb_of(step),
+        "handler": step.action.handler if isinstance(step.action, model.Call) else "",
+        "phase": step.phase,
+        "origin": {"file": step.origin.source, "line": step.origin.line, "pack": step.origin.pack},
+        "acts_as": list(step.acts_as),
+        "changes": [change.as_dict() for change in found.changes if change.step == step.path],
+    }
+
+
+class _Graph:
+    """Numbers the nodes, so that no name of a document becomes part of the graph's syntax."""
+
+    def __init__(self, owner: str) -> None:
+        self._owner = owner
+        self._count = 0
+
+    def lines(self, phases: Sequence[tuple[model.Phase, Sequence[model.Step]]]) -> Iterator[str]:
+        last = ""
+        for phase, steps in phases:
+            if not steps:
+                continue
+            if phase.name:
+                box = self._next()
+                title = f"{phase.name} (sealed)" if phase.sealed else phase.name
+                yield f'  subgraph {box}["{_label(title)}"]'
+                inner, last = self._block(steps, last)
+                yield from inner
+                yield "  end"
+            else:
+                inner, last = self._block(steps, last)
+                yield from inner
+
+    def _block(self, steps: Sequence[model.Step], last: str) -> tuple[list[str], str]:
+        found: list[str] = []
+        for step in steps:
+            node = self._next()
+            found.append(f'  {node}["{_label(self._words(step))}"]')
+            if last:
+                found.append(f"  {last} --> {node}")
+            for block in blocks_of(step):
+                inner, _ = self._block(block, "")
+                if inner:
+                    box = self._next()
+                    found += [f'  subgraph {box}["{_label(f"in {step.id}")}"]', *inner, "  end", f"  {node} -.-> {box}"]
+            last = node
+        return found, last
+
+    def _words(self, step: model.Step) -> str:
+        what = step.action.handler if isinstance(step.action, model.Call) else verb_of(step)
+        by = f" [{', '.join(step.acts_as)}]" if step.acts_as and step.acts_as != (self._owner,) else ""
+        return f"{step.id}: {what}{by}"
+
+    def _next(self) -> str:
+        self._count += 1
+        return f"n{self._count}"
+
+
+_ENTITIES = str.maketrans({"#": "#35;", "&": "#amp;", "<": "#lt;", ">": "#gt;", '"': "#quot;", "`": "#96;"})
+
+
+def _label(text: str) -> str:
+    """Text between quotation marks of a graph: nothing in it ends them, is markup, or is invisible."""
+    short = text if len(text) <= LABEL_CHARS else f"{text[: LABEL_CHARS - 1]}…"
+    return "".join(c if c.isprintable() else "·" for c in short).translate(_ENTITIES)
