@@ -63,6 +63,8 @@ EAGER_BYTES = 4_096
 hold bytes and not the objects that a hostile body may unfold into."""
 EXPORTS = 65_536
 TICK_S = 0.002
+RESTLESS_TICKS = 16
+"""How long the ticker goes on after the last call. Each sign of life that the host asks an idle Pack for wakes it."""
 LOOP_PATIENCE = 50
 """Ticks after which the lead is taken from an event loop that does not return to its select."""
 IDLE_S = 10.0
@@ -2314,7 +2316,7 @@ class Agent:
                     continue
                 if due:
                     self.pass_lead()
-            elif age > 100:
+            elif age > RESTLESS_TICKS:
                 self.ticker_asleep = True
                 if self.token is last:
                     self.ticker_lock.acquire()

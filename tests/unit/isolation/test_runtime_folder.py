@@ -49,6 +49,16 @@ def test_bytecode_is_unchecked_and_runs(made):
     assert done.stdout.startswith("agent ")
 
 
+def test_bytecode_carries_no_docstrings_and_no_annotations(made):
+    folder, agent = made
+    agent.write_text('"""Module."""\ndef main(a: int, *b: str) -> str:\n    """Function."""\n    return "agent"\n')
+    data = (folder.build(HOST_ABI) / f"__pycache__/container_agent.{HOST_ABI.cache_tag}.pyc").read_bytes()
+    names: dict = {}
+    exec(marshal.loads(data[16:]), names)
+    assert (names.get("__doc__"), names["main"].__doc__, names["main"].__annotations__) == (None, None, {})
+    assert names["main"](1) == "agent"
+
+
 def test_modes_let_a_dropped_uid_read_whatever_the_umask_is(made):
     before = os.umask(0o077)
     try:
