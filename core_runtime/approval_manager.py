@@ -230,9 +230,10 @@ class ApprovalManager(Approvals):
         with self._locked(pack_id) as live:
             self._audit.append(intent, pack_id=pack_id, actor=actor)
             live.run_fault = live.opened = live.running = ""
-            grant = self._updates.back(pack_id, at=self._clock(), actor=actor)
-            self._record(event, grant, **fields)
-            status = self._look(pack_id).status
+            with self._store.pinned(self._updates.kept() or ()):  # the record goes before the grant is looked at
+                grant = self._updates.back(pack_id, at=self._clock(), actor=actor)
+                self._record(event, grant, **fields)
+                status = self._look(pack_id).status
         self._collect()
         return status
 

@@ -259,9 +259,9 @@ class Approvals:
                     self._set_data_aside(pack_id)
                 self._updates.superseded(pack_id, stored.digest)
                 grant = self._persist(draft, points="approve")
-            live.run_fault = ""
-            self._record("pack.approved", grant, withheld=[item.type for item in decision.withheld])
-            self._look(pack_id)
+                live.run_fault = ""
+                self._record("pack.approved", grant, withheld=[item.type for item in decision.withheld])
+                self._look(pack_id)  # while the copy is still pinned: until now nothing else says that it is needed
         self._collect()
         return grant
 
@@ -628,15 +628,17 @@ class Approvals:
         if not self._scanned:
             return
 
-        def keep() -> tuple[str, ...]:
+        def needed() -> tuple[str, ...] | None:
             with self._mutex:
                 grants = [known.inspection.loaded for known in self._known.values()]
                 lives = tuple(self._live.values())
+            if any(item.verdict is Verdict.FAULTY for item in grants):
+                return None
+            # after the grants: the record of an update on trial is written before its grant is looked at
+            ways_back = self._updates.kept()
+            if ways_back is None:
+                return None
             used = (digest for live in lives for digest in (live.opened, live.trial, live.running) if digest)
-            return (*(item.grant.digest for item in grants if item.grant), *used)
+            return (*(item.grant.digest for item in grants if item.grant), *used, *ways_back)
 
-        with self._mutex:
-            doubtful = any(known.inspection.loaded.verdict is Verdict.FAULTY for known in self._known.values())
-        ways_back = self._updates.kept()
-        if not doubtful and ways_back is not None:
-            self._store.collect(lambda: (*keep(), *ways_back))
+        self._store.collect(needed)

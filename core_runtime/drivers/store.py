@@ -105,11 +105,29 @@ class TreeStore:
             if self._pinned[digest] <= 0:
                 del self._pinned[digest]
 
-    def collect(self, keep: Callable[[], Iterable[str]]) -> list[str]:
-        """Remove every tree that is neither in ``keep()`` nor pinned; the digests removed."""
+    @contextlib.contextmanager
+    def pinned(self, digests: Iterable[str]) -> Iterator[None]:
+        """Keep these trees, as far as they are there, for as long as the block lasts."""
+        held = tuple(digests)
+        with self._mutex:
+            self._pinned.update(held)
+        try:
+            yield
+        finally:
+            for digest in held:
+                self.release(digest)
+
+    def collect(self, keep: Callable[[], Iterable[str] | None]) -> list[str]:
+        """Remove every tree that is neither in ``keep()`` nor pinned; the digests removed. ``None``: it can't be told.
+
+        Nothing is pinned or released while this runs: what a decision under way needs is pinned, or known to ``keep``.
+        """
         removed: list[str] = []
         with self._mutex:
-            kept = {digest.removeprefix(PREFIX) for digest in (*keep(), *self._pinned)}
+            needed = keep()
+            if needed is None:
+                return removed
+            kept = {digest.removeprefix(PREFIX) for digest in (*needed, *self._pinned)}
             for path in sorted(self._trees.iterdir()):
                 if not path.name.startswith(INCOMING) and path.name not in kept:
                     discard(path)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import secrets
 import shutil
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,9 +30,17 @@ Written by the host after each decision and start; for reading only. Editing cha
 - `sandbox/`: the rendered sandbox, and the isolation that was last measured
 """
 
+_writing = threading.Lock()
+"""A decision and the start that follows both write the view of their Pack: one after the other, the newer one last."""
+
 
 def write(host: Host, pack_id: str) -> None:
     """Write the view of one Pack; blocks, call it in a thread. A full disk is an Issue, nothing else."""
+    with _writing:
+        _write(host, pack_id)
+
+
+def _write(host: Host, pack_id: str) -> None:
     target = _folder(host, pack_id)
     fresh = target.with_name(f".{pack_id}.{secrets.token_hex(4)}")
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -220,3 +221,19 @@ def test_approving_twice_renews_and_restoring_without_change_conflicts(home):
     assert home.approvals.status("alpha").state is State.RUNNING
     with pytest.raises(ConflictError):
         home.approvals.restore("alpha", actor="tester")
+
+
+def test_decisions_side_by_side_do_not_collect_each_others_copies(tmp_path):
+    home = TrustHome(tmp_path)
+    packs = [f"pack{number:02}" for number in range(40)]
+    for pack_id in packs:
+        home.add(pack_id, provides=(f"service.{pack_id}",), files={"backend/data.txt": pack_id})
+    home.approvals.scan()
+
+    def approve(pack_id):
+        home.approvals.approve(pack_id, isolation=STANDARD, actor="test")
+        return home.approvals.open_for_start(pack_id, isolation=STANDARD)
+
+    with ThreadPoolExecutor(8) as eight:
+        copies = list(eight.map(approve, packs))
+    assert [(copy.path / "backend/data.txt").read_text() for copy in copies] == packs
