@@ -57,6 +57,16 @@ class Uses:
     last_used_at: float | None = None
 
 
+class _Count:
+    """``Uses`` while they are counted: once for each call."""
+
+    __slots__ = ("last_at", "number")
+
+    def __init__(self) -> None:
+        self.number = 0
+        self.last_at = 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class Usage:
     """One granted permission and how much of it was used since the host started.
@@ -109,7 +119,7 @@ class PermissionManager:
         self._persisted = self._latest
         self._spent: set[tuple[str, int, int]] = set()
         self._spent_known: set[tuple[str, int]] = set()
-        self._uses: dict[tuple[str, str, str], Uses] = {}
+        self._uses: dict[tuple[str, str, str], _Count] = {}
         self._denials: dict[tuple[str, str], tuple[float, int]] = {}
         self._asks: dict[str, deque[Ask]] = {}
         self._rights: dict[str, tuple[Grant, Rights]] = {}
@@ -150,13 +160,21 @@ class PermissionManager:
 
     def may_call(self, caller: str, key: str) -> Allow | Deny:
         """One real call of ``key`` by ``caller`` (``""`` is the operator). A Pack may call what it provides."""
-        rights = self._lasting(caller) if caller else None
-        if not caller or (rights is not None and key in rights.provides):
-            return Allow()
-        if rights is not None and key in rights.calls:  # the way of nearly every call: no walk over the permissions
-            self._count(caller, "interface.call", key)
+        if not caller or self.calls_freely(caller, key):
             return Allow()
         return self.check(caller, "interface.call", key=key)
+
+    def calls_freely(self, caller: str, key: str) -> bool:
+        """``may_call`` where no permission has to be looked at, as for nearly every call; ``False`` decides nothing."""
+        rights = self._lasting(caller)
+        if rights is None:
+            return False
+        if key in rights.provides:
+            return True
+        if key not in rights.calls:
+            return False
+        self._count(caller, "interface.call", key)
+        return True
 
     def may_register(self, pack_id: str, key: str) -> Allow | Deny:
         """Whether the Pack declared ``key`` and holds what the key means to the host."""
@@ -246,7 +264,8 @@ class PermissionManager:
 
     def _usage(self, pack_id: str, permission: Permission, *, ended: bool) -> Usage:
         with self._mutex:
-            items = {item: self._uses.get((pack_id, permission.type, item), Uses()) for item in items_of(permission)}
+            counts = {item: self._uses.get((pack_id, permission.type, item)) for item in items_of(permission)}
+            items = {item: Uses(found.number, found.last_at) if found else Uses() for item, found in counts.items()}
         last = [found.last_used_at for found in items.values() if found.last_used_at is not None]
         uses = sum(found.count for found in items.values())
         return Usage(permission_document(permission), uses, max(last, default=None), items, ended)
@@ -295,8 +314,11 @@ class PermissionManager:
         key = (pack_id, kind, item)
         now = self._clock()
         with self._mutex:
-            before = self._uses.get(key)
-            self._uses[key] = Uses(before.count + 1 if before else 1, now)
+            found = self._uses.get(key)
+            if found is None:
+                found = self._uses[key] = _Count()
+            found.number += 1
+            found.last_at = now
 
     def _first_time(self) -> float:
         now = self._clock()

@@ -91,6 +91,7 @@ class Link(asyncio.BufferedProtocol):
         self._queued = False
         self._resuming = False
         self._transport: asyncio.Transport | None = None
+        self._fd = -1
         self._reason = ""
         self.congested = False
         self.closed = False
@@ -104,6 +105,7 @@ class Link(asyncio.BufferedProtocol):
         # a cast, no check: uvloop's transports share the interface of asyncio.Transport, not the class
         self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(high=self._limits.backlog_bytes)
+        self._fd = self._transport.get_extra_info("socket").fileno()
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002  asyncio's signature
         """The free part of the buffer; never empty, see ``_make_room``."""
@@ -175,7 +177,10 @@ class Link(asyncio.BufferedProtocol):
         except FrameError as exc:
             self.abort(f"protocol: {exc}")
             return
-        self._make_room(start, end, size + 4)
+        if start == end and len(self._buffer) == BUFFER_BYTES:
+            self._start = self._end = 0
+        else:
+            self._make_room(start, end, size + 4)
 
     def _make_room(self, start: int, end: int, needed: int) -> None:
         """Move the incomplete rest to the front of a buffer that can hold the frame it belongs to."""
@@ -238,6 +243,15 @@ class Link(asyncio.BufferedProtocol):
             return
         out, self._out = self._out, bytearray()
         self.bytes_out += len(out)
+        if not transport.get_write_buffer_size():
+            # straight to the kernel, which nearly always takes it; the transport's own way costs as much as the call
+            try:
+                done = os.write(self._fd, out)
+            except OSError:
+                done = 0  # full or broken: either is the transport's to deal with
+            if done == len(out):
+                return
+            del out[:done]
         transport.write(out)
         # below the soft limit, which the transport reports by itself, there is nothing to count
         if self.congested and transport.get_write_buffer_size() > self._limits.backlog_hard_bytes:

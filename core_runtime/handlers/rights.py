@@ -26,6 +26,7 @@ class SessionRights:
     def __init__(self, host: Host, pack_id: str) -> None:
         self.standing = Standing(pack_id)
         self._host = host
+        self._permissions = host.permissions
         self._pack_id = pack_id
         self._grant: Grant | None = None
         self._rights = NO_RIGHTS
@@ -62,9 +63,11 @@ class SessionRights:
             return question(subject)
 
     def _may_call(self, key: str) -> bool:
+        if self._permissions.calls_freely(self._pack_id, key):
+            return True
         if not self._visible(key):
             return False
-        answer = self._host.permissions.may_call(self._pack_id, key)
+        answer = self._permissions.may_call(self._pack_id, key)
         if isinstance(answer, Allow) and answer.index >= 0 and self._was_last(answer.index):
             self._host.show_rights(self._pack_id)
         return isinstance(answer, Allow)

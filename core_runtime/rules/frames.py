@@ -14,8 +14,10 @@ Not here: values and references (``values``), splitting a byte stream into frame
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, Final, cast
+from typing import Annotated, Any, Final
 
 import msgspec
 from msgspec import Meta, Raw, Struct
@@ -240,8 +242,9 @@ AgentFrame = (
 )
 """Everything that an agent may send."""
 
-_decode = msgspec.msgpack.Decoder(AgentFrame).decode
+_decode: Callable[[memoryview | bytes], AgentFrame] = msgspec.msgpack.Decoder(AgentFrame).decode
 _encode_into = msgspec.msgpack.Encoder().encode_into
+_set_length = struct.Struct("<I").pack_into
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,7 +300,7 @@ class BusLimits:
 def parse(frame: memoryview | bytes) -> AgentFrame:
     """Parse one frame from an agent, without its length prefix. Raises ``FrameError``, nothing else."""
     try:
-        return cast("AgentFrame", _decode(frame))
+        return _decode(frame)
     except RecursionError:
         raise FrameError("a value is nested too deep to be framed") from None
     except (msgspec.DecodeError, UnicodeDecodeError, MemoryError, OverflowError) as exc:
@@ -320,5 +323,5 @@ def append(out: bytearray, frame: tuple[Any, ...], limit_bytes: int) -> int:
     if size > limit_bytes:
         del out[start:]
         raise FrameError(f"a frame of {size} bytes exceeds the limit of {limit_bytes}")
-    out[start : start + 4] = size.to_bytes(4, "little")
+    _set_length(out, start, size)
     return size

@@ -1711,9 +1711,10 @@ class Agent:
     def read(self, until: float | None = None) -> list[Any] | None:
         """The next frame's fields; None when ``until`` (monotonic) passes before one is complete."""
         while True:
-            fields = self.buffered()
-            if fields is not None:
-                return fields
+            if self.tail:
+                fields = self.buffered()
+                if fields is not None:
+                    return fields
             if self.out or self.released or self.abandoned:
                 self.flush()
             if not self.link.wait(until):
