@@ -21,6 +21,7 @@ from typing import Any
 
 from backend_core.errors import ConflictError, DeniedError, HostError, PackTimeout, RequestError, quote
 from core_runtime.bus.calls import KERNEL, CallContext, HostContext
+from core_runtime.bus.channels import Serve as ServeChannel
 from core_runtime.bus.holding import Hold
 from core_runtime.bus.router import Router
 from core_runtime.bus.sessions import Session
@@ -65,6 +66,8 @@ class Bus:
         self.requests = requests
         self.log_sink = log_sink
         self.on_denied = on_denied
+        self.channels: dict[str, ServeChannel] = {}
+        """Operations of kind 64 that open a channel; filled before the first Pack connects."""
         self.router = Router(registry, diagnostics, self.limits)
         self.sessions: dict[str, Session] = {}
         self.turn = Turn()

@@ -21,6 +21,8 @@ from msgspec import Raw
 
 from backend_core.errors import PackError, PackTimeout
 from core_runtime.bus.calls import Call, EdgeStats, Failure
+from core_runtime.bus.channels import Channels
+from core_runtime.bus.channels import Serve as ServeChannel
 from core_runtime.bus.mirrors import Mirror
 from core_runtime.bus.pack_events import PackEvents
 from core_runtime.bus.pack_log import PackLog
@@ -65,6 +67,10 @@ class Owner(Protocol):
 
     async def request(self, session: Session, operation: str, args: Any) -> Any:
         """Serve an operation of kind 64."""
+
+    @property
+    def channels(self) -> Mapping[str, ServeChannel]:
+        """Operations of kind 64 that open a channel."""
 
 
 class Session:
@@ -114,6 +120,7 @@ class Session:
         self._waits: dict[int, tuple[int, asyncio.Future[Any]]] = {}
         self.events = PackEvents(self, owner.events, owner.diagnostics, live=not beside)
         self._requests = PackRequests(self, owner.request, owner.diagnostics)
+        self._channels = Channels(self, owner.channels, owner.diagnostics)
         self._strays = 0
         self._log = PackLog(partial(owner.log, pack_id, generation), limits.log_bytes_per_s)
 
@@ -226,6 +233,7 @@ class Session:
         """``drivers.link.Peer``: mirrors and events that waited go out."""
         self.mirror.resume()
         self.events.resume()
+        self._channels.resume()
 
     def on_lost(self, reason: str) -> None:
         """``drivers.link.Peer``: everything of this session ends."""
@@ -238,6 +246,7 @@ class Session:
                 waiter.set_exception(self.gone())
         self._waits.clear()
         self._requests.cancel()
+        self._channels.clear()
         self.events.clear()
         self.registry.clear()
         self.references.clear()
@@ -269,7 +278,8 @@ class Session:
         """A host id that is not in use on this connection."""
         while True:
             self._numbers = (self._numbers + 1) & 0xFFFFFFFF
-            if self._numbers and self._numbers not in self.incoming and self._numbers not in self._waits:
+            taken = self._numbers in self.incoming or self._numbers in self._waits or self._numbers in self._channels
+            if self._numbers and not taken:
                 return self._numbers
 
     def silent_id(self) -> int:
@@ -350,7 +360,7 @@ class Session:
             frames.SubscribeFrame: self.events.subscribe,
             frames.UnsubscribeFrame: self.events.unsubscribe,
             frames.PublishFrame: self.events.publish,
-            frames.RequestFrame: self._requests.take,
+            frames.RequestFrame: self._on_request,
         }
 
     # --- frames: life
@@ -422,25 +432,36 @@ class Session:
         call = self.outgoing.get(frame.id)
         if call is not None:
             self.router.calls.abandon(call, Failure("cancelled", "the caller cancelled"))
+        else:
+            self._channels.cancel(frame.id)
 
     def _on_item(self, frame: frames.ItemFrame) -> None:
         call = self.incoming.get(frame.id)
-        if call is None:
-            self._stray(frame.id)
-        else:
+        if call is not None:
             self.router.streams.item(call, frame)
+        elif not self._channels.item(frame):
+            self._stray(frame.id)
 
     def _on_end(self, frame: frames.EndFrame) -> None:
         call = self.incoming.get(frame.id)
-        if call is None:
+        failure = Failure.from_agent(*frame.error) if frame.error is not None else None
+        if call is not None:
+            self.router.streams.end(call, failure)
+        elif not self._channels.end(frame.id, failure):
             self._stray(frame.id)
-        else:
-            self.router.streams.end(call, Failure.from_agent(*frame.error) if frame.error is not None else None)
 
     def _on_credit(self, frame: frames.CreditFrame) -> None:
         call = self.outgoing.get(frame.id)
         if call is not None:
             self.router.streams.credit(call, frame.n)
+        else:
+            self._channels.credit(frame.id, frame.n)
+
+    def _on_request(self, frame: frames.RequestFrame) -> None:
+        if self._channels.serves(frame.operation):
+            self._channels.take(frame)
+        else:
+            self._requests.take(frame)
 
     def _on_release(self, frame: frames.ReleaseFrame) -> None:
         self.references.released(frame.numbers)

@@ -273,6 +273,7 @@ class BusLimits:
     requests: int = 128
     requests_at_once: int = 4
     request_bytes: int = 8 * 1024 * 1024
+    channels: int = 256
     registry_bytes: int = 8 * 1024 * 1024
     register_burst: int = 2_000
     register_per_s: int = 200

@@ -1,0 +1,199 @@
+"""How much a Pack may send and receive: connections, bytes, lookups, times, as the operator set them. Pure.
+
+Invariants:
+  * Bytes count when they pass, both ways, for the Pack and for the destination; a window of time starts with its first
+    byte and ends by itself.
+  * What a Pack is charged for is bounded in memory: destinations beyond ``MAX_DESTINATIONS`` are counted together.
+
+Not here: clocks (``now`` comes in, monotonic seconds), cutting connections (``egress``).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Final
+
+from backend_core.errors import quote
+from core_runtime.rules.egress import Refused
+
+MAX_DESTINATIONS: Final = 256
+OTHERS: Final = "(other hosts)"
+HOUR_S: Final = 3_600.0
+MINUTE_S: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Budgets:
+    """Limits of one Pack's connections, each changeable in ``user_data/egress.json``."""
+
+    connections: int = 32
+    connections_per_minute: int = 600
+    lookups_per_minute: int = 120
+    bytes_per_hour: int = 1 << 30
+    bytes_per_hour_and_host: int = 1 << 30
+    connect_s: float = 15.0
+    idle_s: float = 120.0
+    total_s: float = 6 * HOUR_S
+    response_bytes: int = 256 << 20
+    request_bytes: int = 64 << 20
+
+    def as_dict(self) -> dict[str, float]:
+        """By name, for the API."""
+        return {item.name: getattr(self, item.name) for item in fields(self)}
+
+
+_WHOLE: Final = frozenset(item.name for item in fields(Budgets) if not item.name.endswith("_s"))
+_MOST: Final[Mapping[str, float]] = {
+    "connections": 256, "connections_per_minute": 1e6, "lookups_per_minute": 1e6, "connect_s": 300, "idle_s": 86_400,
+    "total_s": 30 * 86_400,
+}  # fmt: skip
+"""``connections`` is bounded by what one bus connection carries."""
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetTable:
+    """The operator's choices: for all Packs, and for single ones."""
+
+    common: Budgets = field(default_factory=Budgets)
+    packs: Mapping[str, Budgets] = field(default_factory=dict)
+
+    def of(self, pack_id: str) -> Budgets:
+        """What holds for one Pack."""
+        return self.packs.get(pack_id, self.common)
+
+
+def parse_budgets(document: Any) -> BudgetTable | str:
+    """``{"budgets": {name: number}, "packs": {id: {name: number}}}``, or why it can't be used."""
+    if not isinstance(document, Mapping) or set(document) - {"budgets", "packs"}:
+        return 'expected an object with "budgets" and "packs" only'
+    common = _parse(document.get("budgets", {}), Budgets())
+    if isinstance(common, str):
+        return f"budgets: {common}"
+    packs = document.get("packs", {})
+    if not isinstance(packs, Mapping):
+        return "packs: expected an object"
+    chosen: dict[str, Budgets] = {}
+    for pack_id, values in packs.items():
+        found = _parse(values, common)
+        if isinstance(found, str):
+            return f"packs/{quote(pack_id, 80)}: {found}"
+        chosen[str(pack_id)] = found
+    return BudgetTable(common, chosen)
+
+
+def _parse(values: Any, base: Budgets) -> Budgets | str:
+    if not isinstance(values, Mapping):
+        return "expected an object"
+    known = {item.name for item in fields(Budgets)}
+    for name, value in values.items():
+        if name not in known:
+            return f"{quote(name, 60)} is none of {', '.join(sorted(known))}"
+        most, whole = _MOST.get(name, 1 << 50), name in _WHOLE
+        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if not number or not 0 < value <= most or (whole and not isinstance(value, int)):
+            return f"{name} must be a {'whole ' * whole}number above 0 and at most {most:g}"
+    return replace(base, **{str(name): value for name, value in values.items()})
+
+
+class Window:
+    """A sum over a span of time that starts with its first entry."""
+
+    __slots__ = ("span_s", "started", "total")
+
+    def __init__(self, span_s: float) -> None:
+        self.span_s = span_s
+        self.started = -math.inf
+        self.total = 0
+
+    def value(self, now: float) -> int:
+        """The sum of the current span."""
+        if now - self.started >= self.span_s:
+            self.total = 0
+        return self.total
+
+    def add(self, amount: int, now: float) -> int:
+        """Count; the sum afterwards."""
+        if now - self.started >= self.span_s:
+            self.started, self.total = now, 0
+        self.total += amount
+        return self.total
+
+    def left_s(self, now: float) -> float:
+        """Seconds until it starts anew."""
+        return max(0.0, self.started + self.span_s - now)
+
+
+@dataclass(slots=True)
+class Destination:
+    """What went to one host and came from it since the host started."""
+
+    bytes_up: int = 0
+    bytes_down: int = 0
+    connections: int = 0
+    hour: Window = field(default_factory=lambda: Window(HOUR_S))
+
+
+class Account:
+    """One Pack's use of its budgets. It outlives the Pack's restarts: starting anew buys nothing."""
+
+    __slots__ = ("_lookups", "_minute", "destinations", "hour", "refused")
+
+    def __init__(self) -> None:
+        self.destinations: dict[str, Destination] = {}
+        self.hour = Window(HOUR_S)
+        self._minute = Window(MINUTE_S)
+        self._lookups = Window(MINUTE_S)
+        self.refused = 0
+
+    def open(self, host: str, open_now: int, budgets: Budgets, now: float) -> Refused | None:
+        """Count one more connection, if the budgets leave room for it."""
+        if open_now >= budgets.connections:
+            return _over("connections", f"{budgets.connections} connections are open already", "Close one first.")
+        if self._minute.value(now) >= budgets.connections_per_minute:
+            return _over("connections_per_minute", f"{budgets.connections_per_minute} connections were opened within a "
+                         "minute", "Keep connections open, or wait.")  # fmt: skip
+        over = self.exceeded(host, budgets, now)
+        if over is not None:
+            return over
+        self._minute.add(1, now)
+        self.destination(host).connections += 1
+        return None
+
+    def lookup(self, budgets: Budgets, now: float) -> Refused | None:
+        """Count one look-up of a name."""
+        if self._lookups.value(now) >= budgets.lookups_per_minute:
+            return _over("lookups_per_minute", f"{budgets.lookups_per_minute} names were looked up within a minute",
+                         "Keep connections open, or wait.")  # fmt: skip
+        self._lookups.add(1, now)
+        return None
+
+    def count(self, host: str, up: int, down: int, now: float) -> None:
+        """Bytes that passed."""
+        found = self.destination(host)
+        found.bytes_up += up
+        found.bytes_down += down
+        found.hour.add(up + down, now)
+        self.hour.add(up + down, now)
+
+    def exceeded(self, host: str, budgets: Budgets, now: float) -> Refused | None:
+        """Which budget of bytes is used up, if any."""
+        if self.hour.value(now) >= budgets.bytes_per_hour:
+            return _over("bytes_per_hour", f"{budgets.bytes_per_hour} bytes passed within an hour",
+                         f"The next hour begins in {self.hour.left_s(now):.0f} s.")  # fmt: skip
+        window = self.destination(host).hour
+        if window.value(now) >= budgets.bytes_per_hour_and_host:
+            return _over("bytes_per_hour_and_host", f"{budgets.bytes_per_hour_and_host} bytes passed to and from "
+                         f"{host} within an hour", f"The next hour begins in {window.left_s(now):.0f} s.")  # fmt: skip
+        return None
+
+    def destination(self, host: str) -> Destination:
+        """The counters of one host."""
+        if host not in self.destinations and len(self.destinations) >= MAX_DESTINATIONS:
+            host = OTHERS
+        return self.destinations.setdefault(host, Destination())
+
+
+def _over(budget: str, reason: str, hint: str) -> Refused:
+    return Refused(f"budget.{budget}", reason, hint)
