@@ -154,6 +154,15 @@ class PermissionManager:
             return False
         return isinstance(self._lookup(pack_id, kind, params), Allow)
 
+    def still(self, pack_id: str, kind: str, /, **params: Any) -> bool:
+        """Whether something that ``check`` allowed may go on: one use, once begun, lasts as long as its grant does."""
+        grant = self._grants(pack_id)
+        return grant is not None and any(
+            covers_use(permission, kind, params)
+            and (permission.mode is Mode.ONCE or self._usable(grant, permission, index))
+            for index, permission in enumerate(grant.permissions)
+        )
+
     def grant(self, pack_id: str) -> Grant | None:
         """The grant in force, for those who need more of it than a judgement."""
         return self._grants(pack_id)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from core_runtime.rules.addresses import Address
 from core_runtime.rules.sandbox import DriverKind, Isolation, Level, SandboxSpec
 
 
@@ -79,6 +80,16 @@ class SandboxDriver(Protocol):
 
     async def close(self) -> None:
         """Give back connections. Running sandboxes are not stopped."""
+
+
+class Resolver(Protocol):
+    """Turns a public name into addresses, on the host and nowhere else."""
+
+    async def resolve(self, name: str, timeout_s: float) -> tuple[Address, ...]:
+        """Every address of ``name``, in the order to try them; at least one.
+
+        The name is taken as it is: no search list is tried. Raises ``HostError`` (``name_unknown``, ``name_timeout``).
+        """
 
 
 Clock = Callable[[], float]

@@ -10,7 +10,7 @@ from backend_core.errors import RequestError
 from core_runtime.api.call import Call
 from core_runtime.api.context import Api
 from core_runtime.api.table import Endpoint
-from core_runtime.handlers import packs, permissions
+from core_runtime.handlers import egress, packs, permissions
 
 
 class Give(msgspec.Struct, forbid_unknown_fields=True):
@@ -54,6 +54,10 @@ async def take(api: Api, call: Call) -> Any:
     return await permissions.revoke(api.host, pack_id, body.permissions, unused=body.unused, actor=call.actor)
 
 
+async def connections(api: Api, call: Call) -> Any:
+    return await egress.view(api.host, call.pack_id)
+
+
 async def uninstall(api: Api, call: Call) -> Any:
     """Also for a Pack that is gone already: the journal outlives it."""
     pack_id = call.pack_id
@@ -93,6 +97,14 @@ ENDPOINTS = (
         body=Take,
         body_required=True,
         errors=(404, 409),
+    ),
+    Endpoint(
+        "GET",
+        "/api/packs/{id}/egress",
+        "packEgress",
+        "Connections of a Pack, bytes against budgets, what was refused lately",
+        connections,
+        errors=(404,),
     ),
     Endpoint(
         "POST",

@@ -26,6 +26,7 @@ from core_runtime.component_lifecycle import ComponentLifecycle
 from core_runtime.container_orchestrator import ContainerOrchestrator
 from core_runtime.diagnostics import Diagnostics
 from core_runtime.drivers.audit import AuditLog
+from core_runtime.egress.broker import Broker
 from core_runtime.event_bus import EventBus
 from core_runtime.function_alias import FunctionAlias
 from core_runtime.handlers.logs import PackLogs
@@ -112,6 +113,7 @@ class Host:
     permissions: Part[PermissionManager] = Part("The permission manager")
     userdata: Part[UserdataManager] = Part("The user data access")
     privileges: Part[HostPrivilegeManager] = Part("The privilege manager")
+    egress: Part[Broker] = Part("The egress broker")
     lifecycle: Part[ComponentLifecycle] = Part("The component lifecycle")
 
     def __init__(self, settings: Settings) -> None:
@@ -186,9 +188,13 @@ class Host:
             )
 
     def show_rights(self, pack_id: str) -> None:
-        """Have a running Pack shown what it may see now, after what is being done. For the event loop's thread."""
+        """Have a running Pack shown what it may see now, and end what it may no longer have open, after what is being
+        done. For the event loop's thread.
+        """
         if self.built("bus") and not self._closing:
             asyncio.get_running_loop().call_soon(self.bus.rights_changed, pack_id)
+            if self.built("egress"):
+                asyncio.get_running_loop().call_soon(self.egress.recheck, pack_id)
 
     def in_background(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
         """Let ``work`` go on by itself; what it raises becomes an issue, ``close`` ends it."""
@@ -203,6 +209,8 @@ class Host:
         for task in list(self._background):
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
+        if self.built("egress"):
+            await self.egress.close()
         if self.built("lifecycle"):
             await self.lifecycle.close()
         if self.prepared_orchestrator is not None:

@@ -29,6 +29,7 @@ from core_runtime.drivers.uids import Uids
 from core_runtime.handlers.host import Host
 from core_runtime.handlers.rights import SessionRights
 from core_runtime.handlers.table import handler
+from core_runtime.rules.egress import proxy_settings
 from core_runtime.rules.permissions import resources_of
 from core_runtime.rules.sandbox import DriverKind, Isolation, Level, MachineLimits, limits_from_grant
 
@@ -110,6 +111,7 @@ def launch_request(host: Host, copy: VerifiedCopy) -> LaunchRequest:
         rights=SessionRights(host, copy.pack_id),
         granted=copy.grant.isolation,
         limits=limits,
+        settings=proxy_settings(copy.metadata),
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from backend_core.ecosystem.registry import PackRegistry
 from backend_core.errors import quote
 from core_runtime.approval_manager import ApprovalManager
-from core_runtime.handlers import takeover
+from core_runtime.handlers import egress, takeover
 from core_runtime.handlers.host import Host
 from core_runtime.handlers.table import handler
 from core_runtime.host_privilege_manager import HostPrivilegeManager
@@ -22,6 +22,7 @@ async def open_step(host: Host, _args: Mapping[str, Any]) -> None:
     """Open grants, keys and counters. Any part that can't be opened fails the step, and with it its sealed phase."""
     loop = asyncio.get_running_loop()
     await asyncio.to_thread(_open, host, HostEffects(host, loop))
+    host.egress = egress.open_broker(host)
 
 
 def _open(host: Host, effects: HostEffects) -> None:

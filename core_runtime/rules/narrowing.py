@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import Any
 
 from core_runtime.rules.grants import Permission
-from core_runtime.rules.permissions import Choice, items_of
+from core_runtime.rules.permissions import Choice, item_params, items_of
 
 Permissions = tuple[Permission, ...]
 
@@ -42,7 +42,7 @@ def without_unused(held: Sequence[Permission], used: Callable[[str, str], bool])
         if not items or kept == items:
             left.append(permission)
         elif kept:
-            left.append(replace(permission, params=_with_items(permission, items, kept)))
+            left.append(replace(permission, params=_with_items(permission, kept)))
     return tuple(left)
 
 
@@ -70,8 +70,18 @@ def _less(permission: Permission, params: Mapping[str, Any] | None) -> list[Perm
             if kept:
                 left[name] = kept
     emptied = any(name not in left for name, value in permission.params.items() if isinstance(value, tuple))
+    counted = item_params(permission.type)
+    if emptied and len(counted) > 1:  # of domains and addresses one may go by itself; a limit that goes is no less
+        emptied = not any(name in left for name in counted) or any(
+            name not in left for name in permission.params if name not in counted
+        )
     return [] if emptied or not left else [replace(permission, params=MappingProxyType(left))]
 
 
-def _with_items(permission: Permission, items: tuple[str, ...], kept: tuple[str, ...]) -> Mapping[str, Any]:
-    return MappingProxyType({name: kept if value == items else value for name, value in permission.params.items()})
+def _with_items(permission: Permission, kept: tuple[str, ...]) -> Mapping[str, Any]:
+    counted = item_params(permission.type)
+    params = {
+        name: tuple(item for item in value if item in kept) if name in counted else value
+        for name, value in permission.params.items()
+    }
+    return MappingProxyType({name: value for name, value in params.items() if value or name not in counted})

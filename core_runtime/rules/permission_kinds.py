@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final
 
 from backend_core.errors import quote
 from core_runtime.rules.digest import twin_key
+from core_runtime.rules.egress import DEFAULT_PORTS, address_fault, domain_fault, host_fault
+from core_runtime.rules.fetch import DEFAULT_METHODS, method_fault, secret_fault
+from core_runtime.rules.fetch import path_fault as path_fault_of_url
 from core_runtime.rules.globs import glob_fault, literal_prefix, matches
 
 MAX_ITEMS = 64
@@ -26,7 +29,12 @@ ParamCheck = Callable[[Any, str], Fault]
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One permission type. ``sensitive``: a plain approval leaves it out. ``missing``: why it can't be granted yet."""
+    """One permission type. ``sensitive``: a plain approval leaves it out. ``missing``: why it can't be granted yet.
+
+    ``either``: one of these parameters at least must be there. ``defaults``: what leaving a parameter out means.
+    ``inherits``: parameters that limit the others; a choice without one keeps the declared one, and several
+    declarations of the type are never joined, since each limits its own hosts only.
+    """
 
     params: Mapping[str, ParamCheck]
     risk: str
@@ -35,6 +43,9 @@ class Kind:
     sensitive: bool = False
     missing: str = ""
     labels: frozenset[str] = frozenset()
+    either: tuple[str, ...] = ()
+    defaults: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    inherits: tuple[str, ...] = ()
 
 
 # --- parameters ------------------------------------------------------------------------------------------------------
@@ -109,7 +120,6 @@ _PATHS: Final[Mapping[str, ParamCheck]] = {"paths": _texts(path_fault)}
 _KEYS: Final[Mapping[str, ParamCheck]] = {"keys": _texts(_key)}
 _TOPICS: Final[Mapping[str, ParamCheck]] = {"topics": _texts(_topic)}
 _FLOWS: Final[Mapping[str, ParamCheck]] = {"flows": _texts(_plain)}
-_NO_EGRESS: Final = "This host has no outgoing connections for Packs; approve without it."
 _NO_FLOWS: Final = "This host does not let Packs run or change flows; approve without it."
 
 KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
@@ -124,15 +134,19 @@ KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
             required="paths",
         ),
         "network": Kind(
-            {"domains": _texts(_plain), "addresses": _texts(_plain), "ports": lambda value, _: _ports(value)}, "high",
+            {"domains": _texts(domain_fault), "addresses": _texts(address_fault),
+             "ports": lambda value, _: _ports(value)}, "high",
             {"en": "exchanges data with other computers", "ja": "他のコンピューターと通信します"},
-            missing=_NO_EGRESS, labels=frozenset({"untrusted-input", "external-communication"}),
+            either=("domains", "addresses"), defaults={"ports": DEFAULT_PORTS}, inherits=("ports",),
+            labels=frozenset({"untrusted-input", "external-communication"}),
         ),
         "http.fetch": Kind(
-            {"hosts": _texts(_plain), "methods": _texts(_plain), "path_prefixes": _texts(_plain),
-             "secrets": _texts(_plain)}, "high",
+            {"hosts": _texts(host_fault), "methods": _texts(method_fault), "path_prefixes": _texts(path_fault_of_url),
+             "secrets": _texts(secret_fault)}, "high",
             {"en": "lets the host fetch pages for it", "ja": "ホストを通じて Web から取得します"},
-            required="hosts", missing=_NO_EGRESS, labels=frozenset({"untrusted-input", "external-communication"}),
+            required="hosts", defaults={"methods": DEFAULT_METHODS, "path_prefixes": ("/",)},
+            inherits=("methods", "path_prefixes", "secrets"),
+            labels=frozenset({"untrusted-input", "external-communication"}),
         ),
         "http.serve": Kind(
             {"routes": _texts(_plain)}, "high",

@@ -14,12 +14,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Final
 
 from backend_core.ecosystem.spec.models import PackMetadata, PermissionRequest
 from backend_core.errors import DeniedError, RequestError, quote
+from core_runtime.rules.egress import Target, covering_domain, covering_network, domain_fault, private_addresses
+from core_runtime.rules.fetch import covers_path, covers_request
+from core_runtime.rules.fetch import path_fault as url_path_fault
 from core_runtime.rules.globs import any_matches, glob_fault, matches
 from core_runtime.rules.grants import Grant, Mode, Permission, freeze, thaw
 from core_runtime.rules.permission_kinds import (
@@ -27,6 +30,7 @@ from core_runtime.rules.permission_kinds import (
     MAX_ITEMS,
     TOPIC_SEPARATOR,
     Fault,
+    Kind,
     host_key_permission,
     is_privilege,
     path_fault,
@@ -116,6 +120,8 @@ def request_fault(request: PermissionRequest, pack_id: str) -> Fault:
             return f"{request.type}: {quote(name)} {fault}"
     if kind.required and kind.required not in request.params:
         return f"{request.type}: {quote(kind.required)} is missing"
+    if kind.either and not any(name in request.params for name in kind.either):
+        return f"{request.type}: one of {', '.join(kind.either)} is missing"
     return ""
 
 
@@ -182,10 +188,23 @@ def decide(
     if choices is None:
         mode = Mode.ALWAYS if until is None else Mode.UNTIL
         choices = [Choice(r.type, r.params, mode, until) for r in requests if not withheld_reason(r)]
-    granted = tuple(_grant(choice, requests, instance) for choice in choices)
+    granted = tuple(_grant(choice, requests, instance) for choice in _each(choices, requests))
     chosen = {permission.type for permission in granted}
     withheld = (Withheld(r.type, withheld_reason(r) or "Not chosen.") for r in requests if r.type not in chosen)
     return Decision(granted, tuple(withheld))
+
+
+def _each(choices: Sequence[Choice], requests: Sequence[PermissionRequest]) -> list[Choice]:
+    """A type alone means each of its declarations; where those limit their own items, each by itself."""
+    found: list[Choice] = []
+    for choice in choices:
+        kind = KINDS.get(choice.type)
+        if choice.params is not None or kind is None or not kind.inherits:
+            found.append(choice)
+        else:
+            same = [replace(choice, params=r.params) for r in requests if r.type == choice.type]
+            found += same or [choice]
+    return found
 
 
 def _grant(choice: Choice, requests: Sequence[PermissionRequest], instance: str) -> Permission:
@@ -198,12 +217,25 @@ def _grant(choice: Choice, requests: Sequence[PermissionRequest], instance: str)
     if kind.missing:
         raise _refused(choice.type, kind.missing, "permission_unenforceable")
     params = choice.params if choice.params is not None else _merged(declared)
-    if not any(_covers(request.params, params) for request in [*declared, _union(choice.type, declared)]):
+    bounds = [request.params for request in declared]
+    if not kind.inherits:
+        bounds.append(_union(choice.type, declared).params)
+    fitting = [bound for bound in bounds if _covers(_complete(kind, bound, {}), _complete(kind, params, bound))]
+    if not fitting:
         raise _refused(choice.type, "it is wider than what the Pack declared", "permission_wider")
-    if kind.required and not params.get(kind.required):
-        raise _refused(choice.type, f"{kind.required} is missing", "permission_wider")
+    params = _complete(kind, params, fitting[0])
+    if (kind.required and not params.get(kind.required)) or (kind.either and not any(map(params.get, kind.either))):
+        raise _refused(choice.type, f"{kind.required or ' or '.join(kind.either)} is missing", "permission_wider")
     bound = instance if choice.mode is Mode.RESTART else ""
     return Permission(choice.type, freeze(params), choice.mode, choice.until, bound)
+
+
+def _complete(kind: Kind | None, params: Mapping[str, Any], bound: Mapping[str, Any]) -> Mapping[str, Any]:
+    """``params`` with what it leaves out written out: the limits of ``bound``, else what their absence means."""
+    if kind is None or not kind.inherits:
+        return params
+    kept = {name: bound[name] for name in kind.inherits if name in bound}
+    return {**kind.defaults, **kept, **params}
 
 
 def narrow(held: Sequence[Permission], choices: Sequence[Choice], *, spent: Iterable[int]) -> tuple[Permission, ...]:
@@ -230,6 +262,7 @@ def _narrowed(held: Sequence[Permission], choice: Choice) -> list[Permission]:
         return same
     for permission in same:
         params = permission.params if choice.params is None else choice.params
+        params = _complete(KINDS.get(choice.type), params, permission.params)
         if _covers(permission.params, params) and _shorter(choice, permission):
             kept = choice.mode is Mode.ALWAYS or choice.mode is permission.mode is Mode.RESTART
             return [
@@ -286,6 +319,12 @@ def _covers_value(name: str, declared: Any, chosen: Any) -> bool:
 def _covers_item(name: str, declared: Sequence[Any], item: str | int) -> bool:
     if item in declared:
         return True
+    texts = [str(d) for d in declared]
+    if name == "domains" and isinstance(item, str):
+        patterns = [text for text in texts if text.startswith("*.")]
+        return not domain_fault(item) and bool(covering_domain(patterns, item.removeprefix("*.")))
+    if name == "path_prefixes" and isinstance(item, str):
+        return not url_path_fault(item) and covers_path(texts, item)
     # a literal path or topic below a declared pattern narrows it; other patterns than the declared can't be judged
     separators = {"paths": "/", "topics": TOPIC_SEPARATOR}
     if not isinstance(item, str) or name not in separators or any(c in "*?" for c in item):
@@ -349,6 +388,9 @@ def resources_of(grant: Grant) -> Mapping[str, Any]:
     return MappingProxyType({name: value for permission in lasting for name, value in permission.params.items()})
 
 
+_ITEMS: Final[Mapping[str, tuple[str, ...]]] = {"network": ("domains", "addresses"), "http.fetch": ("hosts",)}
+"""Parameters whose items are counted, for the types that ``_TARGETS`` does not name."""
+
 _TARGETS: Final = {
     "userdata.read": "path",
     "userdata.write": "path",
@@ -366,7 +408,12 @@ def covers_use(permission: Permission, kind: str, params: Mapping[str, Any]) -> 
 
 
 def covering_item(permission: Permission, kind: str, params: Mapping[str, Any]) -> str:
-    """The granted path, key or topic that covers one use, or ``""``. It is what uses are counted by."""
+    """The granted path, key, topic, domain, address or host that covers one use, or ``""``: what uses are counted by.
+
+    ``network`` asks with a parsed ``target``, ``http.fetch`` with ``host``, ``method`` and ``url_path``.
+    """
+    if permission.type == kind and kind in _ITEMS:
+        return _covering_egress(permission, params)
     if permission.type != kind or kind not in _TARGETS or _TARGETS[kind] not in params:
         return ""
     target = str(params[_TARGETS[kind]])
@@ -378,8 +425,29 @@ def covering_item(permission: Permission, kind: str, params: Mapping[str, Any]) 
 
 
 def items_of(permission: Permission) -> tuple[str, ...]:
-    """The paths, keys or topics of a permission whose single uses are judged; empty for any other type."""
-    return permission.texts(f"{_TARGETS[permission.type]}s") if permission.type in _TARGETS else ()
+    """The items of a permission whose single uses are judged; empty for any other type."""
+    return tuple(item for name in item_params(permission.type) for item in permission.texts(name))
+
+
+def item_params(kind: str) -> tuple[str, ...]:
+    """The parameters whose items are counted one by one."""
+    return _ITEMS.get(kind, (f"{_TARGETS[kind]}s",) if kind in _TARGETS else ())
+
+
+def _covering_egress(permission: Permission, params: Mapping[str, Any]) -> str:
+    target = params.get("target")
+    if permission.type == "network":
+        ports = tuple(port for port in permission.params.get("ports", ()) if isinstance(port, int))
+        domains, addresses = permission.texts("domains"), permission.texts("addresses")
+        return covering_network(domains, addresses, ports, target) if isinstance(target, Target) else ""
+    host, method, path = (str(params.get(name, "")) for name in ("host", "method", "url_path"))
+    hosts, prefixes = permission.texts("hosts"), permission.texts("path_prefixes")
+    return host if covers_request(hosts, permission.texts("methods"), prefixes, host, method, path) else ""
+
+
+def fetches(permissions: Iterable[Permission], host: str) -> bool:
+    """Whether the host itself is to make the requests to ``host``: no connection of the Pack's own goes there."""
+    return any(p.type == "http.fetch" and host in p.texts("hosts") for p in permissions)
 
 
 def in_force(permission: Permission, *, now: float) -> bool:
@@ -397,9 +465,11 @@ def describe(request: PermissionRequest) -> dict[str, Any]:
     words = (
         kind.words if kind else {"en": "has the host act on the machine", "ja": "ホストにこのマシン上の操作をさせます"}
     )
+    private = private_addresses([str(item) for item in request.params.get("addresses", ())])
     return {
         "type": request.type,
         **thaw(request.params),
+        **({"private_addresses": list(private)} if private else {}),
         "reason": request.reason,
         "risk": kind.risk if kind else "high",
         "words": dict(words),

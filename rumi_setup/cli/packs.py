@@ -89,6 +89,7 @@ _ELSEWHERE = {
     "rollback": ("updates", "rollback", "Return to the version before the last update, with the Pack's data of then."),
     "diff": ("permissions", "diff", "What changed against the approved version: permissions and files."),
     "permissions": ("permissions", "permissions", "What a Pack may do, and how much of it it uses."),
+    "egress": ("egress", "egress", "Connections of a Pack, bytes against budgets, what was refused lately."),
     "grant": ("permissions", "grant", "Grant one more permission that the Pack declared; it acts at once."),
     "revoke": (
         "permissions", "revoke",

@@ -64,7 +64,7 @@ def _parameter(kind: str) -> str:
         return "paths"
     if kind.startswith("event."):
         return "topics"
-    return "keys"
+    return {"network": "domains", "http.fetch": "hosts"}.get(kind, "keys")
 
 
 @click.command(help=say("What a Pack may do, and how much of it it uses."))

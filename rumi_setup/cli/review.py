@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import click
+
 from rumi_setup.cli import show
 from rumi_setup.cli.words import say
 from rumi_setup.core.words import language
 
 _LINES = 200
-_TOLD = frozenset({"type", "reason", "risk", "words", "note", "grantable", "plain"})
+_TOLD = frozenset({"private_addresses", "type", "reason", "risk", "words", "note", "grantable", "plain"})
 
 
 def show_review(found: dict[str, Any]) -> None:
@@ -107,6 +109,10 @@ def _permissions(items: Any) -> Iterator[str]:
         )
         yield f"{show.safe(item.get('type'))} [{risk_word(item.get('risk'))}] {details}".rstrip()
         yield f"    {words_of(item)}"
+        if item.get("private_addresses"):
+            inside = show.safe(_plain(item["private_addresses"]), 200)
+            warning = say("leads into your own network or machine: {addresses}", addresses=inside)
+            yield "    " + click.style(warning, fg="red")
         yield f"    {say('Its author says:')} {show.safe(item.get('reason'), 300)!r}"
         if item.get("note"):
             yield f"    {show.safe(item.get('note'), 300)}"

@@ -72,6 +72,13 @@ JAPANESE: dict[str, str] = {
     "Make a new Pack that works, to begin with.": "出発点として、そのまま動く新しい Pack を作ります。",
     "Your name in its identity.": "識別子に入れるあなたの名前。",
     "Another folder than ecosystem/packs.": "ecosystem/packs 以外のフォルダー。",
+    "Connections of a Pack, bytes against budgets, what was refused lately.":
+        "Pack の接続、予算に対する通信量、最近の拒否。",
+    "this hour": "この 1 時間", "open": "接続中", "refused": "拒否",
+    "Open connections": "接続中のもの", "Destinations": "接続先", "Refused lately": "最近の拒否",
+    "{n} connections": "接続 {n} 回",
+    "leads into your own network or machine: {addresses}":
+        "あなたのネットワークやマシンの内側に届きます: {addresses}",
     "What changed against the approved version: permissions and files.":
         "承認済みのバージョンからの変更（権限とファイル）。",
     "What a Pack may do, and how much of it it uses.": "Pack に許された権限と、その使用状況。",

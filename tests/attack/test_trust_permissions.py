@@ -67,12 +67,10 @@ def test_more_than_declared_can_not_be_granted(tmp_path, choice):
 
 
 @pytest.mark.parametrize(
-    "kind", ["network", "http.fetch", "http.serve", "secret", "addon.apply", "flow.run", "flow.modify"]
+    "kind", ["http.serve", "secret", "addon.apply", "flow.run", "flow.modify"]
 )
 def test_type_that_nobody_enforces_is_refused_with_a_sentence(tmp_path, kind):
     names = {
-        "network": "domains",
-        "http.fetch": "hosts",
         "http.serve": "routes",
         "secret": "names",
         "addon.apply": "targets",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import shutil
 
 from rumi_setup.core import checker
@@ -32,4 +33,14 @@ def browser_obstacle() -> str:
     return "" if any(map(shutil.which, CHROMIUM_NAMES)) else "no Chromium (apt install chromium)"
 
 
-OBSTACLES = {"docker": docker_obstacle, "embedded": embedded_obstacle, "browser": browser_obstacle}
+@functools.cache
+def netns_obstacle() -> str:
+    if os.geteuid() != 0:
+        return "network namespaces need root"
+    missing = [tool for tool in ("ip", "nsenter", "unshare", "bash") if shutil.which(tool) is None]
+    return f"no {', '.join(missing)} (apt install iproute2 util-linux)" if missing else ""
+
+
+OBSTACLES = {
+    "docker": docker_obstacle, "embedded": embedded_obstacle, "browser": browser_obstacle, "netns": netns_obstacle,
+}  # fmt: skip

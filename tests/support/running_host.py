@@ -36,6 +36,8 @@ class RunningHost:
             "RUMI_WEB_PORT": str(self.web_port),
             **(environment or {}),
         }
+        self.prefix: tuple[str, ...] = ()
+        """What the host's command line is started by."""
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -57,7 +59,7 @@ class RunningHost:
     def start(self) -> None:
         with self.log.open("ab") as output:
             self._process = subprocess.Popen(
-                [sys.executable, str(ROOT / "app.py")],
+                [*self.prefix, sys.executable, str(ROOT / "app.py")],
                 cwd=self.home,
                 env=self._environment,
                 stdin=subprocess.DEVNULL,

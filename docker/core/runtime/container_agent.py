@@ -1117,7 +1117,7 @@ class Gate:
 class Pending:
     """An outgoing request that waits for its answer: in a thread (``gate``) or in an event loop (``future``)."""
 
-    __slots__ = ("error", "future", "gate", "id", "loop", "reply", "run", "stream")
+    __slots__ = ("channel", "error", "future", "gate", "id", "loop", "reply", "run", "stream")
 
     def __init__(self, number: int, run: Run | None) -> None:
         self.id = number
@@ -1128,6 +1128,7 @@ class Pending:
         self.reply: Any = None
         self.error: BaseException | None = None
         self.stream: StreamState | None = None
+        self.channel: Any = None
 
 
 class Run:
@@ -1562,6 +1563,8 @@ class Agent:
         self.next_observer = 0
         self.subscriptions: dict[int, Subscription] = {}
         self.components: dict[str, dict[str, Any]] = {}
+        self.channels: dict[int, Any] = {}
+        self.network: Any = None
         # threads
         self.idle: list[Worker] = []
         self.shared_used = 0
@@ -1907,7 +1910,7 @@ class Agent:
             self.release_refs(refs, {})
             return
         if flags & FLAG_STREAM:
-            pending.stream = StreamState(self, number)
+            pending.stream = StreamState(self, number) if pending.channel is None else pending.channel
         else:
             del self.pending[number]
         pending.reply = body
@@ -1927,6 +1930,8 @@ class Agent:
             pending.gate.wake()
         elif pending.future is not None:
             self.resolve(pending.loop, pending.future, None)
+        elif pending.channel is not None:
+            pending.channel.answered(pending)
 
     def resolve(self, loop: Any, future: Any, result: Any) -> None:
         """Complete a future of ``loop`` from whichever thread this is."""
@@ -2002,6 +2007,9 @@ class Agent:
     def on_credit(self, number: int, count: int) -> None:
         run = self.runs.get(number)
         if run is None:
+            channel = self.channels.get(number)
+            if channel is not None:
+                channel.credited(count)
             return
         run.granted += count
         gate, parked = run.gate, run.parked
@@ -2540,6 +2548,10 @@ class Agent:
             pending.error = CallTimeout("timeout", "no answer in time", "the host was silent", True)
             self.give_up(pending)
             pending.future.set_result(None)
+
+    def make_gate(self) -> Gate:
+        """For waiting in other modules of the runtime."""
+        return Gate()
 
     def ask(self, fields: list[Any], timeout_s: float | None = None) -> Any:
         """A request without a body: ``fields`` without kind's id, which is put second."""
@@ -3493,6 +3505,8 @@ class Phase:
                 "permission_manager": PermissionManager(agent),
                 "userdata_manager": UserdataManager(agent),
             }
+            if agent.network is not None:
+                kept["http"] = agent.network.Http(agent)
         kept["diagnostics"]._phase = self.context.get("phase", "")  # noqa: SLF001
         self.registry = kept["interface_registry"]
         self.first = len(self.registry._registered)  # noqa: SLF001
@@ -3832,6 +3846,23 @@ def greet(agent: Agent, landlock: int) -> None:
     agent.deadline_s = int(limits.get("deadline_ms", 30_000)) / 1000
     agent.pack_root = settings.get("paths", {}).get("pack", "/pack").rstrip("/")
     agent.roots = (agent.pack_root + "/",)
+    if settings.get("egress") is not None:
+        open_ways_out(agent, settings["egress"])
+
+
+def open_ways_out(agent: Agent, settings: Any) -> None:
+    """Load the module beside this one that serves the ways out; a Pack that declares none pays nothing for it."""
+    folder = __file__.rpartition("/")[0] or "."
+    sys.path.insert(0, folder)
+    try:
+        import container_network  # type: ignore[import-not-found]  # beside this file, not on the path
+    finally:
+        sys.path.remove(folder)
+    try:
+        container_network.start(agent, settings)
+    except OSError as exc:
+        agent.log(40, "stderr", f"the proxy inside the sandbox can't be opened: {exc}")
+    agent.network = container_network
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:

@@ -184,3 +184,26 @@ def test_clean_lists_before_it_removes(host, capsys) -> None:
     host.answers["POST /api/packs/p/journal/uninstall"] = {**report, "success": False}
     assert run(capsys, "pack", "clean", "p", "--yes")[0] == codes.FAILED
     assert host.asked[-1].body == {"dry_run": False}
+
+
+def test_egress_shows_connections_against_budgets_and_escapes_what_came_from_outside(host, capsys) -> None:
+    found = {
+        "pack_id": "my_pack", "budgets": {"connections": 32, "bytes_per_hour": 1 << 30}, "bytes_this_hour": 1536, "hour_ends_in_s": 5,
+        "connections": [{"id": 1, "kind": "network", "target": "api.example.com:443", "bytes_up": 10, "bytes_down": 5 << 20, "seconds": 2.5}],
+        "destinations": [{"host": "api.example.com", "connections": 3, "bytes_up": 1, "bytes_down": 2}],
+        "refused": 7, "recent_refusals": [{"at": 0, "kind": "network", "target": EVIL, "code": "denied", "reason": EVIL}],
+    }  # fmt: skip
+    host.answers["GET /api/packs/my_pack/egress"] = found
+    code, out, err = run(capsys, "pack", "egress", "my_pack")
+    assert code == 0
+    for text in ("1.5 KiB / 1.0 GiB", "1 / 32", "api.example.com:443  network  ↑ 10 B ↓ 5.0 MiB  2.5 s", "3 connections", "denied: "):
+        assert text in out
+    assert "\x1b" not in out + err
+    assert json.loads(run(capsys, "pack", "egress", "my_pack", "--json")[1]) == found
+
+
+@pytest.mark.parametrize(("kind", "name"), [("network", "domains"), ("http.fetch", "hosts")])
+def test_items_of_ways_out_are_domains_and_hosts(host, capsys, kind, name) -> None:
+    host.answers["POST /api/packs/my_pack/permissions"] = PERMISSIONS
+    assert run(capsys, "pack", "grant", "my_pack", kind, "api.example.com")[0] == 0
+    assert host.asked[-1].body == {"permissions": [{"type": kind, name: ["api.example.com"]}]}

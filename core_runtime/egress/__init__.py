@@ -1,0 +1,1 @@
+"""The ways out of a sandbox: connections and requests that the host makes for Packs."""
