@@ -91,5 +91,7 @@ def _file_system(spec: SandboxSpec, machine: EmbeddedMachine) -> list[str]:
         *("--ro-bind", spec.socket_path, SOCKET_MOUNT),
         # the root and /dev are tmpfs of bubblewrap's own, without a size limit: read-only closes that way round it
         *("--remount-ro", "/dev"),
+        # /proc/pressure takes triggers from everybody, which wake the kernel; nobody inside needs to write to /proc
+        *("--remount-ro", "/proc"),
         *("--remount-ro", "/"),
     ]

@@ -36,13 +36,15 @@ MASKED_PATHS = (
     "/proc/kcore",
     "/proc/keys",
     "/proc/latency_stats",
+    "/proc/pressure",
     "/proc/sched_debug",
     "/proc/scsi",
     "/proc/timer_list",
     "/proc/timer_stats",
     "/sys",
 )
-"""Covered by something empty. The engine's own list leaves ``/sys`` and the machine's hardware readable."""
+"""Covered by something empty. The engine's own list leaves ``/sys`` and the machine's hardware readable, and
+``/proc/pressure`` open for triggers that wake the kernel."""
 READONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 
 

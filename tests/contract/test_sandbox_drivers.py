@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from backend_core.errors import HostError
+from core_runtime.containers import _admit
 from core_runtime.drivers import proc_view
 from core_runtime.rules.sandbox import DriverKind, Level, Limits
 from tests.support import sandboxes
@@ -50,8 +51,11 @@ def test_agent_starts_connects_and_reports(yard):
 def test_measured_isolation_is_standard(yard):
     with cell(yard) as one:
         got = yard.run(one.sandbox.measure(one.probe))
-        assert (got.driver, got.level, got.source) == (yard.kind, Level.STANDARD, "measured"), got.findings
-        assert got.evidence["uid"] == one.spec.uid
+        # a host without root may not look into processes of other users, and an engine runs Packs under such
+        looks = os.geteuid() == 0 or yard.kind is DriverKind.EMBEDDED
+        source = "measured" if looks else "reported"
+        assert (got.driver, got.level, got.source) == (yard.kind, Level.STANDARD, source), got.findings
+        assert got.evidence.get("uid") == (one.spec.uid if looks else None)
 
 
 def test_measure_does_not_believe_an_agent_that_hides_a_leak(yard):
@@ -140,8 +144,7 @@ def test_a_flood_of_output_does_not_block_the_sandbox(yard):
 def test_what_died_at_once_left_its_words(yard):
     spec = replace(yard.spec(), socket_path=str(yard.state / "nobody.sock"))
     Path(spec.socket_path).touch()
-    if os.geteuid() == 0:
-        os.chown(spec.socket_path, spec.uid, spec.gid)
+    _admit(spec)
     sandbox = yard.run(yard.driver.start(spec))
     ended = yard.run(sandbox.wait())
     assert ended.code not in {0, None}
