@@ -36,7 +36,9 @@ class Watched(RuleBasedStateMachine):
         self.author = TrustHome(self.folder / "author")
         self.state: State | None = None
         self.decided = True
-        self.barred = False  # seen as modified or blocked since the last decision: whatever comes, only another one helps
+        self.barred = (
+            False  # seen as modified or blocked since the last decision: whatever comes, only another one helps
+        )
         self.versions = 0
         self.old_grants: list[bytes] = []
         self.approved_digests: set[str] = set()

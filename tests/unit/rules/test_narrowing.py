@@ -61,3 +61,9 @@ def test_the_same_choice_is_there_once() -> None:
     params: Mapping[str, Any] = {"type": "interface.call", "keys": ["a", "b"]}
     [again, new] = parse_choices([params, {"type": "userdata.read", "mode": "once"}])
     assert with_added(as_choices((CALLS,)), [again, new]) == (Choice("interface.call", CALLS.params), new)
+
+
+def test_permissions_without_items_are_kept_whatever_is_used() -> None:
+    left = without_unused((LIMITS, CALLS), lambda kind, _item: kind == "interface.call")
+    assert left == (LIMITS, CALLS)
+    assert without_unused((LIMITS,), lambda _kind, _item: False) == (LIMITS,)
