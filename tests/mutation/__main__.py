@@ -21,9 +21,20 @@ from tests.mutation.operators import Mutant, mutants_of
 
 RULES = ROOT / "core_runtime/rules"
 EQUIVALENT = Path(__file__).with_name("equivalent.toml")
-TESTS = ("tests/unit/rules", "tests/unit/flow", "tests/unit/resolve", "tests/unit/isolation/test_isolation.py",
-         "tests/unit/isolation/test_seccomp.py", "tests/unit/isolation/test_restart.py", "tests/property",
-         "tests/attack/test_trust_permissions.py", "tests/attack/test_trust_grants.py")  # fmt: skip
+TESTS = (
+    "tests/unit/rules",
+    "tests/unit/flow",
+    "tests/unit/resolve",
+    "tests/unit/isolation/test_isolation.py",
+    "tests/unit/isolation/test_isolation_words.py",
+    "tests/unit/isolation/test_seccomp.py",
+    "tests/unit/isolation/test_restart.py",
+    "tests/unit/kernel/test_composer.py",
+    "tests/property",
+    "tests/attack/test_egress.py",
+    "tests/attack/test_trust_permissions.py",
+    "tests/attack/test_trust_grants.py",
+)
 NO_MACHINE = "not docker and not embedded and not browser and not slow"
 
 

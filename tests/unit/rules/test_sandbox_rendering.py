@@ -85,6 +85,7 @@ def test_the_engines_document():
         "Tmpfs": {"/tmp": "rw,noexec,nosuid,nodev,size=10485760,mode=1777,nr_inodes=16384"},
         "MaskedPaths": [
             "/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
+            "/proc/pressure",
             "/proc/sched_debug", "/proc/scsi", "/proc/timer_list", "/proc/timer_stats", "/sys",
         ],
         "ReadonlyPaths": ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"],
@@ -116,13 +117,13 @@ def test_the_arguments_of_bubblewrap():
         "--setenv", "TMPDIR", "/tmp",
         "--ro-bind", "/usr/bin", "/usr/bin", "--ro-bind", "/usr/lib", "/usr/lib",
         "--symlink", "usr/bin", "/bin", "--symlink", "usr/lib", "/lib",
-        "--ro-bind", "/rt/etc/hosts", "/etc/hosts", "--ro-bind", "/rt/etc/passwd", "/etc/passwd",
+        "--symlink", "/opt/rumi/etc/hosts", "/etc/hosts", "--symlink", "/opt/rumi/etc/passwd", "/etc/passwd",
         "--proc", "/proc", "--dev", "/dev",
         "--perms", "1777", "--size", "16777216", "--tmpfs", "/dev/shm",
         "--perms", "1777", "--size", "10485760", "--tmpfs", "/tmp",
         "--ro-bind", "/store/trees/a b", "/pack", "--ro-bind", "/rt", "/opt/rumi",
         "--ro-bind", "/run/x/bus.sock", "/run/rumi/bus.sock",
-        "--remount-ro", "/dev", "--remount-ro", "/",
+        "--remount-ro", "/dev", "--remount-ro", "/proc", "--remount-ro", "/",
         "--chdir", "/", "--json-status-fd", "5", "--seccomp", "4",
     ]  # fmt: skip
     bare = bwrap_argv.EmbeddedMachine("b", "p", ())
