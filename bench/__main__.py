@@ -6,10 +6,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from bench import calls, digest, starts
+from bench import calls, digest, plot, scale, starts
 from bench.harness import Report
 
-GROUPS = {"calls": calls.run, "starts": starts.run, "digest": digest.run}
+GROUPS = {"calls": calls.run, "starts": starts.run, "scale": scale.run, "digest": digest.run}
 
 
 def main(arguments: list[str]) -> int:
@@ -27,7 +27,9 @@ def main(arguments: list[str]) -> int:
         GROUPS[name](report, quick=chosen.quick)
     print(report.table())
     report.write(chosen.json)
-    print(f"figures: {chosen.json}", file=sys.stderr)
+    picture = chosen.json.with_suffix(".svg")
+    picture.write_text(plot.svg(report), encoding="utf-8")
+    print(f"figures: {chosen.json}, picture: {picture}", file=sys.stderr)
     return 1 if report.missing else 0
 
 

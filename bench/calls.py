@@ -16,7 +16,7 @@ import uvloop
 
 from backend_core.errors import RumiError
 from bench.floors import ANSWER_LINES, IN_FLIGHT, JsonLines, PingPong, UvloopEcho
-from bench.harness import Report, Row, Subject, measure, percentiles
+from bench.harness import Report, Row, Subject, measure, tail
 from bench.peers import DockerExec, bubblewrap_command, docker_command, sparse
 from bench.stand import PAYLOAD, host_with_packs
 from core_runtime.handlers.host import Host
@@ -198,5 +198,4 @@ def _tail(runner: asyncio.Runner, host: Host, place: str, n: int) -> Row:
         return took
 
     took = runner.run(calls())
-    p50, p99 = percentiles(took)
-    return Row(f"host → Pack call, {place}: p99", p99, p50, max(took), "its p50", p99 / p50, "aim ≤ 4")
+    return tail(f"host → Pack call, {place}: p99", took, "aim ≤ 4")

@@ -20,15 +20,19 @@ Subject = Callable[[int], float]
 
 @dataclass(frozen=True)
 class Row:
-    """One measured line: ``median_us`` per operation, and ``ratio`` to the named reference of the same run."""
+    """One measured line: median, smallest and largest, and ``ratio`` to the named reference of the same run.
+
+    ``unit``: ``us`` for one operation, ``B`` for memory.
+    """
 
     name: str
-    median_us: float
-    low_us: float
-    high_us: float
+    median: float
+    low: float
+    high: float
     reference: str = ""
     ratio: float | None = None
     must: str = ""
+    unit: str = "us"
 
 
 @dataclass
@@ -60,11 +64,18 @@ class Report:
         lines = [f"{'row':{width}} {'median':>12} {'min':>11} {'max':>11} {'ratio':>7}  reference"]
         for r in self.rows:
             ratio = f"{r.ratio:.2f}×" if r.ratio is not None else ""
-            times = f"{_time(r.median_us):>12} {_time(r.low_us):>11} {_time(r.high_us):>11}"
+            times = f"{shown(r.median, r.unit):>12} {shown(r.low, r.unit):>11} {shown(r.high, r.unit):>11}"
             demand = f" [{r.must}]" if r.must else ""
             lines.append(f"{r.name:{width}} {times} {ratio:>7}  {r.reference}{demand}".rstrip())
         lines += [f"{name:{width}} not measured: {why}" for name, why in self.missing.items()]
         return "\n".join(lines)
+
+
+def shown(value: float, unit: str) -> str:
+    """A figure for people."""
+    if unit == "B":
+        return f"{value / 1e6:.2f} MB"
+    return _time(value)
 
 
 def _time(us: float) -> str:
@@ -92,19 +103,40 @@ def measure(
     """
     for subject in subjects.values():
         subject(max(1, n // 10))
+    return rows_of(samples_of(subjects, n=n, rounds=rounds), reference or {}, must or {})
+
+
+def samples_of(subjects: dict[str, Subject], *, n: int, rounds: int) -> dict[str, list[float]]:
+    """Microseconds for one operation, ``rounds`` of them for each subject, taken in turn."""
     samples: dict[str, list[float]] = {name: [] for name in subjects}
     for _ in range(rounds):
         for name, subject in subjects.items():
             samples[name].append(subject(n) / n * 1e6)
+    return samples
+
+
+def rows_of(
+    samples: dict[str, list[float]], reference: dict[str, tuple[str, float]], must: dict[str, str], unit: str = "us"
+) -> list[Row]:
+    """A row for each name; ``reference`` and ``must`` as in ``measure``."""
     medians = {name: statistics.median(values) for name, values in samples.items()}
     rows = []
     for name, values in samples.items():
-        base, factor = (reference or {}).get(name, ("", 1.0))
-        shown = base if factor == 1 else f"{factor:g} × {base}"
+        base, factor = reference.get(name, ("", 1.0))
+        beside = base if factor == 1 else f"{factor:g} × {base}"
         ratio = medians[name] / (factor * medians[base]) if base else None
-        demand = (must or {}).get(name, "")
-        rows.append(Row(name, medians[name], min(values), max(values), shown if base else "", ratio, demand))
+        rows.append(
+            Row(name, medians[name], min(values), max(values), beside if base else "", ratio, must.get(name, ""), unit)
+        )
     return rows
+
+
+def tail(name: str, values: Sequence[float], must: str = "", base: Row | None = None) -> Row:
+    """The 99th percentile of a sample, with p50 and maximum around it, beside its median or beside ``base``."""
+    p50, p99 = percentiles(values)
+    if base is not None:
+        return Row(name, p99, p50, max(values), base.name, p99 / base.median, must)
+    return Row(name, p99, p50, max(values), "its p50", p99 / p50, must)
 
 
 def percentiles(values: Sequence[float]) -> tuple[float, float]:

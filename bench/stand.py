@@ -7,7 +7,8 @@ import json
 import os
 import socket
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from core_runtime.handlers import packs
@@ -60,21 +61,37 @@ def run(context):
 
     ir.register("bench.crowd", crowd)
 """
-PACKS = ("echo", "caller", "crowd")
+
+
+@dataclass(frozen=True)
+class BenchPack:
+    """A Pack of the bench's own. ``roomy``: with two processors, since a throttled one would measure its limit."""
+
+    setup: str
+    provides: Sequence[str]
+    requires: Sequence[str] = ()
+    roomy: bool = True
+
+
+THREE = {
+    "echo": BenchPack(ECHO, ["bench.echo"]),
+    "caller": BenchPack(CALLER, ["bench.calls", "bench.relay"], ["bench.echo"]),
+    "crowd": BenchPack(CROWD, ["bench.crowd"], ["bench.echo"]),
+}
+PACKS = tuple(THREE)
 
 
 @contextlib.asynccontextmanager
-async def host_with_packs(isolation: str) -> AsyncIterator[Host]:
-    """A started host with the three Packs running: one answers, one calls in plain code, one in coroutines.
+async def host_with_packs(isolation: str, chosen: Mapping[str, BenchPack] = THREE) -> AsyncIterator[Host]:
+    """A started host with these Packs running: by default one answers, one calls in plain code, one in coroutines.
 
     Its home is removed afterwards.
     """
     with tempfile.TemporaryDirectory(prefix="rumi-bench-") as folder:
         home = Path(folder)
         os.chmod(home, 0o755)  # noqa: PTH101  the sandbox's own user must pass through; nothing else runs on this loop
-        _pack(home, "echo", ECHO, provides=["bench.echo"])
-        _pack(home, "caller", CALLER, provides=["bench.calls", "bench.relay"], requires=["bench.echo"])
-        _pack(home, "crowd", CROWD, provides=["bench.crowd"], requires=["bench.echo"])
+        for pack_id, pack in chosen.items():
+            _write(home, pack_id, pack)
         environment = {
             **os.environ,
             "RUMI_HOME": folder,
@@ -85,7 +102,7 @@ async def host_with_packs(isolation: str) -> AsyncIterator[Host]:
         host = Host(settings)
         try:
             await Kernel(host).run("rumi.startup")
-            for pack_id in PACKS:
+            for pack_id in chosen:
                 status = await packs.approve(host, pack_id, actor="bench")
                 if status.state.value != "running":
                     raise RuntimeError(f"{pack_id} does not run with {isolation}: {status.cause}")
@@ -94,17 +111,18 @@ async def host_with_packs(isolation: str) -> AsyncIterator[Host]:
             await host.close()
 
 
-def _pack(home: Path, pack_id: str, setup: str, **connectivity: list[str]) -> None:
+def _write(home: Path, pack_id: str, pack: BenchPack) -> None:
     backend = home / "ecosystem" / "packs" / pack_id / "backend"
     component = backend / "components" / "main"
     component.mkdir(parents=True)
+    connectivity = {"provides": list(pack.provides), "requires": list(pack.requires)}
     manifest = {"type": "service", "id": "main", "version": "1.0.0", "connectivity": connectivity}
-    # Two processors each: a throttled sandbox would measure its limit and not the bus.
     room: dict[str, str | int] = {"type": "resources", "cpu": 2, "reason": "the bench measures the bus, not the limit"}
+    asked = {"pack_id": pack_id, "permissions": [room] if pack.roomy else []}
     (backend / "ecosystem.json").write_text(json.dumps({"pack_id": pack_id, "version": "1.0.0"}))
-    (backend / "permissions.json").write_text(json.dumps({"pack_id": pack_id, "permissions": [room]}))
+    (backend / "permissions.json").write_text(json.dumps(asked))
     (component / "manifest.json").write_text(json.dumps(manifest))
-    (component / "setup.py").write_text(setup)
+    (component / "setup.py").write_text(pack.setup)
 
 
 def _free_port() -> int:

@@ -25,7 +25,7 @@ from core_runtime.drivers.launch import Job, Launcher
 from core_runtime.rules.sandbox import Limits
 
 COUNT = 4
-"""As many as start side by side. One costs the machine less than a megabyte."""
+"""As many as start side by side. One costs the machine two megabytes."""
 QUIET_S = 0.02
 """After a Pack's agent has answered: made earlier, a spare would cost the start beside it what it saves the next."""
 
