@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from backend_core.errors import DeniedError, HostError, NotFoundError, PackError, PackTimeout, RumiError, quote
 from core_runtime.rules.frames import DETAIL_CHARS, TITLE_CHARS, TRACE_CHARS
 from core_runtime.rules.routing import error_type
@@ -108,6 +110,16 @@ class EdgeStats:
             self.errors += 1
             self.last_error = failure
 
+    def add_with(self, other: EdgeStats, duration_us: int, failure: str) -> None:
+        """Count one finished call here and there: on its edge and for the Pack that answered."""
+        self.calls += 1
+        other.calls += 1
+        self.latency.add_with(other.latency, duration_us)
+        if failure:
+            self.errors += 1
+            other.errors += 1
+            self.last_error = other.last_error = failure
+
     def as_dict(self) -> dict[str, Any]:
         """``{calls, errors, last_error, p50_us, p99_us}``."""
         return {
@@ -119,74 +131,36 @@ class EdgeStats:
         }
 
 
-class Call:
-    """One call on one hop. ``caller`` and ``callee`` are sessions, None for the host."""
+class Call(msgspec.Struct, eq=False):
+    """One call on one hop. ``caller`` and ``callee`` are sessions, None for the host.
 
-    __slots__ = (
-        "abandoned",
-        "budget_s",
-        "callee",
-        "caller",
-        "caller_id",
-        "caller_name",
-        "chain",
-        "children",
-        "credit",
-        "deadline",
-        "depth",
-        "done",
-        "entry",
-        "flow",
-        "future",
-        "key",
-        "number",
-        "on_credit",
-        "parent",
-        "started",
-        "stream",
-        "streaming",
-        "task",
-        "trace_id",
-    )
+    A struct, since one is made for each call: written out, its constructor took as long as routing the frame.
+    """
 
-    def __init__(
-        self,
-        key: str,
-        callee: Session | None,
-        caller: Session | None,
-        caller_id: int,
-        caller_name: str,
-        parent: Call | None,
-        depth: int,
-        chain: tuple[str, ...],
-        trace_id: str,
-        flow: str | None,
-        entry: Entry | None,
-    ) -> None:
-        self.key = key
-        self.callee = callee
-        self.caller = caller
-        self.caller_id = caller_id
-        self.caller_name = caller_name
-        self.parent = parent
-        self.depth = depth
-        self.chain = chain
-        self.trace_id = trace_id
-        self.flow = flow
-        self.entry = entry
-        self.number = 0
-        self.started = time.monotonic()
-        self.budget_s = 0.0
-        self.deadline = 0.0
-        self.credit = 0
-        self.streaming = False
-        self.abandoned = False
-        self.done = False
-        self.future: asyncio.Future[Any] | None = None
-        self.stream: HostStream | None = None
-        self.on_credit: Callable[[int], None] | None = None
-        self.task: asyncio.Task[None] | None = None
-        self.children: set[Call] | None = None
+    key: str
+    callee: Session | None
+    caller: Session | None
+    caller_id: int
+    caller_name: str
+    parent: Call | None
+    depth: int
+    chain: tuple[str, ...]
+    trace_id: str
+    flow: str | None
+    entry: Entry | None
+    number: int = 0
+    started: float = msgspec.field(default_factory=time.monotonic)
+    budget_s: float = 0.0
+    deadline: float = 0.0
+    credit: int = 0
+    streaming: bool = False
+    abandoned: bool = False
+    done: bool = False
+    future: asyncio.Future[Any] | None = None
+    stream: HostStream | None = None
+    on_credit: Callable[[int], None] | None = None
+    task: asyncio.Task[None] | None = None
+    children: set[Call] | None = None
 
     def left_ms(self, now: float) -> int:
         """Milliseconds until the deadline, at least 1."""

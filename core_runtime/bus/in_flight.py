@@ -187,9 +187,11 @@ class InFlight:
         call.done = True
         self.forget(call)
         duration_us = int((time.monotonic() - call.started) * 1e6)
-        self.count(call.caller_name, call.key, duration_us, failure)
+        edge = self._edge(call.caller_name, call.key)
         if call.callee is not None:
-            call.callee.stats.add(duration_us, failure)
+            edge.add_with(call.callee.stats, duration_us, failure)
+        else:
+            edge.add(duration_us, failure)
 
     def forget(self, call: Call) -> None:
         """Take a call out of every table but its callee's: it was answered, or refused before it was sent."""
@@ -204,12 +206,15 @@ class InFlight:
 
     def count(self, caller: str, key: str, duration_us: int, failure: str) -> None:
         """Count one end on its edge."""
+        self._edge(caller, key).add(duration_us, failure)
+
+    def _edge(self, caller: str, key: str) -> EdgeStats:
         edge = self.edges.get((caller, key))
         if edge is None:
             if len(self.edges) >= MAX_EDGES:
                 caller, key = caller[:64], "(other keys)"
             edge = self.edges.setdefault((caller, key), EdgeStats())
-        edge.add(duration_us, failure)
+        return edge
 
     def traceparent(self, call: Call) -> str:
         """W3C trace context for one more span of the call's trace."""

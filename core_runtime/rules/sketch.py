@@ -18,14 +18,19 @@ class Sketch:
 
     def add(self, duration_us: int) -> None:
         """Count one duration; negative ones (a clock that stepped) count as zero."""
-        if duration_us < _LINEAR:
-            index = max(duration_us, 0)
-        else:
-            octave = duration_us.bit_length()
-            index = min((octave - 2) * 4 + ((duration_us >> (octave - 3)) & 3), _BUCKETS - 1)
-        self._counts[index] += 1
+        self._counts[_bucket(duration_us)] += 1
         self.count += 1
         self.total_us += duration_us
+
+    def add_with(self, other: Sketch, duration_us: int) -> None:
+        """``add`` to both."""
+        index = _bucket(duration_us)
+        self._counts[index] += 1
+        other._counts[index] += 1
+        self.count += 1
+        other.count += 1
+        self.total_us += duration_us
+        other.total_us += duration_us
 
     def quantile(self, q: float) -> float:
         """The duration in microseconds below which a share ``q`` of all lies; 0 without any."""
@@ -36,6 +41,13 @@ class Sketch:
             if n and seen >= rank:
                 return _midpoint(index)
         return 0.0
+
+
+def _bucket(duration_us: int) -> int:
+    if duration_us < _LINEAR:
+        return max(duration_us, 0)
+    octave = duration_us.bit_length()
+    return min((octave - 2) * 4 + ((duration_us >> (octave - 3)) & 3), _BUCKETS - 1)
 
 
 def _midpoint(index: int) -> float:
