@@ -34,6 +34,10 @@ _writing = threading.Lock()
 """A decision and the start that follows both write the view of their Pack: one after the other, the newer one last."""
 
 
+_SWAPPING = threading.Lock()
+"""A start and a decision may write the same view at the same time."""
+
+
 def write(host: Host, pack_id: str) -> None:
     """Write the view of one Pack; blocks, call it in a thread. A full disk is an Issue, nothing else."""
     with _writing:
@@ -72,9 +76,10 @@ def _folder(host: Host, pack_id: str) -> Path:
 
 def _swap(fresh: Path, target: Path) -> None:
     old = target.with_name(f"{fresh.name}.old")
-    if target.exists():
-        target.rename(old)
-    fresh.rename(target)
+    with _SWAPPING:
+        if target.exists():
+            target.rename(old)
+        fresh.rename(target)
     shutil.rmtree(old, ignore_errors=True)
 
 
