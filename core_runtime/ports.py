@@ -14,6 +14,9 @@ from typing import Any, Protocol
 from core_runtime.rules.addresses import Address
 from core_runtime.rules.sandbox import DriverKind, Isolation, Level, SandboxSpec
 
+TRIAL_PREFIX = "probe-"
+"""Folders below a driver's state folder that exist while it probes. What a killed host left goes at the next boot."""
+
 
 @dataclass(frozen=True, slots=True)
 class DriverStatus:

@@ -32,7 +32,7 @@ from core_runtime.drivers.launcher import ARGS_FD, SECCOMP_FD, STATUS_FD
 from core_runtime.drivers.runtime_folder import PythonAbi, probe_python
 from core_runtime.drivers.spares import Spares
 from core_runtime.drivers.tail import OutputTail
-from core_runtime.ports import DriverStatus, Exit
+from core_runtime.ports import TRIAL_PREFIX, DriverStatus, Exit
 from core_runtime.rules import bwrap_argv, seccomp
 from core_runtime.rules.isolation import judge
 from core_runtime.rules.sandbox import AGENT_COMMAND, DriverKind, Isolation, Level, Limits, SandboxSpec
@@ -252,7 +252,7 @@ class BubblewrapDriver:
 
     def _trial_folder(self) -> Path:
         self._state_dir.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix="probe-", dir=self._state_dir))
+        folder = Path(tempfile.mkdtemp(prefix=TRIAL_PREFIX, dir=self._state_dir))
         for path in (folder / "pack", folder / "runtime/etc"):
             path.mkdir(parents=True)
         for name in embedded_machine.ETC.values():

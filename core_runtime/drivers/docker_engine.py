@@ -29,7 +29,7 @@ from backend_core.errors import HostError, SandboxUnavailable, quote
 from core_runtime.drivers import cgroups, proc_view
 from core_runtime.drivers.runtime_folder import ABI_QUESTION, HOST_ABI, PythonAbi, compiler_for, parse_abi
 from core_runtime.drivers.tail import SHOWN_LIMIT_BYTES, escape
-from core_runtime.ports import DriverStatus, Exit
+from core_runtime.ports import TRIAL_PREFIX, DriverStatus, Exit
 from core_runtime.rules import docker_config, seccomp
 from core_runtime.rules.isolation import SANDBOXED_RUNTIMES, judge
 from core_runtime.rules.sandbox import DriverKind, Isolation, Level, SandboxSpec
@@ -441,7 +441,7 @@ def _trial_failed(ended: Exit, output: str) -> SandboxUnavailable:
 
 def _trial_folder(state_dir: Path) -> Path:
     state_dir.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix="probe-", dir=state_dir))
+    folder = Path(tempfile.mkdtemp(prefix=TRIAL_PREFIX, dir=state_dir))
     for name in ("pack", "runtime"):
         (folder / name).mkdir(mode=0o755)
     (folder / "bus.sock").touch()
