@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
@@ -35,7 +36,7 @@ from core_runtime.containers import (
     socket_name,
 )
 from core_runtime.drivers.runtime_folder import RuntimeFolder
-from core_runtime.ports import DriverStatus
+from core_runtime.ports import TRIAL_PREFIX, DriverStatus
 from core_runtime.rules.operator_view import render_operator_view
 from core_runtime.rules.restart import RestartPolicy
 from core_runtime.rules.sandbox import DriverKind, Isolation, Level, SandboxSpec
@@ -233,6 +234,8 @@ class ContainerOrchestrator:
         if not self._packs:
             for path in self._state_dir.glob("*.sock"):
                 path.unlink(missing_ok=True)
+            for folder in self._state_dir.glob(f"{TRIAL_PREFIX}*"):  # of a host that was killed while it probed
+                await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
         for name in removed:
             self.tell("leftover_removed", "", 0, name)
         return removed
@@ -271,9 +274,9 @@ class ContainerOrchestrator:
 
     # ---- for supervision
 
-    def tell(self, kind: str, pack_id: str, generation: int, detail: str = "") -> None:
+    def tell(self, kind: str, pack_id: str, generation: int, detail: str = "", cause: str = "") -> None:
         """Report an event."""
-        self._on_event(ContainerEvent(kind, pack_id, generation, time.time(), detail))
+        self._on_event(ContainerEvent(kind, pack_id, generation, time.time(), detail, cause))
 
     async def launch(self, request: LaunchRequest, prepare: Prepare, *, beside: bool = False) -> Generation:
         """A new generation, started; a few at a time."""

@@ -80,6 +80,8 @@ class ContainerEvent:
     generation: int
     at: float
     detail: str = ""
+    cause: str = ""
+    """Of ``crashed``: as in ``Exit``. Of ``limited``: which limit."""
 
 
 class SessionPort(Protocol):
@@ -93,6 +95,9 @@ class SessionPort(Protocol):
 
     async def ping(self, timeout_s: float = 5.0) -> Mapping[str, Any]:
         """Ask for a sign of life."""
+
+    def overdue(self, grace_s: float) -> int:
+        """Calls whose handlers still run ``grace_s`` after their deadlines."""
 
     async def shutdown(self, grace_s: float) -> None:
         """Ask the agent to finish its calls and exit."""

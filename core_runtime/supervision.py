@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import random
 import time
+from collections.abc import Mapping
 from typing import Protocol
 
 from backend_core.errors import ConflictError, HostError, RumiError, TrustError
@@ -28,12 +29,16 @@ from core_runtime.containers import (
     described,
 )
 from core_runtime.ports import Exit
+from core_runtime.rules.limits_seen import exceeded
 from core_runtime.rules.restart import GiveUp, RestartPolicy
 from core_runtime.rules.sandbox import Level
 
 HEALTH_EVERY_S = 10.0
 HEALTH_DEADLINE_S = 5.0
 HEALTH_MISSES = 2
+STUCK_S = 10.0
+STUCK_MOST = 24
+"""Half of an agent's threads: a handler that hangs can't be interrupted, and with all of them nothing is answered."""
 TERM_S = 2.0
 SETTLE_S = 0.5
 ENGINE_CHECK_S = 2.0
@@ -46,7 +51,7 @@ class Owner(Protocol):
 
     policy: RestartPolicy
 
-    def tell(self, kind: str, pack_id: str, generation: int, detail: str = "") -> None:
+    def tell(self, kind: str, pack_id: str, generation: int, detail: str = "", cause: str = "") -> None:
         """Report an event."""
 
     async def launch(self, request: LaunchRequest, prepare: Prepare, *, beside: bool = False) -> Generation:
@@ -169,7 +174,7 @@ class Supervised:
             if self._stopping.is_set():
                 return
             self._last_error = described(ended)
-            self._tell("crashed", self._last_error)
+            self._tell("crashed", self._last_error, ended.cause)
             with contextlib.suppress(HostError):
                 await self.current.end(reason="its sandbox ended")
             if ended.cause == "lost":
@@ -181,6 +186,7 @@ class Supervised:
         """The end of a generation, found by itself or by a health check."""
         assert generation.session is not None
         ending = asyncio.ensure_future(generation.ended())
+        counted: Mapping[str, float] = {}
         misses = 0
         try:
             while True:
@@ -196,10 +202,24 @@ class Supervised:
                     self._tell("unhealthy", f"no answer to {misses} health checks")
                     generation.session.abort("it does not answer")
                     return Exit(None, "unhealthy", f"no answer within {HEALTH_DEADLINE_S:g} s, {misses} times")
+                stuck = generation.session.overdue(STUCK_S)
+                if stuck >= STUCK_MOST:
+                    told = f"{stuck} handlers still run {STUCK_S:g} s after their deadlines"
+                    self._tell("unhealthy", told)
+                    generation.session.abort(f"stuck: {told}")
+                    return Exit(None, "unhealthy", told)
+                counted = await self._look_at_limits(generation, counted)
         finally:
             ending.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await ending
+
+    async def _look_at_limits(self, generation: Generation, before: Mapping[str, float]) -> Mapping[str, float]:
+        """Tell of limits that were met since the last look; what was counted now."""
+        now = await generation.sandbox.usage() if generation.sandbox is not None else {}
+        for name, detail in exceeded(before, now).items():
+            self._tell("limited", detail, name)
+        return now or before
 
     async def _restart(self) -> bool:
         """Try until one generation serves; ``False`` when it was stopped, given up or refused."""
@@ -250,6 +270,6 @@ class Supervised:
         self._tell(kind, why)
         return False
 
-    def _tell(self, kind: str, detail: str = "") -> None:
+    def _tell(self, kind: str, detail: str = "", cause: str = "") -> None:
         generation = self.current.spec.generation if self.current is not None else 0
-        self._owner.tell(kind, self.request.pack_id, generation, detail)
+        self._owner.tell(kind, self.request.pack_id, generation, detail, cause)

@@ -36,10 +36,13 @@ from core_runtime.rules.routing import NO_RIGHTS, PackRights, RightsOf
 
 RequestHandler = Callable[[Session, str, Any], Awaitable[Any]]
 LogSink = Callable[[str, int, int, str, str], None]
+OnLimit = Callable[[str, str, str], None]
+"""``(pack_id, limit, detail)``; at most once a second for each Pack and limit."""
 OnDenied = Callable[[str, str, str, int], None]
 """``(pack_id, operation, subject, count)``; count is how often since it was last told."""
 
 DENIAL_INTERVAL_S = 1.0
+LIMIT_INTERVAL_S = 1.0
 MAX_DENIALS = 4_096
 PUSH_S = 0.001
 REST = 10
@@ -58,6 +61,7 @@ class Bus:
         limits: BusLimits | None = None,
         log_sink: LogSink | None = None,
         on_denied: OnDenied | None = None,
+        on_limit: OnLimit | None = None,
     ) -> None:
         self.registry = registry
         self.events = events
@@ -68,6 +72,8 @@ class Bus:
         self.on_denied = on_denied
         self.channels: dict[str, ServeChannel] = {}
         """Operations of kind 64 that open a channel; filled before the first Pack connects."""
+        self.on_limit = on_limit
+        self._limits_told: dict[tuple[str, str], float] = {}
         self.router = Router(registry, diagnostics, self.limits)
         self.sessions: dict[str, Session] = {}
         self.turn = Turn()
@@ -229,6 +235,15 @@ class Bus:
         if self.on_denied is not None:
             with fail_soft(self.diagnostics, "audit of a denial", "bus"):
                 self.on_denied(pack_id, operation, subject, count + 1)
+
+    def limited(self, pack_id: str, limit: str, detail: str) -> None:
+        """A Pack met a limit of the bus."""
+        now = time.monotonic()
+        if self.on_limit is None or now - self._limits_told.get((pack_id, limit), -LIMIT_INTERVAL_S) < LIMIT_INTERVAL_S:
+            return
+        self._limits_told[pack_id, limit] = now
+        with fail_soft(self.diagnostics, "telling of a limit", "bus"):
+            self.on_limit(pack_id, limit, detail)
 
     def log(self, pack_id: str, generation: int, level: int, source: str, text: str) -> None:
         """Hand a Pack's line to the sink."""

@@ -17,8 +17,12 @@ FRAME_COST = 16
 class PackLog:
     """The log of one session. ``write(level, source, text)`` takes what may pass."""
 
-    def __init__(self, write: Callable[[int, str, str], None], bytes_per_s: int) -> None:
+    def __init__(
+        self, write: Callable[[int, str, str], None], bytes_per_s: int, dropped: Callable[[], None] = lambda: None
+    ) -> None:
+        """``dropped`` is called for each line that may not pass."""
         self._write = write
+        self._dropped = dropped
         self._rate = float(bytes_per_s)
         self._budget = self._rate
         self._time = time.monotonic()
@@ -32,6 +36,7 @@ class PackLog:
         text = frame.text[:LOG_CHARS]
         if self._budget < len(text):
             self.lost += 1
+            self._dropped()
             return
         self._budget -= len(text) + FRAME_COST
         if self.lost:

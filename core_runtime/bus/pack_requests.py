@@ -52,11 +52,13 @@ class PackRequests:
         """REQUEST."""
         limits = self._session.limits
         if len(self._tasks) + len(self._waiting) >= limits.requests:
+            self._session.limited("requests", f"{limits.requests} requests of it are in flight.")
             busy = Failure("limit", f"{limits.requests} requests are in flight already", retryable=True)
             self._session.send_error(frame.id, busy)
             return
         size_bytes = len(memoryview(frame.body))
         if self._waiting and self._waiting_bytes + size_bytes > limits.request_bytes:
+            self._session.limited("requests", f"Requests of {limits.request_bytes} bytes wait.")
             busy = Failure("limit", f"requests of {limits.request_bytes} bytes wait already", retryable=True)
             self._session.send_error(frame.id, busy)
             return

@@ -72,6 +72,7 @@ class Registrations:
             raise refused("superseded", "a newer generation of this Pack has taken over")
         self._drop_expired()
         if len(self.entries) >= limits.registrations:
+            session.limited("registrations", f"{limits.registrations} registrations of it exist.")
             raise ValueProblem("limit", f"{limits.registrations} registrations exist already")
         size_bytes = sum(len(memoryview(raw)) for raw in (frame.options, frame.meta, frame.schemas, frame.body))
         self._pay(1 + size_bytes / UNIT_BYTES)
@@ -159,6 +160,7 @@ class Registrations:
     def _check_room(self, more_bytes: int) -> None:
         limit = self._session.limits.registry_bytes
         if self.held_bytes + more_bytes > limit:
+            self._session.limited("registrations", f"They take {limit} bytes.")
             raise refused(
                 "limit",
                 f"the registrations of a Pack take at most {limit} bytes",
@@ -174,6 +176,7 @@ class Registrations:
         self._units = min(float(limits.register_burst), self._units + (now - self._refilled) * limits.register_per_s)
         self._refilled = now
         if self._units < min(units, limits.register_burst):
+            self._session.limited("registrations", "It registers too much in a short time.")
             wait_s = (min(units, limits.register_burst) - self._units) / limits.register_per_s
             raise refused(
                 "limit",

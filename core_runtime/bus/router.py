@@ -269,11 +269,13 @@ class Router:
     ) -> Call:
         limits = self.limits
         if len(caller.outgoing) >= limits.in_flight:
+            caller.limited("calls", f"{limits.in_flight} calls of it are in flight.")
             raise refused("limit", f"{limits.in_flight} calls are in flight already", retryable=True)
         parent = caller.incoming.get(frame.parent) if frame.parent else None
         if parent is not None and parent.abandoned:
             raise refused("cancelled", "the call that this one belongs to has ended")
         if parent is None and caller.orphans >= limits.orphans:
+            caller.limited("calls", f"{limits.orphans} calls of it that belong to no other are in flight.")
             raise refused("limit", f"{limits.orphans} calls without a parent are in flight already", retryable=True)
         if parent is None:
             call = Call(
@@ -315,6 +317,7 @@ class Router:
         if callee.draining and not _serves(callee, call.parent):
             raise refused("unavailable", f"{callee.pack_id} is stopping", retryable=True)
         if len(callee.incoming) >= limits.in_flight or callee.congested:
+            callee.limited("busy", f"{len(callee.incoming)} calls wait for it, the newest of {quote(call.key)}.")
             raise refused("limit", f"{callee.pack_id} is busy", "too many calls wait for it", retryable=True)
         if call.depth > limits.depth:
             raise refused("depth", f"calls are nested deeper than {limits.depth}")

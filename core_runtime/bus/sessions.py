@@ -13,6 +13,7 @@ Not here: routing (``router``), registrations, events and requests (``registrati
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Protocol
@@ -52,6 +53,9 @@ class Owner(Protocol):
 
     def denied(self, pack_id: str, operation: str, subject: str) -> None:
         """Record a refusal."""
+
+    def limited(self, pack_id: str, limit: str, detail: str) -> None:
+        """A Pack met a limit; names as in ``rules.limits_seen``."""
 
     def log(self, pack_id: str, generation: int, level: int, source: str, text: str) -> None:
         """A line that the Pack printed or logged."""
@@ -122,7 +126,7 @@ class Session:
         self._requests = PackRequests(self, owner.request, owner.diagnostics)
         self._channels = Channels(self, owner.channels, owner.diagnostics)
         self._strays = 0
-        self._log = PackLog(partial(owner.log, pack_id, generation), limits.log_bytes_per_s)
+        self._log = PackLog(partial(owner.log, pack_id, generation), limits.log_bytes_per_s, self._log_dropped)
 
     # --- for the orchestrator
 
@@ -291,6 +295,10 @@ class Session:
         """Record a refusal."""
         self._owner.denied(self.pack_id, operation, subject)
 
+    def limited(self, limit: str, detail: str) -> None:
+        """Tell that the Pack met a limit."""
+        self._owner.limited(self.pack_id, limit, detail)
+
     def may_reach(self, key: str) -> bool:
         """Whether the edge to ``key`` stands (a Pack always reaches its own). Spends nothing."""
         rights = self.rights()
@@ -306,6 +314,13 @@ class Session:
         if self._idle is not None and not self._idle.done() and len(self.incoming) <= self.abandoned:
             self._idle.set_result(None)
 
+    def overdue(self, grace_s: float) -> int:
+        """Calls whose callers were answered and whose handlers still run, ``grace_s`` after their deadlines."""
+        if not self.abandoned:
+            return 0
+        limit = time.monotonic() - grace_s
+        return sum(call.abandoned and call.deadline < limit for call in self.incoming.values())
+
     def gone(self, reason: str = "") -> PackError:
         """The error for whoever needs this session after its end."""
         return PackError(
@@ -316,6 +331,9 @@ class Session:
             retryable=True,
             pack_id=self.pack_id,
         )
+
+    def _log_dropped(self) -> None:
+        self.limited("log", f"It writes more than {self.limits.log_bytes_per_s} bytes a second.")
 
     def _own_changed(self, key: str) -> None:
         """A shadow's own key: nobody else is told."""

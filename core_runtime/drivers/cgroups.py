@@ -125,7 +125,7 @@ class Cgroups:
         ]
 
     def usage(self, group: Group) -> dict[str, float]:
-        """``{memory_bytes, cpu_s, pids}``, as far as the controllers tell."""
+        """``{memory_bytes, cpu_s, pids, pids_refused, cpu_periods, cpu_throttled}``, as the controllers tell."""
         return _usage(group.folders)
 
     def oom_killed(self, group: Group) -> bool:
@@ -361,9 +361,19 @@ def _usage(folders: Mapping[str, Path]) -> dict[str, float]:
         with contextlib.suppress(OSError, ValueError, KeyError):
             out[key] = int((folders[controller] / name).read_text()) / unit
     with contextlib.suppress(OSError, ValueError, KeyError):
-        words = (folders["cpu"] / "cpu.stat").read_text().split()
-        out["cpu_s"] = int(dict(zip(words[::2], words[1::2], strict=False))["usage_usec"]) / 1e6
+        stat = _words(folders["cpu"] / "cpu.stat")
+        if "usage_usec" in stat:  # version 2
+            out["cpu_s"] = stat["usage_usec"] / 1e6
+        out["cpu_periods"], out["cpu_throttled"] = float(stat["nr_periods"]), float(stat["nr_throttled"])
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        out["pids_refused"] = float(_words(folders["pids"] / "pids.events")["max"])
     return out
+
+
+def _words(path: Path) -> dict[str, int]:
+    """A file of ``name number`` lines."""
+    words = path.read_text().split()
+    return {name: int(number) for name, number in zip(words[::2], words[1::2], strict=False)}
 
 
 def _ancestry(folder: Path | None, name: str) -> list[str]:

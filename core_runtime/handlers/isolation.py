@@ -30,6 +30,7 @@ from core_runtime.handlers.host import Host
 from core_runtime.handlers.rights import SessionRights
 from core_runtime.handlers.table import handler
 from core_runtime.rules.egress import proxy_settings
+from core_runtime.rules.limits_seen import LIMITS
 from core_runtime.rules.permissions import resources_of
 from core_runtime.rules.sandbox import DriverKind, Isolation, Level, MachineLimits, limits_from_grant
 
@@ -115,6 +116,20 @@ def launch_request(host: Host, copy: VerifiedCopy) -> LaunchRequest:
     )
 
 
+def tell_limit(host: Host, pack_id: str, limit: str, detail: str) -> None:
+    """A Pack met one of its limits: an Issue that says which, when (its times) and what to do."""
+    told = LIMITS[limit]
+    host.diagnostics.issue(
+        f"limit_{limit}",
+        "warn",
+        pack_id,
+        f"The Pack {pack_id} met its limit of {told.what}",
+        detail,
+        told.hint.format(pack_id=pack_id),
+        {"limit": limit},
+    )
+
+
 def no_isolation_issue(host: Host) -> None:
     """Nothing of any Pack runs on this machine: say what each driver answered and what to do."""
     hints = [status.hint for status in host.statuses if status.hint]
@@ -157,7 +172,7 @@ def _withdraw(host: Host, pack_id: str, keys: Any) -> None:
 
 def _container_event(host: Host, event: ContainerEvent) -> None:
     """What happens to containers, as diagnostics and events; a Pack that is given up changes its state."""
-    failed = event.kind in {"crashed", "gave_up", "weaker", "degraded", "unhealthy"}
+    failed = event.kind in {"crashed", "gave_up", "weaker", "degraded", "unhealthy", "limited"}
     host.diagnostics.record(
         phase="containers",
         status="failed" if failed else "success",
@@ -170,6 +185,8 @@ def _container_event(host: Host, event: ContainerEvent) -> None:
         f"container.{event.kind}",
         {"pack_id": event.pack_id, "generation": event.generation, "detail": event.detail, "at": event.at},
     )
+    if event.kind == "limited" or event.cause == "oom":
+        tell_limit(host, event.pack_id, "memory" if event.cause == "oom" else event.cause, event.detail)
     if event.kind in {"gave_up", "weaker"} and not host.closing:
         host.in_background(_gave_up(host, event), f"end of {event.pack_id}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from backend_core.ecosystem.active_ecosystem import load_active_ecosystem
@@ -11,6 +12,7 @@ from backend_core.errors import quote
 from core_runtime.bus.hub import Bus
 from core_runtime.handlers import evidence, requests
 from core_runtime.handlers.host import Host
+from core_runtime.handlers.isolation import tell_limit
 from core_runtime.handlers.table import handler
 
 
@@ -41,7 +43,15 @@ async def bus_step(host: Host, _args: Mapping[str, Any]) -> None:
         )
         host.in_background(record, "audit of a denial")
 
-    bus = Bus(host.registry, host.events, host.diagnostics, requests=serve, log_sink=host.log.write, on_denied=denied)
+    bus = Bus(
+        host.registry,
+        host.events,
+        host.diagnostics,
+        requests=serve,
+        log_sink=host.log.write,
+        on_denied=denied,
+        on_limit=partial(tell_limit, host),
+    )
     await bus.start()
     host.bus = bus
 

@@ -17,6 +17,7 @@ class FakeSandbox:
     def __init__(self, driver, spec):
         self.id = f"fake-{spec.pack_id}-{spec.generation}"
         self.pid = 0
+        self.counted = {}
         self.spec, self.driver = spec, driver
         self.ended = asyncio.get_running_loop().create_future()
 
@@ -35,7 +36,7 @@ class FakeSandbox:
         return await self.wait()
 
     async def usage(self):
-        return {"memory_bytes": 1.0}
+        return {"memory_bytes": 1.0, **self.counted}
 
     async def output_tail(self):
         return "last words\x1b"
@@ -84,6 +85,7 @@ class FakeSession:
         self.closed = asyncio.get_running_loop().create_future()
         self.welcomed = self.answers = True
         self.welcomed = self.took_over = False
+        self.stuck = 0
 
     async def welcome(self, settings=None):
         self.welcomed = True
@@ -92,6 +94,9 @@ class FakeSession:
         if not self.answers:
             raise TimeoutError
         return {}
+
+    def overdue(self, grace_s):
+        return self.stuck
 
     async def shutdown(self, grace_s):
         self.abort("shut down")

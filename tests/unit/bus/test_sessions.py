@@ -12,6 +12,8 @@ from core_runtime.bus.hub import Bus
 from core_runtime.diagnostics import Diagnostics
 from core_runtime.event_bus import EventBus
 from core_runtime.interface_registry import InterfaceRegistry
+from core_runtime.rules.frames import BusLimits
+from core_runtime.rules.limits_seen import LIMITS
 from tests.support.raw_agent import (
     CALL,
     ERROR,
@@ -300,5 +302,28 @@ def test_a_value_that_cannot_be_shown_is_an_issue_not_an_end(tmp_path):
             a.send(PONG, frame[1], {})
             await ping
             assert a.mirrors["big"][3] == []
+
+    asyncio.run(main())
+
+
+def test_limits_of_the_bus_that_are_met_are_told_once_a_second(tmp_path):
+    async def main():
+        told: list[tuple[str, str, str]] = []
+        limits = BusLimits(in_flight=2, orphans=2, registrations=1, requests=1)
+        async with rig(tmp_path, limits=limits, on_limit=lambda *limit: told.append(limit)) as r:
+            a, _ = await r.agent("a", provides={"k", "l"}, calls={"k"})
+            b, _ = await r.agent("b", calls={"k"})
+            await a.registered("k", 1)
+            assert (await a.answer(a.register("l")))[2] == "limit"
+            for caller in (b, b, b, b, a):
+                caller.call("k")
+            await eventually(lambda: len(told) == 3)
+            for _ in range(9):
+                a.send(LOG, 0, 20, "stdout", "x" * 8_000)
+            await eventually(lambda: len(told) == 4)
+            assert sorted((pack_id, limit) for pack_id, limit, _ in told) == [
+                ("a", "busy"), ("a", "log"), ("a", "registrations"), ("b", "calls"),
+            ]  # fmt: skip
+            assert all(limit in LIMITS and detail for _, limit, detail in told)
 
     asyncio.run(main())

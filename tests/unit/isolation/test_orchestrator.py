@@ -279,6 +279,39 @@ def test_a_newer_generation_that_is_not_agreed_to_leaves_the_older_one_alone(tel
     tell(story)
 
 
+def test_a_pack_whose_handlers_hang_is_started_anew(tell, monkeypatch):
+    monkeypatch.setattr(supervision, "HEALTH_EVERY_S", 0.005)
+
+    async def story(s):
+        await s.start()
+        s.bus.sessions[0].stuck = supervision.STUCK_MOST - 1
+        await asyncio.sleep(0.03)
+        assert s.it.get("hello").restarts == 0
+        s.bus.sessions[0].stuck = supervision.STUCK_MOST
+        await s.until(lambda: s.it.get("hello").restarts == 1)
+        assert "unhealthy" in s.kinds()
+        assert s.bus.sessions[0].closed.result().startswith("stuck: 24 handlers")
+
+    tell(story)
+
+
+def test_limits_that_the_counters_show_are_told(tell, monkeypatch):
+    monkeypatch.setattr(supervision, "HEALTH_EVERY_S", 0.005)
+
+    async def story(s):
+        await s.start()
+        s.drivers[0].started[0].counted = {"pids_refused": 3.0, "cpu_periods": 10.0, "cpu_throttled": 9.0}
+        await s.until(lambda: s.kinds().count("limited") >= 2)
+        assert [(e.cause, e.detail) for e in s.events if e.kind == "limited"] == [
+            ("processes", "3 attempts to start a process or thread were refused"),
+            ("cpu", "it was held back in 9 of 10 periods"),
+        ]
+        await asyncio.sleep(0.03)
+        assert s.kinds().count("limited") == 2, "told once for what was counted once"
+
+    tell(story)
+
+
 def test_whoever_stops_a_pack_ends_the_older_generation_that_still_serves_calls(tell, monkeypatch):
     async def busy(self, grace_s):
         await asyncio.wait([self.closed], timeout=grace_s)
@@ -417,6 +450,16 @@ def test_cancelling_a_start_leaves_nothing(tell):
         with contextlib.suppress(asyncio.CancelledError):
             await task
         assert s.drivers[0].started[0].ended.done()
+
+    tell(story)
+
+
+def test_what_a_host_killed_while_it_probed_left_is_removed_at_boot(tell, tmp_path):
+    (tmp_path / "s/probe-x1/runtime").mkdir(parents=True)
+
+    async def story(s):
+        await s.it.remove_leftovers()
+        assert not (tmp_path / "s/probe-x1").exists()
 
     tell(story)
 
