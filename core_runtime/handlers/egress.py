@@ -6,15 +6,18 @@ Invariants:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from backend_core.errors import DeniedError, RumiError, TrustError, quote
 from backend_core.files import read_bounded
 from backend_core.parsing import parse_json
+from core_runtime.bus.channels import Channel, Serve
 from core_runtime.drivers.resolver import SystemResolver
 from core_runtime.egress.broker import Broker, Means
 from core_runtime.handlers import packs
 from core_runtime.handlers.host import Host
+from core_runtime.handlers.requests import by_right_of
 from core_runtime.rules.budgets import BudgetTable, parse_budgets
 from core_runtime.rules.settings import DEFAULT_API_PORT, DEFAULT_WEB_PORT
 
@@ -38,8 +41,18 @@ def open_broker(host: Host) -> Broker:
             ),
         )
     )
-    host.bus.channels.update({"network.connect": broker.network, "http.fetch": broker.fetch})
+    host.bus.channels.update({"network.connect": _by_right(broker.network), "http.fetch": _by_right(broker.fetch)})
     return broker
+
+
+def _by_right(serve: Serve) -> Serve:
+    """Served by the right of the generation that asks; none for a version on trial, which can't take it back."""
+
+    async def served(channel: Channel, operation: str, args: Mapping[str, Any]) -> None:
+        with by_right_of(channel.session, operation):
+            await serve(channel, operation, args)
+
+    return served
 
 
 async def view(host: Host, pack_id: str) -> dict[str, Any]:

@@ -10,8 +10,9 @@ Invariants:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -36,6 +37,13 @@ ON_TRIAL = frozenset({
 
 async def serve_session(host: Host, session: Any, operation: str, args: Any) -> Any:
     """``serve`` for one generation of a Pack, by what is its right."""
+    with by_right_of(session, operation):
+        return await serve(host, session.pack_id, operation, args)
+
+
+@contextlib.contextmanager
+def by_right_of(session: Any, operation: str) -> Iterator[None]:
+    """What happens in the block happens by that generation's right. ``DeniedError`` for what a trial may not do."""
     standing = getattr(session.rights(), "standing", None)
     if standing is not None and standing.stage is Stage.TRIAL and operation not in ON_TRIAL:
         standing.refused = standing.refused or operation
@@ -46,7 +54,7 @@ async def serve_session(host: Host, session: Any, operation: str, args: Any) -> 
             hint="The host starts this version again in the old one's place; it may do it then.",
         )
     with acting(standing):
-        return await serve(host, session.pack_id, operation, args)
+        yield
 
 
 async def serve(host: Host, pack_id: str, operation: str, args: Any) -> Any:

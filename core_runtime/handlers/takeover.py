@@ -131,6 +131,8 @@ class _Trial:
         except RumiError as error:
             return f"It did not start: {str(error)[:500]}"
         finally:
+            if standing.refused and self.verdict is Verdict.FAILED:  # whatever came of it may come of that
+                self.verdict = Verdict.STOP_FIRST
             if self._lifecycle is not None:
                 await self._lifecycle.close()
         return ""
@@ -147,10 +149,8 @@ class _Trial:
         """The last word: after this returns, the session takes over with nothing in between."""
         self._limit.reschedule(None)  # what follows is not given up half-way
         cause = self._fault()
-        if cause:
+        if cause or standing.refused:
             raise _Unfit(Verdict.FAILED, cause)
-        if standing.refused:
-            raise _Unfit(Verdict.STOP_FIRST, f"it needs {standing.refused} while it starts")
         self.older.retire(self._grant_before(), self._files.touched)
         try:
             await asyncio.to_thread(self._host.userdata.settle, self._copy.pack_id, self._files, self._begin)

@@ -194,6 +194,26 @@ def test_a_version_that_reads_what_the_old_one_goes_on_writing_starts_after_it(
     assert ways(host) == ["update_in_place"]
 
 
+def test_a_version_that_needs_more_than_a_trial_may_do_starts_after_the_old_one(host: RunningHost, tmp_path: Path) -> None:
+    """It asks for the network while it starts; that it fails on trial says nothing about it."""
+    wants = """
+    import urllib.request
+    try:
+        urllib.request.urlopen("http://example.invalid/", timeout=5)
+    except OSError as error:
+        assert "on_trial" not in str(error)
+    """
+    files = mover("2.0.0", wants.strip().replace("\n    ", "\n    "))
+    permission = {"type": "network", "domains": ["example.invalid"], "ports": [80], "reason": "to look"}
+    files["backend/permissions.json"] = json.dumps({"pack_id": "mover", "permissions": [permission]})
+    running(host, tmp_path, files, caller=False)
+    with Load(host) as load:
+        assert host.ok("POST", "/api/packs/mover/update/approve", {})["version"] == "2.0.0"
+        load.more()
+    assert load.errors == []
+    assert ways(host) == ["update_in_place"]
+
+
 def test_what_a_version_wrote_on_trial_counts_when_it_has_taken_over_and_not_before(
     host: RunningHost, tmp_path: Path
 ) -> None:
