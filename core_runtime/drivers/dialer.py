@@ -43,7 +43,8 @@ async def dial(addresses: Sequence[Address], port: int, timeout_s: float) -> tup
 
 def this_machine(ports: Iterable[int]) -> Machine:
     """What belongs to this machine now; ``ports`` are those on which the host itself listens."""
-    found = (item.address for items in psutil.net_if_addrs().values() for item in items if item.family in _INTERNET)
+    items = (item for group in psutil.net_if_addrs().values() for item in group)
+    found = ((item.address, item.netmask) for item in items if item.family in _INTERNET)
     return Machine.of(found, ports)
 
 

@@ -18,8 +18,10 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
 from backend_core.errors import DeniedError, HostError, PackError, PackTimeout, RumiError
 from core_runtime.bus.channels import Channel, ChannelReset
@@ -35,6 +37,7 @@ from core_runtime.rules.fetch import HTTPS_PORT, Injection, Request, header_clas
 from core_runtime.rules.grants import Grant
 from core_runtime.rules.permissions import Allow, Deny, fetches
 
+_T = TypeVar("_T")
 SWEEP_S = 1.0
 RECENT = 20
 REFUSALS_PER_MINUTE = 60
@@ -79,6 +82,8 @@ class Means:
     budgets: Callable[[], BudgetTable]
     secrets: Secrets
     own_ports: Callable[[], frozenset[int]]
+    work: Executor
+    """Where what blocks is done; the operator's own work is done elsewhere."""
     clock: Callable[[], float] = time.monotonic
 
 
@@ -190,7 +195,7 @@ class Broker:
         over = account.open(target.host, len(mine), budgets, now)
         if over is not None:
             raise await self._refuse(pack_id, kind, str(target), over)
-        answer = await asyncio.to_thread(self._means.permissions.check, pack_id, kind, **params)
+        answer = await self._apart(partial(self._means.permissions.check, pack_id, kind, **params))
         if isinstance(answer, Deny):
             raise await self._refuse(pack_id, kind, str(target), Refused("denied", answer.reason, answer.hint))
         connection = Connection(
@@ -245,7 +250,7 @@ class Broker:
                 raise await self._refuse(pack_id, connection.kind, str(target), over)
             async with self._asking.setdefault(pack_id, asyncio.Semaphore(LOOKUPS_AT_ONCE)):
                 found = await self._means.resolver.resolve(target.name, connection.budgets.connect_s)
-        machine = await asyncio.to_thread(this_machine, self._means.own_ports())
+        machine = await self._apart(partial(this_machine, self._means.own_ports()))
         literal = target.address is not None
         faults = (dial_fault(address, target.port, machine, literal=literal) for address in found)
         fault = next((fault for fault in faults if fault), "")
@@ -263,7 +268,7 @@ class Broker:
             raise await self._refuse(connection.pack_id, connection.kind, str(connection.target), why)
         headers = []
         for item in granted:
-            value = item.value(await asyncio.to_thread(self._means.secrets, connection.pack_id, item.secret))
+            value = item.value(await self._apart(partial(self._means.secrets, connection.pack_id, item.secret)))
             if not value.isascii() or not value.isprintable():
                 raise HostError(
                     f"The secret {item.secret} can't be sent in a header",
@@ -296,10 +301,10 @@ class Broker:
             since, count = now, 0
         self._told[pack_id] = (since, count + 1)
         if count < REFUSALS_PER_MINUTE or not count % 1_000:
-            await asyncio.to_thread(
+            await self._apart(partial(
                 self._means.audit.note, "egress.refused", pack_id=pack_id, kind=kind, target=target[:200],
                 code=why.code, reason=why.reason[:300], refused=account.refused,
-            )  # fmt: skip
+            ))  # fmt: skip
         return _error(why)
 
     def _remember(self, pack_id: str, kind: str, target: str, why: Refused) -> None:
@@ -320,10 +325,14 @@ class Broker:
         )
 
     async def _note(self, connection: Connection, event: str, **fields: Any) -> None:
-        await asyncio.to_thread(
+        await self._apart(partial(
             self._means.audit.note, event, pack_id=connection.pack_id, kind=connection.kind, id=connection.number,
             target=str(connection.target), **fields,
-        )  # fmt: skip
+        ))  # fmt: skip
+
+    async def _apart(self, work: Callable[[], _T]) -> _T:
+        """In a thread of ``Means.work``."""
+        return await asyncio.get_running_loop().run_in_executor(self._means.work, work)
 
     async def _ended(self, connection: Connection, cause: Refused) -> None:
         seconds = round(self._means.clock() - connection.started, 3)

@@ -39,6 +39,7 @@ def open_broker(host: Host) -> Broker:
             own_ports=lambda: frozenset(
                 {DEFAULT_API_PORT, DEFAULT_WEB_PORT, host.settings.api_port, host.settings.web_port}
             ),
+            work=host.pack_work,
         )
     )
     host.bus.channels.update({"network.connect": _by_right(broker.network), "http.fetch": _by_right(broker.fetch)})

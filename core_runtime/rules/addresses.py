@@ -111,21 +111,38 @@ def judge(address: Address) -> tuple[Reach, str]:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What belongs to this machine: its addresses, and the ports on which the host or an engine listens there."""
+    """What belongs to this machine: its addresses, the networks that it is connected to without a router in between,
+    and the ports on which the host or an engine listens.
+    """
 
     addresses: frozenset[Address] = frozenset()
+    networks: frozenset[Network] = frozenset()
     ports: frozenset[int] = field(default=ENGINE_PORTS)
 
     @classmethod
-    def of(cls, texts: Iterable[str], ports: Iterable[int]) -> Machine:
-        """From the interfaces' addresses as the system writes them (a scope after ``%`` is dropped)."""
-        found = (ip_address(text.partition("%")[0]) for text in texts)
-        return cls(frozenset(found), ENGINE_PORTS | frozenset(ports))
+    def of(cls, interfaces: Iterable[tuple[str, str | None]], ports: Iterable[int]) -> Machine:
+        """From each interface's address and mask as the system writes them (a scope after ``%`` is dropped)."""
+        pairs = [(ip_address(text.partition("%")[0]), mask) for text, mask in interfaces]
+        networks = (_network(address, mask) for address, mask in pairs if mask)
+        known = frozenset(network for network in networks if network is not None and network.prefixlen)
+        return cls(frozenset(address for address, _ in pairs), known, ENGINE_PORTS | frozenset(ports))
 
     def owns(self, address: Address) -> bool:
         """Whether a connection to ``address`` would come back to this machine."""
         loopback = isinstance(address, IPv4Address) and address in IPv4Network("127.0.0.0/8")
         return loopback or address == IPv6Address("::1") or address in self.addresses
+
+    def beside(self, address: Address) -> bool:
+        """Whether ``address`` is a neighbour's: a printer at home has a public IPv6 address as well."""
+        return any(address.version == network.version and address in network for network in self.networks)
+
+
+def _network(address: Address, mask: str) -> Network | None:
+    """None for a mask that is none."""
+    try:
+        return ip_network(f"{address}/{int(ip_address(mask)).bit_count()}", strict=False)
+    except ValueError:
+        return None
 
 
 def dial_fault(address: Address, port: int, machine: Machine, *, literal: bool) -> str:
@@ -138,4 +155,6 @@ def dial_fault(address: Address, port: int, machine: Machine, *, literal: bool) 
             return f"port {port} of this machine belongs to its host"
         if not literal:
             return f"{address} is an address of this machine"
+    if machine.beside(address) and not literal:
+        return f"{address} is on a network that this machine is part of"
     return ""

@@ -93,7 +93,7 @@ def _parse(values: Any, base: Budgets) -> Budgets | str:
         most, whole = _MOST.get(name, 1 << 50), name in _WHOLE
         number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
         if not number or not 0 < value <= most or (whole and not isinstance(value, int)):
-            return f"{name} must be a {'whole ' * whole}number above 0 and at most {most:g}"
+            return f"{name} must be a {'whole ' * whole}number above 0 and at most {most:.0f}"
     return replace(base, **{str(name): value for name, value in values.items()})
 
 

@@ -38,7 +38,19 @@ from core_runtime.rules.fetch import parse_injection, parse_url, path_fault, sec
 from tests.support.certificates import Authority
 from tests.support.documents import ROOT
 from tests.support.egress import PACK, Stand, client_hello, stand, with_extension
-from tests.support.networks import HOST, METADATA, OTHER, PRIVATE, WEB, WEB6, Internet, NameServer, with_name_server
+from tests.support.networks import (
+    GATEWAY,
+    HOST,
+    METADATA,
+    NEIGHBOUR6,
+    OTHER,
+    PRIVATE,
+    WEB,
+    WEB6,
+    Internet,
+    NameServer,
+    with_name_server,
+)
 from tests.support.raw_agent import CREDIT, END, ERROR, ITEM, eventually
 from tests.support.web import WebServer
 
@@ -91,12 +103,12 @@ def test_one_trailing_dot_and_case_change_nothing() -> None:
      ("169.254.0.1", Reach.NEVER), ("169.254.169.254", Reach.NEVER), ("169.254.170.2", Reach.NEVER), ("100.100.100.200", Reach.NEVER),
      ("168.63.129.16", Reach.NEVER), ("192.0.0.192", Reach.NEVER), ("192.0.0.1", Reach.NEVER), ("192.0.2.1", Reach.PRIVATE),
      ("192.88.99.1", Reach.NEVER), ("198.18.0.1", Reach.PRIVATE), ("224.0.0.1", Reach.NEVER), ("239.255.255.255", Reach.NEVER),
-     ("240.0.0.1", Reach.NEVER), ("255.255.255.255", Reach.NEVER), ("11.7.0.10", Reach.PUBLIC),
-     ("::", Reach.NEVER), ("::1", Reach.PRIVATE), ("::ffff:127.0.0.1", Reach.NEVER), ("::ffff:11.7.0.10", Reach.NEVER),
+     ("240.0.0.1", Reach.NEVER), ("255.255.255.255", Reach.NEVER), ("11.8.0.10", Reach.PUBLIC),
+     ("::", Reach.NEVER), ("::1", Reach.PRIVATE), ("::ffff:127.0.0.1", Reach.NEVER), ("::ffff:11.8.0.10", Reach.NEVER),
      ("::127.0.0.1", Reach.NEVER), ("64:ff9b::7f00:1", Reach.NEVER), ("64:ff9b:1::1", Reach.NEVER), ("2002:7f00:1::", Reach.NEVER),
      ("2001::1", Reach.NEVER), ("2001:20::1", Reach.NEVER), ("2001:db8::1", Reach.PRIVATE), ("3fff::1", Reach.PRIVATE),
      ("fe80::1", Reach.NEVER), ("fec0::1", Reach.NEVER), ("fc00::1", Reach.PRIVATE), ("fd00:ec2::254", Reach.NEVER),
-     ("fd20:ce::254", Reach.NEVER), ("ff02::1", Reach.NEVER), ("4000::1", Reach.NEVER), ("2a0b:7::10", Reach.PUBLIC)],
+     ("fd20:ce::254", Reach.NEVER), ("ff02::1", Reach.NEVER), ("4000::1", Reach.NEVER), ("2a0b:8::10", Reach.PUBLIC)],
 )  # fmt: skip
 def test_every_class_of_address(address: str, reach: Reach) -> None:
     found = parse_host(address)
@@ -105,12 +117,13 @@ def test_every_class_of_address(address: str, reach: Reach) -> None:
 
 
 def test_own_ports_and_own_addresses() -> None:
-    machine = Machine.of(["11.7.0.2", "192.168.1.2", "fe80::1%eth0"], {8765, 5000})
+    interfaces = [("11.7.0.2", "255.255.255.0"), ("192.168.1.2", None), ("fe80::1%eth0", "ffff:ffff:ffff:ffff::"), ("2a0b:7::2", "ffff:ffff:ffff:ffff::"), ("10.8.0.1", "0.0.0.0")]
+    machine = Machine.of(interfaces, {8765, 5000})
     for text in ("127.0.0.1", "127.9.9.9", "::1", "11.7.0.2", "192.168.1.2"):
         address = parse_host(text)
         assert not isinstance(address, str | Refused)
         for port in (8765, 5000, 2375, 2376):
-            assert "belongs to its host" in dial_fault(address, port, machine, literal=True)
+            assert "belongs to its host" in dial_fault(address, port, machine, literal=True), text
         assert dial_fault(address, 5432, machine, literal=True) == ""
         assert dial_fault(address, 5432, machine, literal=False)
 
@@ -319,7 +332,7 @@ def test_a_granted_name_passes_and_is_recorded(story: Any, sink: Any) -> None:
 @netns
 @pytest.mark.parametrize(
     ("answers", "why"),
-    [([PRIVATE], "private"), ([METADATA], "metadata"), (["127.0.0.1"], "loopback"), ([HOST], "this machine"), (["::1"], "loopback"),
+    [([PRIVATE], "private"), ([METADATA], "metadata"), (["127.0.0.1"], "loopback"), ([HOST], "this machine"), ([GATEWAY], "part of"), ([NEIGHBOUR6], "part of"), (["::1"], "loopback"),
      (["::ffff:127.0.0.1"], "IPv6 form"), (["64:ff9b::a09:1"], "translator"), ([WEB, PRIVATE], "private"), (["0.0.0.0"], "unspecified")],
 )  # fmt: skip
 def test_names_that_lead_inside(story: Any, sink: Any, answers: list[str], why: str) -> None:
@@ -772,7 +785,7 @@ asyncio.run(main())
 def test_the_systems_resolver_tries_no_search_list_and_gives_every_answer(net: Internet, tmp_path: Path) -> None:
     names = NameServer(net)
     try:
-        names.zone = {NAME: [WEB, WEB6, PRIVATE], "short.org.example.com": [WEB], "many.example.com": [f"11.7.1.{n}" for n in range(40)]}
+        names.zone = {NAME: [WEB, WEB6, PRIVATE], "short.org.example.com": [WEB], "many.example.com": [f"11.8.1.{n}" for n in range(40)]}
         asked = [NAME, "short.org", "many.example.com", "none.example.com"]
         command = [*with_name_server(net, tmp_path), sys.executable, "-c", RESOLVE, *asked]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)

@@ -6,13 +6,14 @@ import importlib.util
 import json
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.certificates import Authority
-from tests.support.networks import OTHER, WEB, Internet, NetworkedHost
+from tests.support.networks import GATEWAY, HOST, OTHER, PRIVATE, WEB, Internet, NetworkedHost
 from tests.support.running_host import component
 from tests.support.web import NamedServers
 
@@ -75,6 +76,38 @@ def with_curl(args, ctx):
     done = subprocess.run(command, capture_output=True, text=True)
     return {"code": done.returncode, "text": done.stdout, "error": done.stderr}
 
+def raw(args, ctx):
+    import socket
+    host, _, port = os.environ["HTTP_PROXY"].rpartition("/")[2].rpartition(":")
+    with socket.create_connection((host, int(port)), 10) as sock:
+        sock.settimeout(args.get("wait", 1.0))
+        got = b""
+        try:
+            for part in args["parts"]:
+                sock.sendall(part if isinstance(part, bytes) else part.encode("latin-1"))
+                if args.get("answered"):
+                    got += sock.recv(65536)
+            while data := sock.recv(65536):
+                got += data
+        except OSError as error:
+            return {"got": got.decode("latin-1"), "error": type(error).__name__}
+        return {"got": got.decode("latin-1"), "error": ""}
+
+def hold(args, ctx):
+    import socket, time
+    host, _, port = os.environ["HTTP_PROXY"].rpartition("/")[2].rpartition(":")
+    with socket.create_connection((host, int(port)), 10) as sock:
+        sock.sendall(b"CONNECT %s HTTP/1.1\\r\\n\\r\\n" % args["to"].encode())
+        sock.settimeout(20)
+        began = time.monotonic()
+        got = sock.recv(4096)
+        try:
+            while data := sock.recv(4096):
+                got += data
+        except OSError as error:
+            got += type(error).__name__.encode()
+        return {"got": got.decode("latin-1"), "seconds": time.monotonic() - began}
+
 def has_curl(args, ctx):
     import shutil
     return shutil.which("curl") is not None
@@ -104,10 +137,12 @@ def run(context):
         if name.startswith("with_"):
             ir.register("net." + name[5:], fn)
     ir.register("net.has_curl", has_curl)
+    ir.register("net.raw", raw)
+    ir.register("net.hold", hold)
     ir.register("net.environment", environment)
     ir.register("net.fetch", fetch)
 """
-KEYS = ("urllib", "requests", "httpx", "httpx_async", "aiohttp", "websockets", "curl", "has_curl", "environment", "fetch", "size")
+KEYS = ("urllib", "requests", "httpx", "httpx_async", "aiohttp", "websockets", "curl", "has_curl", "environment", "fetch", "size", "raw", "hold")
 
 
 def vendored(names: tuple[str, ...], into: Path) -> None:
@@ -149,6 +184,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NamedServers]:
 
 PERMISSIONS: list[dict[str, Any]] = [
     {"type": "network", "domains": ["api.example.com"], "ports": [443, 80], "reason": "talks to its service"},
+    {"type": "network", "addresses": [f"{PRIVATE}:7000", f"{HOST}:8765"], "reason": "talks to a machine at home"},
+    {"type": "network", "domains": ["rebinding.example.com"], "ports": [80], "reason": "x"},
     {"type": "http.fetch", "hosts": ["other.example.com"], "methods": ["GET", "POST"], "path_prefixes": ["/echo", "/bytes", "/redirect"], "reason": "asks"},
 ]
 
@@ -223,3 +260,118 @@ def test_usual_variables_are_set(host: NetworkedHost) -> None:
     assert found["HTTPS_PROXY"] == found["https_proxy"] == found["ALL_PROXY"]
     assert found["HTTPS_PROXY"].startswith("http://127.0.0.1:")
     assert found["NO_PROXY"] == "localhost,127.0.0.1,::1"
+
+
+# --- what a hostile client inside finds
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [("GET /echo HTTP/1.1\r\nHost: api.example.com\r\n\r\n", 400), ("CONNECT evil.example:443 HTTP/1.1\r\n\r\n", 403),
+     ("CONNECT api.example.com HTTP/1.1\r\n\r\n", 400), ("CONNECT api.example.com:99999 HTTP/1.1\r\n\r\n", 400),
+     ("CONNECT 127.1:80 HTTP/1.1\r\n\r\n", 400), ("CONNECT api.example.com@evil.example:443 HTTP/1.1\r\n\r\n", 400),
+     ("CONNECT other.example.com:443 HTTP/1.1\r\n\r\n", 403), (f"CONNECT {HOST}:8765 HTTP/1.1\r\n\r\n", 403),
+     (f"CONNECT {GATEWAY}:80 HTTP/1.1\r\n\r\n", 403), ("GET http://other.example.com/admin HTTP/1.1\r\n\r\n", 403),
+     ("GET http://other.example.com/echo/%2e%2e/admin HTTP/1.1\r\n\r\n", 403), ("DELETE http://other.example.com/echo HTTP/1.1\r\n\r\n", 403),
+     ("GET https://api.example.com/echo HTTP/1.1\r\n\r\n", 403), ("GET ftp://api.example.com/ HTTP/1.1\r\n\r\n", 400),
+     ("POST http://other.example.com/echo HTTP/1.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+     ("POST http://other.example.com/echo HTTP/1.1\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello", 400),
+     ("GET http://other.example.com/echo HTTP/1.1\r\nX : y\r\n\r\n", 400), ("GET http://other.example.com/echo HTTP/1.1\r\nfolded\r\n\r\n", 400),
+     ("nonsense\r\n\r\n", 400), ("X" * 70_000, 400)],
+)  # fmt: skip
+def test_hostile_requests_to_the_proxy(host: NetworkedHost, sent: str, status: int) -> None:
+    found = host.result("net.raw", {"parts": [sent]})
+    assert found["got"].startswith(f"HTTP/1.1 {status} "), found
+    assert len(found["got"]) < 1_000
+
+
+def test_a_second_request_never_travels_under_the_first_ones_decision(host: NetworkedHost, world: NamedServers) -> None:
+    """Pipelined behind a granted one, a request for a refused path reaches nobody."""
+    first = "GET http://other.example.com/echo?first HTTP/1.1\r\nHost: other.example.com\r\n\r\n"
+    second = "GET http://other.example.com/admin HTTP/1.1\r\nHost: other.example.com\r\n\r\n"
+    found = host.result("net.raw", {"parts": [first + second]})
+    assert found["got"].count("HTTP/1.1 ") == 1
+    assert "Connection: close" in found["got"]
+    assert all("admin" not in seen[2] for seen in world.tls["other.example.com"].seen)
+
+
+def test_socks_names_are_passed_on_and_never_looked_up_inside(host: NetworkedHost, world: NamedServers) -> None:
+    def request(name: bytes, port: int) -> list[bytes]:
+        return [b"\x05\x01\x00", b"\x05\x01\x00\x03" + bytes([len(name)]) + name + port.to_bytes(2, "big")]
+
+    get = b"GET /echo?socks HTTP/1.1\r\nHost: api.example.com\r\nConnection: close\r\n\r\n"
+    found = host.result("net.raw", {"parts": [*map(latin, request(b"api.example.com", 80)), latin(get)], "answered": True})
+    assert found["got"].startswith("\x05\x00\x05\x00\x00\x01\0\0\0\0\0\0HTTP/1.1 200"), found
+    asked = len(world.names.asked)
+    refused = host.result("net.raw", {"parts": [*map(latin, request(b"evil.example", 80))], "answered": True})
+    assert refused["got"].startswith("\x05\x00\x05\x02"), refused
+    assert len(world.names.asked) == asked
+    for parts in (["\x05\x01\x02"], ["\x05\x01\x00", "\x05\x02\x00\x01\x01\x02\x03\x04\0\x50"], ["\x05\x01\x00", "\x05\x01\x00\x09abc"]):
+        assert not host.result("net.raw", {"parts": parts, "answered": len(parts) > 1})["got"].endswith("HTTP")
+
+
+def latin(data: bytes) -> str:
+    return data.decode("latin-1")
+
+
+def test_rebinding_against_the_systems_own_resolver(host: NetworkedHost, world: NamedServers) -> None:
+    world.names.zone["rebinding.example.com"] = [[WEB], [PRIVATE], [PRIVATE, WEB]]
+    url = {"url": "http://rebinding.example.com/echo"}
+    assert host.result("net.urllib", url)["status"] == 200
+    for _ in range(2):
+        status, envelope = host.call("net.urllib", url)
+        assert (status, "403" in envelope["error"]) == (502, True), envelope
+    refusals = host.ok("GET", "/api/packs/client/egress")["recent_refusals"]
+    assert [item["code"] for item in refusals[-2:]] == ["address_refused"] * 2
+
+
+def test_what_passed_is_shown_counted_and_on_record(host: NetworkedHost) -> None:
+    host.result("net.urllib", {"url": "https://api.example.com/bytes/50000"})
+    view = host.ok("GET", "/api/packs/client/egress")
+    [found] = [item for item in view["destinations"] if item["host"] == "api.example.com"]
+    assert found["bytes_down"] > 50_000
+    assert view["bytes_this_hour"] >= found["bytes_down"] + found["bytes_up"]
+    granted = host.ok("GET", "/api/packs/client/permissions")["granted"]
+    uses = {item: uses["count"] for permission in granted for item, uses in permission["items"].items()}
+    assert uses["api.example.com"] >= 1
+    assert uses[f"{PRIVATE}:7000"] == 0
+
+    def all_ended() -> bool:
+        records = [json.loads(line) for line in (host.home / "user_data/audit/audit.jsonl").read_text().splitlines()]
+        events = [record["event"] for record in records if record.get("pack_id") == "client"]
+        return 0 < events.count("egress.opened") == events.count("egress.ended")
+
+    host.until(all_ended, 10, "the end of every connection on record")
+    assert host.ok("GET", "/api/audit/verify")["ok"]
+
+
+def test_taking_the_permission_away_ends_the_connection_under_way(host: NetworkedHost) -> None:
+    with ThreadPoolExecutor(1) as threads:
+        holding = threads.submit(host.result, "net.hold", {"to": "api.example.com:443"})
+        host.until(lambda: [c for c in host.ok("GET", "/api/packs/client/egress")["connections"] if c["target"] == "api.example.com:443"], 10, "the tunnel")
+        host.ok("DELETE", "/api/packs/client/permissions", {"permissions": [{"type": "network", "domains": ["api.example.com"]}]})
+        found = holding.result(20)
+    assert found["got"].startswith("HTTP/1.1 200")
+    assert found["seconds"] < 10
+    assert host.call("net.urllib", {"url": "https://api.example.com/echo"})[0] == 502
+    host.ok("POST", "/api/packs/client/permissions", {"permissions": [{"type": "network", "domains": ["api.example.com"]}]})
+    assert host.result("net.urllib", {"url": "https://api.example.com/echo"})["status"] == 200
+
+
+def test_budgets_of_the_operator_act_at_once_and_a_broken_file_opens_nothing(host: NetworkedHost) -> None:
+    file = host.home / "user_data/egress.json"
+    url = {"url": "http://api.example.com/bytes/200000"}
+    assert host.result("net.urllib", url)["status"] == 200
+    try:
+        file.write_text('{"packs": {"client": {"bytes_per_hour_and_host": 1}}}')
+        found = host.result("net.raw", {"parts": ["CONNECT api.example.com:443 HTTP/1.1\r\n\r\n"]})
+        assert found["got"].startswith("HTTP/1.1 429 ")
+        issues = host.ok("GET", "/api/issues")
+        assert [issue["subject"] for issue in issues if issue["code"] == "egress_budget"] == ["client"]
+        file.write_text('{"budgets": {"bytes_per_hour": "lots"}}')
+        found = host.result("net.raw", {"parts": ["CONNECT api.example.com:443 HTTP/1.1\r\n\r\n"]})
+        assert found["got"].startswith("HTTP/1.1 403 ")
+        assert "egress.json" in found["got"]
+    finally:
+        file.unlink()
+    assert host.result("net.urllib", url)["status"] == 200

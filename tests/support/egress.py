@@ -7,6 +7,7 @@ import ssl
 import struct
 import time
 from collections.abc import AsyncIterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from ipaddress import ip_address
@@ -163,13 +164,15 @@ async def stand(
         return (secrets or {})[name]
 
     async with rig(folder) as built:
-        broker = Broker(Means(rights, audit, built.diagnostics, names, lambda: table, secret, lambda: own_ports))
+        work = ThreadPoolExecutor(2)
+        broker = Broker(Means(rights, audit, built.diagnostics, names, lambda: table, secret, lambda: own_ports, work))
         built.bus.channels.update({"network.connect": broker.network, "http.fetch": broker.fetch})
         agent, _ = await built.agent(PACK)
         try:
             yield Stand(built, agent, broker, rights, names, audit)
         finally:
             await broker.close()
+            work.shutdown()
 
 
 def client_hello(name: str | None) -> bytes:

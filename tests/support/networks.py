@@ -24,8 +24,9 @@ from tests.support.running_host import RunningHost
 
 T = TypeVar("T")
 CLONE_NEWNET = 0x40000000
-HOST, GATEWAY, WEB, OTHER, NAMES = "11.7.0.2", "11.7.0.1", "11.7.0.10", "11.7.0.11", "11.7.0.53"
-PRIVATE, METADATA, WEB6 = "10.9.0.1", "169.254.169.254", "2a0b:7::10"
+HOST, GATEWAY, WEB, OTHER, NAMES = "11.7.0.2", "11.7.0.1", "11.8.0.10", "11.8.0.11", "11.8.0.53"
+"""The gateway is the host's neighbour; everybody else is behind it."""
+PRIVATE, METADATA, WEB6, NEIGHBOUR6 = "10.9.0.1", "169.254.169.254", "2a0b:8::10", "2a0b:7::1"
 
 
 class Internet:
@@ -46,10 +47,12 @@ class Internet:
             *(f"-n {side} link set {device} up" for side in (host, world) for device in ("lo", "veth0")),
             f"-n {host} addr add {HOST}/24 dev veth0",
             f"-n {host} addr add 2a0b:7::2/64 dev veth0 nodad",
+            f"-n {world} addr add {GATEWAY}/24 dev veth0",
+            f"-n {world} addr add {NEIGHBOUR6}/64 dev veth0 nodad",
             f"-n {host} route add default via {GATEWAY}",
-            *(f"-n {world} addr add {a}/24 dev veth0" for a in (GATEWAY, WEB, OTHER, NAMES)),
-            f"-n {world} addr add {WEB6}/64 dev veth0 nodad",
-            *(f"-n {world} addr add {a}/32 dev lo" for a in (PRIVATE, METADATA)),
+            f"-n {host} -6 route add default via {NEIGHBOUR6}",
+            *(f"-n {world} addr add {a}/32 dev lo" for a in (WEB, OTHER, NAMES, PRIVATE, METADATA)),
+            f"-n {world} addr add {WEB6}/128 dev lo",
         ):
             subprocess.run(["ip", *line.split()], check=True, capture_output=True)
         return self

@@ -147,7 +147,7 @@ def status_of(error: Any) -> int:
         return 504
     if kind in UPSTREAM_FAULTS or kind.startswith("error/"):
         return 502
-    if "budget" in kind or kind == "limit":
+    if ".budget." in kind or kind == "limit":
         return 429
     return 400 if kind.endswith("_invalid") or kind == "arguments" else 403
 
