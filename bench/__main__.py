@@ -6,10 +6,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from bench import calls, digest, plot, scale, starts
+from bench import calls, digest, downloads, plot, scale, starts
 from bench.harness import Report
 
-GROUPS = {"calls": calls.run, "starts": starts.run, "scale": scale.run, "digest": digest.run}
+GROUPS = {"calls": calls.run, "starts": starts.run, "scale": scale.run, "digest": digest.run, "downloads": downloads.run}
 
 
 def main(arguments: list[str]) -> int:

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from core_runtime.handlers import packs
 from core_runtime.handlers.host import Host
@@ -71,6 +72,7 @@ class BenchPack:
     provides: Sequence[str]
     requires: Sequence[str] = ()
     roomy: bool = True
+    permissions: Sequence[Mapping[str, Any]] = ()
 
 
 THREE = {
@@ -92,6 +94,9 @@ async def host_with_packs(isolation: str, chosen: Mapping[str, BenchPack] = THRE
         os.chmod(home, 0o755)  # noqa: PTH101  the sandbox's own user must pass through; nothing else runs on this loop
         for pack_id, pack in chosen.items():
             _write(home, pack_id, pack)
+        (home / "user_data").mkdir(exist_ok=True)
+        unlimited = {"bytes_per_hour": 1 << 50, "bytes_per_hour_and_host": 1 << 50}
+        (home / "user_data" / "egress.json").write_text(json.dumps({"budgets": unlimited}))
         environment = {
             **os.environ,
             "RUMI_HOME": folder,
@@ -118,7 +123,7 @@ def _write(home: Path, pack_id: str, pack: BenchPack) -> None:
     connectivity = {"provides": list(pack.provides), "requires": list(pack.requires)}
     manifest = {"type": "service", "id": "main", "version": "1.0.0", "connectivity": connectivity}
     room: dict[str, str | int] = {"type": "resources", "cpu": 2, "reason": "the bench measures the bus, not the limit"}
-    asked = {"pack_id": pack_id, "permissions": [room] if pack.roomy else []}
+    asked = {"pack_id": pack_id, "permissions": [*([room] if pack.roomy else []), *pack.permissions]}
     (backend / "ecosystem.json").write_text(json.dumps({"pack_id": pack_id, "version": "1.0.0"}))
     (backend / "permissions.json").write_text(json.dumps(asked))
     (component / "manifest.json").write_text(json.dumps(manifest))

@@ -37,7 +37,6 @@ _QUAD = re.compile(r"(0|[1-9][0-9]{0,2})(\.(0|[1-9][0-9]{0,2})){3}")
 _LOCAL_SUFFIXES: Final = (
     "localhost", "local", "localdomain", "internal", "intranet", "lan", "home.arpa", "onion", "arpa",
 )  # fmt: skip
-_MIN_WILDCARD_LABELS = 2
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -150,11 +149,7 @@ def domain_fault(text: str, _pack_id: str = "") -> str:
     found = parse_host(name)
     if isinstance(found, Refused):
         return f"is no domain: {found.reason}"
-    if not isinstance(found, str):
-        return "is an address; name it in addresses, as ip:port"
-    if text != name and len(name.split(".")) < _MIN_WILDCARD_LABELS:
-        return "covers a whole top-level domain"
-    return ""
+    return "" if isinstance(found, str) else "is an address; name it in addresses, as ip:port"
 
 
 def host_fault(text: str, _pack_id: str = "") -> str:

@@ -250,10 +250,10 @@ def story(net: Internet, tmp_path: Path) -> Callable[..., None]:
 class Sink:
     """A server that counts what it gets, answers ``greeting`` and then does what ``behave`` says."""
 
-    def __init__(self, net: Internet, address: str, port: int, *, greeting: bytes = b"", flood: bool = False) -> None:
+    def __init__(self, net: Internet, address: str, port: int, *, greeting: bytes = b"", flood: bool = False, echo: bool = False) -> None:
         self.received = b""
         self.accepted = 0
-        self._greeting, self._flood = greeting, flood
+        self._greeting, self._flood, self._echo = greeting, flood, echo
         self._sock = net.listen(address, port)
         self._peers: list[socket.socket] = []
         threading.Thread(target=self._accept, daemon=True).start()
@@ -275,6 +275,9 @@ class Sink:
                 peer.sendall(bytes(65536))
             while data := peer.recv(65536):
                 self.received += data
+                peer.sendall(data if self._echo else b"")
+            if self._echo:
+                peer.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
         for sock in (self._sock, *self._peers):
@@ -325,6 +328,35 @@ def test_a_granted_name_passes_and_is_recorded(story: Any, sink: Any) -> None:
         assert (ended["bytes_down"], ended["bytes_up"], ended["address"], ended["cause"]) == (5, len(server.received), WEB, "given_up")
         assert s.audit.verify().ok
         assert s.rights.used == [NAME]
+
+    story(tell, [NETWORK])
+
+
+@netns
+def test_bytes_pass_both_ways_to_a_clean_end(story: Any, sink: Any) -> None:
+    server = sink(port=80, echo=True)
+    data = bytes(range(256)) * 4096
+
+    async def tell(s: Stand) -> None:
+        number, up = await s.open(NAME, 80)
+        back, credit, at = b"", 16, 0
+        while len(back) < len(data):
+            while credit and at < len(data):
+                s.agent.send(ITEM, up, [], data[at : at + 32768])
+                credit, at = credit - 1, at + 32768
+            frame = await s.agent.read()
+            if frame[0] == CREDIT and frame[1] == up:
+                credit += frame[2]
+            elif frame[0] == ITEM and frame[1] == number:
+                back += frame[3]
+                s.agent.send(CREDIT, number, 1)
+            else:
+                raise AssertionError(frame)
+        s.agent.send(END, up, None)
+        assert await s.end(number) == ""
+        assert back == server.received == data
+        [ended] = await eventually(lambda: s.records("egress.ended"))
+        assert (ended["bytes_up"], ended["bytes_down"], ended["cause"]) == (len(data), len(data), "closed")
 
     story(tell, [NETWORK])
 
@@ -568,6 +600,15 @@ def test_a_silent_server_does_not_hold_a_connection_for_ever(story: Any, sink: A
     story(tell, [NETWORK], idle_s=0.5)
 
 
+async def at_rest(s: Stand) -> int:
+    """Bytes that came down, once no more come."""
+    seen = -1
+    while seen != (now := s.broker.view(PACK)["connections"][0]["bytes_down"]):
+        seen = now
+        await asyncio.sleep(0.2)
+    return seen
+
+
 @netns
 def test_a_pack_that_never_reads_costs_bounded_memory(story: Any, sink: Any) -> None:
     sink(flood=True)
@@ -575,14 +616,11 @@ def test_a_pack_that_never_reads_costs_bounded_memory(story: Any, sink: Any) -> 
     async def tell(s: Stand) -> None:
         number, _ = await s.open(NAME)
         await eventually(lambda: s.broker.view(PACK)["connections"][0]["bytes_down"] >= 16 * 32 * 1024 / 2)
-        seen = -1
-        while seen != (now := s.broker.view(PACK)["connections"][0]["bytes_down"]):
-            seen = now
-            await asyncio.sleep(0.1)
-        assert seen <= 18 * 32 * 1024
-        for _ in range(3):
-            s.agent.send(CREDIT, number, 4_000_000_000)
-        await eventually(lambda: s.broker.view(PACK)["connections"][0]["bytes_down"] > 2 * seen - 32 * 1024)
+        first = await at_rest(s)
+        assert first <= 17 * 32 * 1024
+        s.agent.send(CREDIT, number, 4_000_000_000)
+        await eventually(lambda: s.broker.view(PACK)["connections"][0]["bytes_down"] > first)
+        assert await at_rest(s) <= first + 17 * 32 * 1024
         s.cancel(number)
 
     story(tell, [NETWORK])

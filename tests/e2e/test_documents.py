@@ -10,10 +10,11 @@ from tests.support.running_host import RunningHost, one_component_pack
 GUIDES = {"en": ROOT / "docs/ecosystem.md", "ja": ROOT / "docs/ecosystem.ja.md"}
 GREETER = "example: greeter/setup.py provides example.greet, example.count"
 CALLER = "example: caller/setup.py provides example.report"
+ASKER = "example: asker/setup.py provides example.ask"  # executed where there is something to ask: test_egress.py
 
 
 def test_guides_show_the_same_examples() -> None:
-    for marker in (GREETER, CALLER, "example: answer"):
+    for marker in (GREETER, CALLER, "example: answer", ASKER, "example: asker/permissions.json", "example: asked"):
         assert marked_block(GUIDES["en"], marker) == marked_block(GUIDES["ja"], marker)
 
 

@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 
 from tests.support.certificates import Authority
-from tests.support.networks import GATEWAY, HOST, OTHER, PRIVATE, WEB, Internet, NetworkedHost
-from tests.support.running_host import component
+from tests.support.documents import ROOT, marked_block
+from tests.support.networks import DATA, GATEWAY, HOST, OTHER, PRIVATE, WEB, Internet, NetworkedHost
+from tests.support.running_host import component, one_component_pack
 from tests.support.web import NamedServers
 
 pytestmark = [pytest.mark.netns]
+GUIDE = ROOT / "docs/ecosystem.md"
 VENDORED = {
     "requests": ("requests", "urllib3", "certifi", "idna", "charset_normalizer"),
     "httpx": ("httpx", "httpcore", "h11", "anyio", "certifi", "idna", "typing_extensions"),
@@ -375,3 +377,14 @@ def test_budgets_of_the_operator_act_at_once_and_a_broken_file_opens_nothing(hos
     finally:
         file.unlink()
     assert host.result("net.urllib", url)["status"] == 200
+
+
+def test_the_guides_example_works(host: NetworkedHost, world: NamedServers) -> None:
+    """docs/ecosystem.md, as it stands."""
+    if "data.example.com" not in world.tls:
+        world.serve("data.example.com", DATA)
+    files = one_component_pack("asker", marked_block(GUIDE, "example: asker/setup.py provides example.ask"), provides=("example.ask",))
+    host.put_pack("asker", {**files, "backend/permissions.json": marked_block(GUIDE, "example: asker/permissions.json")})
+    host.approve("asker")
+    assert host.result("example.ask") == json.loads(marked_block(GUIDE, "example: asked"))
+    assert [seen[1] for seen in world.tls["data.example.com"].seen[-2:]] == ["POST", "GET"]

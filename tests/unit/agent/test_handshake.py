@@ -216,8 +216,9 @@ def test_ping_is_answered_while_every_handler_is_stuck(start, host: FakeHost) ->
     assert all(call.answers.empty() for call in calls)
 
 
-def test_parses_as_python_39() -> None:
-    text = AGENT.read_text(encoding="utf-8")
+@pytest.mark.parametrize("name", ["container_agent.py", "container_network.py"])
+def test_parses_as_python_39(name: str) -> None:
+    text = AGENT.with_name(name).read_text(encoding="utf-8")
     ast.parse(text, feature_version=(3, 9))
 
 

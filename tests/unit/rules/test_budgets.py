@@ -1,0 +1,68 @@
+"""Budgets of connections: what the operator may set, and how an account counts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from core_runtime.rules.budgets import MAX_DESTINATIONS, OTHERS, Account, Budgets, BudgetTable, Window, parse_budgets
+from core_runtime.rules.egress import Refused
+
+
+def code(found: Refused | None) -> str:
+    return found.code if found is not None else ""
+
+
+def test_choices_for_all_and_for_one() -> None:
+    table = parse_budgets({"budgets": {"idle_s": 5}, "packs": {"a": {"connections": 2}}})
+    assert isinstance(table, BudgetTable)
+    assert (table.of("a").connections, table.of("a").idle_s) == (2, 5)
+    assert (table.of("b").connections, table.of("b").idle_s) == (Budgets().connections, 5)
+    assert parse_budgets({}) == BudgetTable()
+    assert table.of("a").as_dict()["connections"] == 2
+
+
+@pytest.mark.parametrize(
+    ("document", "says"),
+    [([], "object"), ({"x": 1}, "only"), ({"budgets": 5}, "budgets: expected an object"), ({"packs": 5}, "packs: expected an object"),
+     ({"packs": {"a": []}}, "packs/'a'"), ({"budgets": {"nope": 1}}, "'nope' is none of"), ({"budgets": {"connections": 1.5}}, "whole number"),
+     ({"budgets": {"connections": 257}}, "at most 256"), ({"budgets": {"connections": 0}}, "above 0"), ({"budgets": {"idle_s": True}}, "number"),
+     ({"budgets": {"idle_s": "5"}}, "number"), ({"budgets": {"idle_s": float("nan")}}, "number"), ({"budgets": {"idle_s": 86_401}}, "at most 86400"),
+     ({"budgets": {"bytes_per_hour": -1}}, "above 0")],
+)  # fmt: skip
+def test_choices_that_can_not_be_used_are_named(document: Any, says: str) -> None:
+    found = parse_budgets(document)
+    assert isinstance(found, str)
+    assert says in found
+
+
+def test_a_window_starts_with_its_first_entry_and_ends_by_itself() -> None:
+    window = Window(60)
+    assert (window.value(5), window.left_s(5)) == (0, 0)
+    assert window.add(3, 100) == 3
+    assert (window.add(4, 159.9), window.left_s(159)) == (7, 1)
+    assert window.value(160) == 0
+    assert window.add(1, 161) == 1
+
+
+def test_an_account_refuses_by_the_budget_that_is_used_up() -> None:
+    account, limits = Account(), Budgets(connections=2, connections_per_minute=3, bytes_per_hour=100, bytes_per_hour_and_host=60, lookups_per_minute=1)
+    assert code(account.open("a", 2, limits, 0)) == "budget.connections"
+    assert [code(account.open("a", 0, limits, 0)) for _ in range(4)] == ["", "", "", "budget.connections_per_minute"]
+    account.count("a", 30, 30, 1)
+    assert code(account.open("a", 0, limits, 70)) == "budget.bytes_per_hour_and_host"
+    assert code(account.open("b", 0, limits, 70)) == ""
+    account.count("b", 40, 0, 71)
+    assert code(account.open("c", 0, limits, 72)) == "budget.bytes_per_hour"
+    assert code(account.exceeded("a", limits, 3_700)) == ""
+    assert [code(account.lookup(limits, at)) for at in (0, 1, 60)] == ["", "budget.lookups_per_minute", ""]
+    assert (account.destinations["a"].bytes_up, account.destinations["a"].bytes_down, account.destinations["a"].connections) == (30, 30, 3)
+
+
+def test_many_destinations_are_counted_together() -> None:
+    account = Account()
+    for number in range(MAX_DESTINATIONS + 10):
+        account.count(f"h{number}", 1, 0, 0)
+    assert len(account.destinations) == MAX_DESTINATIONS + 1
+    assert account.destinations[OTHERS].bytes_up == 10

@@ -1,0 +1,320 @@
+"""Targets, addresses, requests and grants of the ways out: what is accepted, and what covers what."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backend_core.ecosystem.spec.models import PermissionRequest
+from backend_core.errors import DeniedError
+from core_runtime.rules.addresses import Machine, Reach, dial_fault, judge
+from core_runtime.rules.client_hello import LIMIT_BYTES, ClientHello, Fault, Hello
+from core_runtime.rules.egress import (
+    Refused,
+    Target,
+    address_fault,
+    covering_domain,
+    covering_network,
+    domain_fault,
+    host_fault,
+    parse_address,
+    parse_host,
+    parse_target,
+    private_addresses,
+    proxy_settings,
+)
+from core_runtime.rules.fetch import (
+    Request,
+    covers_path,
+    covers_request,
+    header_clash,
+    injections,
+    method_fault,
+    parse_request,
+    parse_url,
+    path_fault,
+    secret_fault,
+)
+from core_runtime.rules.grants import Permission, freeze
+from core_runtime.rules.narrowing import without, without_unused
+from core_runtime.rules.permissions import (
+    Choice,
+    covering_item,
+    decide,
+    describe,
+    fetches,
+    items_of,
+    narrow,
+    request_fault,
+)
+
+PUBLIC6 = "2a0b:8::10"
+
+
+@pytest.mark.parametrize("host", ["api.example.com", "xn--bcher-kva.example", "a_b.example.com", "1a.example", "x.y1", "_dmarc.example.com"])
+def test_names(host: str) -> None:
+    assert parse_host(host) == host
+    assert str(parse_target(host, 443)) == f"{host}:443"
+    assert domain_fault(host) == domain_fault("*." + host) == ""
+
+
+@pytest.mark.parametrize(("host", "shown"), [("11.8.0.10", "11.8.0.10:1"), (PUBLIC6, f"[{PUBLIC6}]:1"), (f"[{PUBLIC6}]", f"[{PUBLIC6}]:1")])
+def test_addresses(host: str, shown: str) -> None:
+    target = parse_target(host, 1)
+    assert isinstance(target, Target)
+    assert (str(target), repr(target), target.name, target.host) == (shown, shown, "", shown.rpartition(":")[0].strip("[]"))
+    assert address_fault(shown) == ""
+    assert parse_address(shown) == target
+
+
+@given(st.text(max_size=40) | st.binary(max_size=10) | st.integers() | st.none(), st.integers() | st.text(max_size=3))
+def test_whatever_comes_is_a_target_or_a_reason(host: Any, port: Any) -> None:
+    found = parse_target(host, port)
+    if isinstance(found, Target):
+        assert parse_target(found.host, found.port) == found
+    else:
+        assert found.reason
+
+
+@given(st.binary(max_size=300))
+def test_whatever_bytes_come_the_parser_of_client_hellos_answers(data: bytes) -> None:
+    ClientHello().feed(data)
+    found = ClientHello().feed(b"\x16\x03\x01" + len(data).to_bytes(2, "big") + data)
+    assert found is None or isinstance(found, Hello | Fault)
+
+
+def hello_with(extensions: bytes, *, rest: bytes = b"") -> bytes:
+    """A record with a ClientHello that has these extensions."""
+    body = b"\3\3" + bytes(32) + b"\0" + b"\0\2\x13\1" + b"\1\0" + len(extensions).to_bytes(2, "big") + extensions + rest
+    message = b"\1" + len(body).to_bytes(3, "big") + body
+    return b"\x16\3\1" + len(message).to_bytes(2, "big") + message
+
+
+def server_name(entries: bytes, rest: bytes = b"") -> bytes:
+    data = len(entries).to_bytes(2, "big") + entries + rest
+    return b"\0\0" + len(data).to_bytes(2, "big") + data
+
+
+@pytest.mark.parametrize(
+    ("record", "name"),
+    [(hello_with(server_name(b"\0\0\1a")), "a"), (hello_with(server_name(b"\0\0\1A")), "a"), (hello_with(b""), ""), (hello_with(b"\0\x17\0\0"), ""),
+     (hello_with(server_name(b"\1\0\1a")), None), (hello_with(server_name(b"\0\0\0")), None), (hello_with(server_name(b"\0\0\1a\0\0\1b")), None),
+     (hello_with(server_name(b"\0\0\1a", b"x")), None), (hello_with(server_name(b"\0\0\1\xff")), None), (hello_with(server_name(b"\0\0\5a")), None),
+     (hello_with(server_name(b"\0\1\0" + b"a" * 256)), None), (hello_with(b"\0"), None), (hello_with(b"", rest=b"x"), None),
+     (hello_with(server_name(b"\0\0\1a") * 2), None)],
+)  # fmt: skip
+def test_server_names_in_every_shape(record: bytes, name: str | None) -> None:
+    found = ClientHello().feed(record)
+    assert found == Hello(name) if name is not None else isinstance(found, Fault)
+
+
+def test_a_client_hello_without_extensions_names_nobody() -> None:
+    body = b"\3\3" + bytes(32) + b"\0" + b"\0\2\x13\1" + b"\1\0"
+    message = b"\1" + len(body).to_bytes(3, "big") + body
+    assert ClientHello().feed(b"\x16\3\1" + len(message).to_bytes(2, "big") + message) == Hello("")
+
+
+def test_a_client_hello_has_an_end() -> None:
+    parser = ClientHello()
+    piece = b"\x16\x03\x01\x40\x00" + b"\x01\xff\xff\xff" + bytes(0x4000 - 4)
+    answers = [parser.feed(piece if n == 0 else b"\x16\x03\x01\x40\x00" + bytes(0x4000)) for n in range(LIMIT_BYTES // 0x4000 + 1)]
+    assert isinstance(answers[-1], Fault)
+
+
+@given(st.ip_addresses(v=4))
+def test_nothing_but_public_addresses_is_public(address: Any) -> None:
+    if judge(address)[0] is Reach.PUBLIC:
+        kinds = ("is_private", "is_loopback", "is_link_local", "is_multicast", "is_reserved")
+        assert not any(getattr(address, kind) for kind in kinds)
+
+
+@given(st.ip_addresses(v=6))
+def test_nothing_but_global_unicast_is_public(address: Any) -> None:
+    if judge(address)[0] is Reach.PUBLIC:
+        kinds = ("is_private", "is_link_local", "is_multicast", "ipv4_mapped", "sixtofour", "teredo")
+        assert not any(getattr(address, kind) for kind in kinds)
+
+
+def test_masks_that_are_none_are_no_networks() -> None:
+    machine = Machine.of([("11.7.0.2", "255.0.255.0"), ("11.6.0.2", "nonsense"), ("11.5.0.2", None)], ())
+    assert all(network.prefixlen for network in machine.networks)
+    assert dial_fault(ip_address("11.5.0.3"), 443, machine, literal=False) == ""
+    assert dial_fault(ip_address("11.5.0.2"), 443, machine, literal=False)
+    assert dial_fault(ip_address(PUBLIC6), 443, machine, literal=False) == ""
+
+
+def test_ports_limit_domains_and_addresses_carry_their_own() -> None:
+    named, literal = Target(443, name="a.example.com"), Target(5432, address=ip_address("10.0.0.5"))
+    assert covering_network(["*.example.com"], [], [], named) == "*.example.com"
+    assert covering_network(["a.example.com", "*.example.com"], [], [443], named) == "a.example.com"
+    assert covering_network(["a.example.com"], [], [8443], named) == ""
+    assert covering_network([], ["10.0.0.5:5432"], [443], literal) == "10.0.0.5:5432"
+    assert covering_network([], ["10.0.0.5:5433"], [5432], literal) == ""
+    assert covering_domain(["example.com"], "a.example.com") == ""
+    assert host_fault("*.example.com")
+    assert not host_fault("example.com")
+
+
+def test_private_addresses_are_those_of_the_operators_own_network() -> None:
+    assert private_addresses(["10.0.0.5:22", f"[{PUBLIC6}]:443", "127.0.0.1:5432", "x"]) == ("10.0.0.5:22", "127.0.0.1:5432")
+    request = PermissionRequest("network", "r", freeze({"addresses": ["10.0.0.5:22"]}))
+    assert describe(request)["private_addresses"] == ["10.0.0.5:22"]
+    assert "private_addresses" not in describe(PermissionRequest("network", "r", freeze({"domains": ["a.example"]})))
+
+
+class Metadata:
+    def __init__(self, *requests: tuple[str, dict[str, Any]]) -> None:
+        self.permissions = tuple(PermissionRequest(kind, "r", freeze(params)) for kind, params in requests)
+
+
+def test_a_proxy_is_offered_to_those_who_declare_a_way_out() -> None:
+    def told(*requests: tuple[str, dict[str, Any]]) -> Any:
+        return proxy_settings(Metadata(*requests))  # type: ignore[arg-type]
+
+    assert told(("userdata.read", {"paths": ["a/b"]})) == {}
+    assert told(("http.fetch", {"hosts": ["a.example"]})) == {"egress": {"no_proxy": "localhost,127.0.0.1,::1"}}
+    assert told(("network", {"addresses": ["10.0.0.1:80"]})) == {"egress": {"no_proxy": "localhost,127.0.0.1,::1"}}
+    assert told(("network", {"addresses": ["127.0.0.1:5432", "nonsense"]})) == {"egress": {"no_proxy": ""}}
+
+
+# --- requests
+
+
+def test_a_request_in_the_form_in_which_it_is_sent() -> None:
+    asked = {
+        "method": "POST", "url": "HTTP://API.Example.com:80/a%20b/c?x=[1]&y=%2F#fragment", "length": 5,
+        "headers": [["Accept", " text/* "], ["Host", "evil"], ["Content-Length", "9"], ["Connection", "close, X-Hop"], ["X-Hop", "1"], ["Expect", "100-continue"]],
+    }  # fmt: skip
+    found = parse_request(asked)
+    assert found == Request("POST", "api.example.com", "/a%20b/c", "x=[1]&y=%2F", (("Accept", "text/*"),), 5)
+    assert found.target == "/a%20b/c?x=[1]&y=%2F"
+    bare = parse_request({"url": "https://api.example.com"})
+    assert isinstance(bare, Request)
+    assert (bare.method, bare.target, bare.length) == ("GET", "/", 0)
+    assert parse_url("https://api.example.com?x") == ("api.example.com", "/", "x")
+
+
+@pytest.mark.parametrize(
+    ("args", "refused"),
+    [({"method": "get"}, "method_refused"), ({"method": 5}, "method_refused"), ({"url": "https://1.2.3.4/"}, "url_invalid"), ({"url": "https://a.example/x?\t"}, "url_invalid"),
+     ({"url": "https://a b/"}, "target_invalid"), ({"url": "https://a.example/a/../b"}, "path_refused"), ({"length": True}, "body_invalid"),
+     ({"headers": [["X", "y"]] * 101}, "headers_invalid"), ({"headers": [["X", "y" * 20_000]]}, "headers_invalid"), ({"headers": ["X"]}, "headers_invalid"),
+     ({"headers": [["X\n", "y"]]}, "headers_invalid"), ({"headers": {"X": "y"}}, "headers_invalid")],
+)  # fmt: skip
+def test_requests_that_are_refused(args: dict[str, Any], refused: str) -> None:
+    found = parse_request({"url": "https://a.example/", **args})
+    assert isinstance(found, Refused)
+    assert found.code == refused
+
+
+def test_prefixes_end_at_segments() -> None:
+    assert covers_path([], "/anything")
+    assert all(covers_path(["/v1"], path) for path in ("/v1", "/v1/", "/v1/x"))
+    assert all(covers_path(["/v1/"], path) for path in ("/v1/", "/v1/x"))
+    assert not any(covers_path(["/v1", "/w/"], path) for path in ("/v10", "/v", "/", "/w"))
+
+
+def test_a_grant_of_http_fetch() -> None:
+    assert covers_request(["a.example"], [], [], "a.example", "HEAD", "/x")
+    assert not covers_request(["a.example"], [], [], "a.example", "POST", "/x")
+    assert not covers_request(["a.example"], ["POST"], ["/y"], "a.example", "POST", "/x")
+    assert not covers_request(["a.example"], ["POST"], [], "b.example", "POST", "/x")
+    assert (method_fault("POST"), bool(method_fault("TRACE")), path_fault("/v1/"), secret_fault("X-Key: {K}")) == ("", True, "", "")
+    [made] = injections(["Authorization: Bearer {API_KEY}!", "nonsense"])
+    assert (made.header, made.value("s")) == ("Authorization", "Bearer s!")
+    request = Request("GET", "a.example", "/", "", (("authorization", "x"), ("b", "c")), 0)
+    assert header_clash(request, [made]) == "authorization"
+    assert header_clash(request, injections(["X-Key: {K}"])) == ""
+
+
+# --- grants
+
+
+def asked(kind: str, **params: Any) -> PermissionRequest:
+    return PermissionRequest(kind, "r", MappingProxyType({name: tuple(value) for name, value in params.items()}))
+
+
+def granted(requests: list[PermissionRequest], *choices: Choice) -> list[dict[str, Any]]:
+    found = decide(requests, list(choices) or None, instance="i").granted
+    return [dict(permission.params) for permission in found]
+
+
+def test_what_a_declaration_leaves_out_is_written_out_when_it_is_granted() -> None:
+    assert granted([asked("network", domains=["a.example"])]) == [{"ports": (443,), "domains": ("a.example",)}]
+    assert granted([asked("http.fetch", hosts=["a.example"])]) == [{"methods": ("GET", "HEAD"), "path_prefixes": ("/",), "hosts": ("a.example",)}]
+
+
+def test_declarations_that_limit_their_own_hosts_are_never_joined() -> None:
+    requests = [asked("http.fetch", hosts=["a.example"], methods=["GET"]), asked("http.fetch", hosts=["b.example"], methods=["DELETE"])]
+    both = [("GET",), ("DELETE",)]
+    assert [item["methods"] for item in granted(requests)] == both
+    assert [item["methods"] for item in granted(requests, Choice("http.fetch"))] == both
+    for params in ({"hosts": ("a.example",), "methods": ("DELETE",)}, {"hosts": ("a.example", "b.example"), "methods": ("GET",)}):
+        with pytest.raises(DeniedError):
+            granted(requests, Choice("http.fetch", params))
+
+
+def test_a_choice_without_a_limit_keeps_the_declared_one() -> None:
+    request = asked("network", domains=["*.example.com", "b.example"], ports=[8443, 443])
+    assert granted([request], Choice("network", {"domains": ("x.example.com",)})) == [{"ports": (8443, 443), "domains": ("x.example.com",)}]
+    assert granted([request], Choice("network", {"domains": ("*.x.example.com",), "ports": (443,)}))[0]["ports"] == (443,)
+    secret = asked("http.fetch", hosts=["a.example"], secrets=["X-Key: {K}"], path_prefixes=["/v1/"])
+    [item] = granted([secret], Choice("http.fetch", {"hosts": ("a.example",), "path_prefixes": ("/v1/items",)}))
+    assert (item["secrets"], item["path_prefixes"]) == (("X-Key: {K}",), ("/v1/items",))
+
+
+@pytest.mark.parametrize(
+    "params",
+    [{"domains": ("example.com",)}, {"domains": ("*.example.org",)}, {"domains": ("*.b.example",)}, {"domains": ("*",)}, {"ports": (443,)},
+     {"domains": ("x.example.com",), "ports": (80,)}, {"addresses": ("10.0.0.1:80",)}, {"domains": ("x.example.com.",)}, {"domains": (5,)}],
+)  # fmt: skip
+def test_wider_than_declared_is_refused(params: dict[str, Any]) -> None:
+    with pytest.raises(DeniedError):
+        granted([asked("network", domains=["*.example.com", "b.example"], ports=[8443])], Choice("network", params))
+
+
+def test_narrowing_never_drops_a_limit() -> None:
+    held = [Permission("network", freeze({"domains": ["a.example", "b.example"], "ports": [8443]}))]
+    [kept] = narrow(held, [Choice("network", {"domains": ("a.example",)})], spent=())
+    assert kept.params == {"ports": (8443,), "domains": ("a.example",)}
+    with pytest.raises(DeniedError):
+        narrow(held, [Choice("network", {"domains": ("a.example",), "ports": (443,)})], spent=())
+
+
+def test_taking_away_domains_leaves_addresses() -> None:
+    held = (Permission("network", freeze({"domains": ["a.example"], "addresses": ["10.0.0.1:80"], "ports": [443]})),)
+    [left] = without(held, [Choice("network", {"domains": ("a.example",)})])
+    assert left.params == {"addresses": ("10.0.0.1:80",), "ports": (443,)}
+    assert without((left,), [Choice("network", {"addresses": ("10.0.0.1:80",)})]) == ()
+    assert without(held, [Choice("network", {"ports": (443,)})]) == ()
+    [used] = without_unused(held, lambda _kind, item: item == "10.0.0.1:80")
+    assert used.params == {"addresses": ("10.0.0.1:80",), "ports": (443,)}
+
+
+def test_uses_are_counted_by_what_was_granted() -> None:
+    network = Permission("network", freeze({"domains": ["*.example.com"], "addresses": ["10.0.0.1:80"], "ports": [443]}))
+    fetch = Permission("http.fetch", freeze({"hosts": ["a.example"], "methods": ["GET"], "path_prefixes": ["/"]}))
+    assert items_of(network) == ("*.example.com", "10.0.0.1:80")
+    assert items_of(fetch) == ("a.example",)
+    assert covering_item(network, "network", {"target": Target(443, name="x.example.com")}) == "*.example.com"
+    assert covering_item(network, "network", {"target": "x.example.com:443"}) == ""
+    assert covering_item(network, "network", {}) == ""
+    assert covering_item(fetch, "http.fetch", {"host": "a.example", "method": "GET", "url_path": "/"}) == "a.example"
+    assert covering_item(fetch, "http.fetch", {"host": "a.example"}) == ""
+    assert covering_item(fetch, "network", {"target": Target(443, name="a.example")}) == ""
+    assert fetches([network, fetch], "a.example")
+    assert not fetches([network, fetch], "x.example.com")
+
+
+def test_declarations_need_somewhere_to_go() -> None:
+    assert "one of domains, addresses" in request_fault(asked("network", ports=[443]), "p")
+    assert "hosts" in request_fault(asked("http.fetch", methods=["GET"]), "p")
+    for kind, params in (("network", {"domains": ["*"]}), ("network", {"addresses": ["169.254.169.254:80"]}), ("http.fetch", {"hosts": ["*.a.example"]}),
+                         ("http.fetch", {"hosts": ["a.example"], "methods": ["CONNECT"]}), ("http.fetch", {"hosts": ["a.example"], "path_prefixes": ["/../"]}),
+                         ("http.fetch", {"hosts": ["a.example"], "secrets": ["Host: {K}"]})):  # fmt: skip
+        assert request_fault(asked(kind, **params), "p")
