@@ -13,7 +13,7 @@ Not here: which addresses a name may lead to (``rules.addresses``), resolving an
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from typing import Any, Final
@@ -189,6 +189,13 @@ def private_addresses(texts: Sequence[str]) -> tuple[str, ...]:
         for text, found in parsed
         if isinstance(found, Target) and found.address is not None and judge(found.address)[0] is not Reach.PUBLIC
     )
+
+
+def target_of(params: Mapping[str, Any]) -> Target | Refused:
+    """What a Pack's own question names: ``domain`` and ``port`` (443 unless said), or ``address`` as ``ip:port``."""
+    if "address" in params:
+        return parse_address(str(params["address"]))
+    return parse_target(params.get("domain"), params.get("port", DEFAULT_PORTS[0]))
 
 
 def covering_domain(domains: Sequence[str], name: str) -> str:

@@ -168,6 +168,19 @@ def covers_request(
     return host in hosts and method in (methods or DEFAULT_METHODS) and covers_path(prefixes, path)
 
 
+def request_of(params: Mapping[str, Any]) -> Mapping[str, str]:
+    """What a Pack's own question names: ``url`` and ``method`` (GET unless said); nothing where they are none."""
+    where = parse_url(params.get("url"))
+    if isinstance(where, Refused):
+        return {}
+    return {"host": where[0], "method": str(params.get("method", DEFAULT_METHODS[0])), "url_path": where[1]}
+
+
+def secret_names(texts: Sequence[str]) -> tuple[str, ...]:
+    """The secrets that a grant's injections name."""
+    return tuple(item.secret for item in injections(texts))
+
+
 def header_clash(request: Request, injected: Sequence[Injection]) -> str:
     """The header that the Pack sets although a secret belongs there, or ``""``."""
     reserved = {item.header.lower() for item in injected}

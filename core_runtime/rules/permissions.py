@@ -20,8 +20,15 @@ from typing import Any, Final
 
 from backend_core.ecosystem.spec.models import PackMetadata, PermissionRequest
 from backend_core.errors import DeniedError, RequestError, quote
-from core_runtime.rules.egress import Target, covering_domain, covering_network, domain_fault, private_addresses
-from core_runtime.rules.fetch import covers_path, covers_request
+from core_runtime.rules.egress import (
+    Target,
+    covering_domain,
+    covering_network,
+    domain_fault,
+    private_addresses,
+    target_of,
+)
+from core_runtime.rules.fetch import covers_path, covers_request, request_of
 from core_runtime.rules.fetch import path_fault as url_path_fault
 from core_runtime.rules.globs import any_matches, glob_fault, matches
 from core_runtime.rules.grants import Grant, Mode, Permission, freeze, thaw
@@ -410,7 +417,8 @@ def covers_use(permission: Permission, kind: str, params: Mapping[str, Any]) -> 
 def covering_item(permission: Permission, kind: str, params: Mapping[str, Any]) -> str:
     """The granted path, key, topic, domain, address or host that covers one use, or ``""``: what uses are counted by.
 
-    ``network`` asks with a parsed ``target``, ``http.fetch`` with ``host``, ``method`` and ``url_path``.
+    ``network`` asks with a parsed ``target``, ``http.fetch`` with ``host``, ``method`` and ``url_path``; a Pack's own
+    question with ``domain`` and ``port`` or ``address``, and with ``url`` and ``method``.
     """
     if permission.type == kind and kind in _ITEMS:
         return _covering_egress(permission, params)
@@ -435,12 +443,13 @@ def item_params(kind: str) -> tuple[str, ...]:
 
 
 def _covering_egress(permission: Permission, params: Mapping[str, Any]) -> str:
-    target = params.get("target")
     if permission.type == "network":
+        target = params["target"] if "target" in params else target_of(params)
         ports = tuple(port for port in permission.params.get("ports", ()) if isinstance(port, int))
         domains, addresses = permission.texts("domains"), permission.texts("addresses")
         return covering_network(domains, addresses, ports, target) if isinstance(target, Target) else ""
-    host, method, path = (str(params.get(name, "")) for name in ("host", "method", "url_path"))
+    use = params if "url_path" in params else request_of(params)
+    host, method, path = (str(use.get(name, "")) for name in ("host", "method", "url_path"))
     hosts, prefixes = permission.texts("hosts"), permission.texts("path_prefixes")
     return host if covers_request(hosts, permission.texts("methods"), prefixes, host, method, path) else ""
 

@@ -134,6 +134,25 @@ def run(context):
         with http.fetch(args["url"]) as answer:
             return sum(len(part) for part in answer)
 
+    async def fetch_async(args, ctx):
+        import asyncio
+        def once(url):
+            with http.fetch(url) as answer:
+                return answer.status
+        inline = once(args["url"])
+        beside = await asyncio.gather(*(asyncio.to_thread(once, args["url"]) for _ in range(5)))
+        return [inline, *beside]
+
+    async def many(args, ctx):
+        import aiohttp, asyncio
+        async with aiohttp.ClientSession(trust_env=True, timeout=aiohttp.ClientTimeout(20)) as session:
+            async def one(n):
+                async with session.get(args["url"], ssl=tls()) as answer:
+                    return len(await answer.read())
+            return await asyncio.gather(*(one(n) for n in range(args["n"])))
+
+    ir.register("net.fetch_async", fetch_async)
+    ir.register("net.many", many)
     ir.register("net.size", size)
     for name, fn in list(globals().items()):
         if name.startswith("with_"):
@@ -144,7 +163,7 @@ def run(context):
     ir.register("net.environment", environment)
     ir.register("net.fetch", fetch)
 """
-KEYS = ("urllib", "requests", "httpx", "httpx_async", "aiohttp", "websockets", "curl", "has_curl", "environment", "fetch", "size", "raw", "hold")
+KEYS = ("urllib", "requests", "httpx", "httpx_async", "aiohttp", "websockets", "curl", "has_curl", "environment", "fetch", "size", "raw", "hold", "fetch_async", "many")
 
 
 def vendored(names: tuple[str, ...], into: Path) -> None:
@@ -255,6 +274,14 @@ def test_the_bus_call_fetches(host: NetworkedHost) -> None:
 def test_large_answers_pass_both_ways_out(host: NetworkedHost) -> None:
     for url in ("https://api.example.com/bytes/3000000", "http://other.example.com/bytes/3000000"):
         assert host.result("net.size", {"by": "urllib", "url": url}) == 3_000_000
+
+
+def test_the_bus_call_inside_a_coroutine(host: NetworkedHost) -> None:
+    assert host.result("net.fetch_async", {"url": "https://other.example.com/echo"}) == [200] * 6
+
+
+def test_many_connections_at_once(host: NetworkedHost) -> None:
+    assert host.result("net.many", {"url": "https://api.example.com/bytes/300000", "n": 24}) == [300_000] * 24
 
 
 def test_usual_variables_are_set(host: NetworkedHost) -> None:

@@ -39,6 +39,7 @@ from core_runtime.rules.fetch import (
     parse_url,
     path_fault,
     secret_fault,
+    secret_names,
 )
 from core_runtime.rules.grants import Permission, freeze
 from core_runtime.rules.narrowing import without, without_unused
@@ -309,6 +310,18 @@ def test_uses_are_counted_by_what_was_granted() -> None:
     assert covering_item(fetch, "network", {"target": Target(443, name="a.example")}) == ""
     assert fetches([network, fetch], "a.example")
     assert not fetches([network, fetch], "x.example.com")
+
+
+def test_a_pack_may_ask_beforehand() -> None:
+    network = Permission("network", freeze({"domains": ["*.example.com"], "addresses": ["10.0.0.1:80"], "ports": [443]}))
+    fetch = Permission("http.fetch", freeze({"hosts": ["a.example"], "methods": ["GET"], "path_prefixes": ["/v1"]}))
+    assert covering_item(network, "network", {"domain": "x.example.com"}) == "*.example.com"
+    assert covering_item(network, "network", {"address": "10.0.0.1:80"}) == "10.0.0.1:80"
+    assert covering_item(fetch, "http.fetch", {"url": "http://a.example/v1/x?y"}) == "a.example"
+    for permission, question in ((network, {"domain": "x.example.com", "port": 80}), (network, {"address": "10.0.0.1"}), (network, {"domain": 5}),
+                                 (fetch, {"url": "https://a.example/v2"}), (fetch, {"url": "https://a.example/v1", "method": "POST"}), (fetch, {"url": 5})):  # fmt: skip
+        assert covering_item(permission, permission.type, question) == ""
+    assert secret_names(["Authorization: Bearer {A}", "nonsense", "X: {B}"]) == ("A", "B")
 
 
 def test_declarations_need_somewhere_to_go() -> None:
