@@ -12,6 +12,7 @@ from typing import Final
 
 from backend_core.ecosystem.spec.models import PermissionRequest
 from core_runtime.rules.combination import Combination
+from core_runtime.rules.egress import private_addresses
 from core_runtime.rules.findings import Finding
 from core_runtime.rules.permissions import KINDS
 
@@ -73,6 +74,12 @@ def _permission_lines(requests: Sequence[PermissionRequest]) -> list[Deduction]:
         japanese = known.words["ja"] if known else "ホストにこのマシン上の操作をさせます"
         times = f" ({count} times)" if count > 1 else ""
         lines.append(Deduction(_RISK_POINTS[risk], f"{kind}: {english}{times}", f"{kind}: {japanese}"))
+    inside = private_addresses([str(text) for request in requests for text in request.params.get("addresses", ())])
+    if inside:
+        shown = ", ".join(inside[:5])
+        lines.append(
+            Deduction(15, f"reaches into your own network: {shown}", f"あなたのネットワークの内側に届く: {shown}")
+        )
     missing = sum(not request.reason.strip() for request in requests if request.type != "interface.call")
     if missing:
         lines.append(Deduction(5, f"{missing} permissions without a reason", f"理由のない権限が {missing} 件"))

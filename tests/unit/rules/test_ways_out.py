@@ -53,6 +53,7 @@ from core_runtime.rules.permissions import (
     narrow,
     request_fault,
 )
+from core_runtime.rules.rating import rate
 
 PUBLIC6 = "2a0b:8::10"
 
@@ -166,6 +167,17 @@ def test_private_addresses_are_those_of_the_operators_own_network() -> None:
     request = PermissionRequest("network", "r", freeze({"addresses": ["10.0.0.5:22"]}))
     assert describe(request)["private_addresses"] == ["10.0.0.5:22"]
     assert "private_addresses" not in describe(PermissionRequest("network", "r", freeze({"domains": ["a.example"]})))
+
+
+def test_an_address_inside_costs_points_by_name() -> None:
+    def score(*addresses: str) -> tuple[int, str]:
+        found = rate([asked("network", addresses=addresses)], [], replaces=(), risk=None)
+        return found.score, " ".join(line.reason for line in found.deductions)
+
+    outside, inside = score(f"[{PUBLIC6}]:443"), score("10.0.0.5:22", f"[{PUBLIC6}]:443")
+    assert outside[0] - inside[0] == 15
+    assert "10.0.0.5:22" in inside[1]
+    assert PUBLIC6 not in inside[1]
 
 
 class Metadata:
