@@ -95,7 +95,7 @@ async def host_with_packs(isolation: str, chosen: Mapping[str, BenchPack] = THRE
         for pack_id, pack in chosen.items():
             _write(home, pack_id, pack)
         (home / "user_data").mkdir(exist_ok=True)
-        unlimited = {"bytes_per_hour": 1 << 50, "bytes_per_hour_and_host": 1 << 50}
+        unlimited = {"bytes_per_s": 1 << 50, "bytes_per_hour": 1 << 50, "bytes_per_hour_and_host": 1 << 50}
         (home / "user_data" / "egress.json").write_text(json.dumps({"budgets": unlimited}))
         environment = {
             **os.environ,

@@ -42,6 +42,7 @@ SWEEP_S = 1.0
 RECENT = 20
 REFUSALS_PER_MINUTE = 60
 LOOKUPS_AT_ONCE = 2
+ISSUE_INTERVAL_S = 10.0
 _CLOSED = Refused("closed", "it was closed")
 _REVOKED = Refused("revoked", "the permission was taken away")
 _STOPPING = Refused("stopping", "the host stops")
@@ -96,6 +97,7 @@ class Broker:
         self._open: dict[str, dict[int, Connection]] = {}
         self._numbers = itertools.count(1)
         self._recent: dict[str, deque[dict[str, Any]]] = {}
+        self._issued: dict[tuple[str, str], float] = {}
         self._told: dict[str, tuple[float, int]] = {}
         self._asking: dict[str, asyncio.Semaphore] = {}
         self._sweep: asyncio.TimerHandle | None = None
@@ -314,6 +316,10 @@ class Broker:
 
     def _budget_issue(self, pack_id: str, target: str, why: Refused) -> None:
         budget = why.code.removeprefix("budget.")
+        now = self._means.clock()
+        if now - self._issued.get((pack_id, budget), float("-inf")) < ISSUE_INTERVAL_S:
+            return
+        self._issued[pack_id, budget] = now
         self._means.diagnostics.issue(
             "egress_budget",
             Severity.WARN,

@@ -39,8 +39,8 @@ class Connection:
     ended_by: Refused | None = None
     task: asyncio.Task[Any] | None = field(default_factory=asyncio.current_task)
 
-    def count(self, *, up: int = 0, down: int = 0) -> None:
-        """Bytes that pass now. Raises ``CutError`` when a budget is used up."""
+    async def passes(self, *, up: int = 0, down: int = 0) -> None:
+        """Count bytes that are about to pass, and wait for their turn. Raises ``CutError`` when a budget is used up."""
         self.touched = self.clock()
         self.bytes_up += up
         self.bytes_down += down
@@ -48,6 +48,9 @@ class Connection:
         over = self.account.exceeded(self.target.host, self.budgets, self.touched)
         if over is not None:
             raise CutError(over)
+        wait_s = self.account.wait_s(up + down, self.budgets, self.touched)
+        if wait_s > 0:
+            await asyncio.sleep(wait_s)
 
     def overdue(self, now: float) -> Refused | None:
         """Which limit of time has passed, if any."""

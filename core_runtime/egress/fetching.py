@@ -138,7 +138,7 @@ async def _stream_body(
         if sent > connection.budgets.request_bytes or (left is not None and len(data) > left):
             raise CutError(Refused("request_too_large", "the body is longer than announced, or than a budget allows"))
         left = None if left is None else left - len(data)
-        connection.count(up=len(data))
+        await connection.passes(up=len(data))
         writer.write(http.send(h11.Data(data=data)) or b"")
         await writer.drain()
     if left:
@@ -159,7 +159,7 @@ async def _answer(
         event = http.next_event()
         if event is h11.NEED_DATA:
             data = await reader.read(ITEM_BYTES)
-            connection.count(down=len(data))
+            await connection.passes(down=len(data))
             http.receive_data(data)
         elif isinstance(event, h11.Response):
             await channel.write(_shown(event, rewrite))

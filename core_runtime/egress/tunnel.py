@@ -55,7 +55,7 @@ def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
 
 async def _down(channel: Channel, connection: Connection, reader: asyncio.StreamReader) -> None:
     while data := await reader.read(ITEM_BYTES):
-        connection.count(down=len(data))
+        await connection.passes(down=len(data))
         await channel.write(data)
     channel.end()
 
@@ -68,7 +68,7 @@ async def _up(channel: Channel, connection: Connection, writer: asyncio.StreamWr
         data = await channel.read()
         if not data:
             break
-        connection.count(up=len(data))
+        await connection.passes(up=len(data))
         writer.write(data)
     with contextlib.suppress(OSError):
         writer.write_eof()
@@ -81,7 +81,7 @@ async def _judged(channel: Channel, connection: Connection) -> list[bytes]:
         return []
     first = await channel.read() if target.port not in TLS_PORTS else b""
     if target.port not in TLS_PORTS and first[:1] != _TLS_FIRST_BYTE:
-        connection.count(up=len(first))
+        await connection.passes(up=len(first))
         return [first] if first else []
     held = [first] if first else []
     try:
@@ -89,7 +89,7 @@ async def _judged(channel: Channel, connection: Connection) -> list[bytes]:
             await _hello(channel, target, held)
     except TimeoutError:
         raise CutError(Refused("tls_required", f"no complete ClientHello came within {HELLO_S:g} s")) from None
-    connection.count(up=sum(map(len, held)))
+    await connection.passes(up=sum(map(len, held)))
     return held
 
 

@@ -20,6 +20,7 @@ from core_runtime.rules.egress import Refused
 
 MAX_DESTINATIONS: Final = 256
 OTHERS: Final = "(other hosts)"
+BURST_S: Final = 0.05
 HOUR_S: Final = 3_600.0
 MINUTE_S: Final = 60.0
 
@@ -31,6 +32,7 @@ class Budgets:
     connections: int = 32
     connections_per_minute: int = 600
     lookups_per_minute: int = 120
+    bytes_per_s: int = 64 << 20
     bytes_per_hour: int = 1 << 30
     bytes_per_hour_and_host: int = 1 << 30
     connect_s: float = 15.0
@@ -138,9 +140,10 @@ class Destination:
 class Account:
     """One Pack's use of its budgets. It outlives the Pack's restarts: starting anew buys nothing."""
 
-    __slots__ = ("_lookups", "_minute", "destinations", "hour", "refused")
+    __slots__ = ("_free_at", "_lookups", "_minute", "destinations", "hour", "refused")
 
     def __init__(self) -> None:
+        self._free_at = 0.0
         self.destinations: dict[str, Destination] = {}
         self.hour = Window(HOUR_S)
         self._minute = Window(MINUTE_S)
@@ -176,6 +179,13 @@ class Account:
         found.bytes_down += down
         found.hour.add(up + down, now)
         self.hour.add(up + down, now)
+
+    def wait_s(self, count: int, budgets: Budgets, now: float) -> float:
+        """How long ``count`` bytes have to wait, so that all of the Pack's together keep to ``bytes_per_s``: the loop
+        that moves them belongs to everybody.
+        """
+        self._free_at = max(self._free_at, now - BURST_S) + count / budgets.bytes_per_s
+        return max(0.0, self._free_at - now)
 
     def exceeded(self, host: str, budgets: Budgets, now: float) -> Refused | None:
         """Which budget of bytes is used up, if any."""

@@ -60,6 +60,15 @@ def test_an_account_refuses_by_the_budget_that_is_used_up() -> None:
     assert (account.destinations["a"].bytes_up, account.destinations["a"].bytes_down, account.destinations["a"].connections) == (30, 30, 3)
 
 
+def test_bytes_wait_for_their_turn_after_a_short_burst() -> None:
+    account, limits = Account(), Budgets(bytes_per_s=1_000)
+    assert account.wait_s(50, limits, 100) == 0
+    assert account.wait_s(100, limits, 100) == pytest.approx(0.1)
+    assert account.wait_s(100, limits, 100) == pytest.approx(0.2)
+    assert account.wait_s(100, limits, 100.25) == pytest.approx(0.05)
+    assert account.wait_s(10, limits, 200) == 0
+
+
 def test_many_destinations_are_counted_together() -> None:
     account = Account()
     for number in range(MAX_DESTINATIONS + 10):
