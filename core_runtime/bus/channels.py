@@ -259,6 +259,7 @@ class Channels:
         """The session is over."""
         for channel in tuple(self._by_number.values()):
             channel.give_up("its Pack went away")
+        self._by_up = {up: channel for up, channel in self._by_up.items() if self._serving(channel)}
 
     async def _serve(self, channel: Channel, operation: str, args: dict[str, Any]) -> None:
         error: BaseException | None = None
@@ -274,8 +275,11 @@ class Channels:
             del self._by_number[channel.number]
             self._forget(channel)
 
+    def _serving(self, channel: Channel) -> bool:
+        """Whether it is still being served; its number may be another's since."""
+        return self._by_number.get(channel.number) is channel
+
     def _forget(self, channel: Channel) -> None:
         """What the agent sent before it heard of the end is no stray answer: the id rests until it says END itself."""
-        served = channel.number not in self._by_number
-        if served and (channel.finished or not channel.opened or self._session.dead):
+        if not self._serving(channel) and (channel.finished or not channel.opened or self._session.dead):
             self._by_up.pop(channel.up, None)

@@ -43,8 +43,8 @@ def choice(kind: str, items: tuple[str, ...], mode: str = "", until: str | None 
     if kind.lstrip().startswith("{"):
         return _object(kind)
     made: dict[str, Any] = {"type": kind}
-    if items:
-        made[_parameter(kind)] = list(items)
+    for item in items:
+        made.setdefault(_parameter(kind, item), []).append(item)
     if until is not None:
         made |= {"mode": "until", "until": moment(until)}
     elif mode:
@@ -59,12 +59,14 @@ def _object(text: str) -> Any:
         raise click.UsageError(say("The permission is no JSON: {why}", why=error)) from error
 
 
-def _parameter(kind: str) -> str:
+def _parameter(kind: str, item: str) -> str:
     if kind.startswith("userdata."):
         return "paths"
     if kind.startswith("event."):
         return "topics"
-    return {"network": "domains", "http.fetch": "hosts"}.get(kind, "keys")
+    if kind == "network":  # an address has a port behind it; a domain has none
+        return "addresses" if ":" in item else "domains"
+    return "hosts" if kind == "http.fetch" else "keys"
 
 
 @click.command(help=say("What a Pack may do, and how much of it it uses."))

@@ -207,3 +207,5 @@ def test_items_of_ways_out_are_domains_and_hosts(host, capsys, kind, name) -> No
     host.answers["POST /api/packs/my_pack/permissions"] = PERMISSIONS
     assert run(capsys, "pack", "grant", "my_pack", kind, "api.example.com")[0] == 0
     assert host.asked[-1].body == {"permissions": [{"type": kind, name: ["api.example.com"]}]}
+    assert run(capsys, "pack", "grant", "my_pack", "network", "a.example", "10.0.0.1:80", "[::1]:5")[0] == 0
+    assert host.asked[-1].body == {"permissions": [{"type": "network", "domains": ["a.example"], "addresses": ["10.0.0.1:80", "[::1]:5"]}]}
