@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import hashlib
 import os
+import socket
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -112,8 +113,8 @@ class SessionPort(Protocol):
 class EndpointPort(Protocol):
     """A listening bus socket."""
 
-    async def connected(self, timeout_s: float) -> Any:
-        """The session, when the agent has sent HELLO."""
+    async def connected(self, timeout_s: float, conn: socket.socket | None = None) -> Any:
+        """The session, when the agent has sent HELLO; ``conn``: a connection that the sandbox was started with."""
 
     async def close(self) -> None:
         """Stop listening."""
@@ -170,12 +171,13 @@ class Generation:
                 self.spec.pack_id,
                 self.spec.generation,
                 self.request.rights,
-                socket_path=self.spec.socket_path,
+                socket_path="" if self.driver.attaches else self.spec.socket_path,
                 uid=self.spec.uid,
                 gid=self.spec.gid,
                 beside=beside,
             )
-            _admit(self.spec)
+            if not self.driver.attaches:
+                _admit(self.spec)
             self.sandbox = await self.driver.start(self.spec)
             self.session = await self._connected()
             await self._compare()
@@ -220,8 +222,11 @@ class Generation:
 
     async def _connected(self) -> SessionPort:
         assert self._endpoint is not None
+        assert self.sandbox is not None
         try:
-            session: SessionPort = await self._alive(self._endpoint.connected(CONNECT_S), "before it connected")
+            session: SessionPort = await self._alive(
+                self._endpoint.connected(CONNECT_S, self.sandbox.connection()), "before it connected"
+            )
         except (TimeoutError, PackTimeout) as error:
             raise await self._died(Exit(None, "timeout", f"no answer in {CONNECT_S:g} s"), "unconnected") from error
         return session

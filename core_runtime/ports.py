@@ -7,6 +7,7 @@ the cause.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -28,6 +29,8 @@ class DriverStatus:
     version: str = ""
     reason: str = ""
     hint: str = ""
+    transport: str = ""
+    """How the bus reaches its sandboxes, and why so, where a driver has more than one way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,9 @@ class Sandbox(Protocol):
     @property
     def id(self) -> str:
         """Stable identifier for logs and the API: the container id, or ``embedded-<pack>-<generation>``."""
+
+    def connection(self) -> socket.socket | None:
+        """The host's end of the bus, once, where the driver ``attaches``; its taker closes it. Else ``None``."""
 
     async def measure(self, probe: Mapping[str, Any]) -> Isolation:
         """Compare what the host sees with what the agent reported in HELLO, before any Pack byte runs."""
@@ -68,6 +74,10 @@ class SandboxDriver(Protocol):
     @property
     def kind(self) -> DriverKind:
         """Which driver this is."""
+
+    @property
+    def attaches(self) -> bool:
+        """Whether the bus is the sandbox's own stream (``Sandbox.connection``) instead of a socket file."""
 
     async def probe(self) -> DriverStatus:
         """Try the production settings on this machine and say what came of it. Never raises."""

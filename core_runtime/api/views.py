@@ -61,6 +61,7 @@ def driver(status: DriverStatus) -> dict[str, Any]:
         "version": status.version or None,
         "reason": status.reason or None,
         "hint": status.hint or None,
+        "transport": status.transport or None,
     }
 
 

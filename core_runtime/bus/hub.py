@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -132,6 +133,7 @@ class Bus:
     ) -> Endpoint:
         """Listen for one generation of a Pack. ``rights``: an object, or a callable asked at each use (revocation).
 
+        ``socket_path``: empty where the sandbox brings its connection with it.
         ``beside``: another generation goes on serving until this one takes over.
         ``uid``: the user that must connect; None where the peer's uid says nothing. Raises ``ConflictError`` for a
         generation that was used before, ``HostError`` when the socket can't be made.
@@ -388,16 +390,21 @@ class Endpoint:
 
     def __init__(self, bus: Bus, session: Session, path: str, uid: int | None, gid: int | None) -> None:
         self._bus = bus
-        self._listener = Listener(path, uid=uid, gid=gid)
+        self._listener = Listener(path, uid=uid, gid=gid) if path else None
         self.session = session
         self.path = path
 
-    async def connected(self, timeout_s: float) -> Session:
-        """Wait for the connection and its HELLO. Raises ``PackTimeout``, ``TrustError``, ``PackError``."""
+    async def connected(self, timeout_s: float, conn: socket.socket | None = None) -> Session:
+        """Wait for the connection and its HELLO. Raises ``PackTimeout``, ``TrustError``, ``PackError``.
+
+        ``conn`` is a connection that the sandbox was started with: whose it is, is certain. Without it, the one that
+        arrives at the path.
+        """
         session = self.session
         try:
             async with asyncio.timeout(timeout_s):
-                conn = await self._listener.accept(self._stranger)
+                if conn is None:
+                    conn = await self._expected().accept(self._stranger)
                 session.attach(await attach(conn, session, self._bus.limits, self._bus.turn))
                 both: tuple[asyncio.Future[Any], ...] = (session.greeted, session.closed)
                 await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
@@ -416,13 +423,19 @@ class Endpoint:
 
     def stop_listening(self) -> None:
         """Take the socket back; a connection that exists stays."""
-        self._listener.close()
+        if self._listener is not None:
+            self._listener.close()
 
     async def close(self) -> None:
         """Stop listening and cut the connection."""
         self.stop_listening()
         self.session.abort("stopped")
         self._bus.forget(self)
+
+    def _expected(self) -> Listener:
+        if self._listener is None:
+            raise HostError("This sandbox brought no connection", code="not_attached", hint="Start the Pack again.")
+        return self._listener
 
     def _stranger(self, problem: str) -> None:
         self._bus.diagnostics.issue(

@@ -57,6 +57,7 @@ class BubblewrapDriver:
     """
 
     kind = DriverKind.EMBEDDED
+    attaches = False
 
     def __init__(self, installation_id: str, state_dir: Path, *, use_cgroups: bool = True) -> None:
         self._installation_id = installation_id
@@ -364,6 +365,9 @@ class EmbeddedSandbox:
         """Of bubblewrap itself, on the host."""
         self._end = asyncio.ensure_future(self._finish())
         self._sampler = asyncio.ensure_future(self._sample()) if group is None else None
+
+    def connection(self) -> None:
+        """The bus is a socket file."""
 
     async def measure(self, probe: Mapping[str, Any]) -> Isolation:
         """The host's look at the agent, compared with the agent's own."""

@@ -45,8 +45,11 @@ async def probe_step(host: Host, _args: Mapping[str, Any]) -> dict[str, Any]:
     settings = host.settings
     installation = await asyncio.to_thread(_installation_id, settings.permissions_dir)
     state_dir = settings.bus_dir
+    docker = DockerDriver(
+        installation, state_dir, runtime=settings.docker_runtime, transport=settings.docker_transport
+    )
     orchestrator = ContainerOrchestrator(
-        [DockerDriver(installation, state_dir), BubblewrapDriver(installation, state_dir)],
+        [docker, BubblewrapDriver(installation, state_dir)],
         host.bus,
         installation_id=installation,
         state_dir=state_dir,

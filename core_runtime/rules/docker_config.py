@@ -3,7 +3,8 @@
 Invariants:
   * Every key of the document is written here; no part of a Pack's metadata becomes an engine option. The only value
     that a Pack chose is its id, whose form ``SandboxSpec`` has checked.
-  * Nothing in the document names a host path except the three read-only mounts; the environment is a constant.
+  * Nothing in the document names a host path except the three read-only mounts, and over stdio none at all; the
+    environment is a constant.
 
 Not here: talking to an engine (``drivers.docker_engine``).
 """
@@ -13,8 +14,10 @@ from __future__ import annotations
 from typing import Any
 
 from core_runtime.rules import seccomp
+from core_runtime.rules.docker_transport import Transport
 from core_runtime.rules.sandbox import (
     AGENT_COMMAND,
+    AGENT_COMMAND_STDIO,
     ENVIRONMENT,
     PACK_MOUNT,
     RUNTIME_MOUNT,
@@ -62,29 +65,40 @@ def labels(spec: SandboxSpec) -> dict[str, str]:
     }
 
 
-def create_document(spec: SandboxSpec, image_id: str, *, runtime: str = "", apparmor: bool = False) -> dict[str, Any]:
+def create_document(
+    spec: SandboxSpec,
+    image_id: str,
+    *,
+    runtime: str = "",
+    apparmor: bool = False,
+    transport: Transport = Transport.SOCKET,
+) -> dict[str, Any]:
     """Body of ``POST /containers/create``.
 
     Args:
         spec: what to run.
-        image_id: the pinned id of the base image (``sha256:…``), never a name that can be moved.
+        image_id: the pinned id (``sha256:…``) of the base image, or over stdio of the one that also holds the Pack;
+            never a name that can be moved.
         runtime: an engine runtime that the operator chose, such as ``runsc``; empty = the engine's default.
         apparmor: whether the engine's own AppArmor profile exists on this machine.
+        transport: how the bus gets in and out.
     """
-    host = _host_config(spec, apparmor=apparmor)
+    attached = transport is Transport.STDIO
+    host = _host_config(spec, apparmor=apparmor, mounts=not attached)
     if runtime:
         host["Runtime"] = runtime
     return {
         "Image": image_id,
         "User": f"{spec.uid}:{spec.gid}",
         "Entrypoint": ["python3"],
-        "Cmd": list(AGENT_COMMAND),
+        "Cmd": list(AGENT_COMMAND_STDIO if attached else AGENT_COMMAND),
         "Env": [f"{name}={value}" for name, value in sorted(ENVIRONMENT.items())],
         "WorkingDir": "/",
         "Hostname": "pack",
         "Tty": False,
-        "OpenStdin": False,
-        "AttachStdin": False,
+        "OpenStdin": attached,
+        "StdinOnce": attached,  # the bus ends with the connection: no second one can take it over
+        "AttachStdin": attached,
         "NetworkDisabled": True,
         "Labels": labels(spec),
         "StopSignal": "SIGTERM",
@@ -93,7 +107,20 @@ def create_document(spec: SandboxSpec, image_id: str, *, runtime: str = "", appa
     }
 
 
-def _host_config(spec: SandboxSpec, *, apparmor: bool) -> dict[str, Any]:
+def carrier_document(spec: SandboxSpec, image_id: str) -> dict[str, Any]:
+    """A container that never runs: files are put into it, and it is made an image. Its labels become the image's."""
+    return {
+        "Image": image_id,
+        "Entrypoint": ["/nothing-of-this-image-runs"],
+        "Cmd": [],
+        "Env": [],
+        "NetworkDisabled": True,
+        "Labels": labels(spec),
+        "HostConfig": {"NetworkMode": "none", "LogConfig": {"Type": "none", "Config": {}}},
+    }
+
+
+def _host_config(spec: SandboxSpec, *, apparmor: bool, mounts: bool) -> dict[str, Any]:
     limits = spec.limits
     security = ["no-new-privileges:true", f"seccomp={seccomp.docker_profile_json()}"]
     if apparmor:
@@ -111,7 +138,9 @@ def _host_config(spec: SandboxSpec, *, apparmor: bool) -> dict[str, Any]:
             _read_only(spec.pack_dir, PACK_MOUNT),
             _read_only(spec.runtime_dir, RUNTIME_MOUNT),
             _read_only(spec.socket_path, SOCKET_MOUNT),
-        ],
+        ]
+        if mounts
+        else [],
         "Tmpfs": {
             "/tmp": f"rw,noexec,nosuid,nodev,size={limits.tmp_bytes},mode=1777,nr_inodes=16384",  # noqa: S108
         },

@@ -39,6 +39,8 @@ AGENT_COMMAND = (
     SOCKET_MOUNT,
 )
 """Arguments of the sandbox's Python. ``-I -S``: no user site, no ``.pth`` file, no ``PYTHON*`` variable."""
+AGENT_COMMAND_STDIO = (*AGENT_COMMAND[:-2], "--stdio")
+"""The same where no socket can be mounted: the bus is what the sandbox was started with as descriptors 0 and 1."""
 
 ENVIRONMENT: Mapping[str, str] = {
     "HOME": "/tmp",  # noqa: S108 - inside the sandbox: its own size-limited tmpfs

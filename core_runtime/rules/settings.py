@@ -11,21 +11,26 @@ Not here: making folders, binding ports (``drivers.loopback``, ``drivers.run_fol
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from backend_core.errors import RequestError, quote
+from core_runtime.rules.docker_transport import CHOICES
 
 DEFAULT_API_PORT = 8765
 DEFAULT_WEB_PORT = 5000
 ISOLATIONS = ("auto", "docker", "embedded")
+_RUNTIME = re.compile(r"[A-Za-z0-9._-]{0,64}", re.ASCII)
 
 _OPTIONS = {
     "--home": "RUMI_HOME",
     "--api-port": "RUMI_API_PORT",
     "--web-port": "RUMI_WEB_PORT",
     "--isolation": "RUMI_ISOLATION",
+    "--docker-transport": "RUMI_DOCKER_TRANSPORT",
+    "--docker-runtime": "RUMI_DOCKER_RUNTIME",
 }
 
 
@@ -39,6 +44,9 @@ class Settings:
     api_port: int = DEFAULT_API_PORT
     web_port: int = DEFAULT_WEB_PORT
     isolation: str = "auto"
+    docker_transport: str = "auto"
+    docker_runtime: str = ""
+    """Name of an engine runtime such as ``runsc``; empty = the engine's default."""
 
     @property
     def user_data(self) -> Path:
@@ -96,6 +104,22 @@ def settings_from(
             detail=f"expected one of {', '.join(ISOLATIONS)}; got {quote(isolation)}",
             hint="Leave RUMI_ISOLATION unset to let the host choose.",
         )
+    transport = chosen.get("RUMI_DOCKER_TRANSPORT", "auto").lower()
+    if transport not in CHOICES:
+        raise RequestError(
+            "Unknown Docker transport",
+            code="transport_unknown",
+            detail=f"expected one of {', '.join(CHOICES)}; got {quote(transport)}",
+            hint="Leave RUMI_DOCKER_TRANSPORT unset to let the host choose.",
+        )
+    runtime = chosen.get("RUMI_DOCKER_RUNTIME", "")
+    if not _RUNTIME.fullmatch(runtime):
+        raise RequestError(
+            "Not a runtime's name",
+            code="runtime_invalid",
+            detail=f"expected a name such as runsc; got {quote(runtime)}",
+            hint="Leave RUMI_DOCKER_RUNTIME unset to use the engine's default.",
+        )
     return Settings(
         project_root=project_root,
         home=home,
@@ -103,6 +127,8 @@ def settings_from(
         api_port=api_port,
         web_port=web_port,
         isolation=isolation,
+        docker_transport=transport,
+        docker_runtime=runtime,
     )
 
 
@@ -124,7 +150,8 @@ def _parse(arguments: Sequence[str]) -> dict[str, str]:
                 "Unknown argument",
                 code="argument_unknown",
                 detail=f"expected {', '.join(_OPTIONS)}; got {quote(option)}",
-                hint="python app.py [--home DIR] [--api-port N] [--web-port N] [--isolation auto|docker|embedded]",
+                hint="python app.py [--home DIR] [--api-port N] [--web-port N] [--isolation auto|docker|embedded] "
+                "[--docker-transport auto|socket|stdio] [--docker-runtime NAME]",
             )
         if not equals:
             value = rest.pop(0) if rest else ""

@@ -72,6 +72,7 @@ def status() -> None:
         ("host", health.get("phase")), ("cause", health.get("cause")), ("console", health.get("web")),
         ("API", health.get("api")),
         ("isolation", f"{chosen.get('driver')} ({chosen.get('level')})" if chosen else isolation.get("problem")),
+        ("bus transport", _transport(isolation, chosen)),
     ])  # fmt: skip
     counts: dict[str, int] = {}
     for pack in packs:
@@ -84,6 +85,14 @@ def status() -> None:
         show.next_step("./rumi pack pending")
     else:
         show.next_step("./rumi pack list")
+
+
+def _transport(isolation: dict[str, Any], chosen: dict[str, Any]) -> str:
+    """How the bus gets into the sandboxes, where the chosen driver has more than one way."""
+    for driver in isolation.get("drivers") or []:
+        if driver.get("driver") == chosen.get("driver"):
+            return str(driver.get("transport") or "")
+    return ""
 
 
 @click.command(help=say("Find what is wrong with this installation; --fix mends what can be mended, keeping backups."))

@@ -139,6 +139,7 @@ JAPANESE: dict[str, str] = {
     "digest": "ダイジェスト",
     "approved": "承認日時",
     "isolation": "隔離",
+    "bus transport": "バスの経路",
     "changed files": "変更されたファイル",
     "id": "ID",
     "driver": "方式",

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from backend_core.errors import HostError
-from core_runtime.drivers import docker_engine
+from core_runtime.drivers import docker_client, docker_engine
 from core_runtime.drivers.docker_engine import DockerDriver
 from core_runtime.rules.sandbox import Level
 from tests.support import sandboxes
@@ -124,7 +124,7 @@ def test_inspecting_the_container_shows_nothing_of_the_host_but_three_mounts():
 
 @pytest.mark.docker
 def test_an_engine_that_vanishes_ends_the_sandbox_as_lost_and_the_next_boot_removes_it(tmp_path):
-    engine = docker_engine._engine_url()
+    engine = docker_client.engine_url()
     if not engine.startswith("unix://"):
         pytest.skip("the engine is remote; cutting its socket needs a local one")
 

@@ -1,12 +1,14 @@
 """Orchestrator, bus, agent and each real driver together: a Pack's handler is called, killed, and called again."""
 
 import asyncio
+import contextlib
 import os
 import secrets
 import signal
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,17 +19,27 @@ from core_runtime.containers import ContainerEvent, ContainerState, LaunchReques
 from core_runtime.diagnostics import Diagnostics
 from core_runtime.drivers.bubblewrap import BubblewrapDriver
 from core_runtime.drivers.docker_engine import DockerDriver
+from core_runtime.drivers.tree import read_tree
 from core_runtime.event_bus import EventBus
 from core_runtime.interface_registry import InterfaceRegistry
 from core_runtime.rules.permissions import Rights
 from core_runtime.rules.restart import RestartPolicy
 from core_runtime.rules.sandbox import DriverKind, Isolation, Level
-from tests.support.sandboxes import DRIVERS
+from tests.support import engine, relay
+from tests.support.sandboxes import TRANSPORTS
 
 SETUP = """
 import os
 def run(context):
-    context["interface_registry"].register("service.hello", lambda args, ctx: {"hello": args["name"], "pid": os.getpid()})
+    def hello(args, ctx):
+        for _ in range(args.get("noise", 0)):
+            print("x" * 4000)
+            os.write(1, bytes(range(256)) * 16)
+            os.write(2, b"y" * 4000)
+        if args.get("noise"):
+            os.system("echo from a child; head -c 100000 /dev/zero")
+        return {"hello": args["name"], "pid": os.getpid()}
+    context["interface_registry"].register("service.hello", hello)
 """
 INSTALLATION = secrets.token_hex(8)
 
@@ -47,8 +59,15 @@ class House:
         registry = InterfaceRegistry(diagnostics)
         registry.set_owner("service.hello", "hello")
         self.bus = Bus(registry, EventBus(diagnostics), diagnostics)
-        self.kind = DriverKind(kind)
-        driver = self.driver = {"docker": DockerDriver, "embedded": BubblewrapDriver}[kind](INSTALLATION, state)
+        self.kind = DriverKind(kind.partition("-")[0])
+        self.held = contextlib.ExitStack()
+        driver: Any
+        if self.kind is DriverKind.EMBEDDED:
+            driver = BubblewrapDriver(INSTALLATION, state)
+        else:
+            url = self.held.enter_context(relay.over_tcp(engine.address())) if kind == "docker-stdio" else ""
+            driver = DockerDriver(INSTALLATION, state, url=url)
+        self.driver = driver
         self.it = ContainerOrchestrator(
             [driver], self.bus, installation_id=INSTALLATION, state_dir=state, runtime_dir=folder / "runtime",
             uids=lambda _: 200_777, on_event=self.events.append, policy=RestartPolicy(base_s=0.01),
@@ -71,16 +90,16 @@ class House:
         return LaunchRequest(
             "hello",
             self.folder / "pack",
-            "0" * 64,
+            read_tree(self.folder / "pack").digest,
             Rights(provides=frozenset({"service.hello"})),
             Isolation(self.kind, level),
         )
 
-    async def call(self):
-        return await self.bus.call("service.hello", {"name": "world"}, timeout_s=10)
+    async def call(self, name="world", noise=0):
+        return await self.bus.call("service.hello", {"name": name, "noise": noise}, timeout_s=10)
 
 
-@pytest.fixture(params=DRIVERS)
+@pytest.fixture(params=TRANSPORTS)
 def play(request, tmp_path):
     with tempfile.TemporaryDirectory(prefix="rumi-t-", dir="/run" if os.geteuid() == 0 else None) as state:
 
@@ -95,6 +114,7 @@ def play(request, tmp_path):
                 finally:
                     await house.it.close()
                     await house.bus.close()
+                    house.held.close()
 
             asyncio.run(main())
 
@@ -108,6 +128,26 @@ def test_a_handler_inside_is_called_through_the_bus(play):
         assert (await house.call())["hello"] == "world"
         view = house.it.operator_view("hello")
         assert '"level": "standard"' in view["sandbox/isolation.json"]
+
+    play(story)
+
+
+def test_what_a_handler_writes_to_its_descriptors_never_gets_into_the_bus(play):
+    async def story(house):
+        await house.it.start(house.request(), house.prepare)
+        for _ in range(3):
+            assert (await house.call(noise=50))["hello"] == "world"
+        assert house.it.get("hello").restarts == 0
+
+    play(story)
+
+
+def test_large_values_and_many_calls_at_once_arrive_whole_in_both_directions(play):
+    async def story(house):
+        await house.it.start(house.request(), house.prepare)
+        names = [chr(97 + number % 26) * size for number, size in enumerate([1, 31_000, 32_768, 65_537, 900_000] * 6)]
+        answers = await asyncio.gather(*(house.call(name) for name in names))
+        assert [answer["hello"] for answer in answers] == names
 
     play(story)
 

@@ -25,6 +25,9 @@ class FakeSandbox:
         if not self.ended.done():
             self.ended.set_result(Exit(code, cause))
 
+    def connection(self):
+        return None
+
     async def measure(self, probe):
         return Isolation(self.driver.kind, self.driver.level)
 
@@ -43,6 +46,8 @@ class FakeSandbox:
 
 
 class FakeDriver:
+    attaches = False
+
     def __init__(self, kind=DriverKind.DOCKER, *, level=Level.STANDARD, available=True):
         self.kind, self.level, self.available = kind, level, available
         self.started, self.concurrent, self.peak = [], 0, 0
@@ -113,7 +118,7 @@ class FakeEndpoint:
     def __init__(self, bus, path):
         self.bus, self.path = bus, path
 
-    async def connected(self, timeout_s):
+    async def connected(self, timeout_s, conn=None):
         if self.bus.silent:
             await asyncio.get_running_loop().create_future()
         session = FakeSession()

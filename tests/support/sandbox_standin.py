@@ -50,10 +50,38 @@ def readable(path):
         return False
 
 
+class Attached:
+    """Descriptors 0 and 1 as one stream, moved away so that no `print` gets into it."""
+
+    def __init__(self, reading, writing):
+        self.reading, self.writing = reading, writing
+
+    def __iter__(self):
+        return iter(self.reading)
+
+    def write(self, text):
+        self.writing.write(text)
+
+    def flush(self):
+        self.writing.flush()
+
+
+def attached():
+    reading, writing = os.dup(0), os.dup(1)
+    null = os.open("/dev/null", os.O_RDONLY)
+    os.dup2(null, 0)
+    os.dup2(2, 1)
+    return Attached(os.fdopen(reading, encoding="utf-8"), os.fdopen(writing, "w", encoding="utf-8"))
+
+
 def main():
-    bus = socket.socket(socket.AF_UNIX)
-    bus.connect(sys.argv[sys.argv.index("--socket") + 1])
-    stream = bus.makefile("rw", encoding="utf-8")
+    bus: object = None
+    if "--stdio" in sys.argv:
+        bus, stream = None, attached()
+    else:
+        bus = socket.socket(socket.AF_UNIX)
+        bus.connect(sys.argv[sys.argv.index("--socket") + 1])
+        stream = bus.makefile("rw", encoding="utf-8")
     stream.write(json.dumps({"ok": probe()}) + "\n")
     stream.flush()
     space: dict[str, object] = {"bus": bus}

@@ -23,10 +23,14 @@ from core_runtime.containers import _admit, socket_name
 from core_runtime.drivers.bubblewrap import BubblewrapDriver
 from core_runtime.drivers.docker_engine import DockerDriver
 from core_runtime.drivers.runtime_folder import RuntimeFolder
+from core_runtime.drivers.tree import read_tree
 from core_runtime.rules.sandbox import DriverKind, Limits, SandboxSpec
+from tests.support import engine, relay
 
 STANDIN = Path(__file__).with_name("sandbox_standin.py")
 DRIVERS = [pytest.param("docker", marks=pytest.mark.docker), pytest.param("embedded", marks=pytest.mark.embedded)]
+TRANSPORTS = [*DRIVERS, pytest.param("docker-stdio", marks=pytest.mark.docker)]
+"""Docker twice: with a mounted socket, and reached over TCP, where the bus runs over the container's attached stdio."""
 DEADLINE_S = 60.0
 
 
@@ -61,12 +65,16 @@ class Yard:
 
     def __init__(self, kind, *, installation=None, **options):
         self.run = Loop()
-        self.kind = DriverKind(kind)
+        self.name = kind
+        self.kind = DriverKind(kind.partition("-")[0])
+        self._held = contextlib.ExitStack()
+        if kind == "docker-stdio":
+            options["url"] = self._held.enter_context(relay.over_tcp(engine.address()))
         self.base = Path(tempfile.mkdtemp(prefix="rumi-test-"))  # 0700
         self.state = Path(tempfile.mkdtemp(prefix="rumi-t-", dir="/run" if os.geteuid() == 0 else None))
         self.state.chmod(0o711)
         self.installation = installation or secrets.token_hex(8)  # several suites share this machine
-        driver = DockerDriver if kind == "docker" else BubblewrapDriver
+        driver = DockerDriver if self.kind is DriverKind.DOCKER else BubblewrapDriver
         self.driver = driver(self.installation, self.state, **options)
         self.status = self.run(self.driver.probe())
         self.pack = self.base / "pack"
@@ -91,7 +99,7 @@ class Yard:
             pack_dir=str(self.pack),
             runtime_dir=str(runtime),
             socket_path=str(self.state / socket_name(pack_id, self._generation)),
-            digest="0" * 64,
+            digest=read_tree(self.pack).digest,
             limits=limits or Limits(),
         )
 
@@ -101,6 +109,7 @@ class Yard:
     def close(self):
         self.run(self.driver.close())
         self.run.close()
+        self._held.close()
         shutil.rmtree(self.base)
         shutil.rmtree(self.state)
 
@@ -131,13 +140,18 @@ class Cell:
         async def arrived(reader, writer):
             connected.set_result((reader, writer))
 
-        self._server = await asyncio.start_unix_server(arrived, self.spec.socket_path, limit=1 << 24)
+        self._server = None
         try:
-            await asyncio.to_thread(_admit, self.spec)
+            if not self.yard.driver.attaches:
+                self._server = await asyncio.start_unix_server(arrived, self.spec.socket_path, limit=1 << 24)
+                await asyncio.to_thread(_admit, self.spec)
             self.sandbox = await self.yard.driver.start(self.spec)
         except BaseException:
-            self._server.close()
+            if self._server is not None:
+                self._server.close()
             raise
+        if self._server is None:
+            connected.set_result(await asyncio.open_connection(sock=self.sandbox.connection(), limit=1 << 24))
         ended = asyncio.ensure_future(self.sandbox.wait())
         await asyncio.wait([ended, connected], return_when=asyncio.FIRST_COMPLETED, timeout=30)
         if not connected.done():
@@ -158,8 +172,9 @@ class Cell:
         self._writer.close()
         with contextlib.suppress(OSError):
             await self._writer.wait_closed()
-        self._server.close()
-        await self._server.wait_closed()
+        if self._server is not None:
+            self._server.close()
+            await self._server.wait_closed()
         await asyncio.to_thread(Path(self.spec.socket_path).unlink, missing_ok=True)
 
 

@@ -1,0 +1,184 @@
+"""One container of ours in a Docker Engine, from its attachment to its removal. Port ``Sandbox``.
+
+Invariants: attached before it starts, so that no output is lost; drained always, so that a flood of output blocks
+nobody; removed when it has ended, with the image that was made for it.
+
+Not here: what it is created from (``docker_engine``, ``rules.docker_config``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from backend_core.errors import HostError, quote
+from core_runtime.drivers import cgroups, docker_parcel, proc_view
+from core_runtime.drivers.docker_client import QUERY_S, EngineClient, delete_container
+from core_runtime.drivers.docker_stdio import AttachedBus
+from core_runtime.drivers.tail import SHOWN_LIMIT_BYTES, escape
+from core_runtime.ports import Exit
+from core_runtime.rules.docker_transport import Transport
+from core_runtime.rules.isolation import judge
+from core_runtime.rules.sandbox import DriverKind, Isolation, SandboxSpec
+
+if TYPE_CHECKING:
+    from aiodocker.containers import DockerContainer
+
+STDOUT = 1
+
+
+class DockerSandbox:
+    """One container. ``live`` is the driver's set of running ids; ``image`` is removed with the container, if any."""
+
+    def __init__(
+        self, engine: EngineClient, spec: SandboxSpec, container: DockerContainer, live: set[str], *, image: str = ""
+    ) -> None:
+        self.id = container.id
+        self.pid = 0
+        """Of the container's init, as the engine's machine counts; 0 where that is not this machine."""
+        self._engine = engine
+        self._spec = spec
+        self._container = container
+        self._live = live
+        self._image = image
+        self._runtime = ""
+        self._killed = False
+        self._tail = b""
+        self._bus: AttachedBus | None = None
+        self._reader: asyncio.Task[None] | None = None
+        self._end: asyncio.Task[Exit] | None = None
+        live.add(self.id)
+
+    async def begin(self, transport: Transport) -> None:
+        """Attach, then start."""
+        attached = transport is Transport.STDIO
+        stream = self._container.attach(stdin=attached, stdout=True, stderr=True, logs=False)
+        try:
+            await stream._init()  # noqa: SLF001 - the library connects on first read only, which would be too late
+        except BaseException:
+            await stream.close()
+            raise
+        self._bus = AttachedBus(stream) if attached else None
+        self._reader = asyncio.ensure_future(self._read(stream))
+        await self._container.start(timeout=QUERY_S)
+        shown = await self._container.show()
+        self._runtime = str(shown["HostConfig"].get("Runtime") or "")
+        pid = int(shown["State"].get("Pid") or 0)
+        self.pid = pid if await asyncio.to_thread(_is_local, pid, self.id) else 0
+        self._end = asyncio.ensure_future(self._finish())
+
+    async def abandon(self) -> None:
+        """It could not be started: nothing of it is left."""
+        self._live.discard(self.id)
+        if self._reader is not None:
+            self._reader.cancel()
+            await asyncio.gather(self._reader, return_exceptions=True)
+        with contextlib.suppress(HostError):
+            await self._remove()
+
+    def connection(self) -> socket.socket | None:
+        """The host's end of the bus over stdio; ``None`` where a socket was mounted."""
+        return self._bus.take() if self._bus is not None else None
+
+    async def measure(self, probe: Mapping[str, Any]) -> Isolation:
+        """The host's look at the agent's process, where the engine runs on this machine."""
+        view = await asyncio.to_thread(self._look) if self.pid else None
+        return judge(DriverKind.DOCKER, self._spec, view, probe)
+
+    async def wait(self) -> Exit:
+        """When the container is gone."""
+        assert self._end is not None, "begin() precedes"
+        return await asyncio.shield(self._end)
+
+    async def stop(self, grace_s: float) -> Exit:
+        """TERM, KILL after ``grace_s``, remove."""
+        assert self._end is not None, "begin() precedes"
+        self._killed = True
+        if grace_s > 0 and not self._end.done():
+            await self._signal("SIGTERM")
+            with contextlib.suppress(TimeoutError):
+                return await asyncio.wait_for(self.wait(), grace_s)
+        if not self._end.done():
+            await self._signal("SIGKILL")
+        return await self.wait()
+
+    async def usage(self) -> Mapping[str, float]:
+        """From the container's cgroup, where this machine can read it."""
+        if not self.pid or self._end is None or self._end.done():
+            return {}
+        with contextlib.suppress(OSError, ValueError):
+            return await asyncio.to_thread(cgroups.read_usage, self.pid)
+        return {}
+
+    async def output_tail(self) -> str:
+        """What the container wrote outside the bus."""
+        if self._end is not None and self._end.done() and self._reader is not None:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(asyncio.shield(self._reader), 1.0)
+        return escape(self._tail)
+
+    async def _signal(self, name: str) -> None:
+        with contextlib.suppress(HostError):  # it has ended, or the engine is gone: `wait` tells which
+            async with self._engine.translated("signal a container"):
+                await self._container.kill(signal=name, timeout=QUERY_S)
+
+    async def _finish(self) -> Exit:
+        try:
+            async with self._engine.translated("wait for a container"):
+                await self._container.wait(timeout=None)
+                state = (await self._container.show())["State"]
+            await self._remove()
+        except HostError as error:
+            return Exit(None, "lost", error.detail)
+        finally:
+            self._live.discard(self.id)
+            if self._reader is not None and not self._reader.done():
+                await asyncio.wait([self._reader], timeout=0.5)
+                self._reader.cancel()
+        code = int(state.get("ExitCode", 0))
+        if state.get("OOMKilled"):
+            return Exit(code, "oom", "the memory limit was exceeded")
+        if self._killed:
+            return Exit(code, "killed")
+        if code > 128:
+            return Exit(code, "signal", f"signal {code - 128}")
+        return Exit(code, "exited", quote(state["Error"]) if state.get("Error") else "")
+
+    async def _remove(self) -> None:
+        async with self._engine.translated("remove a container"):
+            await delete_container(self._container)
+        if self._image:
+            await docker_parcel.discard(self._engine, self._image)
+
+    async def _read(self, stream: Any) -> None:
+        """Always drained: stdout to the bus where that is attached, everything else to the tail, whose end is kept."""
+        try:
+            while (message := await stream.read_out()) is not None:
+                if self._bus is not None and message.stream == STDOUT:
+                    await self._bus.deliver(message.data)
+                else:
+                    self._tail = (self._tail + message.data)[-SHOWN_LIMIT_BYTES:]
+        except (OSError, RuntimeError):
+            return  # the connection broke with its engine; `wait` reports that
+        finally:
+            if self._bus is not None:
+                await self._bus.close()
+            await stream.close()
+
+    def _look(self) -> Any:
+        below = proc_view.descendants(self.pid)
+        return proc_view.host_view(below[0] if below else self.pid, runtime=self._runtime)
+
+
+def _is_local(pid: int, container_id: str) -> bool:
+    """Whether ``pid`` is that container on this machine: a remote engine's number may name any process here."""
+    if pid <= 0:
+        return False
+    try:
+        return container_id in Path(f"/proc/{pid}/cgroup").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return False

@@ -1,0 +1,149 @@
+"""The probe's container: it runs under the production settings, and proves that the bus gets in and out of it.
+
+It prints what its Python is and what the kernel says of it to stderr, then sends a word of the host's back over the
+bus.
+
+Not here: what follows from it (``docker_engine``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import shutil
+import socket
+import tempfile
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from backend_core.errors import SandboxUnavailable, quote
+from core_runtime.drivers.docker_sandbox import DockerSandbox
+from core_runtime.drivers.runtime_folder import ABI_QUESTION
+from core_runtime.ports import TRIAL_PREFIX, Exit
+from core_runtime.rules.docker_transport import Transport
+from core_runtime.rules.sandbox import SOCKET_MOUNT
+
+TRIAL_S = 60.0
+BACKLOG = 1
+_BUS = {
+    Transport.SOCKET: (
+        f"import socket; s = socket.socket(socket.AF_UNIX); s.connect({SOCKET_MOUNT!r}); i = o = s.makefile('rwb', 0)"
+    ),
+    Transport.STDIO: "import os; i, o = os.fdopen(os.dup(0), 'rb', 0), os.fdopen(os.dup(1), 'wb', 0)",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the container said; ``echoed``: whether the word came back."""
+
+    abi: str
+    status: dict[str, str]
+    ended: Exit
+    output: str
+    echoed: bool
+
+    @property
+    def passed(self) -> bool:
+        """Whether it ran as it must."""
+        kernel = self.status.get("Seccomp") == "2" and self.status.get("NoNewPrivs") == "1"
+        return kernel and self.echoed and self.ended.code == 0
+
+    def failure(self) -> SandboxUnavailable:
+        """Why it did not."""
+        bus = "" if self.echoed else "; the bus did not get through"
+        said = quote(self.output.strip()[-300:], 300)
+        return SandboxUnavailable(
+            "A trial container did not run under our settings",
+            detail=f"{self.ended.cause} {self.ended.code} {self.ended.detail}{bus}; it said {said}",
+            hint="rumi doctor",
+        )
+
+
+def command(transport: Transport) -> list[str]:
+    """Arguments of the trial's Python."""
+    report = f"import sys; sys.stdout = sys.stderr; {ABI_QUESTION}; print(open('/proc/self/status').read(), flush=True)"
+    return ["-I", "-S", "-c", f"{report}; {_BUS[transport]}; o.write(i.readline())"]
+
+
+class Place:
+    """The folder of one trial, with the socket that its container connects to."""
+
+    def __init__(self, folder: Path, listener: socket.socket | None) -> None:
+        self.folder = folder
+        self._listener = listener
+
+    @property
+    def socket_path(self) -> str:
+        """Short, since a socket's path has at most 107 bytes."""
+        return str(self.folder / "s")
+
+    async def ask(self, sandbox: DockerSandbox) -> Answer:
+        """Send the word, wait for the end."""
+        word = f"{secrets.token_hex(8)}\n".encode()
+        echo = asyncio.ensure_future(self._echo(sandbox, word))
+        try:
+            ended = await asyncio.wait_for(sandbox.wait(), TRIAL_S)
+        except TimeoutError:
+            ended = await sandbox.stop(0)
+        with contextlib.suppress(TimeoutError, OSError):
+            await asyncio.wait_for(asyncio.shield(echo), 1.0)
+        echoed = echo.done() and not echo.cancelled() and echo.exception() is None and echo.result() == word
+        echo.cancel()
+        await asyncio.gather(echo, return_exceptions=True)
+        output = await sandbox.output_tail()
+        first, _, rest = output.partition("\n")
+        status = dict(line.partition(":\t")[::2] for line in rest.splitlines())
+        return Answer(first, status, ended, output, echoed)
+
+    async def _echo(self, sandbox: DockerSandbox, word: bytes) -> bytes:
+        loop = asyncio.get_running_loop()
+        connection = sandbox.connection()
+        if connection is None:
+            if self._listener is None:
+                return b""
+            connection, _ = await loop.sock_accept(self._listener)
+            connection.setblocking(False)
+        with connection:
+            await loop.sock_sendall(connection, word)
+            got = b""
+            while len(got) < len(word) and (data := await loop.sock_recv(connection, 64)):
+                got += data
+            return got
+
+
+@contextlib.asynccontextmanager
+async def place(state_dir: Path, transport: Transport) -> AsyncIterator[Place]:
+    """A folder for one trial; gone afterwards."""
+    folder = await asyncio.to_thread(_folder, state_dir)
+    listener = _listen(folder / "s") if transport is Transport.SOCKET else None
+    try:
+        yield Place(folder, listener)
+    finally:
+        if listener is not None:
+            listener.close()
+        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+
+
+def _folder(state_dir: Path) -> Path:
+    state_dir.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=TRIAL_PREFIX, dir=state_dir))
+    for name in ("pack", "runtime"):
+        (folder / name).mkdir(mode=0o755)
+    return folder
+
+
+def _listen(path: Path) -> socket.socket:
+    """For everybody who reaches it, which is the container: the folder is ours alone."""
+    listener = socket.socket(socket.AF_UNIX)
+    try:
+        listener.setblocking(False)
+        listener.bind(str(path))
+        path.chmod(0o666)
+        listener.listen(BACKLOG)
+    except OSError:
+        listener.close()
+        raise
+    return listener
