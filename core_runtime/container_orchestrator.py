@@ -114,7 +114,8 @@ class ContainerOrchestrator:
             status = self.statuses[driver.kind]
             if status.available:
                 self._driver, self._level = driver, status.level
-                return Isolation(driver.kind, status.level, findings=(status.reason,) if status.reason else ())
+                found = (status.reason,) if status.reason else ()
+                return Isolation(driver.kind, status.level, source=status.source, findings=found)
         return None
 
     def unavailable(self) -> SandboxUnavailable:
@@ -270,6 +271,7 @@ class ContainerOrchestrator:
             templates={name: (TEMPLATES / file).read_text(encoding="utf-8") for name, file in texts.items()},
             image=status.version.rpartition("image ")[2] if docker and status is not None else "rumi-pack-base:1",
             isolation=generation.isolation,
+            attached=generation.driver.attaches,
         )
 
     # ---- for supervision

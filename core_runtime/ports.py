@@ -31,6 +31,8 @@ class DriverStatus:
     hint: str = ""
     transport: str = ""
     """How the bus reaches its sandboxes, and why so, where a driver has more than one way."""
+    source: str = "measured"
+    """``reported`` where the host can't look into the driver's sandboxes itself."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,6 +79,7 @@ class DockerDriver:
         self._image_id = ""
         self._abi: PythonAbi | None = None
         self._apparmor = False
+        self._visible = False
         self._trials = itertools.count(1)
         self.live: set[str] = set()
         """Ids of containers that this process started and that have not ended."""
@@ -113,6 +114,7 @@ class DockerDriver:
             version=quote(version)[1:-1],
             reason=lacks,
             transport=quote(transport)[1:-1],
+            source="measured" if self._visible else "reported",
         )
 
     async def python(self) -> PythonAbi:
@@ -252,7 +254,7 @@ class DockerDriver:
             abi = parse_abi(answer.abi, "")
         except ValueError as error:
             raise answer.failure() from error
-        self._abi = compiler_for(abi, (HOST_ABI,))
+        self._abi, self._visible = compiler_for(abi, (HOST_ABI,)), answer.visible
 
     async def _run(
         self, spec: SandboxSpec, transport: Transport, *, approved: str, command: list[str] | None = None

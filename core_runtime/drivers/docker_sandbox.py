@@ -84,6 +84,10 @@ class DockerSandbox:
         """The host's end of the bus over stdio; ``None`` where a socket was mounted."""
         return self._bus.take() if self._bus is not None else None
 
+    async def visible(self) -> bool:
+        """Whether this host can look at its processes."""
+        return bool(self.pid) and await asyncio.to_thread(self._look) is not None
+
     async def measure(self, probe: Mapping[str, Any]) -> Isolation:
         """The host's look at the agent's process, where the engine runs on this machine."""
         view = await asyncio.to_thread(self._look) if self.pid else None

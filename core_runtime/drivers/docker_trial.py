@@ -37,13 +37,14 @@ _BUS = {
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the container said; ``echoed``: whether the word came back."""
+    """What the container said. ``echoed``: the word came back; ``visible``: the host could look at it while it ran."""
 
     abi: str
     status: dict[str, str]
     ended: Exit
     output: str
     echoed: bool
+    visible: bool
 
     @property
     def passed(self) -> bool:
@@ -74,6 +75,7 @@ class Place:
     def __init__(self, folder: Path, listener: socket.socket | None) -> None:
         self.folder = folder
         self._listener = listener
+        self._visible = False
 
     @property
     def socket_path(self) -> str:
@@ -96,7 +98,7 @@ class Place:
         output = await sandbox.output_tail()
         first, _, rest = output.partition("\n")
         status = dict(line.partition(":\t")[::2] for line in rest.splitlines())
-        return Answer(first, status, ended, output, echoed)
+        return Answer(first, status, ended, output, echoed, self._visible)
 
     async def _echo(self, sandbox: DockerSandbox, word: bytes) -> bytes:
         loop = asyncio.get_running_loop()
@@ -107,6 +109,7 @@ class Place:
             connection, _ = await loop.sock_accept(self._listener)
             connection.setblocking(False)
         with connection:
+            self._visible = await sandbox.visible()  # it waits for the word, so it runs
             await loop.sock_sendall(connection, word)
             got = b""
             while len(got) < len(word) and (data := await loop.sock_recv(connection, 64)):

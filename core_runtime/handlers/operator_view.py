@@ -2,11 +2,15 @@
 
 Output only: nothing reads these files back. What runs is made anew from the grant at every start. They are written
 beside and swapped in, so that a reader never meets half of a view; writing them never decides anything.
+
+Invariant: a link that somebody put where a view belongs is removed, never followed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import secrets
 import shutil
 import threading
@@ -34,10 +38,6 @@ _writing = threading.Lock()
 """A decision and the start that follows both write the view of their Pack: one after the other, the newer one last."""
 
 
-_SWAPPING = threading.Lock()
-"""A start and a decision may write the same view at the same time."""
-
-
 def write(host: Host, pack_id: str) -> None:
     """Write the view of one Pack; blocks, call it in a thread. A full disk is an Issue, nothing else."""
     with _writing:
@@ -48,13 +48,12 @@ def _write(host: Host, pack_id: str) -> None:
     target = _folder(host, pack_id)
     fresh = target.with_name(f".{pack_id}.{secrets.token_hex(4)}")
     try:
+        _clear(target)
         files = _files(host, pack_id)
-        for name, text in files.items():
-            path = fresh / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
         for folder in ("handlers", "scopes", "grants", "sandbox"):
-            (fresh / folder).mkdir(parents=True, exist_ok=True)
+            (fresh / folder).mkdir(parents=True)
+        for name, text in files.items():
+            (fresh / name).write_text(text, encoding="utf-8")
         _swap(fresh, target)
     except (OSError, RumiError) as error:
         host.diagnostics.issue(
@@ -62,12 +61,15 @@ def _write(host: Host, pack_id: str) -> None:
             "Make room below ecosystem/docker; what runs is not affected.", None, error,
         )  # fmt: skip
     finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+        _discard(fresh)
 
 
 def remove(host: Host, pack_id: str) -> None:
     """The Pack was removed."""
-    shutil.rmtree(_folder(host, pack_id), ignore_errors=True)
+    target = _folder(host, pack_id)
+    with _writing, contextlib.suppress(OSError):
+        _clear(target)
+        _discard(target)
 
 
 def _folder(host: Host, pack_id: str) -> Path:
@@ -76,11 +78,27 @@ def _folder(host: Host, pack_id: str) -> Path:
 
 def _swap(fresh: Path, target: Path) -> None:
     old = target.with_name(f"{fresh.name}.old")
-    with _SWAPPING:
-        if target.exists():
-            target.rename(old)
-        fresh.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
+    if os.path.lexists(target):
+        target.rename(old)  # a link is renamed itself
+    fresh.rename(target)
+    _discard(old)
+
+
+def _clear(target: Path) -> None:
+    """The parent is a folder of ours, without half-written views of this Pack from a crash. ``OSError`` if it can't."""
+    if target.parent.is_symlink():
+        raise NotADirectoryError(f"{target.parent} is a link; the host writes into its own folders only")
+    if target.parent.is_dir():
+        for path in target.parent.glob(f".{target.name}.*"):
+            _discard(path)
+
+
+def _discard(path: Path) -> None:
+    """Remove a folder, or a link without looking where it leads."""
+    if path.is_symlink() or path.is_file():
+        path.unlink(missing_ok=True)
+    else:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _files(host: Host, pack_id: str) -> dict[str, str]:

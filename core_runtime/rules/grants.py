@@ -83,7 +83,7 @@ class Grant:
             "version": self.version,
             "pack_identity": self.pack_identity,
             "permissions": [permission_document(permission) for permission in self.permissions],
-            "isolation": {"driver": self.isolation.driver.value, "level": self.isolation.level.name.lower()},
+            "isolation": _isolation_document(self.isolation),
             "base_runtime": self.base_runtime,
             "files": len(self.files),
         }
@@ -144,6 +144,12 @@ def permission_document(permission: Permission) -> dict[str, Any]:
     return document
 
 
+def _isolation_document(isolation: Isolation) -> dict[str, str]:
+    """What a start must reach; and whether the host could only be told so, when it approved."""
+    document = {"driver": isolation.driver.value, "level": isolation.level.name.lower()}
+    return document | {"source": isolation.source} if isolation.source == "reported" else document
+
+
 def grant_document(grant: Grant) -> dict[str, Any]:
     """The document to sign; the first keys are those that this ecosystem's grant files have always had."""
     return {
@@ -160,7 +166,7 @@ def grant_document(grant: Grant) -> dict[str, Any]:
         "executables": sorted(path for path, item in grant.files.items() if item.executable),
         "permissions": [permission_document(permission) for permission in grant.permissions],
         "edges": sorted({key for p in grant.of_type("interface.call") for key in p.texts("keys")}),
-        "isolation": {"driver": grant.isolation.driver.value, "level": grant.isolation.level.name.lower()},
+        "isolation": _isolation_document(grant.isolation),
         "counter": grant.counter,
         "epoch": grant.epoch,
         "actor": grant.actor,
@@ -233,7 +239,7 @@ def read_grant(document: Mapping[str, Any]) -> Grant:
         isolation=Isolation(
             DriverKind(document["isolation"]["driver"]),
             Level[str(document["isolation"]["level"]).upper()],
-            source="granted",
+            source=str(document["isolation"].get("source", "granted")),
         ),
         created_at=seconds(document["created_at"]),
         approved_at=seconds(document["approved_at"]),

@@ -11,7 +11,15 @@ import json
 import re
 from collections.abc import Mapping
 
-from core_runtime.rules.sandbox import AGENT_COMMAND, Isolation, SandboxSpec
+from core_runtime.rules.sandbox import (
+    AGENT_COMMAND,
+    AGENT_COMMAND_STDIO,
+    PACK_MOUNT,
+    RUNTIME_MOUNT,
+    SOCKET_MOUNT,
+    Isolation,
+    SandboxSpec,
+)
 
 _FIELD = re.compile(r"\{\{ ([a-z_]+) \}\}")
 
@@ -23,6 +31,7 @@ def render_operator_view(
     templates: Mapping[str, str],
     image: str,
     isolation: Isolation | None,
+    attached: bool = False,
 ) -> dict[str, str]:
     """Path below ``ecosystem/docker/<pack_id>/`` → text.
 
@@ -32,8 +41,9 @@ def render_operator_view(
         templates: ``Dockerfile`` and ``docker-compose.yml`` → text of the templates of ``docker/core/templates``.
         image: id or name of the base image.
         isolation: last measured isolation; ``None`` before the first start.
+        attached: whether the bus is the container's stdio and nothing is mounted.
     """
-    fields = _fields(spec, image)
+    fields = _fields(spec, image, attached=attached)
     out = {f"sandbox/{name}": fill(text, fields) for name, text in templates.items()}
     out |= {f"sandbox/{name}": text for name, text in rendered.items()}
     if isolation is not None:
@@ -58,7 +68,16 @@ def isolation_json(isolation: Isolation) -> str:
     return json.dumps(document, indent=1, sort_keys=True) + "\n"
 
 
-def _fields(spec: SandboxSpec, image: str) -> dict[str, str]:
+def _volumes(spec: SandboxSpec) -> str:
+    """The read-only mounts as YAML of the compose file; a JSON string is a YAML string, whatever stands in it."""
+    places = ((spec.pack_dir, PACK_MOUNT), (spec.runtime_dir, RUNTIME_MOUNT), (spec.socket_path, SOCKET_MOUNT))
+    lines = ["volumes:"]
+    for source, target in places:
+        lines += ["  - type: bind", f"    source: {json.dumps(source)}", f"    target: {target}", "    read_only: true"]
+    return "\n    ".join(lines)
+
+
+def _fields(spec: SandboxSpec, image: str, *, attached: bool) -> dict[str, str]:
     limits = spec.limits
     return {
         "pack_id": spec.pack_id,
@@ -68,14 +87,12 @@ def _fields(spec: SandboxSpec, image: str) -> dict[str, str]:
         "image": image,
         "uid": str(spec.uid),
         "gid": str(spec.gid),
-        "command": json.dumps(list(AGENT_COMMAND)),
+        "command": json.dumps(list(AGENT_COMMAND_STDIO if attached else AGENT_COMMAND)),
+        "bus": "the container's stdio" if attached else SOCKET_MOUNT,
+        "mounts": "stdin_open: true" if attached else _volumes(spec),
         "memory_bytes": str(limits.memory_bytes),
         "tmp_bytes": str(limits.tmp_bytes),
         "cpus": f"{limits.cpus:g}",
         "pids": str(limits.pids),
         "files": str(limits.files),
-        # a JSON string is a YAML string, whatever stands in it
-        "pack_dir": json.dumps(spec.pack_dir),
-        "runtime_dir": json.dumps(spec.runtime_dir),
-        "socket_path": json.dumps(spec.socket_path),
     }

@@ -55,6 +55,7 @@ def test_measured_isolation_is_standard(yard):
         looks = os.geteuid() == 0 or yard.kind is DriverKind.EMBEDDED
         source = "measured" if looks else "reported"
         assert (got.driver, got.level, got.source) == (yard.kind, Level.STANDARD, source), got.findings
+        assert yard.status.source == source  # what a grant that is made before the first start records
         assert got.evidence.get("uid") == (one.spec.uid if looks else None)
 
 
