@@ -64,7 +64,7 @@ class Sandbox(Protocol):
         """TERM, then KILL after ``grace_s``; returns when nothing of it is left (processes, cgroup, container)."""
 
     async def usage(self) -> Mapping[str, float]:
-        """``{memory_bytes, cpu_s, pids}`` where the machine can tell; absent keys otherwise."""
+        """``{memory_bytes, cpu_s, pids, tmp_bytes, …}`` where the machine can tell; absent keys otherwise."""
 
     async def output_tail(self) -> str:
         """Last bytes that the sandbox wrote outside the bus (start-up failures), bounded, undecoded text escaped."""

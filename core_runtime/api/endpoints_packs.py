@@ -12,6 +12,7 @@ from core_runtime.api.call import Call
 from core_runtime.api.context import Api
 from core_runtime.api.table import OBJECTS, TEXTS, Endpoint
 from core_runtime.handlers import packs
+from core_runtime.handlers.limits import limits as limits_of
 from core_runtime.rules.approval import UNDECIDED
 
 LOG_LINES = 200
@@ -93,6 +94,10 @@ async def restore(api: Api, call: Call) -> Any:
     return views.pack_status(await packs.restore(api.host, call.pack_id, actor=call.actor))
 
 
+async def limits(api: Api, call: Call) -> Any:
+    return await limits_of(api.host, call.pack_id)
+
+
 async def remove(api: Api, call: Call) -> Any:
     pack_id = call.pack_id
     await packs.remove(api.host, pack_id, actor=call.actor)
@@ -112,6 +117,15 @@ ENDPOINTS = (
     Endpoint("POST", "/api/packs/scan", "scanPacks", "Look at the folder of Packs again", scan),
     Endpoint(
         "GET", "/api/packs/{id}/status", "packStatus", "State of one Pack, and what was approved", status, errors=(404,)
+    ),
+    Endpoint(
+        "GET",
+        "/api/packs/{id}/limits",
+        "packLimits",
+        "Its limits: what each is, what is used, how often it was met",
+        limits,
+        OBJECTS,
+        errors=(404,),
     ),
     Endpoint(
         "GET",

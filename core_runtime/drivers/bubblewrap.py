@@ -399,7 +399,10 @@ class EmbeddedSandbox:
         if self._end.done():
             return {}
         if self._group is not None:
-            return await asyncio.to_thread(self._driver.group_usage, self._group)
+            counted = await asyncio.to_thread(self._driver.group_usage, self._group)
+            inside = await asyncio.to_thread(proc_view.descendants, self.pid)
+            limit = self._spec.limits.tmp_bytes
+            return counted | (await asyncio.to_thread(proc_view.tmp_usage, inside[-1], limit) if inside else {})
         pids = await asyncio.to_thread(proc_view.descendants, self.pid)
         memory = await asyncio.to_thread(proc_view.memory_bytes, pids)
         return {"memory_bytes": float(memory), "pids": float(len(pids))}

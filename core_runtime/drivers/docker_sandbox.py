@@ -111,11 +111,29 @@ class DockerSandbox:
         return await self.wait()
 
     async def usage(self) -> Mapping[str, float]:
-        """From the container's cgroup, where this machine can read it."""
-        if not self.pid or self._end is None or self._end.done():
+        """From the container's cgroup and its ``/tmp`` where this machine can read them, else as the engine counts."""
+        if self._end is None or self._end.done():
             return {}
+        if not self.pid:
+            return await self._engines_count()
         with contextlib.suppress(OSError, ValueError):
-            return await asyncio.to_thread(cgroups.read_usage, self.pid)
+            counted = await asyncio.to_thread(cgroups.read_usage, self.pid)
+            return counted | await asyncio.to_thread(proc_view.tmp_usage, self.pid, self._spec.limits.tmp_bytes)
+        return {}
+
+    async def _engines_count(self) -> dict[str, float]:
+        """One look by the engine; an engine that can't count gives nothing."""
+        with contextlib.suppress(HostError, KeyError, TypeError, ValueError):
+            async with self._engine.translated("count a container's use"):
+                [found] = await self._container.stats(stream=False)
+            throttled = found["cpu_stats"]["throttling_data"]
+            return {
+                "memory_bytes": float(found["memory_stats"]["usage"]),
+                "cpu_s": found["cpu_stats"]["cpu_usage"]["total_usage"] / 1e9,
+                "pids": float(found["pids_stats"]["current"]),
+                "cpu_periods": float(throttled["periods"]),
+                "cpu_throttled": float(throttled["throttled_periods"]),
+            }
         return {}
 
     async def output_tail(self) -> str:

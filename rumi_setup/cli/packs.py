@@ -142,7 +142,26 @@ def pending() -> None:
 @click.argument("pack_id")
 @json_option
 def show_(pack_id: str) -> None:
-    show_status(_ask_known("GET", f"/api/packs/{checked(pack_id)}/status"))
+    found = _ask_known("GET", f"/api/packs/{checked(pack_id)}/status")
+    limits = link.ask("GET", f"/api/packs/{checked(pack_id)}/limits")
+    if show.wants_json():
+        show.data({**found, "limits": limits})
+        return
+    show_status(found)
+    show.section("Limits: used, of which, met how often", (_limit_line(one) for one in limits))
+
+
+def _limit_line(one: dict[str, Any]) -> str:
+    """One limit. Sizes in MiB, since nobody reads eight digits."""
+    is_size, used, hits = one.get("unit") == "bytes", one.get("used"), one.get("hits")
+
+    def number(value: Any) -> str:
+        return f"{float(value) / 1_048_576:.1f}" if is_size else f"{float(value):.4g}"
+
+    unit = "MiB" if is_size else show.safe(one.get("unit"))
+    amount = f"{'–' if used is None else number(used)} / {number(one.get('limit'))} {unit}"
+    met = say("met {n} times: {beyond}", n=hits, beyond=show.safe(one.get("beyond"))) if hits else ""
+    return f"{show.safe(one.get('name')):14} {amount:24} {met}".rstrip()
 
 
 @pack.command(help=say("Everything that the decision needs: rights, risks, findings, differences."))

@@ -140,6 +140,8 @@ JAPANESE: dict[str, str] = {
     "approved": "承認日時",
     "isolation": "隔離",
     "bus transport": "バスの経路",
+    "Limits: used, of which, met how often": "上限: 使用量 / 上限、達した回数",
+    "met {n} times: {beyond}": "{n} 回到達: {beyond}",
     "changed files": "変更されたファイル",
     "id": "ID",
     "driver": "方式",

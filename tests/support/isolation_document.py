@@ -84,7 +84,9 @@ def _limits() -> str:
         "## Limits, on by default · 既定の上限\n\n"
         "A granted `resources` permission raises what has a parameter, never beyond the machine, "
         f"within {_mib(low.memory_bytes)} to {_mib(high.memory_bytes)} of memory and {low.pids} to {high.pids} processes.\n"
-        "パラメーターのあるものは `resources` の許可で引き上げられます (マシンの大きさが上限です)。\n\n"
+        "`rumi pack show ID` and `GET /api/packs/{id}/limits` show each with what is used and how often it was met.\n"
+        "パラメーターのあるものは `resources` の許可で引き上げられます (マシンの大きさが上限です)。"
+        "使用量と到達回数は `rumi pack show ID` で見られます。\n\n"
         "| limit · 上限 | default · 既定 | `resources` | beyond it · 超えると |\n|---|---|---|---|\n"
     )
     return head + "".join(f"| {' | '.join(row)} |\n" for row in rows)
