@@ -21,6 +21,7 @@ from types import MappingProxyType
 from typing import Any
 
 from backend_core.ecosystem.metadata import PACK_ID
+from backend_core.ecosystem.requirements import LockedPackage
 from backend_core.ecosystem.spec.models import PackMetadata
 from backend_core.errors import AuthorError, ConflictError, NotFoundError, quote
 from core_runtime.approvals import MAX_REASON_CHARS, Approvals, Known, PackStatus, VerifiedCopy
@@ -35,6 +36,7 @@ from core_runtime.rules.grants import Grant, Mode
 from core_runtime.rules.permissions import decide, parse_choices, requests_of, unspent
 from core_runtime.rules.review import Review, build_review
 from core_runtime.rules.sandbox import Isolation
+from core_runtime.rules.wheels import Target
 
 __all__ = ["ApprovalManager", "PackStatus", "VerifiedCopy"]
 
@@ -59,6 +61,10 @@ class ApprovalManager(Approvals):
             facts = self._review_facts(self._look(pack_id), stored, metadata)
             return build_review(facts)
 
+    def wanted_packages_of_update(self, pack_id: str, target: Target | None) -> tuple[LockedPackage, ...]:
+        """``wanted_packages`` of the staged version."""
+        return self.wanted_packages(pack_id, target, source=self._staged_folder(pack_id))
+
     def check_update(self, pack_id: str, **options: Any) -> None:
         """Everything that would refuse ``begin_update``, with nothing changed: asked before anything is stopped."""
         with self._locked(pack_id), self._drafted_update(pack_id, **options):
@@ -70,12 +76,17 @@ class ApprovalManager(Approvals):
         Nothing is decided: the grant is not in force, and one-use rights are not in it. Refuses what ``begin_update``
         would refuse.
         """
-        with self._locked(pack_id) as live, self._drafted_update(pack_id, **options) as (_, stored, draft):
+        with (
+            self._locked(pack_id) as live,
+            self._drafted_update(pack_id, unpack=True, **options) as (_, stored, draft),
+        ):
             metadata = self._metadata(self._store.verify(stored.digest), pack_id)
             self._audit.append("pack.trying", pack_id=pack_id, actor=draft.actor, digest=stored.digest)
             lasting = tuple(permission for permission in draft.permissions if permission.mode is not Mode.ONCE)
-            live.trial = stored.digest
-            return VerifiedCopy(pack_id, stored.path, stored.digest, replace(draft, permissions=lasting), metadata)
+            packages = self._packages.open(pack_id, metadata, draft.dependencies, options.get("target"))
+            live.trial, live.trial_packages = stored.digest, draft.dependencies.tree if draft.dependencies else ""
+            tried = replace(draft, permissions=lasting)
+            return VerifiedCopy(pack_id, stored.path, stored.digest, tried, metadata, packages)
 
     def on_trial(self, pack_id: str) -> bool:
         """Whether an update was begun and neither finished nor taken back."""
@@ -94,7 +105,10 @@ class ApprovalManager(Approvals):
 
         Until ``finish_update``, a crash or ``return_update`` leads back to the version before, with its data.
         """
-        with self._locked(pack_id) as live, self._drafted_update(pack_id, **options) as (known, stored, draft):
+        with (
+            self._locked(pack_id) as live,
+            self._drafted_update(pack_id, unpack=True, **options) as (known, stored, draft),
+        ):
             assert known.grant is not None
             before = known.grant
             held = unspent(before.permissions, known.inspection.loaded.used)
@@ -213,6 +227,9 @@ class ApprovalManager(Approvals):
         permissions: Sequence[Any] | None = None,
         until: float | None = None,
         accept_weaker: bool = False,
+        target: Target | None = None,
+        fetched: Path | None = None,
+        unpack: bool = False,
     ) -> Iterator[tuple[Known, Stored, Grant]]:
         """The staged version copied into the store and judged, with the grant that approving it would write."""
         known = self._decidable(pack_id, Event.APPROVED)
@@ -224,13 +241,19 @@ class ApprovalManager(Approvals):
             check_isolation(known.grant, isolation, accept_weaker=accept_weaker)
             choices = None if permissions is None else parse_choices(permissions, default_until=until)
             decision = decide(requests_of(metadata), choices, instance=self.instance, until=until)
-            yield known, stored, self._draft(metadata, stored.tree, decision, isolation, actor, known.grant)
+            draft = self._draft(metadata, stored.tree, decision, isolation, actor, known.grant)
+            if not unpack:
+                yield known, stored, draft
+                return
+            with self._with_packages(draft, metadata, stored, known.grant, target, fetched) as complete:
+                yield known, stored, complete
 
     def _go_back(self, pack_id: str, intent: str, event: str, *, actor: str, **fields: Any) -> PackStatus:
         with self._locked(pack_id) as live:
             self._audit.append(intent, pack_id=pack_id, actor=actor)
             live.run_fault = live.opened = live.running = ""
-            with self._store.pinned(self._updates.kept() or ()):  # the record goes before the grant is looked at
+            needed = self._updates.kept() or ()
+            with self._store.pinned(needed), self._packages.pinned(needed):  # the record goes before the grant is seen
                 grant = self._updates.back(pack_id, at=self._clock(), actor=actor)
                 self._record(event, grant, **fields)
                 status = self._look(pack_id).status

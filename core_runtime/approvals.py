@@ -27,6 +27,7 @@ from typing import Any, Final, TypeAlias
 
 from backend_core.ecosystem.folder import READ_LIMITS, FolderReader
 from backend_core.ecosystem.metadata import PACK_ID, read_metadata
+from backend_core.ecosystem.requirements import LockedPackage
 from backend_core.ecosystem.spec.models import PackFolder, PackMetadata
 from backend_core.errors import (
     AuthorError,
@@ -45,6 +46,7 @@ from core_runtime.drivers.faults import hit
 from core_runtime.drivers.findings import scan_contents
 from core_runtime.drivers.grants import GrantFiles, identity_fingerprint
 from core_runtime.drivers.inspection import AMBIGUOUS, Inspection, Inspector, Packs
+from core_runtime.drivers.packages import Packages
 from core_runtime.drivers.status import PackStatus, checked_id, must_exist, status_of, unusable
 from core_runtime.drivers.store import Stored, TreeStore
 from core_runtime.drivers.tree import Tree, read_tree
@@ -59,8 +61,9 @@ from core_runtime.rules.decisions import (
     check_transition,
     isolation_words,
 )
+from core_runtime.rules.dependencies import Dependencies
 from core_runtime.rules.digest import TreeLimits, fingerprints
-from core_runtime.rules.grants import Grant, freeze
+from core_runtime.rules.grants import Grant, freeze, trees_of
 from core_runtime.rules.narrowing import as_choices, with_added
 from core_runtime.rules.permissions import (
     Decision,
@@ -75,6 +78,7 @@ from core_runtime.rules.permissions import (
 from core_runtime.rules.review import Review, ReviewFacts, build_review
 from core_runtime.rules.sandbox import Isolation
 from core_runtime.rules.seals import Fault
+from core_runtime.rules.wheels import Target
 
 __all__ = ["Approvals", "Known", "PackStatus", "VerifiedCopy"]
 
@@ -94,18 +98,29 @@ class VerifiedCopy:
     digest: str
     grant: Grant
     metadata: PackMetadata
+    packages: Path | None = None
+    """Its unpacked Python packages, verified as well; None for a Pack without any."""
 
 
 @dataclass(slots=True)
 class _Live:
-    """What the process knows of a Pack beside its files. ``opened``, ``trial``, ``running``: digests in use."""
+    """What the process knows of a Pack beside its files. ``opened``, ``trial``, ``running``: digests in use, and of the
+    packages in use with them.
+    """
 
     lock: threading.RLock = field(default_factory=threading.RLock)
     opened: str = ""
     trial: str = ""
     running: str = ""
+    packages: str = ""
+    trial_packages: str = ""
     run_fault: str = ""
     reviewed: str = ""
+
+    def in_use(self) -> tuple[str, ...]:
+        """Digests of what sandboxes may have mounted now."""
+        packages = (self.packages if self.opened or self.running else "", self.trial_packages if self.trial else "")
+        return tuple(digest for digest in (self.opened, self.trial, self.running, *packages) if digest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +161,7 @@ class Approvals:
         self.grants = GrantFiles(private_folder(self._user_data / "permissions"))
         self._limits = bounds = limits or TreeLimits()
         self._store = TreeStore(self._user_data / "store", limits=bounds)
+        self._packages = Packages(self._user_data / "store")
         self._inspector = Inspector(registry, self.grants, bounds, self.instance)
         self._mutex = threading.Lock()
         self._live: dict[str, _Live] = {}
@@ -229,6 +245,8 @@ class Approvals:
         actor: str,
         until: float | None = None,
         accept_weaker: bool = False,
+        target: Target | None = None,
+        fetched: Path | None = None,
     ) -> Grant:
         """Bind the files of now to a signed grant. ``digest`` is what the operator was shown.
 
@@ -240,6 +258,8 @@ class Approvals:
             actor: who decides.
             until: wall time in seconds at which the granted permissions end.
             accept_weaker: the operator agrees to weaker isolation than was approved.
+            target: the sandbox's Python, for which packages are chosen; None where there is no sandbox.
+            fetched: a folder of wheels that were fetched for it, beside those that the Pack brings.
         """
         with self._locked(pack_id) as live:
             known = self._decidable(pack_id, Event.APPROVED)
@@ -254,14 +274,15 @@ class Approvals:
                 decision = decide(requests_of(metadata), choices, instance=self.instance, until=until)
                 before = known.grant if same else None
                 draft = self._draft(metadata, stored.tree, decision, isolation, actor, before)
-                self._audit.append("pack.approving", pack_id=pack_id, actor=actor, digest=stored.digest)
-                if not same:
-                    self._set_data_aside(pack_id)
-                self._updates.superseded(pack_id, stored.digest)
-                grant = self._persist(draft, points="approve")
-                live.run_fault = ""
-                self._record("pack.approved", grant, withheld=[item.type for item in decision.withheld])
-                self._look(pack_id)  # while the copy is still pinned: until now nothing else says that it is needed
+                with self._with_packages(draft, metadata, stored, before, target, fetched) as draft:
+                    self._audit.append("pack.approving", pack_id=pack_id, actor=actor, digest=stored.digest)
+                    if not same:
+                        self._set_data_aside(pack_id)
+                    self._updates.superseded(pack_id, stored.digest)
+                    grant = self._persist(draft, points="approve")
+                    live.run_fault = ""
+                    self._record("pack.approved", grant, withheld=[item.type for item in decision.withheld])
+                    self._look(pack_id)  # while its trees are still pinned: until now nothing else says they are needed
         self._collect()
         return grant
 
@@ -305,6 +326,42 @@ class Approvals:
             self._look(pack_id)
             self._record("pack.widened", grant)
             return grant
+
+    def wanted_packages(
+        self, pack_id: str, target: Target | None, *, source: Path | None = None
+    ) -> tuple[LockedPackage, ...]:
+        """The Python packages that an approval of now would find no wheel for: what has to be fetched before."""
+        if target is None:
+            return ()
+        with self._locked(pack_id):
+            grant = self._look(pack_id).grant
+            before = grant.dependencies if grant else None
+            with self._ingested(pack_id, source) as stored:
+                metadata = self._metadata(stored, pack_id)
+                return self._packages.wanted(metadata, stored.path, target=target, before=before)
+
+    @contextlib.contextmanager
+    def fetching(self) -> Iterator[Path]:
+        """A folder for wheels on their way; gone afterwards."""
+        with self._packages.scratch() as folder:
+            yield folder
+
+    def renew_packages(self, pack_id: str, *, target: Target | None, fetched: Path | None, actor: str) -> Grant:
+        """Choose and unpack the packages of what is approved anew; a signed decision, everything else of it stays."""
+        with self._locked(pack_id):
+            known = self._look(pack_id)
+            held = self._startable(known)
+            stored = self._store.verify(held.digest)
+            metadata = self._metadata(stored, pack_id)
+            kept = replace(held, permissions=unspent(held.permissions, known.inspection.loaded.used), actor=actor)
+            with self._with_packages(kept, metadata, stored, held, target, fetched) as draft:
+                if draft.dependencies == held.dependencies:
+                    return held
+                grant = self._persist(draft, points="approve")
+                self._look(pack_id)
+            self._record("pack.packages_renewed", grant)
+        self._collect()
+        return grant
 
     def reject(self, pack_id: str, *, reason: str, actor: str) -> PackStatus:
         """Block the Pack and void its grant. It counts as soon as the counter is raised."""
@@ -361,12 +418,13 @@ class Approvals:
 
     # --- running -----------------------------------------------------------------------------------------------------
 
-    def open_for_start(self, pack_id: str, *, isolation: Isolation) -> VerifiedCopy:
-        """Hash folder and copy again; the copy to run.
+    def open_for_start(self, pack_id: str, *, isolation: Isolation, target: Target | None = None) -> VerifiedCopy:
+        """Hash folder, copy and unpacked packages again; what to run. ``target``: the sandbox's Python.
 
         Raises:
             DeniedError: the Pack is undecided or rejected.
             TrustError: with the cause: files, grant, key, counters, store or isolation are not what was approved.
+            HostError: ``dependencies_missing``: Python packages are not there, or not for this Python.
         """
         with self._locked(pack_id) as live:
             try:
@@ -374,11 +432,13 @@ class Approvals:
                 check_isolation(grant, isolation, accept_weaker=False)
                 stored = self._store.verify(grant.digest)
                 metadata = self._metadata(stored, pack_id)
+                packages = self._packages.open(pack_id, metadata, grant.dependencies, target)
             except RumiError as error:
                 self._audit.append("pack.start_refused", pack_id=pack_id, cause=error.code)
                 raise
             live.opened = stored.digest
-            return VerifiedCopy(pack_id, stored.path, stored.digest, grant, metadata)
+            live.packages = grant.dependencies.tree if grant.dependencies else ""
+            return VerifiedCopy(pack_id, stored.path, stored.digest, grant, metadata, packages)
 
     def mark(self, pack_id: str, event: str, cause: str = "") -> PackStatus:
         """Tell what became of a start: ``started``, ``stopped`` or ``gave_up``. ``ConflictError`` where it can't be.
@@ -396,6 +456,7 @@ class Approvals:
                 if state is not State.RUNNING:
                     check_transition(pack_id, state, kind)
                 live.running, live.run_fault = known.grant.digest if known.grant else "", ""
+                live.packages = trees_of(known.grant)[-1] if known.grant else ""
             else:
                 live.opened = live.running = ""
                 if kind is Event.GAVE_UP and state in {State.APPROVED, State.RUNNING}:
@@ -536,6 +597,24 @@ class Approvals:
             base_runtime=self._base_runtime,
         )
 
+    @contextlib.contextmanager
+    def _with_packages(
+        self,
+        draft: Grant,
+        metadata: PackMetadata,
+        stored: Stored,
+        before: Grant | None,
+        target: Target | None,
+        fetched: Path | None,
+    ) -> Iterator[Grant]:
+        """The draft with its packages chosen and unpacked; they are kept at least until the block ends."""
+        held: Dependencies | None = before.dependencies if before else None
+        found, pinned = self._packages.resolve(metadata, stored.path, target=target, fetched=fetched, before=held)
+        try:
+            yield replace(draft, dependencies=found)
+        finally:
+            self._packages.release(pinned)
+
     def _persist(self, draft: Grant, *, points: str) -> Grant:
         try:
             self._prepare()
@@ -638,7 +717,9 @@ class Approvals:
             ways_back = self._updates.kept()
             if ways_back is None:
                 return None
-            used = (digest for live in lives for digest in (live.opened, live.trial, live.running) if digest)
-            return (*(item.grant.digest for item in grants if item.grant), *used, *ways_back)
+            granted = [digest for item in grants if item.grant for digest in trees_of(item.grant)]
+            used = [digest for live in lives for digest in live.in_use()]
+            return (*granted, *used, *ways_back)
 
         self._store.collect(needed)
+        self._packages.collect(needed)

@@ -35,7 +35,7 @@ from core_runtime.containers import (
     RunnableDriver,
     socket_name,
 )
-from core_runtime.drivers.runtime_folder import RuntimeFolder
+from core_runtime.drivers.runtime_folder import PythonAbi, RuntimeFolder
 from core_runtime.ports import TRIAL_PREFIX, DriverStatus
 from core_runtime.rules.operator_view import render_operator_view
 from core_runtime.rules.restart import RestartPolicy
@@ -117,6 +117,10 @@ class ContainerOrchestrator:
                 found = (status.reason,) if status.reason else ()
                 return Isolation(driver.kind, status.level, source=status.source, findings=found)
         return None
+
+    async def python(self) -> PythonAbi | None:
+        """The Python that sandboxes get here; None without a driver. ``HostError`` when its driver can't say."""
+        return None if self._driver is None else await self._driver.python()
 
     def unavailable(self) -> SandboxUnavailable:
         """The error for "nothing here can isolate a Pack", with each driver's reason."""
@@ -324,6 +328,7 @@ class ContainerOrchestrator:
                 socket_path=str(folder / socket_name(request.pack_id, number)),
                 digest=request.digest,
                 limits=request.limits,
+                packages_dir=str(request.packages) if request.packages else "",
             )
         except ValueError as error:
             raise HostError("This sandbox can't be described", code="sandbox_invalid", detail=str(error)) from error

@@ -52,6 +52,7 @@ class LaunchRequest:
     rights: Any
     granted: Isolation
     limits: Limits = field(default_factory=Limits)
+    packages: Path | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -19,6 +19,7 @@ from typing import Any, Final
 from backend_core.document import Document, Path
 from backend_core.ecosystem import compat, uuid_utils
 from backend_core.ecosystem.folder import FolderReader
+from backend_core.ecosystem.requirements import LOCK_NAME, LockedPackage, parse_lock
 from backend_core.ecosystem.spec.models import (
     ComponentManifest,
     Connectivity,
@@ -70,6 +71,7 @@ def read_metadata(reader: FolderReader, folder: str) -> PackMetadata:
     notes = list(unknown_fields(Kind.ECOSYSTEM, document, value))
     components = tuple(_components(reader, document, pack_id, pack_uuid, notes))
     permissions = _permissions(reader, pack_id, notes)
+    lock_file, packages = _lock(reader)
     return PackMetadata(
         pack_id=pack_id,
         pack_identity=identity,
@@ -86,6 +88,8 @@ def read_metadata(reader: FolderReader, folder: str) -> PackMetadata:
         handlers=tuple(_handlers(reader)),
         permissions=permissions,
         addons=tuple(_addons(reader, notes)),
+        packages=packages,
+        lock_file=lock_file,
         metadata=freeze(value.get("metadata", {})),
         vocabulary=freeze(value.get("vocabulary", {})),
         notes=tuple(notes),
@@ -243,6 +247,12 @@ def _permissions(reader: FolderReader, pack_id: str, notes: list[str]) -> tuple[
         )
         for entry in value["permissions"]
     )
+
+
+def _lock(reader: FolderReader) -> tuple[str, tuple[LockedPackage, ...]]:
+    path = _placed(reader, LOCK_NAME)
+    data = reader.read(path) if path else None
+    return (path or "", parse_lock(data, source=path or "")) if data is not None else ("", ())
 
 
 def _addons(reader: FolderReader, notes: list[str]) -> Iterator[Mapping[str, Any]]:

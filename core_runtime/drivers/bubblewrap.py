@@ -190,12 +190,16 @@ class BubblewrapDriver:
         root: bool,
     ) -> Order:
         shown, folder, binds = spec, "", {}
-        if root and not all(_passable(p) for p in (spec.pack_dir, spec.runtime_dir, spec.socket_path)):
+        places = (spec.pack_dir, spec.runtime_dir, spec.socket_path, *filter(None, (spec.packages_dir,)))
+        if root and not all(_passable(p) for p in places):
             folder = _stage_folder()
             binds = {"pack": spec.pack_dir, "runtime": spec.runtime_dir, "bus.sock": spec.socket_path}
             shown = replace(
                 spec, pack_dir=f"{folder}/pack", runtime_dir=f"{folder}/runtime", socket_path=f"{folder}/bus.sock"
             )
+            if spec.packages_dir:
+                binds["packages"] = spec.packages_dir
+                shown = replace(shown, packages_dir=f"{folder}/packages")
         return Order(
             command=tuple(bwrap_argv.command_line(machine, ARGS_FD, command)),
             options=tuple(bwrap_argv.options(shown, machine, seccomp_fd=SECCOMP_FD, status_fd=STATUS_FD)),

@@ -16,6 +16,7 @@ import functools
 import hashlib
 import importlib.machinery
 import importlib.util
+import os
 import shutil
 import subprocess
 import sys
@@ -64,17 +65,25 @@ class PythonAbi:
     version: tuple[int, int]
     cache_tag: str
     extension_suffix: str
+    micro: int = 0
+    libc: str = ""
+    """``glibc-2.36``; empty where the C library does not say (musl)."""
 
 
+_LIBC_NAME = "CS_GNU_LIBC_VERSION"
 HOST_ABI = PythonAbi(
     sys.executable,
     (sys.version_info.major, sys.version_info.minor),
     sys.implementation.cache_tag or "",
     importlib.machinery.EXTENSION_SUFFIXES[0],
+    sys.version_info.micro,
+    (os.confstr(_LIBC_NAME) or "").replace(" ", "-") if _LIBC_NAME in os.confstr_names else "",
 )
 ABI_QUESTION = (
-    "import sys, importlib.machinery as m;"
-    "print(*sys.version_info[:2], sys.implementation.cache_tag, m.EXTENSION_SUFFIXES[0])"
+    "import sys, os, importlib.machinery as m;"
+    "n = 'CS_GNU_LIBC_VERSION'; c = os.confstr(n) if n in os.confstr_names else None;"
+    "print(*sys.version_info[:2], sys.implementation.cache_tag, m.EXTENSION_SUFFIXES[0], sys.version_info[2],"
+    " (c or '-').replace(' ', '-'))"
 )
 
 
@@ -188,8 +197,8 @@ def _answer(executable: str, _identity: tuple[int, ...]) -> PythonAbi:
 
 def parse_abi(answer: str, executable: str) -> PythonAbi:
     """The answer to ``ABI_QUESTION``. ``ValueError`` when it is none."""
-    major, minor, tag, suffix = answer.split()
-    return PythonAbi(executable, (int(major), int(minor)), tag, suffix)
+    major, minor, tag, suffix, micro, libc = answer.split()
+    return PythonAbi(executable, (int(major), int(minor)), tag, suffix, int(micro), libc.strip("-"))
 
 
 def compiler_for(abi: PythonAbi, candidates: Sequence[PythonAbi] = (HOST_ABI,)) -> PythonAbi:

@@ -35,7 +35,7 @@ from core_runtime.drivers.store import Stored, TreeStore, discard, ordinary_mode
 from core_runtime.drivers.tree import Tree, read_tree
 from core_runtime.rules.approval import Verdict
 from core_runtime.rules.digest import TreeLimits
-from core_runtime.rules.grants import Grant, common, grant_document, read_grant, seconds, timestamp
+from core_runtime.rules.grants import Grant, common, grant_document, read_grant, seconds, timestamp, trees_of
 
 PURPOSE: Final = "update"
 INCOMING: Final = ".incoming-"
@@ -159,12 +159,12 @@ class UpdateFiles:
 
     def kept(self) -> list[str] | None:
         """Digests that a way back needs; None when a record can't be read, so that nothing is thrown away."""
-        digests = []
+        digests: list[str] = []
         for path in self._grants.folder.glob(f"*{UPDATE_SUFFIX}"):
             record = self.record(path.name.removesuffix(UPDATE_SUFFIX))
             if record is None:
                 return None
-            digests.append(record.previous.digest)
+            digests.extend(trees_of(record.previous))
         return digests
 
     def apply(self, stored: Stored, draft: Grant, previous: Grant, *, at: float) -> Grant:

@@ -32,7 +32,16 @@ from core_runtime.handlers.table import handler
 from core_runtime.rules.egress import proxy_settings
 from core_runtime.rules.limits_seen import LIMITS
 from core_runtime.rules.permissions import resources_of
-from core_runtime.rules.sandbox import DriverKind, Isolation, Level, MachineLimits, limits_from_grant
+from core_runtime.rules.sandbox import (
+    PACK_MOUNT,
+    PACKAGES_MOUNT,
+    DriverKind,
+    Isolation,
+    Level,
+    MachineLimits,
+    limits_from_grant,
+)
+from core_runtime.rules.wheels import Target, target_of
 
 DOCKER_REQUIRED = "docker_required"
 DOCKER_TITLE = "Docker is required but not available"
@@ -96,6 +105,16 @@ def expected_isolation(host: Host) -> Isolation:
     return Isolation(kind, Level.STANDARD, source="required", findings=("no isolation was available at approval",))
 
 
+async def sandbox_target(host: Host) -> Target | None:
+    """The Python for which a Pack's packages are chosen; None where no sandbox can run, or for an unusual Python."""
+    orchestrator = host.orchestrator or host.prepared_orchestrator
+    try:
+        python = await orchestrator.python() if orchestrator is not None else None
+    except HostError:
+        return None  # an engine that went away: the start itself will say so
+    return target_of(python.version, python.micro, python.extension_suffix, python.libc) if python else None
+
+
 def launch_request(host: Host, copy: VerifiedCopy) -> LaunchRequest:
     """Everything of a grant that a sandbox needs. Rights are asked anew at each use, so a revocation acts at once."""
     machine = MachineLimits(psutil.virtual_memory().total, os.cpu_count() or 1)
@@ -115,7 +134,8 @@ def launch_request(host: Host, copy: VerifiedCopy) -> LaunchRequest:
         rights=SessionRights(host, copy.pack_id),
         granted=copy.grant.isolation,
         limits=limits,
-        settings=proxy_settings(copy.metadata),
+        packages=copy.packages,
+        settings={**proxy_settings(copy.metadata), **_paths(copy)},
     )
 
 
@@ -149,6 +169,11 @@ def no_isolation_issue(host: Host) -> None:
 
 
 # -- inside -----------------------------------------------------------------------------------------------------------
+
+
+def _paths(copy: VerifiedCopy) -> dict[str, Any]:
+    """Where things lie inside, for a Pack with Python packages; without any the bus tells the usual places."""
+    return {"paths": {"pack": PACK_MOUNT, "packages": PACKAGES_MOUNT}} if copy.packages else {}
 
 
 def _installation_id(folder: Path) -> str:

@@ -24,7 +24,7 @@ from core_runtime.approval_manager import PackStatus
 from core_runtime.handlers import operator_view, starting
 from core_runtime.handlers.host import Host
 from core_runtime.handlers.interfaces import call, interfaces
-from core_runtime.handlers.isolation import expected_isolation
+from core_runtime.handlers.isolation import expected_isolation, sandbox_target
 from core_runtime.handlers.table import handler
 from core_runtime.rules.approval import State
 from core_runtime.rules.decisions import isolation_words
@@ -92,6 +92,7 @@ async def approve(
             await asyncio.to_thread(
                 host.approvals.approve, pack_id, digest=digest, permissions=chosen,
                 isolation=expected_isolation(host), actor=actor, until=until, accept_weaker=weaker,
+                target=await sandbox_target(host),
             )  # fmt: skip
             host.diagnostics.resolve(MODIFIED, pack_id)
             host.permissions.forget(pack_id)

@@ -23,7 +23,7 @@ from core_runtime.containers import ContainerState
 from core_runtime.diagnostics import fail_soft
 from core_runtime.handlers import operator_view
 from core_runtime.handlers.host import Failure, Host, Waiting
-from core_runtime.handlers.isolation import DOCKER_TITLE, launch_request, no_isolation_issue
+from core_runtime.handlers.isolation import DOCKER_TITLE, launch_request, no_isolation_issue, sandbox_target
 from core_runtime.rules.approval import State
 from core_runtime.rules.resolve import Blocked, Unit, resolve
 
@@ -78,7 +78,8 @@ async def start_one(host: Host, pack_id: str, *, ordered: bool = False) -> bool:
             detail="No isolation driver passed its probe on this machine.",
             hint="See what each driver says with: rumi doctor",
         )
-    copy = await asyncio.to_thread(host.approvals.open_for_start, pack_id, isolation=host.isolation)
+    target = await sandbox_target(host)
+    copy = await asyncio.to_thread(host.approvals.open_for_start, pack_id, isolation=host.isolation, target=target)
     if not ordered and _must_wait(host, copy.metadata):
         return False
     host.waiting.pop(pack_id, None)

@@ -25,7 +25,7 @@ from core_runtime.approval_manager import PackStatus
 from core_runtime.component_lifecycle import ComponentState
 from core_runtime.handlers import operator_view, packs, starting, takeover
 from core_runtime.handlers.host import Host
-from core_runtime.handlers.isolation import DOCKER_TITLE, expected_isolation, no_isolation_issue
+from core_runtime.handlers.isolation import DOCKER_TITLE, expected_isolation, no_isolation_issue, sandbox_target
 from core_runtime.handlers.takeover import Verdict
 from core_runtime.rules.review import Review
 
@@ -71,6 +71,7 @@ async def approve(
     options: dict[str, Any] = {
         "digest": digest, "permissions": permissions, "isolation": expected_isolation(host), "actor": actor,
         "until": until, "accept_weaker": accept_weaker,
+        "target": await sandbox_target(host),
     }  # fmt: skip
     async with host.exclusively(pack_id):
         await asyncio.to_thread(partial(host.approvals.check_update, pack_id, **options))

@@ -21,6 +21,7 @@ from core_runtime.rules.sandbox import (
     AGENT_COMMAND,
     ENVIRONMENT,
     PACK_MOUNT,
+    PACKAGES_MOUNT,
     RUNTIME_MOUNT,
     SOCKET_MOUNT,
     SandboxSpec,
@@ -88,6 +89,7 @@ def _file_system(spec: SandboxSpec, machine: EmbeddedMachine) -> list[str]:
         *("--perms", "1777", "--size", tmp, "--tmpfs", "/tmp"),  # noqa: S108
         *("--ro-bind", spec.pack_dir, PACK_MOUNT),
         *("--ro-bind", spec.runtime_dir, RUNTIME_MOUNT),
+        *(("--ro-bind", spec.packages_dir, PACKAGES_MOUNT) if spec.packages_dir else ()),
         *("--ro-bind", spec.socket_path, SOCKET_MOUNT),
         # the root and /dev are tmpfs of bubblewrap's own, without a size limit: read-only closes that way round it
         *("--remount-ro", "/dev"),

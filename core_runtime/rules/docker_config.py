@@ -3,8 +3,8 @@
 Invariants:
   * Every key of the document is written here; no part of a Pack's metadata becomes an engine option. The only value
     that a Pack chose is its id, whose form ``SandboxSpec`` has checked.
-  * Nothing in the document names a host path except the three read-only mounts, and over stdio none at all; the
-    environment is a constant.
+  * Nothing in the document names a host path except the read-only mounts (three, a fourth for a Pack with packages),
+    and over stdio none at all; the environment is a constant.
 
 Not here: talking to an engine (``drivers.docker_engine``).
 """
@@ -20,6 +20,7 @@ from core_runtime.rules.sandbox import (
     AGENT_COMMAND_STDIO,
     ENVIRONMENT,
     PACK_MOUNT,
+    PACKAGES_MOUNT,
     RUNTIME_MOUNT,
     SOCKET_MOUNT,
     SandboxSpec,
@@ -137,6 +138,7 @@ def _host_config(spec: SandboxSpec, *, apparmor: bool, mounts: bool) -> dict[str
         "Mounts": [
             _read_only(spec.pack_dir, PACK_MOUNT),
             _read_only(spec.runtime_dir, RUNTIME_MOUNT),
+            *([_read_only(spec.packages_dir, PACKAGES_MOUNT)] if spec.packages_dir else []),
             _read_only(spec.socket_path, SOCKET_MOUNT),
         ]
         if mounts

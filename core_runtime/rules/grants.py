@@ -17,6 +17,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from core_runtime.rules.approval import State
+from core_runtime.rules.dependencies import Dependencies, dependencies_document, read_dependencies
 from core_runtime.rules.digest import PREFIX, Fingerprint, normal_digest
 from core_runtime.rules.sandbox import DriverKind, Isolation, Level
 from core_runtime.rules.seals import Fault
@@ -68,6 +69,7 @@ class Grant:
     since: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     base_runtime: str = ""
     restored_at: float | None = None
+    dependencies: Dependencies | None = None
 
     def of_type(self, kind: str) -> tuple[Permission, ...]:
         """The granted permissions of one type."""
@@ -86,6 +88,7 @@ class Grant:
             "isolation": _isolation_document(self.isolation),
             "base_runtime": self.base_runtime,
             "files": len(self.files),
+            "packages": dependencies_document(self.dependencies),
         }
 
 
@@ -102,6 +105,12 @@ class Imported:
     """Signed by this key, but without a counter: made elsewhere, so the operator decides again here."""
 
     digest: str
+
+
+def trees_of(grant: Grant) -> tuple[str, ...]:
+    """Digests of everything in the store that a grant needs."""
+    packages = grant.dependencies.tree if grant.dependencies else ""
+    return (grant.digest, packages) if packages else (grant.digest,)
 
 
 def timestamp(seconds: float) -> str:
@@ -173,6 +182,7 @@ def grant_document(grant: Grant) -> dict[str, Any]:
         "since": dict(sorted(grant.since.items())),
         "base_runtime": grant.base_runtime,
         "restored_at": None if grant.restored_at is None else timestamp(grant.restored_at),
+        "dependencies": dependencies_document(grant.dependencies),
     }
 
 
@@ -255,6 +265,7 @@ def read_grant(document: Mapping[str, Any]) -> Grant:
         since=MappingProxyType({str(key): float(at) for key, at in document["since"].items()}),
         base_runtime=str(document.get("base_runtime", "")),
         restored_at=None if restored is None else seconds(restored),
+        dependencies=read_dependencies(document.get("dependencies")),
     )
 
 

@@ -17,7 +17,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from core_runtime.rules.sandbox import PACK_MOUNT, RUNTIME_MOUNT, DriverKind, Isolation, Level, SandboxSpec
+from core_runtime.rules.sandbox import (
+    PACK_MOUNT,
+    PACKAGES_MOUNT,
+    RUNTIME_MOUNT,
+    DriverKind,
+    Isolation,
+    Level,
+    SandboxSpec,
+)
 
 NAMESPACES = ("mnt", "pid", "net", "ipc", "uts", "cgroup", "user")
 REQUIRED_NAMESPACES = ("mnt", "pid", "net", "ipc")
@@ -161,7 +169,7 @@ def _judge_probe(verdict: _Verdict, spec: SandboxSpec, host: HostView | None, pr
 
 def _pack_places(writable: Iterable[str]) -> list[str]:
     """Of the writable places, those where only approved bytes may be."""
-    roots = (PACK_MOUNT, RUNTIME_MOUNT)
+    roots = (PACK_MOUNT, PACKAGES_MOUNT, RUNTIME_MOUNT)
     return [p for p in writable if any(p == root or p.startswith(root + "/") for root in roots)]
 
 

@@ -29,6 +29,7 @@ MAX_ID = 2**31 - 2
 
 PACK_MOUNT = "/pack"
 RUNTIME_MOUNT = "/opt/rumi"
+PACKAGES_MOUNT = "/packages"
 SOCKET_MOUNT = "/run/rumi/bus.sock"
 AGENT_COMMAND = (
     "-I",
@@ -120,6 +121,8 @@ class SandboxSpec:
     socket_path: str
     digest: str
     limits: Limits = Limits()
+    packages_dir: str = ""
+    """The verified set of the Pack's Python packages (read-only at ``/packages``); ``""`` for a Pack without any."""
 
     def __post_init__(self) -> None:
         """Refuse what no renderer may see.
@@ -135,6 +138,8 @@ class SandboxSpec:
         _within("gid", self.gid, 1, MAX_ID)
         for name in ("pack_dir", "runtime_dir", "socket_path"):
             _plain_path(name, getattr(self, name))
+        if self.packages_dir != "":
+            _plain_path("packages_dir", self.packages_dir)
         for name in Limits.__dataclass_fields__:
             _within(f"limits.{name}", getattr(self.limits, name), getattr(FLOOR, name), getattr(CEILING, name))
 

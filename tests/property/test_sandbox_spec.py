@@ -38,11 +38,13 @@ GOOD = st.builds(
     socket_path=st.from_regex(r"(/[a-zA-Z0-9_ :,=-]{1,20}){1,4}", fullmatch=True),
     digest=st.from_regex(r"[0-9a-f]{64}", fullmatch=True),
     limits=GOOD_LIMITS,
+    packages_dir=st.one_of(st.just(""), st.from_regex(r"(/[a-zA-Z0-9_ :,=-]{1,20}){1,4}", fullmatch=True)),
 )
 ANY = st.fixed_dictionaries(
     {
         "pack_id": HOSTILE, "generation": NUMBERS, "installation_id": st.one_of(HOSTILE, st.just("0123456789abcdef")), "uid": NUMBERS,
         "gid": NUMBERS, "pack_dir": PATHS, "runtime_dir": PATHS, "socket_path": PATHS, "digest": st.one_of(HOSTILE, st.just("0" * 64)),
+        "packages_dir": PATHS,
         "limits": st.one_of(GOOD_LIMITS, st.builds(Limits, memory_bytes=NUMBERS, cpus=NUMBERS, pids=NUMBERS, tmp_bytes=NUMBERS)),
     }
 )  # fmt: skip
@@ -71,6 +73,7 @@ def check_docker(spec):
     assert [(m["Type"], m["Source"], m["Target"], m["ReadOnly"]) for m in host["Mounts"]] == [
         ("bind", spec.pack_dir, "/pack", True),
         ("bind", spec.runtime_dir, "/opt/rumi", True),
+        *([("bind", spec.packages_dir, "/packages", True)] if spec.packages_dir else []),
         ("bind", spec.socket_path, "/run/rumi/bus.sock", True),
     ]
     assert set(host["Tmpfs"]) == {"/tmp"}
@@ -101,6 +104,8 @@ def check_bwrap(spec):
     assert {name for name in TAKES if name.startswith("--unshare")} <= names
     assert {"--die-with-parent", "--new-session", "--clearenv", "--seccomp"} <= names
     assert ("--ro-bind", spec.pack_dir, "/pack") in seen
+    assert (("--ro-bind", spec.packages_dir, "/packages") in seen) is bool(spec.packages_dir)
+    assert [option[-1] for option in seen if option[0] == "--ro-bind"].count("/packages") == bool(spec.packages_dir)
     assert seen.index(("--remount-ro", "/")) > max(
         i for i, option in enumerate(seen) if option[0] in {"--ro-bind", "--tmpfs", "--dev"}
     )

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+from backend_core.ecosystem.requirements import LockedPackage
+
 EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -81,6 +83,10 @@ class PackMetadata:
     handlers: tuple[HandlerFile, ...] = ()
     permissions: tuple[PermissionRequest, ...] = ()
     addons: tuple[Mapping[str, Any], ...] = ()
+    packages: tuple[LockedPackage, ...] = ()
+    """The Python packages of ``requirements.lock``."""
+    lock_file: str = ""
+    """Where that file is in the Pack; ``wheels/`` lies beside it. Empty without one."""
     metadata: Mapping[str, Any] = field(default_factory=lambda: EMPTY)
     vocabulary: Mapping[str, Any] | tuple[Any, ...] = field(default_factory=lambda: EMPTY)
     notes: tuple[str, ...] = ()

@@ -853,7 +853,7 @@ def apply_landlock() -> int:
         rules = [("/", read_file | read_dir), ("/tmp", writable), ("/dev/shm", writable)]  # noqa: S108 - inside
         device = (read_file | write | truncate) & handled
         rules += [(f"/dev/{name}", device) for name in ("null", "zero", "full", "tty")]
-        outside = {"tmp", "dev", "proc", "sys", "run"}
+        outside = {"tmp", "dev", "proc", "sys", "run", "packages"}  # packages are imported, never executed
         rules += [("/" + name, execute) for name in posix.listdir("/") if name not in outside]
         for path, rights in rules:
             try:
@@ -1536,6 +1536,7 @@ class Agent:
         self.codec = codec
         self.roots: tuple[str, ...] = (pack_root.rstrip("/") + "/",)
         self.pack_root = pack_root
+        self.packages = ""
         self.pack_id = ""
         # limits, until WELCOME says otherwise
         self.frame_bytes = FRAME_BYTES
@@ -3464,7 +3465,10 @@ class Phase:
         context = self.make_context(folder)
         for place in (folder, inside(root, "backend")):
             if place not in sys.path:
-                sys.path.append(place)  # after the standard library: the agent's own late imports must find that
+                # after the standard library, whose modules the agent's own late imports must find; before what the
+                # Pack depends on, so that no package can stand in for a module of the Pack
+                own = self.agent.packages
+                sys.path.insert(sys.path.index(own) if own and own in sys.path else len(sys.path), place)
         package = component_package("rumi_pack_" + plain_name(self.component["full_id"]), folder)
         module = load_module(package, plain_name(self.file.rpartition(".")[0] or self.file), path, source)
         if self.context.get("register"):
@@ -3845,7 +3849,11 @@ def greet(agent: Agent, landlock: int) -> None:
     agent.threads = max(1, int(limits.get("threads", agent.threads)))
     agent.deadline_s = int(limits.get("deadline_ms", 30_000)) / 1000
     agent.pack_root = settings.get("paths", {}).get("pack", "/pack").rstrip("/")
+    agent.packages = settings.get("paths", {}).get("packages", "").rstrip("/")
     agent.roots = (agent.pack_root + "/",)
+    if agent.packages:
+        agent.roots += (agent.packages + "/",)
+        sys.path.append(agent.packages)
     if settings.get("egress") is not None:
         open_ways_out(agent, settings["egress"])
 
@@ -3875,6 +3883,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         leave(EXIT_LOST)
     landlock = apply_landlock()
     agent = Agent(link, load_codec())
+    # what the agent brought for itself is loaded; a Pack that imports msgpack finds its own, or none
+    sys.path[:] = [place for place in sys.path if place != __file__.rpartition("/")[0]]
     try:
         posix.dup2(posix.open("/dev/null", posix.O_RDONLY), 0)
     except OSError:

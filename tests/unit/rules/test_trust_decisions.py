@@ -17,6 +17,7 @@ from core_runtime.rules.decisions import (
     check_transition,
     isolation_words,
 )
+from core_runtime.rules.dependencies import ChosenWheel, Dependencies
 from core_runtime.rules.digest import FileEntry, Fingerprint, TreeLimits, difference, normal_digest, tree_digest, twins
 from core_runtime.rules.grants import (
     Grant,
@@ -41,6 +42,10 @@ GRANT = Grant(
     permissions=(Permission("userdata.read", {"paths": ("a/**",)}, Mode.UNTIL, until=5.0), Permission("notify", {}, Mode.RESTART, instance="i")),
     files={"a.py": Fingerprint("0" * 64, executable=True), "b.py": Fingerprint("1" * 64, executable=False)}, since={"service.alpha": 1.5},
     base_runtime="3.11", restored_at=300.25,
+    dependencies=Dependencies(
+        ("x==1.0", "y==2"), "cpython-3.11 linux x86_64 glibc-2.36", (ChosenWheel("x-1.0-py3-none-any.whl", "x", "1.0", "b" * 64, 5, ("x/c.so",), 1),),
+        "sha256:" + "c" * 64, (),
+    ),
 )  # fmt: skip
 
 
@@ -186,7 +191,7 @@ def test_digest_helpers():
 def test_documents_have_exactly_their_fields():
     assert set(GRANT.excerpt()) == {
         "approved_at", "created_at", "actor", "digest", "version", "pack_identity", "permissions", "isolation",
-        "base_runtime", "files",
+        "base_runtime", "files", "packages",
     }  # fmt: skip
     assert set(rejection_document("alpha", "no", 1.0)) == {
         "pack_id", "status", "created_at", "approved_at", "file_hashes", "permissions_requested", "rejection_reason",
