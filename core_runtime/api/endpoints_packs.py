@@ -98,6 +98,10 @@ async def limits(api: Api, call: Call) -> Any:
     return await limits_of(api.host, call.pack_id)
 
 
+async def fetch(api: Api, call: Call) -> Any:
+    return views.pack_status(await packs.fetch(api.host, call.pack_id, actor=call.actor))
+
+
 async def remove(api: Api, call: Call) -> Any:
     pack_id = call.pack_id
     await packs.remove(api.host, pack_id, actor=call.actor)
@@ -154,6 +158,14 @@ ENDPOINTS = (
         "Put the approved bytes back, and start",
         restore,
         errors=(404, 409, 502, 504),
+    ),
+    Endpoint(
+        "POST",
+        "/api/packs/{id}/fetch",
+        "fetchPackages",
+        "Fetch and unpack the Python packages that the approved version's lock names",
+        fetch,
+        errors=(404, 409, 422, 502, 504),
     ),
     Endpoint("DELETE", "/api/packs/{id}", "removePack", "Uninstall: folder, grant and copy", remove, errors=(404, 409)),
     Endpoint(

@@ -21,10 +21,10 @@ from typing import Any
 
 from backend_core.errors import ConflictError, DeniedError, RequestError, RumiError, quote
 from core_runtime.approval_manager import PackStatus
-from core_runtime.handlers import operator_view, starting
+from core_runtime.handlers import dependencies, operator_view, starting
 from core_runtime.handlers.host import Host
 from core_runtime.handlers.interfaces import call, interfaces
-from core_runtime.handlers.isolation import expected_isolation, sandbox_target
+from core_runtime.handlers.isolation import expected_isolation
 from core_runtime.handlers.table import handler
 from core_runtime.rules.approval import State
 from core_runtime.rules.decisions import isolation_words
@@ -33,8 +33,8 @@ from core_runtime.rules.grants import Mode
 from core_runtime.rules.permissions import Choice, requests_of, withheld_reason
 
 __all__ = [
-    "approve", "call", "clean", "interfaces", "list_packs", "logs", "reject", "remove", "restore", "scan", "start",
-    "status", "stop",
+    "approve", "call", "clean", "fetch", "interfaces", "list_packs", "logs", "reject", "remove", "restore", "scan",
+    "start", "status", "stop",
 ]  # fmt: skip
 
 APPROVE_WAIT_S = 30.0
@@ -89,11 +89,12 @@ async def approve(
         plain = permissions is None and until is None and not weaker and not replaces
         if not (plain and _stands(now, digest)):
             chosen = permissions if not replaces else _with_replaced(now, permissions, replaces, until)
-            await asyncio.to_thread(
-                host.approvals.approve, pack_id, digest=digest, permissions=chosen,
-                isolation=expected_isolation(host), actor=actor, until=until, accept_weaker=weaker,
-                target=await sandbox_target(host),
-            )  # fmt: skip
+            async with dependencies.fetched(host, pack_id) as wheels:
+                await asyncio.to_thread(
+                    host.approvals.approve, pack_id, digest=digest, permissions=chosen,
+                    isolation=expected_isolation(host), actor=actor, until=until, accept_weaker=weaker,
+                    target=wheels.target, fetched=wheels.folder,
+                )  # fmt: skip
             host.diagnostics.resolve(MODIFIED, pack_id)
             host.permissions.forget(pack_id)
             await _stop_quietly(host, pack_id, "approved anew")
@@ -154,6 +155,17 @@ async def clean(host: Host, pack_id: str, *, dry_run: bool, actor: str = "operat
                 host.audit.append, "pack.files_removed", pack_id=pack_id, actor=actor, deleted=deleted
             )
     return report
+
+
+async def fetch(host: Host, pack_id: str, *, actor: str = "operator") -> PackStatus:
+    """Fetch and unpack the Python packages of what is approved, and start it if it does not run."""
+    _check_id(pack_id)
+    host.require_evidence()
+    async with host.exclusively(pack_id):
+        await dependencies.renew(host, pack_id, actor=actor)
+        if not starting.is_running(host, pack_id):
+            await starting.start_and_wait(host, pack_id, APPROVE_WAIT_S)
+    return await status(host, pack_id)
 
 
 async def start(host: Host, pack_id: str) -> PackStatus:

@@ -23,9 +23,9 @@ from typing import Any
 from backend_core.errors import PackError, RumiError, SandboxUnavailable
 from core_runtime.approval_manager import PackStatus
 from core_runtime.component_lifecycle import ComponentState
-from core_runtime.handlers import operator_view, packs, starting, takeover
+from core_runtime.handlers import dependencies, operator_view, packs, starting, takeover
 from core_runtime.handlers.host import Host
-from core_runtime.handlers.isolation import DOCKER_TITLE, expected_isolation, no_isolation_issue, sandbox_target
+from core_runtime.handlers.isolation import DOCKER_TITLE, expected_isolation, no_isolation_issue
 from core_runtime.handlers.takeover import Verdict
 from core_runtime.rules.review import Review
 
@@ -71,11 +71,13 @@ async def approve(
     options: dict[str, Any] = {
         "digest": digest, "permissions": permissions, "isolation": expected_isolation(host), "actor": actor,
         "until": until, "accept_weaker": accept_weaker,
-        "target": await sandbox_target(host),
     }  # fmt: skip
-    async with host.exclusively(pack_id):
+    async with host.exclusively(pack_id), dependencies.fetched(host, pack_id, update=True) as wheels:
+        options |= {"target": wheels.target, "fetched": wheels.folder}
         await asyncio.to_thread(partial(host.approvals.check_update, pack_id, **options))
         _need_isolation(host)
+        if wheels.error is not None:
+            raise wheels.error  # what is approved goes on; the new version stays staged
         served = starting.is_running(host, pack_id)
         if not (served and await _beside(host, pack_id, options)):
             with host.bus.holding(pack_id):

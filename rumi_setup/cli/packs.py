@@ -16,11 +16,14 @@ from rumi_setup.cli.words import say
 
 _PACK_ID = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 _START_S = 120.0
+_FETCH_S = 420.0
+"""Python packages come over a line of unknown speed; the host itself gives up earlier."""
 _NEXT = {"running": "./rumi interface list", "approved": "./rumi pack start {id}", "blocked": "./rumi pack list",
          "error": "./rumi logs {id}", "modified": "./rumi pack review {id}"}  # fmt: skip
 
 
 _NEXT_BY_CAUSE = {
+    "dependencies_missing": "./rumi pack fetch {id}",
     "isolation_weaker": "./rumi pack approve {id} --accept-weaker",
     "audit_broken": "./rumi audit verify",
     "gave_up": "./rumi logs {id}",
@@ -215,7 +218,7 @@ def approve(pack_id: str, digest: str | None, yes: bool, accept_weaker: bool,  #
     body = _limits(chosen, replaced, until) | ({"accept_weaker": True} if accept_weaker else {})
     if digest is not None:
         body["digest"] = digest
-    done = _ask_known("POST", f"{path}/approve", body or None, timeout_s=_START_S)
+    done = _ask_known("POST", f"{path}/approve", body or None, timeout_s=_FETCH_S)
     show_status(done)
     if done.get("status") not in {"running", "approved"}:
         raise Failure(
@@ -278,6 +281,13 @@ def remove(pack_id: str, yes: bool) -> None:  # noqa: FBT001 - click's signature
 @json_option
 def restore(pack_id: str) -> None:
     show_status(link.ask("POST", f"/api/packs/{checked(pack_id)}/restore", timeout_s=_START_S))
+
+
+@pack.command(help=say("Fetch the Python packages that an approved Pack lacks, and start it."))
+@click.argument("pack_id")
+@json_option
+def fetch(pack_id: str) -> None:
+    show_status(link.ask("POST", f"/api/packs/{checked(pack_id)}/fetch", timeout_s=_FETCH_S))
 
 
 @pack.command(help=say("Start an approved Pack."))

@@ -287,6 +287,8 @@ JAPANESE: dict[str, str] = {
         "待機中の新しい版を、承認済みの版と入れ替える。起動しない版は自動的に元へ戻す。",
     "Only show the differences.": "違いを表示するだけにする。",
     "Update {pack}?": "{pack} を更新しますか?",
+    "Fetch the Python packages that an approved Pack lacks, and start it.":
+        "承認済みの Pack に足りない Python パッケージを取得し、起動する。",
     "Throw the staged version of a Pack away.": "待機中の新しい版を捨てる。",
     "Return to the version before the last update, with the Pack's data of then.":
         "最後の更新の前の版に、当時の Pack のデータとともに戻す。",

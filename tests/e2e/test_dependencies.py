@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from tests.support import wheels
+from tests.support.package_index import PackageIndex
 from tests.support.running_host import RunningHost, one_component_pack
 
 USER = """
@@ -51,3 +52,31 @@ def test_a_missing_wheel_leaves_the_pack_approved_and_everything_else_going(host
     assert "colours==1.0" in found["detail"]
     assert host.approve("second")["status"] == "running"
     assert host.result("second.which")[0] == "2.0"
+
+
+def test_what_the_pack_does_not_bring_is_fetched_once_it_is_approved(tmp_path: Path, isolation: str) -> None:
+    _, _, filename, data = colours("3.0")
+    with PackageIndex({filename: data}) as index, RunningHost(tmp_path / "home", isolation, index.environment) as host:
+        folder = with_wheels(host, "first", USER.format(pack="first"), colours("3.0"))
+        shutil.rmtree(folder / "backend/wheels")
+        host.ok("GET", "/api/packs/first/review")
+        assert index.asked == [], "nothing is fetched before a decision"
+        assert host.approve("first")["status"] == "running"
+        assert host.result("first.which")[0] == "3.0"
+        asked = len(index.asked)
+        host.ok("POST", "/api/containers/first/stop")
+        host.ok("POST", "/api/containers/first/start")
+        assert len(index.asked) == asked, "a start asks nobody"
+
+
+def test_a_registry_that_comes_back_is_asked_again_by_the_operator(tmp_path: Path, isolation: str) -> None:
+    _, _, filename, data = colours("3.0")
+    with PackageIndex({}) as index, RunningHost(tmp_path / "home", isolation, index.environment) as host:
+        folder = with_wheels(host, "first", USER.format(pack="first"), colours("3.0"))
+        shutil.rmtree(folder / "backend/wheels")
+        assert host.approve("first")["cause"] == "dependencies_missing"
+        status, refused = host.request("POST", "/api/packs/first/fetch")
+        assert (status, refused["code"]) == (503, "dependencies_not_found"), refused
+        index.files[filename] = data
+        assert host.ok("POST", "/api/packs/first/fetch")["status"] == "running"
+        assert host.result("first.which")[0] == "3.0"

@@ -40,7 +40,7 @@ def built(
         for member, data in extra:
             archive.writestr(member, data)
         if with_record:
-            archive.writestr(f"{info}/RECORD", "\n".join([*rows, f"{info}/RECORD,,"]) + "\n")
+            archive.writestr(zipfile.ZipInfo(f"{info}/RECORD"), "\n".join([*rows, f"{info}/RECORD,,"]) + "\n")
     return f"{stem}-{tag}.whl", out.getvalue()
 
 
