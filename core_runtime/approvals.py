@@ -46,7 +46,7 @@ from core_runtime.drivers.faults import hit
 from core_runtime.drivers.findings import scan_contents
 from core_runtime.drivers.grants import GrantFiles, identity_fingerprint
 from core_runtime.drivers.inspection import AMBIGUOUS, Inspection, Inspector, Packs
-from core_runtime.drivers.packages import Packages
+from core_runtime.drivers.packages import Packages, wheels_folder
 from core_runtime.drivers.status import PackStatus, checked_id, must_exist, status_of, unusable
 from core_runtime.drivers.store import Stored, TreeStore
 from core_runtime.drivers.tree import Tree, read_tree
@@ -645,6 +645,9 @@ class Approvals:
 
     def _review_facts(self, known: Known, stored: Stored, metadata: PackMetadata) -> ReviewFacts:
         others = [grant for grant in self._grants_in_force() if grant.pack_id != metadata.pack_id]
+        packages = self._packages.look(metadata, stored.path, known.grant.dependencies if known.grant else None)
+        examined = {f"{wheels_folder(metadata)}/{wheel.filename}" for wheel in packages.wheels}
+        found = scan_contents(stored.path, stored.tree.entries)
         return ReviewFacts(
             pack_id=metadata.pack_id,
             state=known.status.state,
@@ -654,7 +657,8 @@ class Approvals:
             metadata=metadata,
             before=known.grant,
             owners={key: owner for key, owner in self.owners().items() if owner != metadata.pack_id},
-            findings=scan_contents(stored.path, stored.tree.entries),
+            findings=tuple(one for one in found if one.code != "unscannable" or one.path not in examined),
+            packages=packages,
             others=tuple(PackNode.of(grant) for grant in others),
         )
 

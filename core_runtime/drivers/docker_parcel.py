@@ -29,7 +29,7 @@ from core_runtime.drivers.docker_client import EngineClient, delete_container
 from core_runtime.drivers.tree import Tree, read_tree
 from core_runtime.rules import docker_config
 from core_runtime.rules.digest import FileEntry, normal_digest, tree_digest
-from core_runtime.rules.sandbox import PACK_MOUNT, RUNTIME_MOUNT, SandboxSpec
+from core_runtime.rules.sandbox import PACK_MOUNT, PACKAGES_MOUNT, RUNTIME_MOUNT, SandboxSpec
 
 if TYPE_CHECKING:
     from aiodocker.containers import DockerContainer
@@ -119,12 +119,18 @@ async def leftovers(engine: EngineClient, installation_id: str) -> list[str]:
 # ---- inside
 
 
+def _sources(spec: SandboxSpec) -> dict[str, Path]:
+    """What is carried, by its place in the sandbox."""
+    found = {PACK_MOUNT: Path(spec.pack_dir), RUNTIME_MOUNT: Path(spec.runtime_dir)}
+    return {**found, PACKAGES_MOUNT: Path(spec.packages_dir)} if spec.packages_dir else found
+
+
 def _read(spec: SandboxSpec) -> dict[str, Tree]:
-    return {PACK_MOUNT: read_tree(Path(spec.pack_dir)), RUNTIME_MOUNT: read_tree(Path(spec.runtime_dir))}
+    return {place: read_tree(path) for place, path in _sources(spec).items()}
 
 
 def _write_archive(out: IO[bytes], spec: SandboxSpec, contents: dict[str, Tree]) -> None:
-    sources = {PACK_MOUNT: Path(spec.pack_dir), RUNTIME_MOUNT: Path(spec.runtime_dir)}
+    sources = _sources(spec)
     with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for place, tree in contents.items():
             root = place.lstrip("/")

@@ -26,7 +26,17 @@ from backend_core.errors import AuthorError, HostError, TrustError, quote
 from backend_core.files import private_folder
 from core_runtime.drivers import wheel_archive
 from core_runtime.drivers.store import Stored, TreeStore, discard
-from core_runtime.rules.dependencies import ChosenWheel, Dependencies, Offer, applicable, belongs, choose, fits
+from core_runtime.rules.dependencies import (
+    ChosenWheel,
+    Dependencies,
+    Offer,
+    SeenPackages,
+    SeenWheel,
+    applicable,
+    belongs,
+    choose,
+    fits,
+)
 from core_runtime.rules.wheels import Target, parse_wheel_name
 
 MAX_NATIVE_NAMED = 20
@@ -113,6 +123,17 @@ class Packages:
         ):
             return ()
         return choose(counted, target, [one.offer for one in vendored_wheels(metadata, copy)]).missing
+
+    def look(self, metadata: PackMetadata, copy: Path, before: Dependencies | None) -> SeenPackages:
+        """What can be known before a decision: the wheels that the Pack brings, and those that are approved already."""
+        folder = copy / wheels_folder(metadata)
+        seen = [_seen(path) for path in sorted(folder.iterdir())] if metadata.lock_file and folder.is_dir() else []
+        known = {wheel.sha256 for wheel in seen}
+        for held in before.wheels if before else ():
+            if held.sha256 not in known:
+                more = [f"… {held.native_count} in all"] if held.native_count > len(held.native) else []
+                seen.append(SeenWheel(held.filename, held.sha256, held.size, (*held.native, *more)))
+        return SeenPackages(metadata.lock_file, metadata.packages, tuple(seen))
 
     def open(
         self, pack_id: str, metadata: PackMetadata, held: Dependencies | None, target: Target | None
@@ -213,6 +234,14 @@ def vendored_wheels(metadata: PackMetadata, copy: Path) -> list[Vendored]:
                 fields={"wheel": quote(one.path.name), "sha256": one.offer.sha256},
             )
     return found
+
+
+def _seen(path: Path) -> SeenWheel:
+    try:
+        contents = wheel_archive.examine(path)
+    except TrustError as error:
+        return SeenWheel(path.name, "", 0, fault=error.detail)
+    return SeenWheel(path.name, contents.sha256, contents.size, contents.native, contents.layout.left_out)
 
 
 def _wheels_in(folder: Path) -> Iterator[Vendored]:

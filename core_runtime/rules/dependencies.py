@@ -18,6 +18,7 @@ from typing import Any
 
 from backend_core.ecosystem.requirements import LockedPackage, same_version
 from core_runtime.rules.digest import normal_digest
+from core_runtime.rules.findings import Finding
 from core_runtime.rules.wheels import Target, WheelName, parse_wheel_name, preference
 
 
@@ -128,6 +129,69 @@ def fits(packages: Sequence[LockedPackage], target: Target, held: Dependencies) 
     if len(choice.wheels) != len(held.wheels):
         return f"chosen for {held.target}, but {target.words} needs fewer of them"
     return "" if held.tree or not held.wheels else "they were never unpacked"
+
+
+@dataclass(frozen=True, slots=True)
+class SeenWheel:
+    """A wheel that was looked at before a decision. ``fault``: why approving it will be refused."""
+
+    filename: str
+    sha256: str
+    size: int
+    native: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    fault: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SeenPackages:
+    """What a review knows of a Pack's packages. ``wheels``: those that it brings or that an approval has seen."""
+
+    lock_file: str = ""
+    packages: tuple[LockedPackage, ...] = ()
+    wheels: tuple[SeenWheel, ...] = ()
+
+    def of(self, package: LockedPackage) -> tuple[SeenWheel, ...]:
+        """The wheels that are known of one line."""
+        return tuple(wheel for wheel in self.wheels if wheel.sha256 in package.hashes)
+
+    def findings(self) -> list[Finding]:
+        """What the operator should know: machine code, refusals to come, and what nobody has looked at."""
+        found = []
+        for wheel in self.wheels:
+            if wheel.fault:
+                found.append(Finding("unscannable", wheel.filename, f"can't be used: {wheel.fault}"))
+            if wheel.native:
+                more = f" and {len(wheel.native) - 3} more" if len(wheel.native) > 3 else ""
+                names = ", ".join(wheel.native[:3])
+                found.append(Finding("native_dependency", wheel.filename, f"holds machine code: {names}{more}."))
+        unseen = [package.pin for package in self.packages if not self.of(package)]
+        if unseen:
+            more = f" and {len(unseen) - 5} more" if len(unseen) > 5 else ""
+            what = "names packages that are fetched once it is approved; nobody has looked at them"
+            found.append(Finding("unseen_dependency", self.lock_file, f"{what}: {', '.join(unseen[:5])}{more}."))
+        return found
+
+    def documents(self) -> list[dict[str, Any]]:
+        """For the faces, one entry a line of the lock."""
+        return [
+            {
+                "name": package.name,
+                "version": package.version,
+                "line": package.line,
+                "marker": package.marker.text if package.marker else "",
+                "hashes": list(package.hashes),
+                "wheels": [
+                    {
+                        "filename": wheel.filename, "sha256": wheel.sha256, "size": wheel.size,
+                        "native": list(wheel.native[:20]), "native_count": len(wheel.native),
+                        "left_out": list(wheel.left_out[:20]), "fault": wheel.fault,
+                    }
+                    for wheel in self.of(package)
+                ],
+            }
+            for package in self.packages
+        ]  # fmt: skip
 
 
 def difference(before: Dependencies | None, packages: Sequence[LockedPackage]) -> PackageDifference:

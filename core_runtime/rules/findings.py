@@ -41,7 +41,9 @@ MAX_FINDINGS = 200
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing to know. ``code`` is one of ``invisible_text native_code unscannable bytecode startup_hook``."""
+    """One thing to know. ``code`` is one of ``invisible_text native_code unscannable bytecode startup_hook
+    native_dependency unseen_dependency``.
+    """
 
     code: str
     path: str

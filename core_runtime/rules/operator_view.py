@@ -15,6 +15,7 @@ from core_runtime.rules.sandbox import (
     AGENT_COMMAND,
     AGENT_COMMAND_STDIO,
     PACK_MOUNT,
+    PACKAGES_MOUNT,
     RUNTIME_MOUNT,
     SOCKET_MOUNT,
     Isolation,
@@ -70,9 +71,9 @@ def isolation_json(isolation: Isolation) -> str:
 
 def _volumes(spec: SandboxSpec) -> str:
     """The read-only mounts as YAML of the compose file; a JSON string is a YAML string, whatever stands in it."""
-    places = ((spec.pack_dir, PACK_MOUNT), (spec.runtime_dir, RUNTIME_MOUNT), (spec.socket_path, SOCKET_MOUNT))
+    places = [(spec.pack_dir, PACK_MOUNT), (spec.runtime_dir, RUNTIME_MOUNT), (spec.socket_path, SOCKET_MOUNT)]
     lines = ["volumes:"]
-    for source, target in places:
+    for source, target in [*places, *([(spec.packages_dir, PACKAGES_MOUNT)] if spec.packages_dir else [])]:
         lines += ["  - type: bind", f"    source: {json.dumps(source)}", f"    target: {target}", "    read_only: true"]
     return "\n    ".join(lines)
 
@@ -96,3 +97,4 @@ def _fields(spec: SandboxSpec, image: str, *, attached: bool) -> dict[str, str]:
         "pids": str(limits.pids),
         "files": str(limits.files),
     }
+

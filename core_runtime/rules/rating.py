@@ -22,6 +22,12 @@ _RISK_POINTS: Final = {"low": 2, "medium": 8, "high": 20}
 _FINDINGS: Final[Mapping[str, tuple[int, str, str]]] = {
     "invisible_text": (25, "text with invisible characters", "見えない文字を含むテキスト"),
     "native_code": (20, "machine code that nobody can read", "読めない機械語"),
+    "native_dependency": (10, "packages with machine code", "機械語を含むパッケージ"),
+    "unseen_dependency": (
+        5,
+        "a lock of packages that nobody has looked at yet",
+        "まだ誰も中を見ていないパッケージの一覧",
+    ),
     "startup_hook": (15, "files that Python may run by itself", "自動で実行され得るファイル"),
     "bytecode": (10, "compiled Python without a promise of its source", "ソースと一致する保証のないバイトコード"),
     "unscannable": (5, "files that could not be looked at", "確認できないファイル"),

@@ -13,6 +13,8 @@ from typing import Any
 from backend_core.ecosystem.spec.models import PackMetadata
 from core_runtime.rules.approval import State
 from core_runtime.rules.combination import Combination, PackNode, combination
+from core_runtime.rules.dependencies import PackageDifference, SeenPackages
+from core_runtime.rules.dependencies import difference as package_difference
 from core_runtime.rules.digest import FileEntry, TreeDifference, difference, fingerprints
 from core_runtime.rules.findings import Finding
 from core_runtime.rules.grants import Grant, permission_document, thaw
@@ -34,6 +36,7 @@ class ReviewFacts:
     owners: Mapping[str, str]
     findings: tuple[Finding, ...]
     others: tuple[PackNode, ...] = ()
+    packages: SeenPackages = field(default_factory=SeenPackages)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +90,9 @@ class Review:
     permission_changes: PermissionDifference | None
     listing: tuple[FileEntry, ...] = ()
     pending_update: Mapping[str, Any] = field(default_factory=dict)
+    packages: tuple[Mapping[str, Any], ...] = ()
+    """The Python packages of the lock, each with what is known of its wheels."""
+    package_changes: PackageDifference | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """JSON for the faces; the list of files is left out (``listing`` has it)."""
@@ -94,7 +100,16 @@ class Review:
             name: getattr(self, name)
             for name in self.__dataclass_fields__
             if name
-            not in {"listing", "edges", "rating", "findings", "combination", "file_changes", "permission_changes"}
+            not in {
+                "listing",
+                "edges",
+                "rating",
+                "findings",
+                "combination",
+                "file_changes",
+                "permission_changes",
+                "package_changes",
+            }
         }
         changes = self.permission_changes
         result: dict[str, Any] = thaw(
@@ -107,6 +122,7 @@ class Review:
                 "combination": self.combination
                 and {**asdict(self.combination), "sentence": self.combination.sentence()},
                 "file_changes": self.file_changes and asdict(self.file_changes),
+                "package_changes": self.package_changes and asdict(self.package_changes),
                 "permission_changes": changes and {"added": changes.added, "removed": changes.removed},
             }
         )
@@ -116,6 +132,7 @@ class Review:
 def build_review(facts: ReviewFacts) -> Review:
     """Put everything side by side."""
     metadata, before = facts.metadata, facts.before
+    findings = (*facts.findings, *facts.packages.findings())
     requests = requests_of(metadata)
     provides = metadata.provides()
     replaces = {key: facts.owners[key] for key in sorted(provides) if key in facts.owners}
@@ -142,14 +159,16 @@ def build_review(facts: ReviewFacts) -> Review:
         replaces=replaces,
         host_keys={key: kind for key in sorted(provides) if (kind := host_key_permission(key))},
         dependencies=dict(metadata.dependencies),
-        rating=rate(requests, facts.findings, replaces=tuple(replaces), risk=risk),
-        findings=facts.findings,
+        rating=rate(requests, findings, replaces=tuple(replaces), risk=risk),
+        findings=findings,
         combination=risk,
         approved_version=before.version if before else None,
         approved_isolation=f"{before.isolation.driver.value}/{before.isolation.level.name.lower()}" if before else None,
         file_changes=difference(before.files, fingerprints(facts.entries)) if before else None,
         permission_changes=_permission_changes(before, requests) if before else None,
         listing=facts.entries,
+        packages=tuple(facts.packages.documents()),
+        package_changes=package_difference(before.dependencies, metadata.packages) if before else None,
     )
 
 

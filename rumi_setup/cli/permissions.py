@@ -13,13 +13,13 @@ import click
 
 from rumi_setup.cli import link, packs, show
 from rumi_setup.cli.main import json_option
-from rumi_setup.cli.review import changed_files, changed_permissions, risk_word, words_of
+from rumi_setup.cli.review import changed_files, changed_packages, changed_permissions, risk_word, words_of
 from rumi_setup.cli.words import say
 
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _SPAN = re.compile(r"(\d{1,6})([smhd])")
 _DIFFERENCE = ("pack_id", "state", "version", "approved_version", "digest", "identity_changed", "permission_changes",
-               "file_changes")  # fmt: skip
+               "package_changes", "file_changes")  # fmt: skip
 _KNOWN = frozenset(
     {"type", "mode", "until", "uses", "last_used_at", "items", "unused", "ended", "instance", "restart_needed"}
 )
@@ -119,6 +119,8 @@ def diff(pack_id: str) -> None:
     permissions_changed = list(changed_permissions(found.get("permission_changes")))
     files_changed = list(changed_files(found.get("file_changes")))
     show.section("Changed permissions", permissions_changed)
+    packages_changed = list(changed_packages(found.get("package_changes")))
+    show.section("Changed packages", packages_changed)
     show.section("Changed files", files_changed)
     if found.get("approved_version") is None:
         show.words(say("It was never approved, so there is nothing to compare with."))

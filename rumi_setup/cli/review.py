@@ -41,6 +41,8 @@ def show_review(found: dict[str, Any]) -> None:
     show.section("Replaces", _mapping(found.get("replaces")))
     show.section("Keys with meaning to the host", _mapping(found.get("host_keys")))
     show.section("Dependencies", _mapping(found.get("dependencies")))
+    show.section("Python packages", _packages(found.get("packages")))
+    show.section("Changed packages", changed_packages(found.get("package_changes")))
     show.section("Changed permissions", changed_permissions(found.get("permission_changes")))
     show.section("Changed files", changed_files(found.get("file_changes")))
     isolation = found.get("isolation")
@@ -139,6 +141,41 @@ def _sentences(items: Any) -> Iterator[str]:
 def _mapping(items: Any) -> Iterator[str]:
     for name, value in items.items() if isinstance(items, dict) else ():
         yield f"{show.safe(name)}: {show.safe(value)}"
+
+
+def _packages(items: Any) -> Iterator[str]:
+    """Each package of the lock: version, the bytes that are admitted, and what is known of them."""
+    for item in items[:_LINES] if isinstance(items, list) else ():
+        if not isinstance(item, dict):
+            continue
+        marker = f" ; {show.safe(item.get('marker'), 200)}" if item.get("marker") else ""
+        yield f"{show.safe(item.get('name'))}=={show.safe(item.get('version'))}{marker}"
+        wheels = _list_of(item, "wheels")
+        for wheel in wheels:
+            yield f"    {show.safe(wheel.get('filename'), 250)} ({show.safe(wheel.get('size'))} bytes, {_code(wheel)})"
+            yield f"    sha256:{show.safe(wheel.get('sha256'), 80)}"
+        if not wheels:
+            hashes = _list_of(item, "hashes")
+            more = f" (+{len(hashes) - 1})" if len(hashes) > 1 else ""
+            yield f"    {say('fetched when approved')}: sha256:{show.safe(hashes[0] if hashes else '', 80)}{more}"
+
+
+def _code(wheel: dict[str, Any]) -> str:
+    names = _list_of(wheel, "native")
+    if not names:
+        return say("pure Python")
+    return say("machine code: {names}", names=", ".join(show.safe(name, 120) for name in names[:5]))
+
+
+def changed_packages(items: Any) -> Iterator[str]:
+    """The difference of the locks: `+` added, `-` removed, `~` another version."""
+    for kind, mark in (("added", "+"), ("removed", "-")):
+        for value in _list_of(items, kind):
+            yield f"{mark} {show.safe(value, 200)}"
+    changed = items.get("changed") if isinstance(items, dict) else None
+    for name, versions in changed.items() if isinstance(changed, dict) else ():
+        old, new = versions if isinstance(versions, list) and len(versions) == 2 else ("", "")
+        yield f"~ {show.safe(name)} {show.safe(old)} → {show.safe(new)}"
 
 
 def changed_permissions(items: Any) -> Iterator[str]:

@@ -14,7 +14,7 @@ from rumi_setup.cli.main import json_option
 from rumi_setup.cli.packs import checked, show_status
 from rumi_setup.cli.words import say
 
-_START_S = 180.0
+_START_S = 420.0  # packages of the new version may have to be fetched
 
 
 @click.command(

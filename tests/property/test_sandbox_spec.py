@@ -162,4 +162,5 @@ def test_the_compose_file_for_the_operator_is_yaml_with_the_same_facts(spec):
     assert service["cap_drop"] == ["ALL"]
     assert service["volumes"][0]["source"] == spec.pack_dir
     assert all(volume["read_only"] for volume in service["volumes"])
+    assert [v["source"] for v in service["volumes"] if v["target"] == "/packages"] == [p for p in (spec.packages_dir,) if p]
     assert service["labels"]["rumi.pack"] == spec.pack_id
