@@ -9,7 +9,13 @@ from pathlib import Path
 from bench import calls, digest, downloads, plot, scale, starts
 from bench.harness import Report
 
-GROUPS = {"calls": calls.run, "starts": starts.run, "scale": scale.run, "digest": digest.run, "downloads": downloads.run}
+GROUPS = {
+    "calls": calls.run,
+    "starts": starts.run,
+    "scale": scale.run,
+    "digest": digest.run,
+    "downloads": downloads.run,
+}
 
 
 def main(arguments: list[str]) -> int:
