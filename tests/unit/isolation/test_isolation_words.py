@@ -19,6 +19,7 @@ from core_runtime.rules.isolation import (
     writable_mounts,
 )
 from core_runtime.rules.sandbox import DriverKind, Isolation, Level, Limits, SandboxSpec
+from tests.support.names import case
 
 SPEC = SandboxSpec(
     "hello", 1, "0123456789abcdef", 200001, 200002, "/store/x", "/rt", "/s.sock", "0" * 64,
@@ -94,7 +95,7 @@ WRITABLE = "is writable inside the sandbox"
         ({"runtime": "runc"}, STANDARD, []),
         ({"runtime": "runsc", "no_new_privs": False}, REDUCED, ["no_new_privs is not set"]),
     ],
-    ids=lambda value: str(value)[:50],
+    ids=case,
 )  # fmt: skip
 def test_what_the_host_sees_and_says(change, level, findings):
     assert seen(replace(VIEW, **change)) == (level, tuple(findings))
@@ -126,7 +127,7 @@ def test_what_the_host_sees_and_says(change, level, findings):
         ({"writable": ["/etc"], "pid_count": 99}, STANDARD, []),
         ({"landlock": 0}, STANDARD, []),
     ],
-    ids=lambda value: str(value)[:50],
+    ids=case,
 )  # fmt: skip
 def test_what_the_agent_says(probe, level, findings):
     assert seen(**probe) == (level, tuple(findings))
@@ -151,7 +152,7 @@ def test_tunnels_that_the_kernel_makes_by_itself(tunnel):
         ({"pid_count": None}, REDUCED, ["the agent sees processes that are not its own"]),
         ({"pid_count": "2"}, REDUCED, ["the agent sees processes that are not its own"]),
     ],
-    ids=lambda value: str(value)[:50],
+    ids=case,
 )  # fmt: skip
 def test_where_the_host_can_not_look_the_agent_is_asked_more(probe, level, findings):
     assert seen(None, **probe) == (level, tuple(findings))

@@ -8,6 +8,7 @@ import pytest
 
 from backend_core.canonical import sha256_hex
 from core_runtime.rules.chain import GENESIS, AuditReport, Head, bounded, check
+from tests.support.names import case
 
 
 def log(count: int) -> tuple[list[bytes], list[str]]:
@@ -139,7 +140,7 @@ def nested(depth: int) -> object:
         (nested(6), [[[[[["x"]]]]]]), (nested(7), [[[[[["…"]]]]]]), ({"a": {"a": {"a": {"a": {"a": {"a": [1]}}}}}},
                                                                    {"a": {"a": {"a": {"a": {"a": {"a": "…"}}}}}}),
     ],
-    ids=lambda value: str(value)[:20],
+    ids=case,
 )  # fmt: skip
 def test_values_are_bounded(value, kept):
     assert bounded(value) == kept

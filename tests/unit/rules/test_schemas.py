@@ -10,6 +10,7 @@ from msgspec.msgpack import Ext
 
 from core_runtime.rules import schemas
 from core_runtime.rules.schemas import Checker, Checkers, SchemaRefused
+from tests.support.names import case
 
 encode = msgspec.msgpack.Encoder().encode
 
@@ -73,7 +74,7 @@ def test_bounds():
         (doubling(16), "the schema could need exponentially many evaluations"),
         ({"type": 7}, None), ({"pattern": "("}, None), ({"pattern": "(?=a)"}, None), ({"minimum": "x"}, None),
     ],
-    ids=lambda value: str(value)[:40],
+    ids=case,
 )  # fmt: skip
 def test_what_is_not_admitted_and_why(schema, said):
     text = refused(schema)
@@ -96,7 +97,7 @@ def test_what_is_not_admitted_and_why(schema, said):
         {"$defs": {"a/b": {}, "c~d": {}, "$e": {}}, "allOf": [{"$ref": "#/$defs/a~1b"}, {"$ref": "#/$defs/c~0d"}, {"$ref": "#/%24defs/%24e"}]},
         doubling(12),
     ],
-    ids=lambda value: str(value)[:40],
+    ids=case,
 )  # fmt: skip
 def test_what_is_admitted(schema):
     checker = Checker(schema)
@@ -122,7 +123,7 @@ LEAF = {"type": "string"}
         ({"$defs": {"a": LEAF}, "$ref": "#/$defs/a"}, 2), ({"$defs": {"a": LEAF}, "$dynamicRef": "#/$defs/a"}, 2), ({"items": {"$ref": "#"}}, 130),
         ({"allOf": "x", "properties": [], "patternProperties": 7, "prefixItems": 7}, None),
     ],
-    ids=lambda value: str(value)[:40],
+    ids=case,
 )  # fmt: skip
 def test_the_weight_of_a_schema(schema, weight):
     """Evaluations along the worst value, counted by hand."""
@@ -157,7 +158,7 @@ def test_patterns_are_weighed_once_compiled():
         ({"type": "string"}, Ext(1, b"\0"), '{} is not of type "string" at $'),
         ({"const": "2024-01-01"}, Ext(2, b"2024-01-01"), None),
     ],
-    ids=lambda value: str(value)[:40],
+    ids=case,
 )  # fmt: skip
 def test_verdicts_name_the_place(schema, value, problem):
     assert Checker(schema).problem(value, 100) == problem

@@ -23,6 +23,7 @@ from core_runtime.rules.values import (
     refuse_callables,
     unpack,
 )
+from tests.support.names import case
 
 encode = msgspec.msgpack.Encoder().encode
 
@@ -71,7 +72,7 @@ def test_numbers_of_the_protocol():
         (OrderedDict(a=1), {"a": 1}), (date(2024, 2, 29), date(2024, 2, 29)), ({"x": date(2024, 1, 1)}, {"x": date(2024, 1, 1)}),
         (datetime(2024, 1, 1, 12, tzinfo=UTC), datetime(2024, 1, 1, 12, tzinfo=UTC)), ([[]], [[]]), ({}, {}), ({Text.A: 1}, {"a": 1}),
     ],
-    ids=lambda value: repr(value)[:30],
+    ids=case,
 )  # fmt: skip
 def test_there_and_back(value, again):
     found = unpack(pack(value), lambda index: index)
@@ -95,7 +96,7 @@ def test_there_and_back(value, again):
         ({"f": len}, "value.unsupported", "a callable can't be passed here at $.f"),
         (1j, "value.unsupported", "a value of type complex at $"),
     ],
-    ids=lambda value: repr(value)[:30],
+    ids=case,
 )
 def test_what_has_no_place_on_the_bus(value, type_, text):
     found = problem(pack, value)
