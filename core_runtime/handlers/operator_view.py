@@ -34,7 +34,7 @@ Written by the host after each decision and start; for reading only. Editing cha
 - `sandbox/`: the rendered sandbox, and the isolation that was last measured
 """
 
-_writing = threading.Lock()
+_writing = threading.RLock()
 """A decision and the start that follows both write the view of their Pack: one after the other, the newer one last."""
 
 
@@ -78,9 +78,10 @@ def _folder(host: Host, pack_id: str) -> Path:
 
 def _swap(fresh: Path, target: Path) -> None:
     old = target.with_name(f"{fresh.name}.old")
-    if os.path.lexists(target):
-        target.rename(old)  # a link is renamed itself
-    fresh.rename(target)
+    with _writing:
+        if os.path.lexists(target):
+            target.rename(old)  # a link is renamed itself
+        fresh.rename(target)
     _discard(old)
 
 

@@ -132,10 +132,25 @@ def test_the_arguments_of_bubblewrap():
     assert bwrap_argv.command_line(MACHINE, 9, ["-V"])[-2:] == ["/usr/bin/python3", "-V"]
 
 
+MOUNTS = """volumes:
+      - type: bind
+        source: "/store/trees/a b"
+        target: /pack
+        read_only: true
+      - type: bind
+        source: "/rt"
+        target: /opt/rumi
+        read_only: true
+      - type: bind
+        source: "/run/x/bus.sock"
+        target: /run/rumi/bus.sock
+        read_only: true"""
+
+
 def test_the_operators_view():
     everything = (
         "{{ pack_id }}|{{ installation_id }}|{{ generation }}|{{ digest }}|{{ image }}|{{ uid }}|{{ gid }}|{{ memory_bytes }}|"
-        "{{ tmp_bytes }}|{{ cpus }}|{{ pids }}|{{ files }}|{{ pack_dir }}|{{ runtime_dir }}|{{ socket_path }}|{{ command }}"
+        "{{ tmp_bytes }}|{{ cpus }}|{{ pids }}|{{ files }}|{{ bus }}|{{ command }}|{{ mounts }}"
     )
     isolation = Isolation(DriverKind.EMBEDDED, Level.STANDARD, "reported", ("one",), {"b": 1, "a": 2})
     view = render_operator_view(
@@ -144,7 +159,7 @@ def test_the_operators_view():
     assert view == {
         "sandbox/Dockerfile": (
             f"hello|0123456789abcdef|7|{'0' * 64}|base:1|1001|1002|104857600|10485760|1.5|50|60|"
-            f'"/store/trees/a b"|"/rt"|"/run/x/bus.sock"|{json.dumps(COMMAND)}'
+            f"/run/rumi/bus.sock|{json.dumps(COMMAND)}|{MOUNTS}"
         ),
         "sandbox/args.txt": "x",
         "sandbox/isolation.json": (

@@ -165,7 +165,7 @@ WRITTEN = {
     "epoch": "e",
     "actor": "tester",
     "since": {"service.a": 1.5, "service.b": 2.5},
-    "base_runtime": "3.11",
+    "base_runtime": "3.11", "dependencies": None,
     "restored_at": "1970-01-01T00:05:00.250Z",
 }
 
@@ -197,7 +197,7 @@ def test_what_the_api_shows_of_a_grant():
     assert WHOLE.excerpt() == {
         "approved_at": WRITTEN["approved_at"], "created_at": WRITTEN["created_at"], "actor": "tester", "digest": DIGEST,
         "version": "1.2.3", "pack_identity": "github:author/alpha", "permissions": WRITTEN["permissions"],
-        "isolation": {"driver": "docker", "level": "reduced"}, "base_runtime": "3.11", "files": 3,
+        "isolation": {"driver": "docker", "level": "reduced"}, "base_runtime": "3.11", "files": 3, "packages": None,
     }  # fmt: skip
     assert [p.mode for p in WHOLE.of_type("interface.call")] == [Mode.ALWAYS, Mode.ONCE]
     assert WHOLE.permissions[0].texts("keys") == ("b", "a")
