@@ -112,31 +112,30 @@ def test_what_is_no_frame_ends_the_connection(start, data: bytes) -> None:
     peer.wait_for_log(lambda log: log[0] == 50 and "connection ends" in log[2])
 
 
-def test_shutdown_answers_what_runs_refuses_what_comes_and_exits_with_0(start, host: FakeHost) -> None:
+def test_shutdown_answers_what_runs_refuses_what_comes_and_exits_with_0(start, host: FakeHost, tmp_path: Path) -> None:
     peer = start("""
-        import atexit, sys, threading
-        go = threading.Event()
+        import atexit, os, time
         def slow(args, ctx):
             print("entered", flush=True)
-            go.wait(10)
+            while not os.path.exists(args):
+                time.sleep(0.005)
             return "done"
         def run(context):
             atexit.register(lambda: print("farewell"))
             context["interface_registry"].register("slow", slow)
-            context["interface_registry"].register("go", lambda: go.set())
+            context["interface_registry"].register("other", lambda: None)
     """)
-    running = host.start_call("slow")
+    running = host.start_call("slow", str(tmp_path / "go"))
     peer.wait_for_log(lambda log: "entered" in log[2])
-    late_ref = host.entry("go").refs[0][1]
-    opened = host.start_call("go")
-    assert opened.result() is None
+    late_ref = host.entry("other").refs[0][1]
     peer.send(20, 0, 5_000)
     late = peer.start_call(late_ref, None)
+    assert late.frame()[2] == "shutting_down"
+    (tmp_path / "go").touch()
     assert running.result() == "done"
     assert peer.process.wait(5) == 0
     peer.closed.wait(5)
     assert any("farewell" in text for _, _, text in peer.logs)
-    assert late.answers.empty() or late.frame()[2] == "shutting_down"
 
 
 def test_shutdown_refuses_new_calls(start, host: FakeHost) -> None:
