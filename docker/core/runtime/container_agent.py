@@ -2369,9 +2369,13 @@ class Agent:
         patience = take_token(holder.token) if holder is not None else 0
         if patience and self.lead_until(gate, until):
             # a fresh list: what the ticker measures is this stretch of Pack code, not the whole handler
+            # while this thread holds the lead, nobody else opens the gate or puts anything in; once open, nobody will
+            through = gate.open and not gate.inbox
             holder.token = self.token = [patience]
             if self.ticker_asleep:
                 self.wake_ticker()
+            if through:
+                return True
         while not gate.open:
             run = self.from_inbox(gate)
             if run is not None:
