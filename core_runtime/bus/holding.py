@@ -85,11 +85,14 @@ class Holds:
 
     async def pause(self, key: str, context: CallContext | HostContext | None, timeout_s: float | None) -> float | None:
         """Wait with a call of the host's while its key is held; what is left of ``timeout_s``."""
-        parent = context.call if isinstance(context, HostContext) else context.parent if context is not None else None
-        caller = context.caller if isinstance(context, CallContext) else ""
-        hold = self.over(key, caller, parent)
-        if hold is None:
-            return timeout_s
+        hold = self.over(key, *_made_by(context))
+        return timeout_s if hold is None else await self.wait(hold, key, context, timeout_s)
+
+    async def wait(
+        self, hold: Hold, key: str, context: CallContext | HostContext | None, timeout_s: float | None
+    ) -> float:
+        """Wait for the end of ``hold``; what is left of ``timeout_s``, or of the default. Raises ``PackTimeout``."""
+        caller, parent = _made_by(context)
         limits = self._router.limits
         asked_ms = 0 if timeout_s is None else max(1, int(timeout_s * 1000))
         now = hold.over.get_loop().time()
@@ -108,6 +111,13 @@ class Holds:
             if key in hold.keys and caller != hold.pack_id and not _involves(parent, hold.pack_id):
                 return hold
         return None
+
+
+def _made_by(context: CallContext | HostContext | None) -> tuple[str, Call | None]:
+    """Caller and parent of a call of the host's."""
+    if isinstance(context, HostContext):
+        return "", context.call
+    return (context.caller, context.parent) if context is not None else ("", None)
 
 
 def _involves(call: Call | None, pack_id: str) -> bool:

@@ -27,6 +27,7 @@ from core_runtime.bus.holding import Hold
 from core_runtime.bus.router import Router
 from core_runtime.bus.sessions import Session
 from core_runtime.bus.shadow import Shadow
+from core_runtime.bus.sleeping import Sleep
 from core_runtime.bus.takeover import take_over
 from core_runtime.diagnostics import Diagnostics, Severity, fail_soft, record_failure
 from core_runtime.drivers.link import Listener, Turn, attach
@@ -77,6 +78,7 @@ class Bus:
         self._limits_told: dict[tuple[str, str], float] = {}
         self.router = Router(registry, diagnostics, self.limits)
         self.sessions: dict[str, Session] = {}
+        self.sleep = Sleep(self)
         self.turn = Turn()
         self._endpoints: set[Endpoint] = set()
         self._generations: dict[str, int] = {}
@@ -103,6 +105,12 @@ class Bus:
         self._thread = threading.get_ident()
         self.router.calls.bind(self._loop)
         self.registry.listen(self._changed)
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The one that everything belongs to, once it was started."""
+        assert self._loop is not None
+        return self._loop
 
     async def close(self) -> None:
         """Cut every connection and take every socket back."""
@@ -270,8 +278,7 @@ class Bus:
     @contextlib.contextmanager
     def holding(self, pack_id: str) -> Iterator[Hold]:
         """While the block runs, calls of what the Pack answers for wait instead of failing."""
-        assert self._loop is not None
-        hold = self.router.holds.begin(pack_id, self._loop)
+        hold = self.router.holds.begin(pack_id, self.loop)
         try:
             yield hold
         finally:

@@ -88,9 +88,9 @@ class Mirror:
             for place in [place for place in known if place[0] == before.number]:
                 callables = _encoded(after, 0)[2]
                 found = callables[place[1] - 1] if place[1] <= len(callables) else None
-                if isinstance(found, RemoteCallable) and found.session is not self._session:
+                if found is not None and not (isinstance(found, RemoteCallable) and found.session is self._session):
                     number = known[after.number, place[1]] = known.pop(place)
-                    self._session.references.repoint(number, found.session, found.number)
+                    self._session.references.repoint(number, found)
 
     def _send(self, key: str, entries: tuple[Entry, ...]) -> None:
         refs: list[tuple[int, int]] = []

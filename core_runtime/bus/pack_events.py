@@ -58,6 +58,11 @@ class PackEvents:
         self._held: list[Event] | None = None if live else []
         self._held_bytes = 0
 
+    @property
+    def listens(self) -> bool:
+        """Whether the Pack subscribed to anything."""
+        return bool(self._subscriptions)
+
     def go_live(self) -> None:
         """The generation serves now: it hears and is heard."""
         held, self._held = self._held or [], None

@@ -131,15 +131,19 @@ class References:
             handle.owner.references.keep(handle.number)
         return number
 
-    def repoint(self, number: int, owner: Session, there: int) -> None:
-        """A number that the agent holds stands for another callable from now on."""
+    def repoint(self, number: int, value: Callable[..., Any]) -> None:
+        """A number that the agent holds stands for another callable from now on: a Pack's or the host's."""
         handle = self.held.get(number)
         if handle is None:
             return
-        owner.references.keep(there)
-        if handle.owner is not None:
-            handle.owner.references.drop(handle.number)
-        handle.owner, handle.number, handle.fn = owner, there, None
+        before, there = handle.owner, handle.number
+        if isinstance(value, RemoteCallable):
+            value.session.references.keep(value.number)
+            handle.owner, handle.number, handle.fn = value.session, value.number, None
+        else:
+            handle.owner, handle.number, handle.fn = None, 0, value
+        if before is not None:
+            before.references.drop(there)
 
     def released(self, numbers: Sequence[int]) -> None:
         """The agent holds these no longer. What the registry mirrors lives as long as its registration."""

@@ -26,6 +26,7 @@ from core_runtime.bus.host_functions import HostFunctions, run_function
 from core_runtime.bus.in_flight import InFlight
 from core_runtime.bus.references import RemoteCallable
 from core_runtime.bus.refusals import Refused, checked, refused
+from core_runtime.bus.sleeping import Sleeper
 from core_runtime.bus.streams import Streams
 from core_runtime.diagnostics import Diagnostics
 from core_runtime.interface_registry import Entry, InterfaceRegistry
@@ -67,6 +68,9 @@ class Router:
         if self.holds.active:
             timeout_s = await self.holds.pause(key, context, timeout_s)
         entry = self.registry.resolve(key)
+        if entry is not None and isinstance(entry.value, Sleeper):
+            timeout_s = await self.holds.wait(entry.value.wake(), key, context, timeout_s)
+            entry = self.registry.resolve(key)
         if entry is not None and type(entry.value) is RemoteCallable:
             call = self._start(entry.value, args, context, timeout_s, idempotency_key, entry)
             assert call.future is not None
@@ -192,8 +196,12 @@ class Router:
             call = self._pack_call(caller, frame, key, callee, entry)
             if callee is not None:
                 self._forward(call, target.number, frame, caller, callee)
+                return
+            function = target.fn if isinstance(target, _HostFunction) else target
+            if isinstance(function, Sleeper):
+                self.holds.keep(function.wake(), call, frame)
             else:
-                self._host_functions.serve(call, target.fn if isinstance(target, _HostFunction) else target, frame)
+                self._host_functions.serve(call, function, frame)
         except Refused as exc:
             if call is not None:
                 self.calls.forget(call)

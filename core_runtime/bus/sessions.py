@@ -109,6 +109,7 @@ class Session:
         self.registry = Registrations(self)
         self.registrations = self.registry.entries
         self.stats = EdgeStats()
+        self.made = 0
         self.abandoned = 0
         self.orphans = 0
         self.ready = False
@@ -295,6 +296,11 @@ class Session:
         """Record a refusal."""
         self._owner.denied(self.pack_id, operation, subject)
 
+    @property
+    def activity(self) -> int:
+        """A number that grows with each call to it, and with each call and request of its own."""
+        return self.stats.calls + self.made
+
     def limited(self, limit: str, detail: str) -> None:
         """Tell that the Pack met a limit."""
         self._owner.limited(self.pack_id, limit, detail)
@@ -428,6 +434,7 @@ class Session:
     def _on_call(self, frame: frames.CallFrame) -> None:
         if frame.id in self.outgoing:
             raise FrameError(f"call id {frame.id} is in use")
+        self.made += 1
         self.router.from_pack(self, frame)
 
     def _on_result(self, frame: frames.ResultFrame) -> None:
@@ -476,6 +483,7 @@ class Session:
             self._channels.credit(frame.id, frame.n)
 
     def _on_request(self, frame: frames.RequestFrame) -> None:
+        self.made += 1
         if self._channels.serves(frame.operation):
             self._channels.take(frame)
         else:

@@ -41,7 +41,7 @@ def take_over(bus: Bus, session: Session) -> None:
         )
     older = bus.sessions.get(session.pack_id)
     fresh = shadow.entries()
-    pairs = _pairs(older.registrations.values() if older is not None else (), fresh)
+    pairs = pairs_of(older.registrations.values() if older is not None else (), fresh)
     for other in bus.router.sessions:
         for key, matching in pairs.items():
             other.mirror.succeed(key, matching)
@@ -53,7 +53,7 @@ def take_over(bus: Bus, session: Session) -> None:
     session.events.go_live()
 
 
-def _pairs(before: Iterable[Entry], after: Iterable[Entry]) -> dict[str, list[tuple[Entry, Entry]]]:
+def pairs_of(before: Iterable[Entry], after: Iterable[Entry]) -> dict[str, list[tuple[Entry, Entry]]]:
     """By key, the older entries and what comes in their place, in the order of registration."""
     old: dict[str, list[Entry]] = defaultdict(list)
     for entry in before:

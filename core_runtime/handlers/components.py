@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from core_runtime.component_lifecycle import PhaseSpec
-from core_runtime.handlers import starting
+from core_runtime.handlers import idle, starting
 from core_runtime.handlers.host import Host
 from core_runtime.handlers.table import handler
 from core_runtime.rules.flow.values import parse_duration_s
@@ -27,6 +27,7 @@ async def load_step(host: Host, args: Mapping[str, Any]) -> dict[str, int]:
         async with host.exclusively(pack_id):
             await starting.park_idle(host, pack_id)
     starting.watch_keys(host)
+    idle.watch(host)
     return dict(Counter(record.state.value for record in host.lifecycle.records()))
 
 

@@ -272,6 +272,8 @@ def _told(host: Host, found: PackStatus) -> PackStatus:
         return found
     if found.pack_id in host.starting:
         return replace(found, cause="starting")
+    if host.built("bus") and found.pack_id in host.bus.sleep:
+        return replace(found, cause="asleep")
     waiting = host.waiting.get(found.pack_id)
     if waiting:
         return replace(found, cause=waiting.reason)

@@ -43,7 +43,7 @@ async def start_approved(host: Host, statuses: Sequence[PackStatus]) -> dict[str
 
     async def start(pack_id: str) -> bool:
         async with places, host.exclusively(pack_id):
-            return await _attempt(host, pack_id, host.policy.start_timeout_s, ordered=True)
+            return await attempt(host, pack_id, host.policy.start_timeout_s, ordered=True)
 
     started = await asyncio.gather(*(start(pack_id) for pack_id in order))
     failed = [pack_id for pack_id, done in zip(order, started, strict=True) if not done and pack_id in host.failures]
@@ -60,9 +60,28 @@ async def start_and_wait(host: Host, pack_id: str, wait_s: float) -> bool:
         no_isolation_issue(host)
         host.failures[pack_id] = Failure(DOCKER_TITLE, "No isolation driver passed its probe on this machine.")
         return False
-    task = host.in_background(_attempt(host, pack_id, host.policy.start_timeout_s), f"start of {pack_id}")
+    task = host.in_background(attempt(host, pack_id, host.policy.start_timeout_s), f"start of {pack_id}")
     done, _ = await asyncio.wait({task}, timeout=wait_s)
     return bool(done) and not task.cancelled() and task.exception() is None and task.result()
+
+
+async def attempt(host: Host, pack_id: str, timeout_s: float, *, ordered: bool = False) -> bool:
+    """``start_one`` with its failure as an Issue instead of an exception."""
+    done = False
+    with fail_soft(host.diagnostics, pack_id, "start", quiet=True) as outcome:
+        async with asyncio.timeout(timeout_s):
+            done = await start_one(host, pack_id, ordered=ordered)
+    if isinstance(outcome.error, TimeoutError):
+        late = HostError(
+            f"The Pack {pack_id} did not start within {timeout_s:g} s",
+            code=START_FAILED,
+            detail="Its sandbox or one of its components took too long.",
+            hint=f"Read its log: rumi logs {pack_id}",
+        )
+        await _failed(host, pack_id, late)
+    elif outcome.error is not None:
+        await _failed(host, pack_id, outcome.error)
+    return done
 
 
 async def start_one(host: Host, pack_id: str, *, ordered: bool = False) -> bool:
@@ -88,6 +107,7 @@ async def start_one(host: Host, pack_id: str, *, ordered: bool = False) -> bool:
         await _launch(host, copy)
     finally:
         host.starting.discard(pack_id)
+    host.bus.sleep.end(pack_id)
     host.failures.pop(pack_id, None)
     host.diagnostics.resolve(START_FAILED, pack_id)
     return not await park_idle(host, pack_id)
@@ -103,11 +123,19 @@ async def stop_one(host: Host, pack_id: str, *, reason: str) -> None:
         await mark(host, pack_id, "stopped", reason)
 
 
+async def stop_asleep(host: Host, pack_id: str) -> None:
+    """Stop what nobody uses. What it answered for stays, and starts it again (``bus.sleeping``)."""
+    if host.orchestrator is not None and host.orchestrator.get(pack_id) is not None:
+        await host.orchestrator.stop(pack_id, reason="nobody uses it")
+    host.lifecycle.detach(pack_id)
+    await mark(host, pack_id, "stopped", "nobody uses it")
+
+
 async def start_again(host: Host, pack_id: str) -> None:
     """Stop and start again; who calls it meanwhile waits."""
     with host.bus.holding(pack_id):
         await stop_one(host, pack_id, reason="restart")
-        await _attempt(host, pack_id, host.policy.start_timeout_s)
+        await attempt(host, pack_id, host.policy.start_timeout_s)
 
 
 async def park_idle(host: Host, pack_id: str) -> bool:
@@ -183,25 +211,6 @@ def watch_keys(host: Host) -> None:
 # -- inside -----------------------------------------------------------------------------------------------------------
 
 
-async def _attempt(host: Host, pack_id: str, timeout_s: float, *, ordered: bool = False) -> bool:
-    """``start_one`` with its failure as an Issue instead of an exception."""
-    done = False
-    with fail_soft(host.diagnostics, pack_id, "start", quiet=True) as outcome:
-        async with asyncio.timeout(timeout_s):
-            done = await start_one(host, pack_id, ordered=ordered)
-    if isinstance(outcome.error, TimeoutError):
-        late = HostError(
-            f"The Pack {pack_id} did not start within {timeout_s:g} s",
-            code=START_FAILED,
-            detail="Its sandbox or one of its components took too long.",
-            hint=f"Read its log: rumi logs {pack_id}",
-        )
-        await _failed(host, pack_id, late)
-    elif outcome.error is not None:
-        await _failed(host, pack_id, outcome.error)
-    return done
-
-
 async def _failed(host: Host, pack_id: str, error: Exception) -> None:
     known = error if isinstance(error, RumiError) else None
     detail = str(known or f"{type(error).__name__}: {error}")[:500]
@@ -221,6 +230,8 @@ async def _failed(host: Host, pack_id: str, error: Exception) -> None:
 
 async def _drop_container(host: Host, pack_id: str, reason: str) -> None:
     """End what is there of a Pack, whatever its state; nothing happens when nothing is."""
+    if host.built("bus"):
+        host.bus.sleep.end(pack_id)
     if host.orchestrator is not None and host.orchestrator.get(pack_id) is not None:
         await host.orchestrator.stop(pack_id, reason=reason)
     if host.built("lifecycle"):
@@ -292,4 +303,4 @@ def _wake(host: Host) -> None:
 async def _start_woken(host: Host, pack_id: str) -> None:
     async with host.exclusively(pack_id):
         if not is_running(host, pack_id):
-            await _attempt(host, pack_id, host.policy.start_timeout_s)
+            await attempt(host, pack_id, host.policy.start_timeout_s)

@@ -78,8 +78,9 @@ async def approve(
         _need_isolation(host)
         if wheels.error is not None:
             raise wheels.error  # what is approved goes on; the new version stays staged
-        served = starting.is_running(host, pack_id)
-        if not (served and await _beside(host, pack_id, options)):
+        runs = starting.is_running(host, pack_id)
+        served = runs or pack_id in host.bus.sleep
+        if not (runs and await _beside(host, pack_id, options)):
             with host.bus.holding(pack_id):
                 await _in_its_place(host, pack_id, options, served)
     await asyncio.to_thread(operator_view.write, host, pack_id)
@@ -94,7 +95,7 @@ async def rollback(host: Host, pack_id: str, *, actor: str = OPERATOR) -> PackSt
     host.require_evidence()
     async with host.exclusively(pack_id):
         await asyncio.to_thread(host.approvals.check_rollback, pack_id)
-        served = starting.is_running(host, pack_id)
+        served = starting.is_running(host, pack_id) or pack_id in host.bus.sleep
         with host.bus.holding(pack_id):
             await starting.stop_one(host, pack_id, reason="the version before takes its place again")
             try:

@@ -18,11 +18,13 @@ from pathlib import Path, PurePosixPath
 
 from backend_core.errors import RequestError, quote
 from core_runtime.rules.docker_transport import CHOICES
+from core_runtime.rules.flow.values import ValueProblem, parse_duration_s
 
 DEFAULT_API_PORT = 8765
 DEFAULT_WEB_PORT = 5000
 ISOLATIONS = ("auto", "docker", "embedded")
 _RUNTIME = re.compile(r"[A-Za-z0-9._-]{0,64}", re.ASCII)
+MIN_IDLE_S = 1.0
 
 _OPTIONS = {
     "--home": "RUMI_HOME",
@@ -31,6 +33,7 @@ _OPTIONS = {
     "--isolation": "RUMI_ISOLATION",
     "--docker-transport": "RUMI_DOCKER_TRANSPORT",
     "--docker-runtime": "RUMI_DOCKER_RUNTIME",
+    "--idle-stop": "RUMI_IDLE_STOP",
 }
 
 
@@ -47,6 +50,8 @@ class Settings:
     docker_transport: str = "auto"
     docker_runtime: str = ""
     """Name of an engine runtime such as ``runsc``; empty = the engine's default."""
+    idle_stop_s: float = 0.0
+    """Packs that nobody used for so long are stopped until they are called; 0: never."""
 
     @property
     def user_data(self) -> Path:
@@ -129,6 +134,7 @@ def settings_from(
         isolation=isolation,
         docker_transport=transport,
         docker_runtime=runtime,
+        idle_stop_s=_idle_stop_s(chosen.get("RUMI_IDLE_STOP")),
     )
 
 
@@ -151,7 +157,7 @@ def _parse(arguments: Sequence[str]) -> dict[str, str]:
                 code="argument_unknown",
                 detail=f"expected {', '.join(_OPTIONS)}; got {quote(option)}",
                 hint="python app.py [--home DIR] [--api-port N] [--web-port N] [--isolation auto|docker|embedded] "
-                "[--docker-transport auto|socket|stdio] [--docker-runtime NAME]",
+                "[--docker-transport auto|socket|stdio] [--docker-runtime NAME] [--idle-stop 10m]",
             )
         if not equals:
             value = rest.pop(0) if rest else ""
@@ -162,6 +168,24 @@ def _parse(arguments: Sequence[str]) -> dict[str, str]:
             )  # fmt: skip
         values[_OPTIONS[option]] = value
     return values
+
+
+def _idle_stop_s(text: str | None) -> float:
+    """Seconds; 0 where nothing was chosen. Below a second a Pack would do nothing but start and stop."""
+    if text is None:
+        return 0.0
+    try:
+        found = parse_duration_s(text)
+    except ValueProblem:
+        found = 0.0
+    if found >= MIN_IDLE_S:
+        return found
+    raise RequestError(
+        "Not a time after which unused Packs are stopped",
+        code="idle_stop_invalid",
+        detail=f"--idle-stop must be a duration of a second or more, such as 10m; got {quote(text)}",
+        hint="Leave it out to keep every Pack running.",
+    )
 
 
 def _port(text: str | None, option: str, default: int) -> int:

@@ -13,10 +13,12 @@ from typing import Any
 import pytest
 
 from backend_core.errors import RumiError
+from core_runtime import supervision
 from core_runtime.bus.hub import Bus
 from core_runtime.container_orchestrator import ContainerOrchestrator
 from core_runtime.containers import ContainerEvent, ContainerState, LaunchRequest
 from core_runtime.diagnostics import Diagnostics
+from core_runtime.drivers import proc_view
 from core_runtime.drivers.bubblewrap import BubblewrapDriver
 from core_runtime.drivers.docker_engine import DockerDriver
 from core_runtime.drivers.tree import read_tree
@@ -162,6 +164,25 @@ def test_a_killed_sandbox_comes_back_and_serves(play):
             await asyncio.sleep(0.01)
         assert (await house.call())["hello"] == "world"
         assert house.it.get("hello").generation == 2
+
+    play(story)
+
+
+def test_a_sandbox_that_stands_still_is_noticed_and_started_anew(play, monkeypatch):
+    monkeypatch.setattr(supervision, "HEALTH_EVERY_S", 0.1)
+    monkeypatch.setattr(supervision, "HEALTH_DEADLINE_S", 0.2)
+
+    async def story(house):
+        info = await house.it.start(house.request(), house.prepare)
+        for pid in (info.pid, *proc_view.descendants(info.pid)):
+            os.kill(pid, signal.SIGSTOP)
+        end = time.monotonic() + 20
+        while not (house.it.get("hello").restarts and house.it.get("hello").state is ContainerState.RUNNING):
+            assert time.monotonic() < end, house.events
+            await asyncio.sleep(0.01)
+        assert "unhealthy" in {event.kind for event in house.events}
+        assert (await house.call())["hello"] == "world"
+        assert proc_view.descendants(info.pid) == []
 
     play(story)
 

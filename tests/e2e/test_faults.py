@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -110,6 +111,15 @@ def test_a_host_killed_under_load_comes_back_and_leaves_nothing(tmp_path: Path, 
 def test_an_engine_killed_under_load_comes_back_and_leaves_nothing(tmp_path: Path) -> None:
     with restless(tmp_path, "docker") as system:
         system.traces.look()
+        assert system.engine is not None
+        system.engine.kill()
+        codes = set()
+        begun = time.monotonic()
+        while not codes & {"missing", "unavailable"}:
+            codes.add(system.host.call("p0.work", {"hops": 3}, timeout_s=DEADLINE_S)[1].get("code"))
+            assert time.monotonic() - begun < DEADLINE_S, "calls of a Pack whose engine is gone fail at once"
+        system.engine.start()
+        system.quiet()
         for _ in range(2):
             system.kill_the_engine()
             system.quiet()

@@ -64,3 +64,13 @@ def test_the_run_folder_depends_on_the_home_alone_and_fits_a_socket_path() -> No
     assert len(str(make().socket_path)) < 60
     assert make().bus_dir.parent == make().run_dir.parent
     assert make().bus_dir != make().run_dir
+
+
+def test_unused_packs_are_stopped_only_if_the_operator_says_so() -> None:
+    assert make().idle_stop_s == 0.0
+    assert make(arguments=["--idle-stop", "10m"]).idle_stop_s == 600.0
+    assert make({"RUMI_IDLE_STOP": "90s"}).idle_stop_s == 90.0
+    for wrong in ("soon", "500ms", "-1s", "10"):
+        with pytest.raises(RequestError) as caught:
+            make(arguments=["--idle-stop", wrong])
+        assert caught.value.code == "idle_stop_invalid"
