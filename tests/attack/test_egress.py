@@ -22,7 +22,7 @@ import pytest
 import uvloop
 
 from backend_core.errors import HostError
-from core_runtime.egress import fetching
+from core_runtime.egress import fetching, tunnel
 from core_runtime.rules.addresses import Machine, Reach, dial_fault, judge
 from core_runtime.rules.client_hello import ClientHello, Fault, Hello
 from core_runtime.rules.egress import (
@@ -833,6 +833,32 @@ def test_the_systems_resolver_tries_no_search_list_and_gives_every_answer(net: I
         assert "short.org.example.com" not in names.asked
     finally:
         names.close()
+
+
+@netns
+def test_a_client_that_never_says_where_it_goes(story: Any, sink: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tunnel, "HELLO_S", 0.3)
+    server = sink()
+
+    async def tell(s: Stand) -> None:
+        number, up = await s.open(NAME)
+        s.agent.send(ITEM, up, [], client_hello(NAME)[:20])
+        assert await s.end(number) == "egress.tls_required"
+
+    story(tell, [NETWORK])
+    assert server.received == b""
+
+
+@netns
+def test_both_families_are_dialled(story: Any, sink: Any) -> None:
+    sink(WEB6, 443, greeting=b"six")
+
+    async def tell(s: Stand) -> None:
+        number, _ = await s.open(NAME)
+        assert (await s.item(number))[3] == b"six"
+        assert s.broker.view(PACK)["connections"][0]["address"] == WEB6
+
+    story(tell, [NETWORK], {NAME: [WEB6, WEB]})
 
 
 @netns
