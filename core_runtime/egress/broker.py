@@ -39,6 +39,7 @@ from core_runtime.rules.permissions import Allow, Deny, fetches
 
 _T = TypeVar("_T")
 SWEEP_S = 1.0
+CLOSE_S = 5.0
 RECENT = 20
 REFUSALS_PER_MINUTE = 60
 LOOKUPS_AT_ONCE = 2
@@ -180,7 +181,8 @@ class Broker:
             connection.finish(_STOPPING)
             if connection.task is not None:
                 tasks.append(connection.task)
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if tasks:
+            await asyncio.wait(tasks, timeout=CLOSE_S)
 
     # --- opening
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import shutil
+import subprocess
 
 from rumi_setup.core import checker
 from rumi_setup.core.docker_http import Engine, EngineError
@@ -38,7 +39,10 @@ def netns_obstacle() -> str:
     if os.geteuid() != 0:
         return "network namespaces need root"
     missing = [tool for tool in ("ip", "nsenter", "unshare", "bash") if shutil.which(tool) is None]
-    return f"no {', '.join(missing)} (apt install iproute2 util-linux)" if missing else ""
+    if missing:
+        return f"no {', '.join(missing)} (apt install iproute2 util-linux)"
+    tried = subprocess.run(["unshare", "--net", "--mount", "true"], check=False, capture_output=True, text=True)
+    return f"no network namespaces: {tried.stderr.strip()}" if tried.returncode else ""
 
 
 OBSTACLES = {
