@@ -241,8 +241,9 @@ def _complete(kind: Kind | None, params: Mapping[str, Any], bound: Mapping[str, 
     """``params`` with what it leaves out written out: the limits of ``bound``, else what their absence means."""
     if kind is None or not kind.inherits:
         return params
+    limits_something = not kind.either or kind.either[0] in params  # ports of addresses stand in the addresses
     kept = {name: bound[name] for name in kind.inherits if name in bound}
-    return {**kind.defaults, **kept, **params}
+    return {**kind.defaults, **kept, **params} if limits_something else params
 
 
 def narrow(held: Sequence[Permission], choices: Sequence[Choice], *, spent: Iterable[int]) -> tuple[Permission, ...]:

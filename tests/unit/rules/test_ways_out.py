@@ -259,6 +259,9 @@ def granted(requests: list[PermissionRequest], *choices: Choice) -> list[dict[st
 
 def test_what_a_declaration_leaves_out_is_written_out_when_it_is_granted() -> None:
     assert granted([asked("network", domains=["a.example"])]) == [{"ports": (443,), "domains": ("a.example",)}]
+    assert granted([asked("network", addresses=["10.0.0.1:80"])]) == [{"addresses": ("10.0.0.1:80",)}]
+    both = asked("network", domains=["a.example"], addresses=["10.0.0.1:80"], ports=[8443])
+    assert granted([both], Choice("network", {"addresses": ("10.0.0.1:80",)})) == [{"addresses": ("10.0.0.1:80",)}]
     assert granted([asked("http.fetch", hosts=["a.example"])]) == [{"methods": ("GET", "HEAD"), "path_prefixes": ("/",), "hosts": ("a.example",)}]
 
 
