@@ -31,7 +31,7 @@ from core_runtime.drivers.runtime_folder import HOST_ABI, PythonAbi, compiler_fo
 from core_runtime.ports import DriverStatus
 from core_runtime.rules import docker_config, seccomp
 from core_runtime.rules.docker_transport import Candidate, Transport, candidates
-from core_runtime.rules.isolation import SANDBOXED_RUNTIMES
+from core_runtime.rules.isolation import SANDBOXED_RUNTIMES, has_own_kernel
 from core_runtime.rules.sandbox import DriverKind, Level, SandboxSpec
 
 if TYPE_CHECKING:
@@ -80,6 +80,8 @@ class DockerDriver:
         self._abi: PythonAbi | None = None
         self._apparmor = False
         self._visible = False
+        self._kernel = ""
+        self._guest = False
         self._trials = itertools.count(1)
         self.live: set[str] = set()
         """Ids of containers that this process started and that have not ended."""
@@ -99,12 +101,17 @@ class DockerDriver:
             level, lacks = _engine_level(info, self._runtime)
             async with asyncio.timeout(BUILD_S):
                 self._image_id = await self._ensure_image()
+            self._kernel = str(info.get("KernelVersion") or "")
             await self._choose(candidates(self._wanted, self._engine.url, info))
         except TimeoutError:
             late = f"the engine at {self._engine.url} did not answer within {PROBE_S:g} s"
             return self._unavailable(late, START_HINT)
         except (HostError, OSError) as error:
             return self._unavailable(str(error), getattr(error, "hint", "") or START_HINT)
+        if level is Level.STANDARD and self._guest:
+            level = Level.STRONG
+        elif self._runtime in SANDBOXED_RUNTIMES:
+            lacks = lacks or f"the runtime {self._runtime} shows the engine's own kernel inside"
         version = f"{info.get('ServerVersion', '')} image {self._image_id[7:19]}"
         transport = ": ".join(filter(None, (self._chosen.transport.value, self._chosen.reason)))
         return DriverStatus(
@@ -248,13 +255,14 @@ class DockerDriver:
             )
             sandbox = await self._run(spec, transport, approved="", command=docker_trial.command(transport))
             answer = await place.ask(sandbox)
-        if not answer.passed:
+        guest = has_own_kernel(self._runtime, self._kernel, answer.kernel)
+        if not answer.passed(guest=guest):
             raise answer.failure()
         try:
             abi = parse_abi(answer.abi, "")
         except ValueError as error:
             raise answer.failure() from error
-        self._abi, self._visible = compiler_for(abi, (HOST_ABI,)), answer.visible
+        self._abi, self._visible, self._guest = compiler_for(abi, (HOST_ABI,)), answer.visible, guest
 
     async def _run(
         self, spec: SandboxSpec, transport: Transport, *, approved: str, command: list[str] | None = None
@@ -275,7 +283,7 @@ class DockerDriver:
             if parcel is not None:
                 await docker_parcel.verify(self._engine, spec, container, parcel)
             async with self._engine.translated("start a container"):
-                await sandbox.begin(transport)
+                await sandbox.begin(transport, self._runtime)
         except BaseException:
             await sandbox.abandon()
             raise
@@ -322,7 +330,7 @@ def _engine_level(info: Mapping[str, Any], runtime: str) -> tuple[Level, str]:
         lacks.append("system-call")
     if lacks:
         return Level.REDUCED, f"the engine can't enforce {' and '.join(lacks)} limits"
-    return (Level.STRONG if runtime in SANDBOXED_RUNTIMES else Level.STANDARD), ""
+    return Level.STANDARD, ""  # more than that is measured
 
 
 def _build_context() -> io.BytesIO:

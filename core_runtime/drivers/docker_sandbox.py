@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from backend_core.errors import HostError, quote
+from backend_core.errors import HostError, SandboxUnavailable, quote
 from core_runtime.drivers import cgroups, docker_parcel, proc_view
 from core_runtime.drivers.docker_client import QUERY_S, EngineClient, delete_container
 from core_runtime.drivers.docker_stdio import AttachedBus
@@ -53,8 +53,16 @@ class DockerSandbox:
         self._end: asyncio.Task[Exit] | None = None
         live.add(self.id)
 
-    async def begin(self, transport: Transport) -> None:
-        """Attach, then start."""
+    async def begin(self, transport: Transport, runtime: str = "") -> None:
+        """Attach, then start. ``SandboxUnavailable`` when the engine uses another runtime than the one asked for."""
+        if runtime:
+            used = str((await self._container.show())["HostConfig"].get("Runtime") or "")
+            if used != runtime:
+                raise SandboxUnavailable(
+                    "The engine does not use the runtime that was chosen",
+                    detail=f"asked for {quote(runtime)}, the container has {quote(used)}",
+                    hint="Correct the engine's runtimes, or unset RUMI_DOCKER_RUNTIME.",
+                )
         attached = transport is Transport.STDIO
         stream = self._container.attach(stdin=attached, stdout=True, stderr=True, logs=False)
         try:

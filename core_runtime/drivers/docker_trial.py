@@ -31,7 +31,7 @@ _BUS = {
     Transport.SOCKET: (
         f"import socket; s = socket.socket(socket.AF_UNIX); s.connect({SOCKET_MOUNT!r}); i = o = s.makefile('rwb', 0)"
     ),
-    Transport.STDIO: "import os; i, o = os.fdopen(os.dup(0), 'rb', 0), os.fdopen(os.dup(1), 'wb', 0)",
+    Transport.STDIO: "i, o = os.fdopen(os.dup(0), 'rb', 0), os.fdopen(os.dup(1), 'wb', 0)",
 }
 
 
@@ -47,10 +47,14 @@ class Answer:
     visible: bool
 
     @property
-    def passed(self) -> bool:
-        """Whether it ran as it must."""
-        kernel = self.status.get("Seccomp") == "2" and self.status.get("NoNewPrivs") == "1"
-        return kernel and self.echoed and self.ended.code == 0
+    def kernel(self) -> str:
+        """Release of the kernel that it ran on."""
+        return self.status.get("Kernel", "")
+
+    def passed(self, *, guest: bool) -> bool:
+        """Whether it ran as it must. ``guest``: on a kernel of its own, whose word on filters is its own matter."""
+        filtered = self.status.get("Seccomp") == "2" and self.status.get("NoNewPrivs") == "1"
+        return (filtered or guest) and self.echoed and self.ended.code == 0
 
     def failure(self) -> SandboxUnavailable:
         """Why it did not."""
@@ -65,7 +69,8 @@ class Answer:
 
 def command(transport: Transport) -> list[str]:
     """Arguments of the trial's Python."""
-    report = f"import sys; sys.stdout = sys.stderr; {ABI_QUESTION}; print(open('/proc/self/status').read(), flush=True)"
+    report = f"import os, sys; sys.stdout = sys.stderr; {ABI_QUESTION}; print('Kernel:\\t' + os.uname().release); "
+    report += "print(open('/proc/self/status').read(), flush=True)"
     return ["-I", "-S", "-c", f"{report}; {_BUS[transport]}; o.write(i.readline())"]
 
 

@@ -120,6 +120,7 @@ def host_view(pid: int, *, runtime: str = "") -> HostView | None:
             cgroup=limits,
             runtime=runtime,
             host_uid=os.geteuid(),
+            kernel=" ".join(os.uname()[2:4]),
         )
     except (OSError, KeyError, ValueError):
         return None

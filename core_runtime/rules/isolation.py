@@ -5,6 +5,9 @@ Invariants:
     above what the host saw. Where the host can't look, the result says ``reported``.
   * ``standard`` needs all of: an own uid (or user namespace), our seccomp filter, no capability, no_new_privs, limits
     that a cgroup enforces, own network, process, mount and ipc namespaces. One missing → ``reduced``, and a sentence.
+  * ``strong`` is ``standard`` and a kernel of its own, seen by both: the engine says that it used a runtime that has
+    one, and the kernel inside is not this machine's. What that kernel says of filters inside is not asked then: the
+    walls stand around it, where the host looks.
   * A broken border (root of the host, a capability, a host namespace, a writable Pack, a visible canary, a foreign
     network interface) is ``none``: nothing may run there, whatever was granted.
 
@@ -52,7 +55,8 @@ class HostView:
     """What the host read from ``/proc/<pid>`` of the agent.
 
     ``uids`` are in the host's user namespace; ``shared_namespaces`` those that the sandbox has in common with the host;
-    ``writable`` the mount points that are writable; ``runtime`` the engine's runtime name.
+    ``writable`` the mount points that are writable; ``runtime`` the engine's runtime name;
+    ``kernel`` release and version of this machine's kernel.
     """
 
     pid: int
@@ -67,6 +71,7 @@ class HostView:
     cgroup: CgroupLimits
     runtime: str = ""
     host_uid: int = 0
+    kernel: str = ""
 
 
 @dataclass(slots=True)
@@ -89,12 +94,15 @@ def judge(driver: DriverKind, spec: SandboxSpec, host: HostView | None, probe: M
         probe: the ``probe`` of HELLO, sent before any Pack byte was read; its values are checked for type here.
     """
     verdict = _Verdict()
+    guest = host is not None and has_own_kernel(host.runtime, host.kernel, probe.get("kernel"))
     if host is not None:
         _judge_host(verdict, spec, host)
-    _judge_probe(verdict, spec, host, probe)
+        if host.runtime in SANDBOXED_RUNTIMES and not guest:
+            verdict.findings.append(f"the runtime {host.runtime} shows this machine's own kernel inside")
+    _judge_probe(verdict, spec, host, probe, guest=guest)
     if driver is DriverKind.EMBEDDED and _int(probe.get("landlock")) in {None, 0}:
         verdict.findings.append("this kernel has no Landlock: programs that a Pack puts into its /tmp can be executed")
-    if verdict.level is Level.STANDARD and host is not None and host.runtime in SANDBOXED_RUNTIMES:
+    if verdict.level is Level.STANDARD and guest:
         verdict.level = Level.STRONG
     return Isolation(
         driver=driver,
@@ -103,6 +111,11 @@ def judge(driver: DriverKind, spec: SandboxSpec, host: HostView | None, probe: M
         findings=tuple(verdict.findings),
         evidence=_evidence(host),
     )
+
+
+def has_own_kernel(runtime: str, outside: str, inside: Any) -> bool:
+    """Whether a sandbox runs on another kernel than its machine. ``outside``, ``inside``: release and version."""
+    return runtime in SANDBOXED_RUNTIMES and bool(outside) and isinstance(inside, str) and inside not in {"", outside}
 
 
 def _judge_host(verdict: _Verdict, spec: SandboxSpec, host: HostView) -> None:
@@ -143,15 +156,17 @@ def _judge_limits(verdict: _Verdict, spec: SandboxSpec, got: CgroupLimits) -> No
             verdict.lower(Level.REDUCED, f"the cgroup's limit of {name} is {actual:g}, asked for {most:g}")
 
 
-def _judge_probe(verdict: _Verdict, spec: SandboxSpec, host: HostView | None, probe: Mapping[str, Any]) -> None:
+def _judge_probe(
+    verdict: _Verdict, spec: SandboxSpec, host: HostView | None, probe: Mapping[str, Any], *, guest: bool
+) -> None:
     """The agent's own look. Fields are typed loosely on the wire: a wrong type counts as not reported."""
     if _int(probe.get("uid")) != spec.uid:
         verdict.lower(Level.NONE, f"the agent reports uid {_int(probe.get('uid'))}, expected {spec.uid}")
     if _hex(probe.get("cap_eff")) != 0:
         verdict.lower(Level.REDUCED, "the agent reports capabilities, or could not read them")
-    if not probe.get("no_new_privs"):
+    if not probe.get("no_new_privs") and not guest:
         verdict.lower(Level.REDUCED, "the agent does not see no_new_privs")
-    if _int(probe.get("seccomp")) != SECCOMP_FILTER:
+    if _int(probe.get("seccomp")) != SECCOMP_FILTER and not guest:
         verdict.lower(Level.REDUCED, "the agent does not see a system-call filter")
     for path in _texts(probe.get("canaries")):
         verdict.lower(Level.NONE, f"a file of the host is visible inside: {path!r:.120}")

@@ -47,7 +47,7 @@ def _levels() -> str:
 
         | level | what it takes | 条件 |
         |---|---|---|
-        | `strong` | all of `standard`, and a kernel of its own: the engine ran it with a runtime such as {_names(sorted(SANDBOXED_RUNTIMES)[-2:])} | `standard` のすべてと、専用のカーネル |
+        | `strong` | all of `standard`, and a kernel of its own: the engine says that it used a runtime such as {_names(sorted(SANDBOXED_RUNTIMES)[-2:])}, and the kernel inside is not this machine's | `standard` のすべてと、専用のカーネル (内側のカーネルがこのマシンのものと違うことを確認) |
         | `standard` | own user id (or own user namespace), our system-call filter, no capability, no_new_privs, cgroup limits of memory, processes and processor time, own {", ".join(REQUIRED_NAMESPACES)} namespaces | 専用ユーザー、システムコールフィルター、ケーパビリティなし、no_new_privs、cgroup の上限、専用の名前空間 |
         | `reduced` | one of these is missing; a sentence says which | どれかが欠けている (どれかは文で示されます) |
         | `none` | a border is broken (root, a capability of the host, a namespace of the host, a writable Pack, a file of the host): nothing runs | 境界が破れている。何も動きません |

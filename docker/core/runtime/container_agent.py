@@ -759,6 +759,7 @@ def probe(landlock: int) -> dict[str, Any]:
         "landlock": landlock,
         "rlimits": rlimits(),
         "python": f"{version[0]}.{version[1]}.{version[2]}",
+        "kernel": " ".join(posix.uname()[2:4]),
     }
 
 

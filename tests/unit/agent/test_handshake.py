@@ -21,7 +21,7 @@ def test_hello_tells_what_the_sandbox_looks_like_before_the_pack_is_read(start, 
     probe = hello["probe"]
     assert set(probe) == {
         "uid", "gid", "groups", "cap_eff", "cap_bnd", "no_new_privs", "seccomp", "pid_count", "interfaces", "writable",
-        "env_names", "canaries", "landlock", "rlimits", "python",
+        "env_names", "canaries", "landlock", "rlimits", "python", "kernel",
     }  # fmt: skip
     assert probe["uid"] == os.geteuid()
     assert int(probe["cap_bnd"], 16) >= 0

@@ -32,8 +32,25 @@ def test_everything_in_place_is_standard():
 
 @pytest.mark.parametrize("runtime", ["runsc", "kata"])
 def test_a_kernel_of_its_own_is_strong(runtime):
-    assert level(replace(VIEW, runtime=runtime)) is Level.STRONG
-    assert level(replace(VIEW, runtime=runtime, seccomp=0)) is Level.REDUCED
+    outside = replace(VIEW, runtime=runtime, kernel="6.1.0 #1 SMP Debian")
+    assert level(outside, kernel="4.4.0 #1 SMP Sun Jan 10 15:06:54 PST 2016") is Level.STRONG
+    # what a kernel of its own says of filters inside is its own matter: the host looks at the walls around it
+    assert level(outside, kernel="4.4.0 #1", seccomp=0, no_new_privs=False) is Level.STRONG
+    assert level(replace(outside, seccomp=0), kernel="4.4.0 #1") is Level.REDUCED
+
+
+@pytest.mark.parametrize("kernel", ["6.1.0 #1 SMP Debian", "", None, 7, ["4.4.0"]])
+def test_a_runtime_that_only_has_the_name_is_not_strong(kernel):
+    outside = replace(VIEW, runtime="runsc", kernel="6.1.0 #1 SMP Debian")
+    got = judge(DriverKind.DOCKER, SPEC, outside, PROBE | {"kernel": kernel})
+    assert got.level is Level.STANDARD
+    assert "own kernel" in got.findings[0]
+    assert judge(DriverKind.DOCKER, SPEC, outside, PROBE | {"kernel": kernel, "seccomp": 0}).level is Level.REDUCED
+
+
+def test_another_kernel_without_such_a_runtime_proves_nothing():
+    assert level(replace(VIEW, runtime="runc", kernel="6.1.0 #1"), kernel="4.4.0 #1") is Level.STANDARD
+    assert judge(DriverKind.DOCKER, SPEC, None, PROBE | {"kernel": "4.4.0 #1"}).level is Level.STANDARD
 
 
 @pytest.mark.parametrize(
