@@ -85,6 +85,8 @@ class DockerDriver:
         self._trials = itertools.count(1)
         self.live: set[str] = set()
         """Ids of containers that this process started and that have not ended."""
+        self._starting: set[tuple[str, str]] = set()
+        """Pack and generation, as their labels say, of what is being made and has no id yet."""
 
     @property
     def attaches(self) -> bool:
@@ -167,13 +169,15 @@ class DockerDriver:
             )
         for container in found:
             # judged again here: a proxy or another engine may read filters as substrings
-            ours = _labels(container).get(docker_config.LABEL_INSTALLATION) == installation_id
-            if ours and container.id not in self.live:
+            labels = _labels(container)
+            ours = labels.get(docker_config.LABEL_INSTALLATION) == installation_id
+            if ours and container.id not in self.live and _generation(labels) not in self._starting:
                 async with self._engine.translated("remove a container"):
                     await delete_container(container)
                 removed.append(container.id)
-        for image in await docker_parcel.leftovers(self._engine, installation_id):
-            await docker_parcel.discard(self._engine, image)  # one in use is refused by the engine, and stays
+        for image, labels in await docker_parcel.leftovers(self._engine, installation_id):
+            if _generation(labels) not in self._starting:
+                await docker_parcel.discard(self._engine, image)  # one in use is refused by the engine, and stays
         return removed
 
     async def close(self) -> None:
@@ -267,6 +271,26 @@ class DockerDriver:
     async def _run(
         self, spec: SandboxSpec, transport: Transport, *, approved: str, command: list[str] | None = None
     ) -> DockerSandbox:
+        making = _generation(docker_config.labels(spec))
+        self._starting.add(making)
+        try:
+            sandbox, parcel = await self._make(spec, transport, approved, command)
+        finally:
+            self._starting.discard(making)
+        try:
+            if parcel is not None:
+                await docker_parcel.verify(self._engine, spec, sandbox.id, parcel)
+            async with self._engine.translated("start a container"):
+                await sandbox.begin(transport, self._runtime)
+        except BaseException:
+            await sandbox.abandon()
+            raise
+        return sandbox
+
+    async def _make(
+        self, spec: SandboxSpec, transport: Transport, approved: str, command: list[str] | None
+    ) -> tuple[DockerSandbox, docker_parcel.Parcel | None]:
+        """The container, not started; over stdio with an image of its own."""
         parcel = None
         if transport is Transport.STDIO:
             parcel = await docker_parcel.send(self._engine, spec, self._image_id, approved=approved)
@@ -278,16 +302,8 @@ class DockerDriver:
             if parcel is not None:
                 await docker_parcel.discard(self._engine, image)
             raise
-        sandbox = DockerSandbox(self._engine, spec, container, self.live, image=image if parcel is not None else "")
-        try:
-            if parcel is not None:
-                await docker_parcel.verify(self._engine, spec, container, parcel)
-            async with self._engine.translated("start a container"):
-                await sandbox.begin(transport, self._runtime)
-        except BaseException:
-            await sandbox.abandon()
-            raise
-        return sandbox
+        own = image if parcel is not None else ""
+        return DockerSandbox(self._engine, spec, container, self.live, image=own), parcel
 
     async def _create(self, spec: SandboxSpec, document: Mapping[str, Any]) -> DockerContainer:
         docker = await self._engine.docker()
@@ -343,6 +359,10 @@ def _build_context() -> io.BytesIO:
         tar.addfile(entry, io.BytesIO(data))
     out.seek(0)
     return out
+
+
+def _generation(labels: Mapping[str, str]) -> tuple[str, str]:
+    return labels.get(docker_config.LABEL_PACK, ""), labels.get(docker_config.LABEL_GENERATION, "")
 
 
 def _labels(container: DockerContainer) -> Mapping[str, str]:

@@ -19,10 +19,10 @@ import contextlib
 import hashlib
 import tarfile
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO
 
 from backend_core.errors import HostError, TrustError, quote
 from core_runtime.drivers.docker_client import EngineClient, delete_container
@@ -30,9 +30,6 @@ from core_runtime.drivers.tree import Tree, read_tree
 from core_runtime.rules import docker_config
 from core_runtime.rules.digest import FileEntry, normal_digest, tree_digest
 from core_runtime.rules.sandbox import PACK_MOUNT, PACKAGES_MOUNT, RUNTIME_MOUNT, SandboxSpec
-
-if TYPE_CHECKING:
-    from aiodocker.containers import DockerContainer
 
 TRANSFER_S = 300.0
 FOLDER_MODE, FILE_MODE, PROGRAM_MODE = 0o555, 0o444, 0o555
@@ -81,13 +78,13 @@ async def send(engine: EngineClient, spec: SandboxSpec, base_image: str, *, appr
     return Parcel(str(made["Id"]), contents)
 
 
-async def verify(engine: EngineClient, spec: SandboxSpec, container: DockerContainer, parcel: Parcel) -> None:
+async def verify(engine: EngineClient, spec: SandboxSpec, container_id: str, parcel: Parcel) -> None:
     """Read the container's files back and compare. ``TrustError`` when they are not what was sent."""
     for place, tree in parcel.contents.items():
         limit = tree.total_bytes + OVERHEAD_BYTES * (4 * len(tree.entries) + 16)
         with tempfile.TemporaryFile() as archive:
             async with engine.translated("show a Pack's files"), asyncio.timeout(TRANSFER_S):
-                await _fetch(engine, container.id, place, archive, limit)
+                await _fetch(engine, container_id, place, archive, limit)
             try:
                 entries = await asyncio.to_thread(_entries, archive, place)
             except (tarfile.TarError, ValueError) as error:
@@ -103,14 +100,14 @@ async def discard(engine: EngineClient, image_id: str) -> None:
             await (await engine.docker()).images.delete(image_id, force=False)
 
 
-async def leftovers(engine: EngineClient, installation_id: str) -> list[str]:
-    """Ids of images that carry this installation's label."""
+async def leftovers(engine: EngineClient, installation_id: str) -> list[tuple[str, Mapping[str, str]]]:
+    """Images that carry this installation's label: id and labels."""
     wanted = f"{docker_config.LABEL_INSTALLATION}={installation_id}"
     async with engine.translated("list images"):
         found = await (await engine.docker()).images.list(filters={"label": [wanted]})
     # judged again here: a proxy or another engine may read filters as substrings
     return [
-        str(image["Id"])
+        (str(image["Id"]), image["Labels"])
         for image in found
         if (image.get("Labels") or {}).get(docker_config.LABEL_INSTALLATION) == installation_id
     ]

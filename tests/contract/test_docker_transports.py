@@ -14,7 +14,7 @@ from backend_core.errors import TrustError
 from core_runtime.drivers import docker_parcel
 from core_runtime.drivers.docker_engine import DockerDriver
 from core_runtime.rules.docker_config import LABEL_INSTALLATION
-from tests.support import engine, sandboxes
+from tests.support import engine, relay, sandboxes
 from tests.support.sandboxes import cell
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -113,6 +113,30 @@ def test_certificates_that_are_missing_are_named(tmp_path, monkeypatch):
     assert "DOCKER_CERT_PATH" in status.hint
 
 
+def test_an_engine_behind_tls_is_used_when_both_sides_prove_themselves(tmp_path, monkeypatch):
+    relay.make_certificates(tmp_path / "ours")
+    relay.make_certificates(tmp_path / "others", authority="somebody else")
+    with relay.over_tls(engine.address(), tmp_path / "ours") as address:
+        monkeypatch.setenv("DOCKER_TLS_VERIFY", "1")
+        monkeypatch.setenv("DOCKER_CERT_PATH", str(tmp_path / "ours"))
+        with sandboxes.yard("docker", url=address) as yard, cell(yard) as one:
+            assert yard.status.transport.startswith("stdio")
+            assert one.run("answer = open('/pack/marker.txt').read()") == "approved"
+            assert one.run("answer = 'x' * 2_000_000") == "x" * 2_000_000
+
+        async def probe():
+            driver = DockerDriver("0123456789abcdef", tmp_path, url=address)
+            try:
+                return await driver.probe()
+            finally:
+                await driver.close()
+
+        monkeypatch.setenv("DOCKER_CERT_PATH", str(tmp_path / "others"))  # an engine that we don't know
+        assert not asyncio.run(probe()).available
+        monkeypatch.delenv("DOCKER_TLS_VERIFY")  # a client that the engine does not know
+        assert not asyncio.run(probe()).available
+
+
 def test_nothing_of_a_carried_pack_stays_in_the_engine():
     with sandboxes.yard("docker-stdio") as yard:
         with cell(yard):
@@ -127,6 +151,23 @@ def test_what_a_killed_host_left_of_images_goes_at_the_next_boot():
         assert parcel.image_id.startswith("sha256:")
         assert held_by(yard.installation) == (0, 1)
         yard.run(yard.driver.remove_leftovers(yard.installation))
+        assert held_by(yard.installation) == (0, 0)
+
+
+def test_cleaning_up_while_packs_are_being_carried_lets_them_start():
+    with sandboxes.yard("docker-stdio") as yard:
+        specs = [yard.spec() for _ in range(3)]
+
+        async def all_at_once():
+            starts = [asyncio.ensure_future(yard.driver.start(spec)) for spec in specs]
+            while not all(start.done() for start in starts):
+                await yard.driver.remove_leftovers(yard.installation)
+            for start in starts:
+                sandbox = start.result()
+                sandbox.connection().close()
+                await sandbox.stop(0)
+
+        yard.run(all_at_once())
         assert held_by(yard.installation) == (0, 0)
 
 

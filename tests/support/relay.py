@@ -4,9 +4,12 @@ loopback, or as an ordinary user in the group of a socket. Half-closed connectio
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import socket
+import ssl
+import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -110,3 +113,68 @@ def for_group(engine: str, folder: Path, gid: int) -> Iterator[str]:
     finally:
         relay.close()
         path.unlink()
+
+
+# ---- with TLS, as an engine on another machine asks for it
+
+
+def make_certificates(folder: Path, authority: str = "ca") -> None:
+    """`ca.pem`, a server's pair for 127.0.0.1 and a client's `cert.pem`, `key.pem`, all new."""
+
+    def openssl(*arguments: str) -> None:
+        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True, timeout=60)
+
+    folder.mkdir(parents=True, exist_ok=True)
+    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+    openssl("req", "-x509", *key, "-keyout", "ca-key.pem", "-out", "ca.pem", "-days", "2", "-subj", f"/CN={authority}")
+    for name, usage, files in (
+        ("server", "serverAuth\nsubjectAltName=IP:127.0.0.1", ("server-key.pem", "server.pem")),
+        ("client", "clientAuth", ("key.pem", "cert.pem")),
+    ):
+        (folder / "ext").write_text(f"extendedKeyUsage={usage}\n")
+        openssl("req", "-new", *key, "-keyout", files[0], "-out", "request.pem", "-subj", f"/CN={name}")
+        openssl("x509", "-req", "-in", "request.pem", "-CA", "ca.pem", "-CAkey", "ca-key.pem", "-CAcreateserial", "-out", files[1], "-days", "2", "-extfile", "ext")  # fmt: skip
+
+
+@contextlib.contextmanager
+def over_tls(engine: str, certificates: Path) -> Iterator[str]:
+    """`tcp://127.0.0.1:PORT` of an engine; only clients with a certificate of that authority get through."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(certificates / "ca.pem"))
+    context.load_cert_chain(certificates / "server.pem", certificates / "server-key.pem")
+    context.verify_mode = ssl.CERT_REQUIRED
+    target = _path_of(engine)
+    loop = asyncio.new_event_loop()
+    loop.set_exception_handler(lambda _loop, _context: None)  # clients without a certificate are this relay's purpose
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(CHUNK_BYTES):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_unix_connection(target)
+        await asyncio.gather(pump(reader, far_writer), pump(far_reader, writer))
+
+    async def start() -> asyncio.Server:
+        return await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
+
+    async def stop(server: asyncio.Server) -> None:
+        server.close()
+        mine = asyncio.current_task()
+        left = [task for task in asyncio.all_tasks() if task is not mine]
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+
+    server = asyncio.run_coroutine_threadsafe(start(), loop).result(10)
+    try:
+        yield f"tcp://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        asyncio.run_coroutine_threadsafe(stop(server), loop).result(10)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(10)
+        loop.close()
