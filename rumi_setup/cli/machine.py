@@ -17,6 +17,7 @@ from rumi_setup.core import places
 from rumi_setup.core.problem import SetupError
 
 _T = TypeVar("_T")
+_Answer = TypeVar("_Answer", list[Any], dict[str, Any])
 
 
 def guarded(act: Callable[[], _T]) -> _T:
@@ -104,18 +105,20 @@ def doctor(fix: bool) -> int:  # noqa: FBT001 - click's signature
     mended = guarded(recovery.fix) if fix else []
     found = guarded(recovery.diagnose)
     checks = [check for check in guarded(checker.run_checks) if check.status is not checker.Status.OK]
-    reported = _issues_of_host()
+    reported = _asked_of_host("/api/issues", list)
+    isolation = _asked_of_host("/api/isolation", dict)
     healthy = recovery.healthy(found) and not any(issue.get("severity") == "error" for issue in reported)
     if show.wants_json():
         show.data({
             "healthy": healthy, "issues": [asdict(issue) for issue in found], "fixed": [asdict(m) for m in mended],
             "checks": [{"id": c.id, "status": c.status.value, "detail": c.detail, "hint": c.hint} for c in checks],
-            "host_issues": reported,
+            "host_issues": reported, "isolation": isolation or None,
         })  # fmt: skip
         return codes.OK if healthy else codes.FAILED
     show.section("Mended", (f"{show.safe(m.id)}: {show.safe(m.message)}" for m in mended))
     show.section("Found", (f"{issue.severity:5}  {issue.id}: {show.safe(issue.message)}" for issue in found))
     show.section("Machine", (f"{c.title}: {show.safe(c.detail)}" + (f"  → {c.hint}" if c.hint else "") for c in checks))
+    show.section("Isolation", (_driver_line(driver) for driver in isolation.get("drivers") or []))
     show.section("Host", (_issue_line(issue) for issue in reported[:50]))
     show.words(say("Healthy.") if healthy else say("Not healthy."))
     if not healthy:
@@ -123,15 +126,21 @@ def doctor(fix: bool) -> int:  # noqa: FBT001 - click's signature
     return codes.OK if healthy else codes.FAILED
 
 
-def _issues_of_host() -> list[dict[str, Any]]:
+def _asked_of_host(path: str, kind: type[_Answer]) -> _Answer:
     """What the running host reports; nothing when none runs, which is no fault of the installation."""
     try:
-        issues = link.ask("GET", "/api/issues")
-    except Failure as found:
-        if found.exit_code != codes.HOST_DOWN:
+        found = link.ask("GET", path)
+    except Failure as failure:
+        if failure.exit_code != codes.HOST_DOWN:
             raise
-        return []
-    return [issue for issue in issues if isinstance(issue, dict)] if isinstance(issues, list) else []
+        return kind()
+    return found if isinstance(found, kind) else kind()
+
+
+def _driver_line(driver: dict[str, Any]) -> str:
+    facts = [driver.get("level") if driver.get("available") else driver.get("reason"), driver.get("version")]
+    facts += [driver.get("transport"), driver.get("reason") if driver.get("available") else driver.get("hint")]
+    return f"{show.safe(driver.get('driver'))}: " + "; ".join(show.safe(fact, 500) for fact in facts if fact)
 
 
 def _issue_line(issue: dict[str, Any]) -> str:

@@ -138,6 +138,7 @@ JAPANESE: dict[str, str] = {
     "description": "説明",
     "digest": "ダイジェスト",
     "approved": "承認日時",
+    "Isolation": "隔離",
     "isolation": "隔離",
     "bus transport": "バスの経路",
     "Limits: used, of which, met how often": "上限: 使用量 / 上限、達した回数",

@@ -124,6 +124,35 @@ def test_status_of_everything(host, capsys) -> None:
     assert json.loads(run(capsys, "status", "--json")[1])["running"] is True
 
 
+def test_status_and_doctor_say_which_way_the_bus_takes_and_why(host, capsys, tmp_path) -> None:
+    docker = {"driver": "docker", "available": True, "level": "standard", "version": "20.10", "transport": "stdio: the \x1b[2Jnetwork"}
+    embedded = {"driver": "embedded", "available": False, "reason": "Bubblewrap is not installed", "hint": "apt-get"}
+    host.answers |= {
+        "GET /api/health": {"phase": "ready"},
+        "GET /api/packs": [],
+        "GET /api/isolation": {"isolation": {"driver": "docker", "level": "standard"}, "drivers": [docker, embedded]},
+        "GET /api/issues": [],
+    }
+    _, out, _ = run(capsys, "status")
+    assert "stdio: the \\u001b[2Jnetwork" in out
+    _, out, _ = run(capsys, "doctor")
+    assert "docker: standard; 20.10; stdio: the" in out
+    assert "embedded: Bubblewrap is not installed; apt-get" in out
+    assert "\x1b" not in out
+
+
+def test_pack_show_tells_limits_with_use_and_hits(host, capsys) -> None:
+    limits = [
+        {"name": "memory", "limit": 268435456, "unit": "bytes", "used": 41943040.0, "hits": 2, "beyond": "the kernel ends it"},
+        {"name": "time", "limit": 30.0, "unit": "s", "used": None, "hits": 0, "beyond": "the caller is answered"},
+    ]
+    host.answers |= {"GET /api/packs/my_pack/status": STATUS, "GET /api/packs/my_pack/limits": limits}
+    _, out, _ = run(capsys, "pack", "show", "my_pack")
+    assert re.search(r"memory +40\.0 / 256\.0 MiB +met 2 times: the kernel ends it", out)
+    assert re.search(r"time +– / 30 s\n", out)
+    assert json.loads(run(capsys, "pack", "show", "my_pack", "--json")[1])["limits"] == limits
+
+
 def test_logs(host, capsys) -> None:
     lines = [{"ts": 0.0, "level": 40, "source": "stderr", "text": "bad \x1b[31mred\u202e", "generation": 1}]
     host.answers["GET /api/packs/my_pack/logs?lines=5"] = {"pack_id": "my_pack", "lines": lines}
