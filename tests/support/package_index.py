@@ -31,7 +31,11 @@ class PackageIndex:
                 self.send_header("Content-Type", kind)
                 self.send_header("Content-Length", str(len(body or b"")))
                 self.end_headers()
-                self.wfile.write(body or b"")
+                if self.command == "GET":
+                    self.wfile.write(body or b"")
+
+            def do_HEAD(self) -> None:
+                self.do_GET()
 
             def log_message(self, *args: object) -> None:
                 """Silent."""
