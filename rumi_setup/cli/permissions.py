@@ -124,7 +124,7 @@ def diff(pack_id: str) -> None:
     show.section("Changed files", files_changed)
     if found.get("approved_version") is None:
         show.words(say("It was never approved, so there is nothing to compare with."))
-    elif not permissions_changed and not files_changed:
+    elif not permissions_changed and not files_changed and not packages_changed:
         show.words(say("Nothing changed."))
     show.next_step(f"./rumi pack review {pack_id}")
 

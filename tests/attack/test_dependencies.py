@@ -214,7 +214,7 @@ def test_members_that_overlap_are_refused(tmp_path):
 
 
 def test_what_would_run_by_itself_and_scripts_are_left_out(tmp_path):
-    files = {
+    files: dict[str, bytes | str] = {
         "colours/__init__.py": "", "evil.pth": "import os; os.system('id')\n", "sitecustomize.py": "raise SystemExit",
         "usercustomize/__init__.py": "", "colours/__pycache__/x.cpython-311.pyc": b"\0", "colours/only.pyc": b"\0",
         "colours-1.0.data/scripts/tool": "#!/bin/sh\n", "colours-1.0.data/headers/x.h": "",

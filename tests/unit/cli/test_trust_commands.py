@@ -32,6 +32,13 @@ REVIEW = {
     "permissions": [{"type": "userdata.read", "risk": "medium", "words": {"en": "reads", "ja": "読みます"}, "reason": "r"}],
     "permission_changes": {"added": [{"type": "network", "domains": ["x.test"]}], "removed": [{"type": "userdata.read"}]},
     "file_changes": {"added": ["new.py"], "removed": ["old.py"], "changed": [EVIL]},
+    "packages": [
+        {"name": "fast", "version": "1.0", "marker": EVIL, "hashes": ["a" * 64, "b" * 64],
+         "wheels": [{"filename": "fast-1.0-py3-none-any.whl", "sha256": "a" * 64, "size": 5, "native": ["fast/c.so", EVIL]},
+                    {"filename": EVIL, "sha256": EVIL, "size": 6, "native": []}]},
+        {"name": "later", "version": "2", "marker": "", "hashes": ["c" * 64, "d" * 64], "wheels": []}, "odd", {"wheels": "odd"},
+    ],
+    "package_changes": {"added": ["fast==1.0"], "removed": ["gone==1"], "changed": {"later": ["1", "2"], EVIL: "odd"}},
     "rating": {"score": 80, "grade": "B", "deductions": [{"points": 20, "reason": "why", "reason_ja": "理由です"}]},
 }  # fmt: skip
 
@@ -127,17 +134,27 @@ def test_review_and_diff_say_everything_that_the_decision_needs(host, capsys, mo
     _, out, err = run(capsys, "pack", "review", "my_pack")
     words = {
         "en": ["docker/standard", "embedded/reduced", "no limits", "a.b → giver (required)", "nobody yet (optional)",
-               "reads private data: my_pack → ", "userdata.read [medium]", "-20  why", "+ network domains=x.test", "+ new.py", "80/100 (B)"],
+               "reads private data: my_pack → ", "userdata.read [medium]", "-20  why", "+ network domains=x.test", "+ new.py", "80/100 (B)",
+               "fast==1.0 ; ", "fast-1.0-py3-none-any.whl (5 bytes, machine code: fast/c.so", "(6 bytes, pure Python)",
+               "fetched when approved: sha256:" + "c" * 64 + " (+1)"],
         "ja": ["embedded/reduced", "a.b → giver (必須)", "まだなし (任意)", "個人のデータを読む: my_pack → ", "userdata.read [中]", "読みます",
-               "-20  理由です", "- old.py"],
+               "-20  理由です", "- old.py", "機械語: fast/c.so", "承認後に取得: sha256:"],
     }  # fmt: skip
     assert [word for word in words[language] if word not in out] == []
     assert ("WARNING" in err) == (language == "en")
     _, out, _ = run(capsys, "pack", "diff", "my_pack")
-    assert [line for line in ("+ network domains=x.test", "- userdata.read", "+ new.py", "- old.py") if line not in out] == []
-    assert set(json.loads(run(capsys, "pack", "diff", "my_pack", "--json")[1])) >= {"permission_changes", "file_changes"}
-    host.answers["GET /api/packs/my_pack/review"] = {**REVIEW, "permission_changes": None, "file_changes": None, "identity_changed": False}
+    assert [line for line in ("+ network domains=x.test", "- userdata.read", "+ new.py", "- old.py",
+                                  "+ fast==1.0", "- gone==1", "~ later 1 → 2") if line not in out] == []
+    assert set(json.loads(run(capsys, "pack", "diff", "my_pack", "--json")[1])) >= {"permission_changes", "file_changes", "package_changes"}
+    host.answers["GET /api/packs/my_pack/review"] = {**REVIEW, "permission_changes": None, "file_changes": None, "package_changes": None, "identity_changed": False}
     assert {"en": "Nothing changed.", "ja": "変更はありません。"}[language] in run(capsys, "pack", "diff", "my_pack")[2]
+
+
+def test_fetch_and_where_missing_packages_lead(host, capsys) -> None:
+    host.answers["POST /api/packs/my_pack/fetch"] = {"pack_id": "my_pack", "status": "running"}
+    assert run(capsys, "pack", "fetch", "my_pack")[0] == 0
+    host.answers["POST /api/packs/my_pack/approve"] = {"pack_id": "my_pack", "status": "approved", "cause": "dependencies_missing"}
+    assert run(capsys, "pack", "approve", "my_pack")[2] == "Next: ./rumi pack fetch my_pack\n"
 
 
 def test_audit(host, capsys) -> None:
