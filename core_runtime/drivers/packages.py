@@ -24,7 +24,7 @@ from backend_core.ecosystem.requirements import WHEELS_NAME, LockedPackage
 from backend_core.ecosystem.spec.models import PackMetadata
 from backend_core.errors import AuthorError, HostError, TrustError, quote
 from backend_core.files import private_folder
-from core_runtime.drivers import wheel_archive
+from core_runtime.drivers import pack_folders, wheel_archive
 from core_runtime.drivers.store import Stored, TreeStore, discard
 from core_runtime.rules.dependencies import (
     ChosenWheel,
@@ -37,6 +37,7 @@ from core_runtime.rules.dependencies import (
     choose,
     fits,
 )
+from core_runtime.rules.digest import TreeLimits
 from core_runtime.rules.wheels import Target, parse_wheel_name
 
 MAX_NATIVE_NAMED = 20
@@ -197,11 +198,12 @@ class Packages:
     def _unpack(self, wheels: Sequence[tuple[Offer, Path]]) -> tuple[tuple[ChosenWheel, ...], Stored | None]:
         if not wheels:
             return (), None
-        chosen = []
-        with self.scratch() as folder:
+        chosen, left = [], TreeLimits().total_bytes
+        with self.scratch() as folder, _writing():
             for offer, path in wheels:
-                contents = wheel_archive.unpack(path, offer.sha256, folder)
+                contents = wheel_archive.unpack(path, offer.sha256, folder, limit_bytes=left)
                 native = contents.native
+                left -= contents.layout.total_bytes
                 name = offer.name
                 chosen.append(
                     ChosenWheel(
@@ -210,6 +212,14 @@ class Packages:
                     )
                 )  # fmt: skip
             return tuple(chosen), self._trees.ingest(folder)
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise pack_folders.storage_error(error, "The packages could not be unpacked; nothing changed.") from error
 
 
 def wheels_folder(metadata: PackMetadata) -> str:

@@ -68,13 +68,17 @@ def examine(path: Path) -> WheelContents:
         return WheelContents(_hash(file), size, layout, tuple(sorted(native)))
 
 
-def unpack(path: Path, sha256: str, into: Path) -> WheelContents:
+def unpack(path: Path, sha256: str, into: Path, *, limit_bytes: int = LIMITS.total_bytes) -> WheelContents:
     """Unpack into a folder of ours beside what other wheels put there. A file that exists already refuses the wheel."""
     with _opened(path) as (file, size):
         found = _hash(file)
         if found != sha256:
             raise refusal(path.name, "", f"has the SHA-256 {found}, not {sha256}", code="wheel_hash")
         with _archive(file, size, path.name) as (archive, layout):
+            if layout.total_bytes > limit_bytes:
+                raise refusal(
+                    path.name, "", f"unpacks to {layout.total_bytes} bytes; {limit_bytes} are left for this Pack"
+                )
             promised = _record(archive, layout, path.name)
             native = {
                 target

@@ -18,16 +18,21 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
 from backend_core.ecosystem.requirements import LockedPackage
 from backend_core.errors import HostError, quote
+from core_runtime.rules.digest import TreeLimits
 from core_runtime.rules.wheels import Target
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 FETCH_S: Final = 300.0
+WATCH_S: Final = 0.5
+SET_BYTES: Final = TreeLimits().total_bytes
+"""What a Pack's packages may weigh in all, packed or not: as much as the Pack itself."""
+TOO_LARGE: Final = "The wheels weigh more than"
 ANSWER_BYTES: Final = 64 * 1024
 LOCK: Final = "requirements.lock"
 _START: Final = (
@@ -40,27 +45,43 @@ _NO_CONNECTION: Final = ("connection broken by", "Could not fetch URL", "timed o
 class WheelFetcher:
     """Downloads into a folder. Blocks; call it in a thread."""
 
-    def __init__(self, *, timeout_s: float = FETCH_S) -> None:
+    def __init__(self, *, timeout_s: float = FETCH_S, limit_bytes: int = SET_BYTES) -> None:
         self._timeout_s = timeout_s
+        self._limit_bytes = limit_bytes
 
-    def fetch(self, pack_id: str, packages: Sequence[LockedPackage], target: Target, folder: Path) -> None:
-        """Every wheel into ``folder``, or a ``HostError`` that says what to do; the folder's content is then of no use.
+    def fetch(self, pack_id: str, packages: Sequence[LockedPackage], target: Target, folder: Path) -> Path:
+        """Every wheel into a new folder below ``folder``, which is returned.
 
         Raises:
             HostError: ``dependencies_refused`` (other bytes than the lock says), ``dependencies_not_found`` (the
-                registry has no such wheel), ``dependencies_unreachable`` (no registry, no downloader, no time).
+                registry has no such wheel), ``dependencies_too_large``, ``dependencies_unreachable`` (no registry, no
+                downloader, no time). It says what to do; what lies in the folder is then of no use.
         """
-        lock = folder / LOCK
+        lock, wheels, work = folder / LOCK, folder / "wheels", folder / "work"
+        wheels.mkdir(0o700)
+        work.mkdir(0o700)
         lock.write_text("".join(_line(one) for one in packages), encoding="ascii")
-        words = [str(lock), str(folder), ".".join(map(str, target.python[:2])), target.abi, *target.platforms()]
+        words = [str(lock), str(wheels), ".".join(map(str, target.python[:2])), target.abi, *target.platforms()]
+        command = [sys.executable, "-I", "-S", "-c", _START, str(ROOT), *words]
         try:
-            code, answer = _run([sys.executable, "-I", "-S", "-c", _START, str(ROOT), *words], self._timeout_s)
+            code, answer = _run(command, work, self._timeout_s, lambda: _bytes_below(folder) > self._limit_bytes)
         except OSError as error:
             raise _failed(pack_id, packages, f"The downloader can't be started: {error.strerror}.") from error
-        finally:
-            lock.unlink()
+        if _bytes_below(folder) > self._limit_bytes:
+            raise _failed(pack_id, packages, f"{TOO_LARGE} {self._limit_bytes} bytes.")
         if code != 0:
             raise _failed(pack_id, packages, _said(answer))
+        return wheels
+
+
+def _bytes_below(folder: Path) -> int:
+    """Sizes of all files as they are now; what vanishes meanwhile counts for nothing."""
+    total = 0
+    for where, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += os.lstat(os.path.join(where, name)).st_size  # noqa: PTH118 - beside os.walk
+    return total
 
 
 def _line(package: LockedPackage) -> str:
@@ -68,32 +89,39 @@ def _line(package: LockedPackage) -> str:
     return f"{package.pin} {hashes}\n"
 
 
-def _run(command: Sequence[str], timeout_s: float) -> tuple[int | None, bytes]:
+def _run(
+    command: Sequence[str], work: Path, timeout_s: float, too_much: Callable[[], bool]
+) -> tuple[int | None, bytes]:
     """Exit code (None: ended by us) and the last bytes said; nothing of the process group is left afterwards."""
     process = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd="/",
-        start_new_session=True,
+        env={**os.environ, "TMPDIR": str(work)}, start_new_session=True,
     )  # fmt: skip
     assert process.stdout is not None
-    said, deadline = b"", time.monotonic() + timeout_s
+    said, deadline, ended = b"", time.monotonic() + timeout_s, False
+    handle = os.pidfd_open(process.pid)
     try:
         with selectors.DefaultSelector() as ready:
             ready.register(process.stdout, selectors.EVENT_READ)
-            while (left := deadline - time.monotonic()) > 0:
-                if not ready.select(left):
-                    break
-                chunk = os.read(process.stdout.fileno(), 65536)
-                if not chunk:
-                    return process.wait(max(1.0, left)), said
-                said = (said + chunk)[-ANSWER_BYTES:]
-    except subprocess.TimeoutExpired:
-        pass  # it closed its output and goes on: ended below
+            ready.register(handle, selectors.EVENT_READ)
+            while not ended and not too_much() and (left := deadline - time.monotonic()) > 0:
+                for key, _ in ready.select(min(left, WATCH_S)):
+                    chunk = b"" if key.fd == handle else os.read(key.fd, 65536)
+                    said = (said + chunk)[-ANSWER_BYTES:]
+                    ended = ended or key.fd == handle
+                    if not chunk and key.fd != handle:
+                        ready.unregister(key.fileobj)
+        if ended:  # what it said last may still be in the pipe
+            os.set_blocking(process.stdout.fileno(), False)
+            with contextlib.suppress(BlockingIOError):
+                said = (said + os.read(process.stdout.fileno(), ANSWER_BYTES))[-ANSWER_BYTES:]
     finally:
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
+            os.killpg(process.pid, signal.SIGKILL)  # not reaped yet, so the number is still its own
         process.stdout.close()
-        process.wait()
-    return None, said
+        code = process.wait()
+        os.close(handle)
+    return (code if ended else None), said
 
 
 def _said(answer: bytes) -> str:
@@ -112,6 +140,8 @@ def _failed(pack_id: str, packages: Sequence[LockedPackage], said: str) -> HostE
     code, title, what = "dependencies_unreachable", "The Python packages can't be fetched", "connect to a registry"
     if "DO NOT MATCH THE HASHES" in said:
         code, title, what = "dependencies_refused", "A registry sent other bytes than the lock says", "ask the author"
+    elif said.startswith(TOO_LARGE):
+        code, title, what = "dependencies_too_large", "The Python packages are too large", "ask the author for fewer"
     elif "No matching distribution" in said and not any(words in said for words in _NO_CONNECTION):
         code, title = "dependencies_not_found", "The registry has no such wheel"
         what = "ask the author for a lock with wheels for this machine"

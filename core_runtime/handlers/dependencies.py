@@ -44,7 +44,7 @@ async def fetched(host: Host, pack_id: str, *, update: bool = False) -> AsyncIte
         return
     with host.approvals.fetching() as folder:
         try:
-            await asyncio.to_thread(WheelFetcher().fetch, pack_id, wanted, target, folder)
+            wheels = await asyncio.to_thread(WheelFetcher().fetch, pack_id, wanted, target, folder)
         except HostError as error:
             _tell(host, pack_id, error)
             yield Fetched(target, error=error)
@@ -53,7 +53,7 @@ async def fetched(host: Host, pack_id: str, *, update: bool = False) -> AsyncIte
         await asyncio.to_thread(
             host.audit.append, "pack.packages_fetched", pack_id=pack_id, packages=[one.pin for one in wanted]
         )
-        yield Fetched(target, folder)
+        yield Fetched(target, wheels)
 
 
 async def renew(host: Host, pack_id: str, *, actor: str) -> None:

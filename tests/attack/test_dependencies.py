@@ -169,6 +169,15 @@ def test_bombs_are_refused_before_anything_is_written(tmp_path):
     assert list((tmp_path / "out/set").iterdir()) == []
 
 
+def test_many_wheels_share_one_budget(tmp_path):
+    name, data = wheels.built("colours", "1.0", {"colours/__init__.py": "x" * 1000})
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(TrustError) as caught:
+        wheel_archive.unpack(tmp_path / name, wheels.sha256(data), tmp_path, limit_bytes=1000)
+    assert "1000 are left for this Pack" in caught.value.detail
+    assert not (tmp_path / "colours").exists()
+
+
 def test_a_list_of_a_million_members_is_refused_before_it_is_read(tmp_path):
     """The end record claims it, so the list is not even looked at."""
     name, data = wheels.built("colours", "1.0", {"colours/__init__.py": ""})

@@ -23,7 +23,7 @@ NAME, DATA = wheels.built("colours", "1.0", {"colours/__init__.py": "VERSION = '
 
 @pytest.fixture
 def fetch(tmp_path, monkeypatch):
-    def run(environment, lock, timeout_s=90.0):
+    def run(environment, lock, **limits):
         for name in [n for n in os.environ if n.startswith(("PIP_", "UV_"))]:
             monkeypatch.delenv(name)
         for name, value in environment.items():
@@ -32,8 +32,8 @@ def fetch(tmp_path, monkeypatch):
         folder.mkdir()
         packages = parse_lock(lock.encode(), source="requirements.lock")
         assert TARGET is not None
-        WheelFetcher(timeout_s=timeout_s).fetch("alpha", packages, TARGET, folder)
-        return sorted(path.name for path in folder.iterdir())
+        found = WheelFetcher(**{"timeout_s": 90.0, **limits}).fetch("alpha", packages, TARGET, folder)
+        return sorted(path.name for path in found.iterdir())
 
     return run
 
@@ -71,6 +71,13 @@ def test_a_wheel_for_another_machine_is_no_wheel(fetch):
         fetch(index.environment, wheels.locked(("colours", "1.0", data)))
     assert refused.value.code == "dependencies_not_found"
     assert "colours==1.0" in refused.value.detail
+
+
+def test_more_bytes_than_a_pack_may_have_are_not_taken(fetch):
+    name, data = wheels.built("colours", "1.0", {"colours/noise.bin": os.urandom(300_000)})
+    with PackageIndex({name: data}) as index, pytest.raises(HostError) as refused:
+        fetch(index.environment, wheels.locked(("colours", "1.0", data)), limit_bytes=200_000)
+    assert refused.value.code == "dependencies_too_large"
 
 
 def test_no_registry_is_said_with_what_to_do(fetch):
