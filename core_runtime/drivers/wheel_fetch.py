@@ -17,6 +17,7 @@ import selectors
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -48,6 +49,11 @@ class WheelFetcher:
     def __init__(self, *, timeout_s: float = FETCH_S, limit_bytes: int = SET_BYTES) -> None:
         self._timeout_s = timeout_s
         self._limit_bytes = limit_bytes
+        self._cancelled = threading.Event()
+
+    def cancel(self) -> None:
+        """End what is under way, within a moment. From any thread."""
+        self._cancelled.set()
 
     def fetch(self, pack_id: str, packages: Sequence[LockedPackage], target: Target, folder: Path) -> Path:
         """Every wheel into a new folder below ``folder``, which is returned.
@@ -64,7 +70,7 @@ class WheelFetcher:
         words = [str(lock), str(wheels), ".".join(map(str, target.python[:2])), target.abi, *target.platforms()]
         command = [sys.executable, "-I", "-S", "-c", _START, str(ROOT), *words]
         try:
-            code, answer = _run(command, work, self._timeout_s, lambda: _bytes_below(folder) > self._limit_bytes)
+            code, answer = _run(command, work, self._timeout_s, lambda: self._stops(folder))
         except OSError as error:
             raise _failed(pack_id, packages, f"The downloader can't be started: {error.strerror}.") from error
         if _bytes_below(folder) > self._limit_bytes:
@@ -72,6 +78,9 @@ class WheelFetcher:
         if code != 0:
             raise _failed(pack_id, packages, _said(answer))
         return wheels
+
+    def _stops(self, folder: Path) -> bool:
+        return self._cancelled.is_set() or _bytes_below(folder) > self._limit_bytes
 
 
 def _bytes_below(folder: Path) -> int:
@@ -89,9 +98,7 @@ def _line(package: LockedPackage) -> str:
     return f"{package.pin} {hashes}\n"
 
 
-def _run(
-    command: Sequence[str], work: Path, timeout_s: float, too_much: Callable[[], bool]
-) -> tuple[int | None, bytes]:
+def _run(command: Sequence[str], work: Path, timeout_s: float, stops: Callable[[], bool]) -> tuple[int | None, bytes]:
     """Exit code (None: ended by us) and the last bytes said; nothing of the process group is left afterwards."""
     process = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd="/",
@@ -104,7 +111,7 @@ def _run(
         with selectors.DefaultSelector() as ready:
             ready.register(process.stdout, selectors.EVENT_READ)
             ready.register(handle, selectors.EVENT_READ)
-            while not ended and not too_much() and (left := deadline - time.monotonic()) > 0:
+            while not ended and not stops() and (left := deadline - time.monotonic()) > 0:
                 for key, _ in ready.select(min(left, WATCH_S)):
                     chunk = b"" if key.fd == handle else os.read(key.fd, 65536)
                     said = (said + chunk)[-ANSWER_BYTES:]

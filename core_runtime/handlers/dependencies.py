@@ -42,9 +42,13 @@ async def fetched(host: Host, pack_id: str, *, update: bool = False) -> AsyncIte
     if not wanted or target is None:
         yield Fetched(target)
         return
+    fetcher = WheelFetcher()
     with host.approvals.fetching() as folder:
         try:
-            wheels = await asyncio.to_thread(WheelFetcher().fetch, pack_id, wanted, target, folder)
+            wheels = await asyncio.to_thread(fetcher.fetch, pack_id, wanted, target, folder)
+        except asyncio.CancelledError:
+            fetcher.cancel()  # a host that stops waits for its threads
+            raise
         except HostError as error:
             _tell(host, pack_id, error)
             yield Fetched(target, error=error)

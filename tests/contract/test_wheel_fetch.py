@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import io
 import os
 import socket
@@ -89,6 +90,22 @@ def test_no_registry_is_said_with_what_to_do(fetch):
     assert refused.value.code == "dependencies_unreachable"
     assert "rumi pack fetch alpha" in refused.value.hint
     assert "wheels/" in refused.value.hint
+
+
+def test_a_host_that_stops_waits_for_no_registry(tmp_path, monkeypatch):
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+        monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{silent.getsockname()[1]}/simple/")
+        fetcher = WheelFetcher()
+        packages = parse_lock(wheels.locked(("colours", "1.0", DATA)).encode(), source="requirements.lock")
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            asking = pool.submit(fetcher.fetch, "alpha", packages, TARGET, tmp_path)
+            silent.accept()[0].close()  # the downloader has come this far
+            fetcher.cancel()
+            with pytest.raises(HostError):
+                asking.result(30)
 
 
 def test_a_registry_that_never_answers_costs_bounded_time(fetch):
