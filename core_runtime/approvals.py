@@ -334,8 +334,12 @@ class Approvals:
         if target is None:
             return ()
         with self._locked(pack_id):
-            grant = self._look(pack_id).grant
-            before = grant.dependencies if grant else None
+            known = self._look(pack_id)
+            folder = known.inspection.folder.metadata if known.inspection.folder else None
+            shown = folder if source is None else self._metadata_at(source, pack_id)
+            if shown is None or not shown.lock_file:
+                return ()  # copying the whole Pack to learn that costs as much as the approval
+            before = known.grant.dependencies if known.grant else None
             with self._ingested(pack_id, source) as stored:
                 metadata = self._metadata(stored, pack_id)
                 return self._packages.wanted(metadata, stored.path, target=target, before=before)

@@ -283,6 +283,8 @@ def test_a_layout_is_bounded():
         found = lay_out(members, 50, "x-1", tight)
         assert isinstance(found, Refused)
         assert reason in found.reason
+    twice = lay_out([record, Member("a", 1, 1, 0), Member("x-1.data/purelib/a", 1, 1, 0)], 50, "x-1")
+    assert twice == Refused("a", "is there twice")
 
 
 def test_spellings_of_the_wheels_own_folders():

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import resource
+
 import pytest
 
-from backend_core.errors import HostError, TrustError
+from backend_core.errors import AuthorError, HostError, TrustError
 from core_runtime.drivers.runtime_folder import HOST_ABI
 from core_runtime.rules.wheels import target_of
 from tests.support import wheels
@@ -125,6 +127,39 @@ def test_a_pack_approved_without_any_sandbox_starts_when_its_packages_were_renew
         opened(home)
     home.approvals.renew_packages("alpha", target=TARGET, fetched=None, actor="tester")
     assert opened(home) is not None
+
+
+def test_a_lock_that_contradicts_itself_is_refused(home):
+    write(home.add(), wheels.locked(("colours", "1.0", ONE[1])) + f"colours==2.0 ; os_name == 'posix' --hash=sha256:{'a' * 64}\n", ONE)
+    with pytest.raises(AuthorError) as refused:
+        home.approve(target=TARGET)
+    assert "lines 1 and 3 both count" in refused.value.detail
+
+
+def test_a_damaged_set_is_fetched_again_where_the_pack_brings_no_wheel(home):
+    root = write(home.add(), wheels.locked(("colours", "1.0", ONE[1])))
+    fetched = root.parent / "fetched"
+    wheels.write_wheels(fetched, ONE)
+    home.approve(target=TARGET, fetched=fetched)
+    module = opened(home) / "colours.py"
+    module.chmod(0o644)
+    module.write_text("evil")
+    assert [one.pin for one in home.approvals.wanted_packages("alpha", TARGET)] == ["colours==1.0"]
+
+
+def test_a_disk_that_takes_no_more_while_unpacking_changes_nothing(home):
+    big = wheels.built("colours", "1.0", {"colours.py": "#" * 2_000_000})
+    write(home.add(), wheels.locked(("colours", "1.0", big[1])), big)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, hard))  # the kernel refuses the write that would go beyond
+    try:
+        with pytest.raises(HostError) as refused:
+            home.approve(target=TARGET)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert refused.value.code == "storage"
+    assert home.approvals.grant("alpha") is None
+    assert list((home.user_data / "store/fetched").iterdir()) == []
 
 
 def test_an_empty_lock_needs_nothing(home):
