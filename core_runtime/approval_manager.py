@@ -61,9 +61,11 @@ class ApprovalManager(Approvals):
             facts = self._review_facts(self._look(pack_id), stored, metadata)
             return build_review(facts)
 
-    def wanted_packages_of_update(self, pack_id: str, target: Target | None) -> tuple[LockedPackage, ...]:
+    def wanted_packages_of_update(
+        self, pack_id: str, target: Target | None, *, digest: str | None = None
+    ) -> tuple[LockedPackage, ...]:
         """``wanted_packages`` of the staged version."""
-        return self.wanted_packages(pack_id, target, source=self._staged_folder(pack_id))
+        return self.wanted_packages(pack_id, target, digest=digest, source=self._staged_folder(pack_id))
 
     def check_update(self, pack_id: str, **options: Any) -> None:
         """Everything that would refuse ``begin_update``, with nothing changed: asked before anything is stopped."""

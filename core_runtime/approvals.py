@@ -328,9 +328,12 @@ class Approvals:
             return grant
 
     def wanted_packages(
-        self, pack_id: str, target: Target | None, *, source: Path | None = None
+        self, pack_id: str, target: Target | None, *, digest: str | None = None, source: Path | None = None
     ) -> tuple[LockedPackage, ...]:
-        """The Python packages that an approval of now would find no wheel for: what has to be fetched before."""
+        """The Python packages that an approval of now would find no wheel for: what has to be fetched before.
+
+        ``digest``: what the operator was shown; for other files it is ``ConflictError`` ``digest_stale``, and no fetch.
+        """
         if target is None:
             return ()
         with self._locked(pack_id):
@@ -341,6 +344,7 @@ class Approvals:
                 return ()  # copying the whole Pack to learn that costs as much as the approval
             before = known.grant.dependencies if known.grant else None
             with self._ingested(pack_id, source) as stored:
+                check_digest(digest, stored.digest)
                 metadata = self._metadata(stored, pack_id)
                 return self._packages.wanted(metadata, stored.path, target=target, before=before)
 

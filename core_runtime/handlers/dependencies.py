@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from backend_core.ecosystem.requirements import LockedPackage
@@ -34,11 +35,13 @@ class Fetched:
 
 
 @contextlib.asynccontextmanager
-async def fetched(host: Host, pack_id: str, *, update: bool = False) -> AsyncIterator[Fetched]:
-    """The wheels that an approval of now would lack; gone after the block."""
+async def fetched(
+    host: Host, pack_id: str, *, digest: str | None = None, update: bool = False
+) -> AsyncIterator[Fetched]:
+    """The wheels that an approval (of exactly ``digest``) would lack; gone after the block."""
     target = await sandbox_target(host)
     ask = host.approvals.wanted_packages_of_update if update else host.approvals.wanted_packages
-    wanted: Sequence[LockedPackage] = await asyncio.to_thread(ask, pack_id, target)
+    wanted: Sequence[LockedPackage] = await asyncio.to_thread(partial(ask, pack_id, target, digest=digest))
     if not wanted or target is None:
         yield Fetched(target)
         return

@@ -89,7 +89,7 @@ async def approve(
         plain = permissions is None and until is None and not weaker and not replaces
         if not (plain and _stands(now, digest)):
             chosen = permissions if not replaces else _with_replaced(now, permissions, replaces, until)
-            async with dependencies.fetched(host, pack_id) as wheels:
+            async with dependencies.fetched(host, pack_id, digest=digest) as wheels:
                 await asyncio.to_thread(
                     host.approvals.approve, pack_id, digest=digest, permissions=chosen,
                     isolation=expected_isolation(host), actor=actor, until=until, accept_weaker=weaker,

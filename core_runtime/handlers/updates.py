@@ -72,7 +72,7 @@ async def approve(
         "digest": digest, "permissions": permissions, "isolation": expected_isolation(host), "actor": actor,
         "until": until, "accept_weaker": accept_weaker,
     }  # fmt: skip
-    async with host.exclusively(pack_id), dependencies.fetched(host, pack_id, update=True) as wheels:
+    async with host.exclusively(pack_id), dependencies.fetched(host, pack_id, digest=digest, update=True) as wheels:
         options |= {"target": wheels.target, "fetched": wheels.folder}
         await asyncio.to_thread(partial(host.approvals.check_update, pack_id, **options))
         _need_isolation(host)

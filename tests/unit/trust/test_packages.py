@@ -6,7 +6,7 @@ import resource
 
 import pytest
 
-from backend_core.errors import AuthorError, HostError, TrustError
+from backend_core.errors import AuthorError, ConflictError, HostError, TrustError
 from core_runtime.drivers.runtime_folder import HOST_ABI
 from core_runtime.rules.wheels import target_of
 from tests.support import wheels
@@ -127,6 +127,16 @@ def test_a_pack_approved_without_any_sandbox_starts_when_its_packages_were_renew
         opened(home)
     home.approvals.renew_packages("alpha", target=TARGET, fetched=None, actor="tester")
     assert opened(home) is not None
+
+
+def test_nothing_is_wanted_for_other_files_than_those_that_were_shown(home):
+    root = write(home.add(), wheels.locked(("colours", "1.0", ONE[1])))
+    shown = home.approvals.review("alpha").digest
+    assert [one.pin for one in home.approvals.wanted_packages("alpha", TARGET, digest=shown)] == ["colours==1.0"]
+    (root / "backend/requirements.lock").write_text(wheels.locked(("evil", "1.0", b"evil")))
+    with pytest.raises(ConflictError) as refused:
+        home.approvals.wanted_packages("alpha", TARGET, digest=shown)
+    assert refused.value.code == "digest_stale"
 
 
 def test_a_lock_that_contradicts_itself_is_refused(home):
