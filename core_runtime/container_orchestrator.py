@@ -226,7 +226,7 @@ class ContainerOrchestrator:
         """What a Pack wrote outside the bus, escaped."""
         generation = self._named(pack_id).current
         sandbox = generation.sandbox if generation is not None else None
-        return await sandbox.output_tail() if sandbox is not None else ""
+        return generation.request.conceal(await sandbox.output_tail()) if generation and sandbox is not None else ""
 
     async def remove_leftovers(self) -> Sequence[str]:
         """Remove what an earlier run of this installation left, sockets included. For the boot, before any start."""

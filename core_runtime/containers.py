@@ -44,7 +44,10 @@ class ContainerState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class LaunchRequest:
-    """What to run: a verified copy and what the grant says about it. ``rights`` goes to the bus as it is."""
+    """What to run: a verified copy and what the grant says about it. ``rights`` goes to the bus as it is.
+
+    ``conceal`` takes the Pack's secrets out of what it wrote outside the bus, before anybody quotes that.
+    """
 
     pack_id: str
     path: Path
@@ -54,6 +57,7 @@ class LaunchRequest:
     limits: Limits = field(default_factory=Limits)
     packages: Path | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    conceal: Callable[[str], str] = str
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +252,7 @@ class Generation:
 
     async def _died(self, ended: Exit, when: str) -> HostError:
         assert self.sandbox is not None
-        said = (await self.sandbox.output_tail()).strip()[-1000:]
+        said = self.request.conceal((await self.sandbox.output_tail()).strip())[-1000:]
         code = {"lost": "engine_unavailable", "oom": "out_of_memory"}.get(ended.cause, "sandbox_died")
         return HostError(
             f"The sandbox of {self.spec.pack_id} ended {when}",

@@ -91,8 +91,16 @@ class Issue:
 class Diagnostics:
     """Event log and issues. Thread-safe; recording is a few microseconds and never raises."""
 
-    def __init__(self, *, clock: Callable[[], float] = time.time, max_events: int = MAX_EVENTS) -> None:
+    def __init__(
+        self,
+        *,
+        clock: Callable[[], float] = time.time,
+        max_events: int = MAX_EVENTS,
+        conceal: Callable[[Any], Any] | None = None,
+    ) -> None:
+        """``conceal`` hides known secrets in everything that is recorded, before anything is cut to its length."""
         self._clock = clock
+        self._conceal = conceal or _as_it_is
         self._lock = threading.Lock()
         self._events: deque[dict[str, Any]] = deque(maxlen=max_events)
         self._counts: Counter[str] = Counter()
@@ -126,6 +134,7 @@ class Diagnostics:
             "error": error_of(error) if isinstance(error, BaseException) else dict(error) if error else None,
             "meta": dict(meta or {}),
         }
+        event = self._conceal(event)
         with self._lock:
             self._events.append(event)
             self.event_count += 1
@@ -176,6 +185,7 @@ class Diagnostics:
     ) -> Issue:
         """Record an issue, or count it once more when ``(code, subject)`` is known; the newest wording stays."""
         now = self._clock()
+        title, detail, hint, evidence = self._conceal([title, detail, hint, dict(evidence or {})])
         new = Issue(
             id=f"{code}:{subject}"[:300],
             code=code,
@@ -184,8 +194,8 @@ class Diagnostics:
             title=title[:MAX_TEXT_CHARS],
             detail=detail[:MAX_TEXT_CHARS],
             hint=hint[:MAX_TEXT_CHARS],
-            evidence=dict(evidence or {}),
-            cause=cause_chain(cause),
+            evidence=evidence,
+            cause=tuple(self._conceal(list(cause_chain(cause)))),
             suggestions=suggestions,
             first_ts=now,
             last_ts=now,
@@ -218,6 +228,10 @@ class Diagnostics:
         """Call ``watcher`` with every issue as it is recorded, in the recording thread."""
         with self._lock:
             self._watchers = (*self._watchers, watcher)
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
 
 
 def error_of(exc: BaseException, *, with_trace: bool = True) -> dict[str, Any]:

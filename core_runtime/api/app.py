@@ -24,6 +24,7 @@ from core_runtime.api import (
     endpoints_overview,
     endpoints_packs,
     endpoints_permissions,
+    endpoints_secrets,
     endpoints_updates,
     openapi,
 )
@@ -58,6 +59,7 @@ def endpoints() -> tuple[Endpoint, ...]:
         *endpoints_updates.ENDPOINTS,  # before the Packs' own: /api/packs/add is no Pack's id
         *endpoints_packs.ENDPOINTS,
         *endpoints_permissions.ENDPOINTS,
+        *endpoints_secrets.ENDPOINTS,
         *endpoints_machine.ENDPOINTS,
         *endpoints_interfaces.ENDPOINTS,
         Endpoint("GET", "/api/openapi.json", "openapi", "This description", _openapi, schema={"type": "object"}),

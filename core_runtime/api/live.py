@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +37,8 @@ class Live:
     """The ring and its readers. Lives on the loop's thread; events of other threads are handed over."""
 
     bus: EventBus
+    conceal: Callable[[Any], Any]
+    """Hides known secrets: the stream is the operator's view of what Packs publish, not a way for data."""
     _ring: deque[tuple[int, str, bytes]] = field(default_factory=lambda: deque(maxlen=RING_EVENTS))
     _last: int = 0
     _readers: int = 0
@@ -94,7 +96,7 @@ class Live:
 
     def _keep(self, seen: Event) -> None:
         self._last += 1
-        self._ring.append((self._last, seen.id, _shown(seen)))
+        self._ring.append((self._last, seen.id, _shown(seen, self.conceal)))
         self._news.set()
 
     def _after(self, event_id: str) -> int:
@@ -104,10 +106,10 @@ class Live:
         return self._last
 
 
-def _shown(seen: Event) -> bytes:
-    attributes: dict[str, Any] = dict(seen.attributes)
+def _shown(seen: Event, conceal: Callable[[Any], Any]) -> bytes:
+    attributes: dict[str, Any] = conceal(dict(seen.attributes))
     try:
-        shown = encode({**attributes, "data": plain(seen.data)})
+        shown = encode({**attributes, "data": conceal(plain(seen.data))})
     except RumiError as exc:
         return encode({**attributes, "data": None, "omitted": exc.code})
     return shown if len(shown) <= EVENT_LIMIT_BYTES else encode({**attributes, "data": None, "omitted": "too_large"})

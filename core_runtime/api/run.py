@@ -71,6 +71,7 @@ class _Run:
             api: Api | None = None
             try:
                 host = Host(self._settings)
+                _conceal_in_log(host)
                 api = Api(host, self._settings, faces.web_port)
                 await self._start_and_wait(api, Kernel(host), faces, stop)
             finally:
@@ -101,6 +102,23 @@ class _Run:
             for task in (startup, stopping, secure):
                 task.cancel()
             await asyncio.gather(startup, stopping, secure, return_exceptions=True)
+
+
+class _Concealing(logging.Formatter):
+    """Lines of the host's own log without known secrets: a fault's traceback may quote what a Pack wrote."""
+
+    def __init__(self, inner: logging.Formatter | None, conceal: Callable[[str], str]) -> None:
+        super().__init__()
+        self._inner = inner or logging.Formatter()
+        self._conceal = conceal
+
+    def format(self, record: logging.LogRecord) -> str:
+        return self._conceal(self._inner.format(record))
+
+
+def _conceal_in_log(host: Host) -> None:
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(_Concealing(handler.formatter, host.redactions.hide_any))
 
 
 async def _startup(api: Api, kernel: Kernel) -> None:

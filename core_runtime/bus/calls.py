@@ -46,6 +46,11 @@ class Failure:
         """What a sandbox wrote, made fit for programs that match on it."""
         return cls(error_type(type_), title[:TITLE_CHARS], detail[:DETAIL_CHARS], retryable, trace[:TRACE_CHARS])
 
+    def without(self, conceal: Callable[[str], str]) -> Failure:
+        """The same with every text concealed; a type that spells what is concealed becomes ``error/hidden``."""
+        type_ = self.type if conceal(self.type) == self.type else "error/hidden"
+        return Failure(type_, conceal(self.title), conceal(self.detail), self.retryable, conceal(self.trace))
+
     @classmethod
     def of(cls, exc: BaseException) -> Failure:
         """An exception of the host's own code."""

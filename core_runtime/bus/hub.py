@@ -31,6 +31,7 @@ from core_runtime.bus.sleeping import Sleep
 from core_runtime.bus.takeover import take_over
 from core_runtime.diagnostics import Diagnostics, Severity, fail_soft, record_failure
 from core_runtime.drivers.link import Listener, Turn, attach
+from core_runtime.drivers.redactions import Redactions
 from core_runtime.event_bus import EventBus
 from core_runtime.interface_registry import InterfaceRegistry
 from core_runtime.rules.frames import BusLimits
@@ -64,7 +65,9 @@ class Bus:
         log_sink: LogSink | None = None,
         on_denied: OnDenied | None = None,
         on_limit: OnLimit | None = None,
+        redactions: Redactions | None = None,
     ) -> None:
+        """``redactions``: secrets that are hidden in what Packs log and in the errors that they answer with."""
         self.registry = registry
         self.events = events
         self.diagnostics = diagnostics
@@ -76,6 +79,7 @@ class Bus:
         """Operations of kind 64 that open a channel; filled before the first Pack connects."""
         self.on_limit = on_limit
         self._limits_told: dict[tuple[str, str], float] = {}
+        self.redactions = redactions or Redactions()
         self.router = Router(registry, diagnostics, self.limits)
         self.sessions: dict[str, Session] = {}
         self.sleep = Sleep(self)
@@ -259,7 +263,8 @@ class Bus:
         """Hand a Pack's line to the sink."""
         if self.log_sink is not None:
             with fail_soft(self.diagnostics, "log sink", "bus"):
-                self.log_sink(pack_id, generation, level, source, text)
+                hide = self.redactions.hide
+                self.log_sink(pack_id, generation, level, hide(pack_id, source), hide(pack_id, text))
 
     def welcomed(self, session: Session) -> None:
         """A session serves: it is the Pack's current one if it is the newest."""

@@ -35,6 +35,7 @@ from core_runtime.bus.router import Router
 from core_runtime.bus.shadow import Shadow, World
 from core_runtime.diagnostics import Diagnostics, Severity, record_failure
 from core_runtime.drivers.link import Link
+from core_runtime.drivers.redactions import Redactions
 from core_runtime.event_bus import EventBus
 from core_runtime.rules import frames
 from core_runtime.rules.frames import PROTOCOL_VERSION, BusLimits, FrameError
@@ -50,6 +51,7 @@ class Owner(Protocol):
     router: Router
     events: EventBus
     diagnostics: Diagnostics
+    redactions: Redactions
 
     def denied(self, pack_id: str, operation: str, subject: str) -> None:
         """Record a refusal."""
@@ -160,7 +162,7 @@ class Session:
             timeout_s,
             f"{file} of {component.get('full_id', self.pack_id)}",
         )
-        return PhaseOutcome.of(as_map(raw))
+        return PhaseOutcome.of(self._owner.redactions.hide_in(self.pack_id, as_map(raw)))
 
     async def ping(self, timeout_s: float = 5.0) -> Mapping[str, Any]:
         """``{threads, stuck, calls}`` as the agent says; raises ``PackTimeout`` when it does not answer."""
@@ -450,7 +452,7 @@ class Session:
             self._stray(frame.id)
         else:
             self.router.error(
-                call, Failure.from_agent(frame.type_, frame.title, frame.detail, frame.retryable, frame.trace)
+                call, self._failure((frame.type_, frame.title, frame.detail, frame.retryable, frame.trace))
             )
 
     def _on_cancel(self, frame: frames.CancelFrame) -> None:
@@ -469,11 +471,16 @@ class Session:
 
     def _on_end(self, frame: frames.EndFrame) -> None:
         call = self.incoming.get(frame.id)
-        failure = Failure.from_agent(*frame.error) if frame.error is not None else None
+        failure = self._failure(frame.error) if frame.error is not None else None
         if call is not None:
             self.router.streams.end(call, failure)
         elif not self._channels.end(frame.id, failure):
             self._stray(frame.id)
+
+    def _failure(self, fields: tuple[str, str, str, bool, str]) -> Failure:
+        """What a sandbox says went wrong, without the secrets of its Pack: others read it."""
+        failure, redactions = Failure.from_agent(*fields), self._owner.redactions
+        return failure.without(partial(redactions.hide, self.pack_id)) if redactions.knows(self.pack_id) else failure
 
     def _on_credit(self, frame: frames.CreditFrame) -> None:
         call = self.outgoing.get(frame.id)

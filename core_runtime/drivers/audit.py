@@ -139,8 +139,18 @@ class ChainedLog:
 class AuditLog:
     """Every decision of the host: who, what, about which Pack, and its outcome."""
 
-    def __init__(self, home: Path, *, clock: Callable[[], float] = time.time) -> None:
-        """The log lives in ``user_data/audit/``, its head in ``user_data/permissions/``."""
+    def __init__(
+        self,
+        home: Path,
+        *,
+        clock: Callable[[], float] = time.time,
+        conceal: Callable[[Any], Any] | None = None,
+    ) -> None:
+        """The log lives in ``user_data/audit/``, its head in ``user_data/permissions/``.
+
+        ``conceal`` is applied to the fields of every record: a refused path or name may spell a Pack's secret.
+        """
+        self._conceal = conceal
         keyring = Keyring(home / "user_data" / "permissions")
         self._log = ChainedLog(home / "user_data" / "audit" / "audit.jsonl", ".audit_head", keyring, clock=clock)
 
@@ -151,11 +161,11 @@ class AuditLog:
 
     def append(self, event: str, **fields: Any) -> None:
         """Record a decision, durably. Raises ``HostError``: what can't be recorded is not done."""
-        self._log.append({**fields, "event": event})
+        self._log.append({**self._concealed(fields), "event": event})
 
     def note(self, event: str, **fields: Any) -> None:
         """Record what happens often (denials, uses) without waiting for the disk."""
-        self._log.append({**fields, "event": event}, sync=False)
+        self._log.append({**self._concealed(fields), "event": event}, sync=False)
 
     def tail(self, count: int) -> list[dict[str, Any]]:
         """The last records, oldest first."""
@@ -170,6 +180,9 @@ class AuditLog:
         report = self.verify()
         if not report.ok:
             raise TrustError("The audit trail does not verify", code="audit_broken", detail=report.sentence())
+
+    def _concealed(self, fields: dict[str, Any]) -> dict[str, Any]:
+        return fields if self._conceal is None else dict(self._conceal(fields))
 
 
 def _loads(line: bytes) -> dict[str, Any] | None:

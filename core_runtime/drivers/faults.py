@@ -60,7 +60,10 @@ POINTS: Final = (
     "rollback.done",
     "rotate.prepared",
     "rotate.resigned",
+    "rotate.rekeyed",
     "rotate.switched",
+    "secret.before_write",
+    "secret.written",
 )
 
 

@@ -6,7 +6,8 @@ Invariants:
   * The key is read again for each use, so that weakening it shows at once. It is never logged and never leaves this
     class.
   * Rotation finishes after a crash: while ``.secret_key.next`` exists, ``recover`` signs again whatever the old key
-    signed, then switches. A document that verified under neither key is left alone and stays refused.
+    signed, then switches. A document that verified under neither key is left alone and stays refused. Secrets of Packs
+    (``user_data/secrets``), whose key is derived from this one, are encrypted again in the same step.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any, Final
 
 from backend_core.errors import TrustError
 from backend_core.files import fsync_folder, private_folder, read_bounded, write_all, write_atomic
+from core_runtime.drivers import secret_box
 from core_runtime.drivers.faults import hit
 from core_runtime.rules.seals import GRANT, Fault, encode, encode_line, key_for, open_document, sealed, well_formed_key
 
@@ -121,6 +123,8 @@ class Keyring:
         old, new = self.text(), self._read(following)
         count = sum(self._resign(path, old, new) for path in sorted(self.folder.iterdir()))
         hit("rotate.resigned")
+        secret_box.rekey(self.folder.parent / "secrets", old, new)
+        hit("rotate.rekeyed")
         following.rename(self._path)
         fsync_folder(self.folder)
         hit("rotate.switched")

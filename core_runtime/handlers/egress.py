@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from backend_core.errors import DeniedError, RumiError, TrustError, quote
+from backend_core.errors import RumiError, TrustError, quote
 from backend_core.files import read_bounded
 from backend_core.parsing import parse_json
 from core_runtime.bus.channels import Channel, Serve
@@ -35,7 +35,7 @@ def open_broker(host: Host) -> Broker:
             diagnostics=host.diagnostics,
             resolver=SystemResolver(),
             budgets=BudgetFile(host),
-            secrets=lambda pack_id, name: _secret(host, pack_id, name),
+            secrets=host.secrets.store.reveal,
             own_ports=lambda: frozenset(
                 {DEFAULT_API_PORT, DEFAULT_WEB_PORT, host.settings.api_port, host.settings.web_port}
             ),
@@ -105,11 +105,3 @@ class BudgetFile:
             )  # fmt: skip
         else:
             diagnostics.resolve(NO_BUDGETS, BUDGETS_FILE)
-
-
-def _secret(_host: Host, pack_id: str, name: str) -> str:
-    raise DeniedError(
-        "No such secret for this Pack",
-        detail=f"{pack_id} has no secret {quote(name, 60)}.",
-        hint="The operator enters its value.",
-    )

@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,9 +46,12 @@ class Evidence:
     journal_fault: str
 
 
-def open_evidence(home: Path) -> Evidence:
-    """Check, set aside what was changed, begin. Raises ``HostError`` where the trail can't be written. Blocks."""
-    audit, journal = AuditLog(home), InstallJournal(home)
+def open_evidence(home: Path, conceal: Callable[[Any], Any] | None = None) -> Evidence:
+    """Check, set aside what was changed, begin. Raises ``HostError`` where the trail can't be written. Blocks.
+
+    ``conceal`` hides known secrets in what is recorded.
+    """
+    audit, journal = AuditLog(home, conceal=conceal), InstallJournal(home)
     report = audit.verify()
     if report.ok or report.problem.startswith(_KEY_CAUSES):
         fault = _open_finding(audit.path)

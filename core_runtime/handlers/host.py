@@ -26,6 +26,7 @@ from core_runtime.component_lifecycle import ComponentLifecycle
 from core_runtime.container_orchestrator import ContainerOrchestrator
 from core_runtime.diagnostics import Diagnostics
 from core_runtime.drivers.audit import AuditLog
+from core_runtime.drivers.redactions import Redactions
 from core_runtime.egress.broker import Broker
 from core_runtime.event_bus import EventBus
 from core_runtime.function_alias import FunctionAlias
@@ -38,6 +39,7 @@ from core_runtime.ports import DriverStatus
 from core_runtime.rules.resolve import Unit
 from core_runtime.rules.sandbox import Isolation
 from core_runtime.rules.settings import Settings
+from core_runtime.secret_manager import SecretManager
 from core_runtime.userdata_manager import UserdataManager
 
 BUSY_WAIT_S = 40.0
@@ -114,11 +116,13 @@ class Host:
     userdata: Part[UserdataManager] = Part("The user data access")
     privileges: Part[HostPrivilegeManager] = Part("The privilege manager")
     egress: Part[Broker] = Part("The egress broker")
+    secrets: Part[SecretManager] = Part("The secret manager")
     lifecycle: Part[ComponentLifecycle] = Part("The component lifecycle")
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.diagnostics = Diagnostics()
+        self.redactions = Redactions()
+        self.diagnostics = Diagnostics(conceal=self.redactions.hide_any_in)
         self.registry = InterfaceRegistry(self.diagnostics)
         self.events = EventBus(self.diagnostics)
         self.aliases = FunctionAlias()

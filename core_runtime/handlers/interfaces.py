@@ -14,7 +14,7 @@ async def interfaces(host: Host) -> list[dict[str, Any]]:
     for key in sorted(host.registry.keys()):
         slot = host.registry.slot(key)
         if slot is not None:
-            found.append(_described(host, key, slot.visible, slot.last))
+            found.append(host.redactions.hide_any_in(_described(host, key, slot.visible, slot.last)))
     return found
 
 

@@ -11,6 +11,7 @@ import asyncio
 import os
 import secrets
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,7 @@ def launch_request(host: Host, copy: VerifiedCopy) -> LaunchRequest:
         limits=limits,
         packages=copy.packages,
         settings={**proxy_settings(copy.metadata), **_paths(copy)},
+        conceal=partial(host.redactions.hide, copy.pack_id),
     )
 
 

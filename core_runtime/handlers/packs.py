@@ -97,6 +97,7 @@ async def approve(
                 )  # fmt: skip
             host.diagnostics.resolve(MODIFIED, pack_id)
             host.permissions.forget(pack_id)
+            await asyncio.to_thread(_keep_own_secrets, host, pack_id, actor)
             await _stop_quietly(host, pack_id, "approved anew")
         if not starting.is_running(host, pack_id):
             await starting.start_and_wait(host, pack_id, APPROVE_WAIT_S)
@@ -131,6 +132,7 @@ async def remove(host: Host, pack_id: str, *, actor: str = "operator") -> None:
     async with host.exclusively(pack_id):
         await asyncio.to_thread(host.approvals.status, pack_id)
         await starting.stop_one(host, pack_id, reason="removed")
+        await asyncio.to_thread(host.secrets.drop, pack_id, actor=actor)
         await asyncio.to_thread(host.approvals.remove, pack_id, actor=actor)
         await asyncio.to_thread(operator_view.remove, host, pack_id)
         starting.forget(host, pack_id)
@@ -264,6 +266,13 @@ def _with_replaced(
         asked = (request for request in requests_of(now.metadata) if not withheld_reason(request))
         chosen = [Choice(request.type, request.params, mode, until) for request in asked]
     return [*chosen, {"type": "interface.replace", "keys": list(replaces)}]
+
+
+def _keep_own_secrets(host: Host, pack_id: str, actor: str) -> None:
+    """Another identity under the id was approved: the secrets of the one before are not for it."""
+    grant = host.approvals.grant(pack_id)
+    if grant is not None:
+        host.secrets.drop_others(pack_id, grant.pack_identity, actor=actor)
 
 
 def _told(host: Host, found: PackStatus) -> PackStatus:

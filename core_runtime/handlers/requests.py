@@ -25,6 +25,7 @@ MAX_TEXT_CHARS = 2_000
 MAX_PARAMS = 8
 MAX_ITEMS = 32
 MAX_ITEM_CHARS = 256
+ONCE = "secret.get"
 Operation = Callable[[Host, str, Mapping[str, Any]], Any]
 
 
@@ -38,7 +39,7 @@ ON_TRIAL = frozenset({
 async def serve_session(host: Host, session: Any, operation: str, args: Any) -> Any:
     """``serve`` for one generation of a Pack, by what is its right."""
     with by_right_of(session, operation):
-        return await serve(host, session.pack_id, operation, args)
+        return await serve(host, session.pack_id, operation, args, generation=session.generation)
 
 
 @contextlib.contextmanager
@@ -57,8 +58,11 @@ def by_right_of(session: Any, operation: str) -> Iterator[None]:
         yield
 
 
-async def serve(host: Host, pack_id: str, operation: str, args: Any) -> Any:
-    """Perform one operation for ``pack_id``; raises ``RumiError`` with the reason."""
+async def serve(host: Host, pack_id: str, operation: str, args: Any, *, generation: int = 0) -> Any:
+    """Perform one operation for ``pack_id``; raises ``RumiError`` with the reason.
+
+    ``generation`` is that of the connection: what is handed over once is handed over once for each.
+    """
     perform = _OPERATIONS.get(operation)
     if perform is None:
         raise RequestError(
@@ -69,6 +73,10 @@ async def serve(host: Host, pack_id: str, operation: str, args: Any) -> Any:
         )
     if not isinstance(args, Mapping):
         raise _wrong(operation, "its arguments", "a map", args)
+    if operation in _SHOWN:
+        args = host.redactions.hide_in(pack_id, args)
+    if operation == ONCE:
+        perform = partial(_secret, generation)
     work = partial(contextvars.copy_context().run, perform, host, pack_id, args)
     return await asyncio.get_running_loop().run_in_executor(host.pack_work, work)
 
@@ -176,13 +184,9 @@ def _diagnostics(host: Host, pack_id: str, args: Mapping[str, Any]) -> None:
     )
 
 
-def _secret(_host: Host, pack_id: str, args: Mapping[str, Any]) -> str:
-    """No secret was entered for any Pack: a name that is not granted and one that is not there answer alike."""
-    raise DeniedError(
-        "No such secret for this Pack",
-        detail=f"{pack_id} was granted no secret {quote(_text(args, 'name'), 60)}.",
-        hint="Declare it in permissions.json; the operator enters its value.",
-    )
+def _secret(generation: int, host: Host, pack_id: str, args: Mapping[str, Any]) -> str:
+    """A value that the operator entered for this Pack; each generation receives it once."""
+    return host.secrets.hand_over(pack_id, generation, _text(args, "name"))
 
 
 _OPERATIONS: Mapping[str, Operation] = {
@@ -197,8 +201,10 @@ _OPERATIONS: Mapping[str, Operation] = {
     "permission.request": _permission_request,
     "privilege.execute": _privilege,
     "diagnostics.record": _diagnostics,
-    "secret.get": _secret,
+    ONCE: partial(_secret, 0),
 }
+_SHOWN = frozenset({"permission.request", "diagnostics.record"})
+"""Operations whose arguments are kept to be shown: what they say of the Pack's own secrets is hidden first."""
 
 
 # -- arguments --------------------------------------------------------------------------------------------------------

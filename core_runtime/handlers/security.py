@@ -19,7 +19,7 @@ from core_runtime.handlers.table import handler
 @handler("security.evidence")
 async def evidence_step(host: Host, _args: Mapping[str, Any]) -> None:
     """Open the audit trail and the install journal; a trail that can't be written ends the start."""
-    found = await asyncio.to_thread(evidence.open_evidence, host.settings.home)
+    found = await asyncio.to_thread(evidence.open_evidence, host.settings.home, host.redactions.hide_any_in)
     host.audit, host.journal = found.audit, found.journal
     evidence.tell(host, found)
 
@@ -51,6 +51,7 @@ async def bus_step(host: Host, _args: Mapping[str, Any]) -> None:
         log_sink=host.log.write,
         on_denied=denied,
         on_limit=partial(tell_limit, host),
+        redactions=host.redactions,
     )
     await bus.start()
     host.bus = bus

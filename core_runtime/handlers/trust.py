@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from backend_core.ecosystem.registry import PackRegistry
 from backend_core.errors import quote
 from core_runtime.approval_manager import ApprovalManager
+from core_runtime.drivers.grants import identity_fingerprint
+from core_runtime.drivers.secret_store import SecretStore
 from core_runtime.handlers import egress, takeover
 from core_runtime.handlers.host import Host
 from core_runtime.handlers.table import handler
 from core_runtime.host_privilege_manager import HostPrivilegeManager
 from core_runtime.permission_manager import PermissionManager
+from core_runtime.secret_manager import SecretManager
 from core_runtime.userdata_manager import UserdataManager
 
 
@@ -31,9 +35,19 @@ def _open(host: Host, effects: HostEffects) -> None:
     permissions = PermissionManager(approvals.grant, host.audit, files=approvals.grants)
     host.userdata = UserdataManager(host.settings.home, permissions)
     host.privileges = HostPrivilegeManager(host.settings.home, permissions, host.audit, effects=effects)
+    store = SecretStore(
+        host.settings.user_data, approvals.grants.keyring, partial(_approved_identity, approvals), host.redactions
+    )
+    store.load()
+    host.secrets = SecretManager(store, permissions, host.audit)
     host.permissions = permissions
     host.packs = registry
     host.approvals = approvals
+
+
+def _approved_identity(approvals: ApprovalManager, pack_id: str) -> str:
+    grant = approvals.grant(pack_id)
+    return identity_fingerprint(grant.pack_identity) if grant is not None else ""
 
 
 class HostEffects:
@@ -45,6 +59,7 @@ class HostEffects:
 
     def notify(self, pack_id: str, title: str, text: str) -> None:
         """Show a notice to the operator, marked with the Pack that sent it."""
+        title, text = self._host.redactions.hide_in(pack_id, [title, text])
         self._host.diagnostics.issue(
             "pack_notice", "info", pack_id, f"The Pack {pack_id} says: {quote(title, 120)}", quote(text, 500)
         )

@@ -18,6 +18,7 @@ from core_runtime.rules.egress import DEFAULT_PORTS, address_fault, domain_fault
 from core_runtime.rules.fetch import DEFAULT_METHODS, method_fault, secret_fault
 from core_runtime.rules.fetch import path_fault as path_fault_of_url
 from core_runtime.rules.globs import glob_fault, literal_prefix, matches
+from core_runtime.rules.secret import name_fault
 
 MAX_ITEMS = 64
 TOPIC_SEPARATOR = "\0"
@@ -116,6 +117,10 @@ def _key(text: str, _pack_id: str) -> Fault:
     return "is a pattern; interface keys are named one by one" if any(c in "*?[]" for c in text) else ""
 
 
+def _secret(text: str, _pack_id: str) -> Fault:
+    return name_fault(text)
+
+
 _PATHS: Final[Mapping[str, ParamCheck]] = {"paths": _texts(path_fault)}
 _KEYS: Final[Mapping[str, ParamCheck]] = {"keys": _texts(_key)}
 _TOPICS: Final[Mapping[str, ParamCheck]] = {"topics": _texts(_topic)}
@@ -155,10 +160,9 @@ KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
             labels=frozenset({"untrusted-input", "external-communication"}),
         ),
         "secret": Kind(
-            {"names": _texts(_plain)}, "high",
+            {"names": _texts(_secret)}, "high",
             {"en": "receives passwords or keys", "ja": "パスワードや鍵を受け取ります"},
-            required="names", sensitive=True, missing="This host keeps no secrets for Packs; approve without it.",
-            labels=frozenset({"private-data"}),
+            required="names", sensitive=True, labels=frozenset({"private-data"}),
         ),
         "interface.call": Kind(
             _KEYS, "low", {"en": "calls other Packs' interfaces", "ja": "他の Pack の機能を呼び出します"},

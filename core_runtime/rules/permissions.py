@@ -406,12 +406,13 @@ _TARGETS: Final = {
     "interface.replace": "key",
     "event.publish": "topic",
     "event.subscribe": "topic",
+    "secret": "name",
 }
 """What a single use of each type names; a use that does not name it is covered by nothing."""
 
 
 def covers_use(permission: Permission, kind: str, params: Mapping[str, Any]) -> bool:
-    """Whether a granted permission covers one use: ``path``, ``key`` or ``topic`` in ``params``."""
+    """Whether a granted permission covers one use: ``path``, ``key``, ``topic`` or ``name`` in ``params``."""
     return bool(covering_item(permission, kind, params))
 
 
@@ -427,7 +428,7 @@ def covering_item(permission: Permission, kind: str, params: Mapping[str, Any]) 
         return ""
     target = str(params[_TARGETS[kind]])
     items = permission.texts(f"{_TARGETS[kind]}s")
-    if _TARGETS[kind] == "key":
+    if _TARGETS[kind] in {"key", "name"}:
         return target if target in items else ""
     separator = "/" if _TARGETS[kind] == "path" else TOPIC_SEPARATOR
     return next((item for item in items if matches(item, target, separator)), "")

@@ -28,6 +28,7 @@ COMMANDS = {
     "interface": ("interfaces", "interface", "Interfaces: list, show"),
     "logs": ("interfaces", "logs", "What a Pack printed and logged last"),
     "privilege": ("privileges", "privilege", "Operations of the host for Packs: list, grant, revoke, execute"),
+    "secret": ("secrets", "secret", "Passwords and keys for Packs: set, list, remove"),
     "audit": ("evidence", "audit", "The audit trail: tail, verify, acknowledge"),
     "container": ("containers", "container", "Running containers: list, start, stop"),
     "doctor": ("machine", "doctor", "Find what is wrong, and mend it with --fix"),

@@ -66,7 +66,7 @@ def _parameter(kind: str, item: str) -> str:
         return "topics"
     if kind == "network":  # an address has a port behind it; a domain has none
         return "addresses" if ":" in item else "domains"
-    return "hosts" if kind == "http.fetch" else "keys"
+    return {"http.fetch": "hosts", "secret": "names"}.get(kind, "keys")
 
 
 @click.command(help=say("What a Pack may do, and how much of it it uses."))
@@ -79,7 +79,7 @@ def permissions(pack_id: str) -> None:
 @click.command(help=say("Grant one more permission that the Pack declared; it acts at once."))
 @click.argument("pack_id")
 @click.argument("kind", metavar="TYPE")
-@click.argument("items", nargs=-1, metavar="[PATH|KEY|TOPIC]...")
+@click.argument("items", nargs=-1, metavar="[PATH|KEY|TOPIC|NAME]...")
 @click.option("--once", "mode", flag_value="once", help=say("For one use."))
 @click.option("--restart", "mode", flag_value="restart", help=say("Until the host restarts."))
 @click.option("--until", metavar="WHEN", help=say("Until then: 90m, 8h, 7d or a date."))
@@ -92,7 +92,7 @@ def grant(pack_id: str, kind: str, items: tuple[str, ...], mode: str | None, unt
 @click.command(help=say("Take a permission away, or only some paths, keys or topics of it; it acts at once."))
 @click.argument("pack_id")
 @click.argument("kind", metavar="[TYPE]", required=False)
-@click.argument("items", nargs=-1, metavar="[PATH|KEY|TOPIC]...")
+@click.argument("items", nargs=-1, metavar="[PATH|KEY|TOPIC|NAME]...")
 @click.option("--unused", is_flag=True, help=say("Also all that was not used since the host started."))
 @json_option
 def revoke(pack_id: str, kind: str | None, items: tuple[str, ...], unused: bool) -> None:  # noqa: FBT001

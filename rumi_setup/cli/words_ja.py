@@ -6,6 +6,24 @@ A test checks that every sentence said by the command line is here, and that the
 from __future__ import annotations
 
 JAPANESE: dict[str, str] = {
+    # secrets
+    "Passwords and keys for Packs: set, list, remove": "Pack に渡すパスワードや鍵の設定・一覧・削除",
+    "Enter a value: typed without echo, or piped into the command.":
+        "値を設定します。画面に表示せずに入力するか、パイプで渡します。",
+    "Which secrets were entered for a Pack, and when it received them; never the values.":
+        "Pack に設定したシークレットと、渡した日時を表示します（値は表示しません）。",
+    "Delete a secret; a running Pack keeps what it received until it ends.":
+        "シークレットを削除します。実行中の Pack は、渡した値を終了まで保持します。",
+    "Value of {name} for {pack}": "{pack} に渡す {name} の値",
+    "Once more": "もう一度",
+    "That is too long for a secret.": "シークレットとしては長すぎます。",
+    "It asks for {name}, which was not entered.": "{name} を要求していますが、まだ設定されていません。",
+    "It does not ask for {name}.": "{name} は要求されていません。",
+    "never": "なし",
+    "name": "名前",
+    "set": "設定日時",
+    "handed over": "渡した日時",
+    "usable": "使用可",
     # help
     "Rumi: runs Packs, each in its own sandbox.": "Rumi: Pack をそれぞれ専用のサンドボックスで実行します。",
     "Commands": "コマンド",

@@ -13,7 +13,7 @@ import time
 import pytest
 
 from core_runtime.drivers import faults
-from tests.support.kills import ACTIONS, Killer
+from tests.support.kills import ACTIONS, NEWER_SECRET, SECRET, Killer
 
 SEED = int(os.environ.get("RUMI_KILL_SEED", "0")) or random.SystemRandom().getrandbits(32)
 KILLS = 45
@@ -30,6 +30,7 @@ LEGAL = {
     # the folder goes after the grant is void: until then the Pack is a new one, never an approved one
     "remove": [OLD, ["pending", "", 0], ["installed", "", 0], ["absent", "", 0]],
     "rotate": [OLD],
+    "secret": [OLD],
     "add": [OLD],
     "update": [OLD, NEW],
     "takeover": [OLD, NEW],
@@ -38,7 +39,7 @@ LEGAL = {
 }
 DONE = {"approve": LEGAL["approve"][1], "reject": ["blocked", "", 0], "narrow": ["approved", "1.0.0", 0],
         "widen": ["approved", "1.0.0", 2],
-        "restore": OLD, "remove": ["absent", "", 0], "rotate": OLD, "add": OLD, "update": NEW, "takeover": NEW, "return": OLD,
+        "restore": OLD, "remove": ["absent", "", 0], "rotate": OLD, "secret": OLD, "add": OLD, "update": NEW, "takeover": NEW, "return": OLD,
         "rollback": OLD}  # fmt: skip
 
 
@@ -96,5 +97,8 @@ def check(action, found, told):
         # a version that was not answered for waits on; one that was, does not; one taken back is gone
         assert extra["staged"] == ("2.0.0" if version == "1.0.0" and action != "rollback" else ""), (told, found)
         assert bool(extra["left"]) == (version == "2.0.0"), (told, found)  # the way back
+    if found["secret"]:
+        expected = {SECRET, NEWER_SECRET} if action == "secret" and not found["answered"] else {SECRET}
+        assert found["secret"] in ({NEWER_SECRET} if action == "secret" and found["answered"] else expected), (told, found)
     if action == "add":
         assert found["extra"]["staged"] in ({"2.0.0"} if found["answered"] else {"", "2.0.0"}), (told, found)

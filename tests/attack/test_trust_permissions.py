@@ -67,12 +67,11 @@ def test_more_than_declared_can_not_be_granted(tmp_path, choice):
 
 
 @pytest.mark.parametrize(
-    "kind", ["http.serve", "secret", "addon.apply", "flow.run", "flow.modify"]
+    "kind", ["http.serve", "addon.apply", "flow.run", "flow.modify"]
 )
 def test_type_that_nobody_enforces_is_refused_with_a_sentence(tmp_path, kind):
     names = {
         "http.serve": "routes",
-        "secret": "names",
         "addon.apply": "targets",
     }
     home = TrustHome(tmp_path)

@@ -13,6 +13,7 @@ from backend_core.errors import DeniedError, HostError, NotFoundError, PackError
 from core_runtime.approval_manager import PackStatus
 from core_runtime.containers import ContainerInfo, ContainerState
 from core_runtime.diagnostics import Diagnostics
+from core_runtime.drivers.redactions import Redactions
 from core_runtime.event_bus import EventBus
 from core_runtime.ports import DriverStatus
 from core_runtime.rules.approval import State
@@ -152,6 +153,7 @@ def fake_host() -> Any:
     return SimpleNamespace(
         diagnostics=diagnostics,
         events=EventBus(diagnostics),
+        redactions=Redactions(),
         isolation=isolation,
         privileges=FakePrivileges(),
         require_evidence=lambda: None,

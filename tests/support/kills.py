@@ -27,6 +27,7 @@ from tests.support.trust_home import SETUP, STANDARD, TrustHome
 ROOT = Path(__file__).resolve().parents[2]
 ASKED = [{"type": "userdata.read", "paths": ["shared/**"], "reason": "needs it"}]
 WIDER = {"type": "userdata.read", "paths": ["shared/one.txt"]}
+SECRET, NEWER_SECRET = "the value before", "the value after"
 DATA = "user_data/packs/alpha/state.txt"
 
 
@@ -56,6 +57,10 @@ def _remove(home: TrustHome) -> None:
 
 def _rotate(home: TrustHome) -> None:
     home.approvals.grants.keyring.rotate()
+
+
+def _secret(home: TrustHome) -> None:
+    home.vault.set("alpha", "token", NEWER_SECRET, identity="github:author/alpha", actor="tester")
 
 
 def _add(home: TrustHome) -> None:
@@ -115,6 +120,7 @@ ACTIONS: dict[str, Callable[[TrustHome], None]] = {
     "restore": _restore,
     "remove": _remove,
     "rotate": _rotate,
+    "secret": _secret,
     "add": _add,
     "update": _update,
     "takeover": _takeover,
@@ -127,6 +133,7 @@ def prepare(home: TrustHome, action: str) -> None:
     """The state in which ``action`` is decided."""
     home.add(permissions=ASKED)
     home.approve()
+    home.vault.set("alpha", "token", SECRET, identity="github:author/alpha", actor="tester")
     if action == "approve":
         home.add(version="2.0.0", permissions=ASKED)
     if action == "restore":
@@ -162,12 +169,13 @@ def look(folder: Path, action: str) -> dict[str, Any]:
     if seen[0] in {"approved", "error"}:
         copy = home.approvals.open_for_start("alpha", isolation=STANDARD)
         runs = copy.metadata.version
+    secret = home.vault.store.reveal("alpha", "token") if seen[0] == "approved" else ""
     again = describe(TrustHome(folder))
     litter = [path.name for path in (folder / "user_data/store/trees").glob(".incoming-*")]
     litter += [path.name for path in (folder / "ecosystem/packs").iterdir() if path.name.startswith(".alpha")]
     return {
         "seen": seen, "again": again, "runs": runs, "evidence": report.sentence() if not report.ok else "",
-        "litter": litter, "extra": extra(folder),
+        "litter": litter, "secret": secret, "extra": extra(folder),
     }  # fmt: skip
 
 

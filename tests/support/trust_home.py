@@ -10,9 +10,13 @@ from typing import Any
 from backend_core.ecosystem.registry import PackRegistry
 from core_runtime.approval_manager import ApprovalManager, PackStatus
 from core_runtime.drivers.audit import AuditLog
+from core_runtime.drivers.grants import identity_fingerprint
+from core_runtime.drivers.redactions import Redactions
+from core_runtime.drivers.secret_store import SecretStore
 from core_runtime.permission_manager import PermissionManager
 from core_runtime.rules.grants import Grant
 from core_runtime.rules.sandbox import DriverKind, Isolation, Level
+from core_runtime.secret_manager import SecretManager
 from core_runtime.userdata_manager import UserdataManager
 
 STANDARD = Isolation(DriverKind.EMBEDDED, Level.STANDARD)
@@ -64,7 +68,16 @@ class TrustHome:
             files=self.approvals.grants,
         )
         self.userdata = UserdataManager(self.home, self.permissions)
+        self.redactions = Redactions()
+        store = SecretStore(
+            self.user_data, self.approvals.grants.keyring, self._identity, self.redactions, clock=self.clock
+        )
+        self.vault = SecretManager(store, self.permissions, self.audit)
         return self
+
+    def _identity(self, pack_id: str) -> str:
+        grant = self.approvals.grant(pack_id)
+        return identity_fingerprint(grant.pack_identity) if grant else ""
 
     def add(
         self,

@@ -159,6 +159,7 @@ ERRORS: dict[str, type[RemoteError]] = {
     "timeout": CallTimeout,
     "cancelled": CallCancelled,
     "denied": Denied,
+    "secret_taken": Denied,
     "limit": LimitReached,
     "depth": LimitReached,
     "schema": SchemaError,
@@ -3349,6 +3350,18 @@ class PermissionManager:
         return self._agent.request("permission.request", {"type": type, "params": params})
 
 
+class Secrets:
+    """Values that the operator entered for this Pack and granted to it by name."""
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
+
+    def get(self, name: str) -> str:
+        """The value. It is handed over once: asking again raises ``Denied`` of type ``secret_taken``."""
+        check_name("a secret", name)
+        return str(self._agent.request("secret.get", {"name": name}))
+
+
 class UserdataManager:
     """Files below ``user_data/``, through the host: paths are relative to it, nothing of it is mounted here."""
 
@@ -3513,6 +3526,7 @@ class Phase:
                 "install_journal": InstallJournal(agent, full_id),
                 "permission_manager": PermissionManager(agent),
                 "userdata_manager": UserdataManager(agent),
+                "secrets": Secrets(agent),
             }
             if agent.network is not None:
                 kept["http"] = agent.network.Http(agent)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from backend_core.ecosystem.registry import PackRegistry
-from backend_core.errors import DeniedError, RequestError, RumiError
+from backend_core.errors import RequestError, RumiError
 from core_runtime.approval_manager import ApprovalManager
 from core_runtime.drivers.audit import AuditLog
 from core_runtime.handlers import requests
@@ -110,11 +110,6 @@ def test_an_argument_can_not_name_another_pack(host):
     ask(host, "diagnostics.record", phase="setup", status="failed", target={"kind": "pack", "id": "other"}, error="no")
     [event] = host.diagnostics.events()
     assert event["target"] == {"kind": "pack", "id": "my_pack"}
-
-
-def test_there_are_no_secrets_to_be_had(host):
-    with pytest.raises(DeniedError):
-        ask(host, "secret.get", name="token")
 
 
 def test_the_journal_takes_what_a_pack_made(host):
