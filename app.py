@@ -1,6 +1,7 @@
 """Entry: read the settings, build the host, run its startup flow, serve. No logic.
 
     python app.py [--home DIR] [--api-port N] [--web-port N] [--isolation auto|docker|embedded]
+                  [--on-modified stop|keep]
 
 Without the project's environment it starts the set-up as a process, which makes one and comes back here.
 This file is parsed by any Python from 3.9 on; what it imports below needs the environment.

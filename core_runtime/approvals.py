@@ -152,6 +152,8 @@ class Approvals:
         """``base_runtime`` (image id or interpreter version) is recorded in each grant."""
         self.instance = secrets.token_hex(8)
         """This run of the host: what "until restart" means."""
+        self.keep_modified = False
+        """Whether a verified copy that runs keeps its rights when the files beside it are edited. Nothing starts so."""
         self._packs = registry
         self._audit = audit
         self._clock = clock
@@ -211,6 +213,8 @@ class Approvals:
             return None
         if known.status.state in {State.APPROVED, State.RUNNING}:
             return known.grant
+        if known.status.state is State.MODIFIED:
+            return known.grant if self._kept(known) else None
         return known.grant if self._live[pack_id].opened and self._gave_up(known) else None
 
     def owners(self) -> dict[str, str]:
@@ -540,6 +544,11 @@ class Approvals:
         if known.grant is None:
             raise TrustError("The Pack has no grant", code="grant_missing", detail="Its state and grant disagree.")
         return known.grant
+
+    def _kept(self, known: Known) -> bool:
+        """Whether just the copy that its valid grant names goes on running."""
+        running = self._live[known.status.pack_id].running
+        return self.keep_modified and known.grant is not None and running == known.grant.digest
 
     def _gave_up(self, known: Known) -> bool:
         """Whether nothing but its own crashes stands against it."""

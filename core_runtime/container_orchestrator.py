@@ -203,6 +203,10 @@ class ContainerOrchestrator:
         self._named(pack_id)
         await asyncio.gather(self._packs.pop(pack_id).stop(reason, drain_s=drain_s), self._cut_retired(pack_id))
 
+    def let_end(self, pack_id: str, why: str) -> None:
+        """What serves of a Pack goes on, and is not started again when it ends. ``NotFoundError`` without one."""
+        self._named(pack_id).let_end(why)
+
     def list(self) -> Sequence[ContainerInfo]:
         """Every container, by Pack."""
         return [self._packs[pack_id].info() for pack_id in sorted(self._packs)]

@@ -2,6 +2,7 @@
 
 Invariants:
   * A sandbox that ends by itself is started again by ``RestartPolicy``; one that is isolated more weakly is not.
+  * One that only goes on (``let_end``) is not started again by anything here.
   * Stopping is bounded: drain, TERM, KILL. Afterwards nothing of the Pack is left, whatever was under way.
   * When the engine vanishes the Pack is *degraded*: it costs no attempt, and it comes back with the engine.
 
@@ -69,6 +70,7 @@ class Supervised:
         self.request = request
         self._prepare = prepare
         self._stopping = asyncio.Event()
+        self._last = ""
         self._failures: tuple[float, ...] = ()
         self._task: asyncio.Task[None] | None = None
         self._started_at = time.time()
@@ -122,6 +124,10 @@ class Supervised:
     def forbid(self) -> None:
         """From now on nothing of this starts any more."""
         self._stopping.set()
+
+    def let_end(self, why: str) -> None:
+        """What serves goes on; when it ends by itself, nothing takes its place, for this reason."""
+        self._last = why
 
     async def stop(self, reason: str, *, drain_s: float) -> None:
         """End the supervision, then the generation."""
@@ -177,7 +183,7 @@ class Supervised:
             self._tell("crashed", self._last_error, ended.cause)
             with contextlib.suppress(HostError):
                 await self.current.end(reason="its sandbox ended")
-            if ended.cause == "lost":
+            if ended.cause == "lost" and not self._last:
                 await self._wait_for_engine()
             if not await self._restart():
                 return
@@ -224,6 +230,8 @@ class Supervised:
     async def _restart(self) -> bool:
         """Try until one generation serves; ``False`` when it was stopped, given up or refused."""
         while True:
+            if self._is_last():
+                return self._give_up("gave_up", self._last)
             now = time.monotonic()
             self._failures = (*self._owner.policy.forgotten(self._failures, now), now)
             decision = self._owner.policy.decide(self._failures, now, random.random())  # noqa: S311 - jitter, no secret
@@ -233,6 +241,8 @@ class Supervised:
             self._tell("restarting", f"in {decision.delay_s:.2f} s")
             if await self._stopped_within(decision.delay_s):
                 return False
+            if self._is_last():
+                return self._give_up("gave_up", self._last)
             self._restarts += 1
             try:
                 await self._launch()
@@ -247,6 +257,9 @@ class Supervised:
                 return True
             if self._stopping.is_set():
                 return False
+
+    def _is_last(self) -> bool:
+        return bool(self._last)
 
     async def _wait_for_engine(self) -> None:
         """The engine went away: not the Pack's failure, so it costs no attempt. Look again, ever less often."""

@@ -10,6 +10,7 @@ from typing import Any
 from core_runtime.approval_manager import PackStatus
 from core_runtime.containers import ContainerInfo
 from core_runtime.ports import DriverStatus
+from core_runtime.rules.approval import State
 from core_runtime.rules.sandbox import Isolation
 
 
@@ -21,6 +22,7 @@ def pack(status: PackStatus) -> dict[str, Any]:
         "status": status.state.value,
         "cause": status.cause or None,
         "detail": status.detail or None,
+        "kept_running": status.state is State.MODIFIED and status.cause == "kept_running",
         "version": metadata.version if metadata else None,
         "pack_identity": metadata.pack_identity if metadata else None,
         "display_name": (metadata.display_name if metadata else "") or status.pack_id,

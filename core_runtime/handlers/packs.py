@@ -21,6 +21,7 @@ from typing import Any
 
 from backend_core.errors import ConflictError, DeniedError, RequestError, RumiError, quote
 from core_runtime.approval_manager import PackStatus
+from core_runtime.containers import ContainerState
 from core_runtime.handlers import dependencies, operator_view, starting
 from core_runtime.handlers.host import Host
 from core_runtime.handlers.interfaces import call, interfaces
@@ -31,6 +32,7 @@ from core_runtime.rules.decisions import isolation_words
 from core_runtime.rules.flow.values import parse_duration_s
 from core_runtime.rules.grants import Mode
 from core_runtime.rules.permissions import Choice, requests_of, withheld_reason
+from core_runtime.rules.settings import ON_MODIFIED
 
 __all__ = [
     "approve", "call", "clean", "fetch", "interfaces", "list_packs", "logs", "reject", "remove", "restore", "scan",
@@ -39,6 +41,8 @@ __all__ = [
 
 APPROVE_WAIT_S = 30.0
 MODIFIED = "pack_modified"
+KEPT = "kept_running"
+KEPT_BANNER = "The approved copy goes on running until it ends; it is not started again from the changed files."
 _PACK_ID = re.compile(r"[a-z][a-z0-9_-]{0,63}\Z")
 _STARTABLE = frozenset({State.APPROVED, State.RUNNING, State.ERROR})
 
@@ -207,8 +211,19 @@ def logs(host: Host, pack_id: str, lines: int) -> list[dict[str, Any]]:
 
 @handler("packs.scan")
 async def scan_step(host: Host, args: Mapping[str, Any]) -> dict[str, int]:
-    """Scan everything; ``on_modified: keep`` lets an already running verified copy go on."""
-    host.policy.keep_modified = args.get("on_modified", "stop") == "keep"
+    """Scan everything; ``on_modified: keep`` lets an already running verified copy go on until it ends.
+
+    The setting of the same name (``RUMI_ON_MODIFIED``) goes before what the flow says.
+    """
+    chosen = host.settings.on_modified or str(args.get("on_modified", "stop"))
+    if chosen not in ON_MODIFIED:
+        raise RequestError(
+            "Unknown choice for modified Packs",
+            code="on_modified_unknown",
+            detail=f"on_modified is one of {', '.join(ON_MODIFIED)}; got {quote(chosen, 60)}.",
+            hint="Correct the step packs.scan of the startup flow.",
+        )
+    host.policy.keep_modified = host.approvals.keep_modified = chosen == "keep"
     found = await scan(host)
     counts: dict[str, int] = {}
     for entry in found:
@@ -276,7 +291,9 @@ def _keep_own_secrets(host: Host, pack_id: str, actor: str) -> None:
 
 
 def _told(host: Host, found: PackStatus) -> PackStatus:
-    """The status with what only the running host knows: why an approved Pack does not run now."""
+    """The status with what only the running host knows: why an approved Pack does not run, or a modified one does."""
+    if found.state is State.MODIFIED and _is_kept(host, found.pack_id):
+        return replace(found, cause=KEPT, detail=KEPT_BANNER)
     if found.state is not State.APPROVED or found.cause:
         return found
     if found.pack_id in host.starting:
@@ -302,8 +319,10 @@ async def _react(host: Host, found: PackStatus) -> None:
         host.diagnostics.resolve(MODIFIED, found.pack_id)
         return
     running = starting.is_running(host, found.pack_id)
-    keep = running and host.policy.keep_modified
-    if running and not keep:
+    keep = _is_kept(host, found.pack_id)
+    if keep:
+        host.sandboxes.let_end(found.pack_id, "Its files were changed after its approval, so it is not started again.")
+    elif running:
         await _stop_quietly(host, found.pack_id, "its files were changed")
     paths = list(found.changed_paths)
     host.diagnostics.issue(
@@ -312,10 +331,16 @@ async def _react(host: Host, found: PackStatus) -> None:
         found.pack_id,
         f"Files of the Pack {found.pack_id} were changed after its approval",
         f"Changed: {', '.join(quote(path, 120) for path in paths[:10])}{' …' if len(paths) > 10 else ''}. "
-        + ("The approved copy goes on running." if keep else "It does not run."),
+        + (KEPT_BANNER if keep else "It does not run."),
         f"Look at the difference, then: rumi pack approve {found.pack_id}, or: rumi pack restore {found.pack_id}",
         {"paths": paths[:200], "kept_running": keep},
     )
+
+
+def _is_kept(host: Host, pack_id: str) -> bool:
+    """Whether an approved copy serves now and may go on; one that is starting or coming back may not."""
+    info = host.orchestrator.get(pack_id) if host.orchestrator is not None else None
+    return host.policy.keep_modified and info is not None and info.state is ContainerState.RUNNING
 
 
 async def _stop_quietly(host: Host, pack_id: str, reason: str) -> None:

@@ -25,6 +25,7 @@ DEFAULT_WEB_PORT = 5000
 ISOLATIONS = ("auto", "docker", "embedded")
 _RUNTIME = re.compile(r"[A-Za-z0-9._-]{0,64}", re.ASCII)
 MIN_IDLE_S = 1.0
+ON_MODIFIED = ("stop", "keep")
 
 _OPTIONS = {
     "--home": "RUMI_HOME",
@@ -34,6 +35,7 @@ _OPTIONS = {
     "--docker-transport": "RUMI_DOCKER_TRANSPORT",
     "--docker-runtime": "RUMI_DOCKER_RUNTIME",
     "--idle-stop": "RUMI_IDLE_STOP",
+    "--on-modified": "RUMI_ON_MODIFIED",
 }
 
 
@@ -52,6 +54,8 @@ class Settings:
     """Name of an engine runtime such as ``runsc``; empty = the engine's default."""
     idle_stop_s: float = 0.0
     """Packs that nobody used for so long are stopped until they are called; 0: never."""
+    on_modified: str = ""
+    """``stop`` or ``keep``; empty: what the startup flow says."""
 
     @property
     def user_data(self) -> Path:
@@ -125,6 +129,14 @@ def settings_from(
             detail=f"expected a name such as runsc; got {quote(runtime)}",
             hint="Leave RUMI_DOCKER_RUNTIME unset to use the engine's default.",
         )
+    on_modified = chosen.get("RUMI_ON_MODIFIED", "").lower()
+    if on_modified not in {"", *ON_MODIFIED}:
+        raise RequestError(
+            "Unknown choice for modified Packs",
+            code="on_modified_unknown",
+            detail=f"expected one of {', '.join(ON_MODIFIED)}; got {quote(on_modified)}",
+            hint="Leave RUMI_ON_MODIFIED unset to have a Pack stopped when its files are changed.",
+        )
     return Settings(
         project_root=project_root,
         home=home,
@@ -135,6 +147,7 @@ def settings_from(
         docker_transport=transport,
         docker_runtime=runtime,
         idle_stop_s=_idle_stop_s(chosen.get("RUMI_IDLE_STOP")),
+        on_modified=on_modified,
     )
 
 
@@ -157,7 +170,8 @@ def _parse(arguments: Sequence[str]) -> dict[str, str]:
                 code="argument_unknown",
                 detail=f"expected {', '.join(_OPTIONS)}; got {quote(option)}",
                 hint="python app.py [--home DIR] [--api-port N] [--web-port N] [--isolation auto|docker|embedded] "
-                "[--docker-transport auto|socket|stdio] [--docker-runtime NAME] [--idle-stop 10m]",
+                "[--docker-transport auto|socket|stdio] [--docker-runtime NAME] [--idle-stop 10m] "
+                "[--on-modified stop|keep]",
             )
         if not equals:
             value = rest.pop(0) if rest else ""
