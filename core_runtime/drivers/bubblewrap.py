@@ -405,8 +405,7 @@ class EmbeddedSandbox:
         if self._group is not None:
             counted = await asyncio.to_thread(self._driver.group_usage, self._group)
             inside = await asyncio.to_thread(proc_view.descendants, self.pid)
-            limit = self._spec.limits.tmp_bytes
-            return counted | (await asyncio.to_thread(proc_view.tmp_usage, inside[-1], limit) if inside else {})
+            return counted | (await asyncio.to_thread(proc_view.tmp_usage, inside[-1]) if inside else {})
         pids = await asyncio.to_thread(proc_view.descendants, self.pid)
         memory = await asyncio.to_thread(proc_view.memory_bytes, pids)
         return {"memory_bytes": float(memory), "pids": float(len(pids))}

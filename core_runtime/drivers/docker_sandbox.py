@@ -126,7 +126,7 @@ class DockerSandbox:
             return await self._engines_count()
         with contextlib.suppress(OSError, ValueError):
             counted = await asyncio.to_thread(cgroups.read_usage, self.pid)
-            return counted | await asyncio.to_thread(proc_view.tmp_usage, self.pid, self._spec.limits.tmp_bytes)
+            return counted | await asyncio.to_thread(proc_view.tmp_usage, self.pid)
         return {}
 
     async def _engines_count(self) -> dict[str, float]:

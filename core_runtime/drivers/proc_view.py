@@ -78,24 +78,20 @@ def _proportional_bytes(pid: int) -> int:
         return 0
 
 
-def tmp_bytes(pid: int) -> float | None:
-    """What lies in ``/tmp`` as a process of a sandbox sees it; ``None`` where the host may not look.
+def tmp_usage(pid: int) -> dict[str, float]:
+    """``{tmp_bytes, tmp_full}`` of ``/tmp`` as a process of a sandbox sees it, where the host may look.
 
-    Its root is read-only and ``/tmp`` a mount point there, so that nobody inside can lead this look elsewhere.
+    ``tmp_full`` is 1 when not a page or not a file more fits. The sandbox's root is read-only and ``/tmp`` a mount
+    point there, so that nobody inside can lead this look elsewhere.
     """
     try:
         found = os.statvfs(PROC / str(pid) / "root/tmp")
     except OSError:
-        return None
-    return float((found.f_blocks - found.f_bfree) * found.f_frsize)
-
-
-def tmp_usage(pid: int, limit_bytes: int) -> dict[str, float]:
-    """``{tmp_bytes, tmp_full}`` where the host may look; ``tmp_full`` is 1 when a page more would not fit."""
-    held = tmp_bytes(pid)
-    if held is None:
         return {}
-    return {"tmp_bytes": held, "tmp_full": float(held + os.sysconf("SC_PAGE_SIZE") > limit_bytes)}
+    held = (found.f_blocks - found.f_bfree) * found.f_frsize
+    # no total means no limit, and then nothing is ever free
+    full = any(total and not free for total, free in ((found.f_blocks, found.f_bfree), (found.f_files, found.f_ffree)))
+    return {"tmp_bytes": float(held), "tmp_full": float(full)}
 
 
 def host_view(pid: int, *, runtime: str = "") -> HostView | None:

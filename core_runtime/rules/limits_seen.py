@@ -28,6 +28,7 @@ LIMITS: Final[Mapping[str, Told]] = MappingProxyType({
     "processes": Told("processes and threads", "Look at what it starts, " + _RAISE.format(field="pids")),
     "cpu": Told("processor time", "It is slowed down, nobody else is. Look at what it computes, "
                 + _RAISE.format(field="cpu")),
+    "tmp": Told("temporary files (/tmp)", "Look at what it leaves there, " + _RAISE.format(field="tmp_mb")),
     "log": Told("log output", "The rest is dropped. Have it log less; rumi logs {pack_id} shows what came through."),
     "calls": Told("calls in flight", "It calls faster than it is answered: have it wait for answers."),
     "busy": Told("calls that wait for it", "Its handlers are slower than its callers, or hang: rumi logs {pack_id}."),
@@ -46,6 +47,8 @@ def exceeded(before: Mapping[str, float], now: Mapping[str, float]) -> dict[str,
     periods, throttled = _more(before, now, "cpu_periods"), _more(before, now, "cpu_throttled")
     if throttled > 0 and throttled >= CPU_SHARE * periods:
         found["cpu"] = f"it was held back in {throttled:g} of {periods:g} periods"
+    if _more(before, now, "tmp_full") > 0:
+        found["tmp"] = f"{round(now.get('tmp_bytes', 0.0))} bytes lie in its /tmp, and nothing more fits"
     return found
 
 

@@ -17,7 +17,16 @@ def run(context):
             file.write(bytes(args["tmp"]))
         context["userdata_manager"].write_text("packs/user/data.txt", "x" * args["disk"])
         return "used"
+    def fill(args, ctx):
+        try:
+            with open("/tmp/all", "wb") as file:
+                while True:
+                    file.write(bytes(65_536))
+                    file.flush()
+        except OSError as error:
+            return str(error)
     context["interface_registry"].register("user.use", use)
+    context["interface_registry"].register("user.fill", fill)
 """
 
 
@@ -26,7 +35,7 @@ def limits_of(host: RunningHost, pack_id: str = "user") -> dict[str, dict[str, A
 
 
 def test_limits_show_what_is_used_and_what_was_granted(host: RunningHost) -> None:
-    files = one_component_pack("user", SETUP, provides=("user.use",))
+    files = one_component_pack("user", SETUP, provides=("user.use", "user.fill"))
     wanted = {"type": "resources", "memory_mb": 300, "pids": 77, "tmp_mb": 32, "reason": "measures"}
     files["backend/permissions.json"] = json.dumps({"pack_id": "user", "permissions": [wanted]})
     host.put_pack("user", files)
@@ -43,8 +52,17 @@ def test_limits_show_what_is_used_and_what_was_granted(host: RunningHost) -> Non
     assert 1 <= now["processes"]["used"] <= 77
     assert 5 * MIB <= now["tmp"]["used"] < 6 * MIB
     assert now["disk"]["used"] >= 100_000
-    assert now["registrations"]["used"] == 1
+    assert now["registrations"]["used"] == 2
     assert now["cpu"]["used"] > 0
     assert {row["hits"] for row in now.values()} == {0}
     assert all(row["beyond"] for row in now.values())
     assert now["memory"]["raised_by"] == "memory_mb"
+
+    # a limit that is met is counted, and an issue that says what to do
+    assert "No space" in host.result("user.fill")
+    host.until(lambda: limits_of(host)["tmp"]["hits"] == 1, 30, "the full /tmp to be seen")
+    [issue] = [issue for issue in host.ok("GET", "/api/issues") if issue["code"] == "limit_tmp"]
+    assert issue["subject"] == "user"
+    assert "tmp_mb" in issue["hint"]
+    assert limits_of(host)["tmp"]["last_hit_at"] == issue["last_ts"]
+    assert host.result("user.fill")

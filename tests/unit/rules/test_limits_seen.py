@@ -16,6 +16,8 @@ from core_runtime.rules.limits_seen import LIMITS, exceeded
         ({"cpu_periods": 100.0, "cpu_throttled": 90.0}, {"cpu_periods": 200.0, "cpu_throttled": 139.0}, set()),
         ({"cpu_periods": 100.0, "cpu_throttled": 90.0}, {"cpu_periods": 200.0, "cpu_throttled": 140.0}, {"cpu"}),
         ({}, {"cpu_periods": 0.0, "cpu_throttled": 0.0}, set()),
+        ({"tmp_full": 0.0}, {"tmp_bytes": 9.0, "tmp_full": 1.0}, {"tmp"}),
+        ({"tmp_full": 1.0}, {"tmp_bytes": 9.0, "tmp_full": 1.0}, set()),
     ],
 )
 def test_what_was_counted_since_the_last_look_tells(before, now, found):
