@@ -5,6 +5,7 @@ Invariants:
     dialled, to an address that was checked. A refusal is recorded, and nothing of the steps behind it happens.
   * What can't be recorded is not opened. An end is recorded with the bytes that passed.
   * A right that goes ends what was opened with it, at once; a right bound to a time ends it within a second of that.
+  * Which generation's right counts is that of the one that asked, at the opening and as long as it is open.
   * A host whose requests the host makes (``http.fetch``) is reached in no other way by that Pack.
 
 Not here: bytes (``tunnel``, ``fetching``), which rights there are, secrets (both come in).
@@ -13,6 +14,7 @@ Not here: bytes (``tunnel``, ``fetching``), which rights there are, secrets (bot
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import itertools
 import socket
 import time
@@ -148,7 +150,8 @@ class Broker:
     def recheck(self, pack_id: str) -> None:
         """Rights may have changed: end what is no longer granted."""
         for connection in tuple(self._open.get(pack_id, {}).values()):
-            if not self._means.permissions.still(pack_id, connection.kind, **connection.params):
+            still = partial(self._means.permissions.still, pack_id, connection.kind, **connection.params)
+            if not connection.context.run(still):
                 connection.finish(_REVOKED)
 
     def view(self, pack_id: str) -> dict[str, Any]:
@@ -339,8 +342,9 @@ class Broker:
         ))  # fmt: skip
 
     async def _apart(self, work: Callable[[], _T]) -> _T:
-        """In a thread of ``Means.work``."""
-        return await asyncio.get_running_loop().run_in_executor(self._means.work, work)
+        """In a thread of ``Means.work``, in whose right it is done here."""
+        apart = partial(contextvars.copy_context().run, work)
+        return await asyncio.get_running_loop().run_in_executor(self._means.work, apart)
 
     async def _ended(self, connection: Connection, cause: Refused) -> None:
         seconds = round(self._means.clock() - connection.started, 3)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,6 +39,8 @@ class Connection:
     bytes_down: int = 0
     ended_by: Refused | None = None
     task: asyncio.Task[Any] | None = field(default_factory=asyncio.current_task)
+    context: Context = field(default_factory=copy_context)
+    """In whose right it was opened."""
 
     async def passes(self, *, up: int = 0, down: int = 0) -> None:
         """Count bytes that are about to pass, and wait for their turn. Raises ``CutError`` when a budget is used up."""

@@ -23,6 +23,7 @@ import uvloop
 
 from backend_core.errors import HostError
 from core_runtime.egress import fetching, tunnel
+from core_runtime.generations import ACTING, Standing, acting
 from core_runtime.rules.addresses import Machine, Reach, dial_fault, judge
 from core_runtime.rules.client_hello import ClientHello, Fault, Hello
 from core_runtime.rules.egress import (
@@ -681,6 +682,38 @@ def test_taking_the_right_away_ends_what_is_open(story: Any, sink: Any) -> None:
         s.broker.recheck(PACK)
         assert await s.end(number) == "revoked"
         assert await s.refused(NAME) == "denied"
+
+    story(tell, [NETWORK])
+
+
+@netns
+def test_the_right_is_that_of_the_generation_that_asked(story: Any, sink: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While two generations of a Pack run, each is judged by its own grant, at the opening and afterwards."""
+    sink(greeting=b"x")
+    standing = Standing(PACK)
+    judged: list[tuple[str, bool]] = []
+
+    async def tell(s: Stand) -> None:
+        serve, check, still = s.broker.network, s.rights.check, s.rights.still
+
+        async def by_its_right(*args: Any) -> None:
+            with acting(standing):
+                await serve(*args)
+
+        def noted(name: str, judge: Callable[..., Any]) -> Callable[..., Any]:
+            def ask(*args: Any, **params: Any) -> Any:
+                judged.append((name, ACTING.get() is standing))
+                return judge(*args, **params)
+
+            return ask
+
+        monkeypatch.setattr(s.rights, "check", noted("check", check))
+        monkeypatch.setattr(s.rights, "still", noted("still", still))
+        s.rig.bus.channels["network.connect"] = by_its_right
+        number, _ = await s.open(NAME)
+        await s.item(number)
+        s.broker.recheck(PACK)
+        assert set(judged) == {("check", True), ("still", True)}
 
     story(tell, [NETWORK])
 
