@@ -14,7 +14,7 @@ import pytest
 
 from tests.support.certificates import Authority
 from tests.support.documents import ROOT, marked_block
-from tests.support.networks import DATA, GATEWAY, HOST, OTHER, PRIVATE, WEB, Internet, NetworkedHost
+from tests.support.networks import DATA, GATEWAY, HOST, KEYED, OTHER, PRIVATE, WEB, Internet, NetworkedHost
 from tests.support.running_host import component, one_component_pack
 from tests.support.web import NamedServers
 
@@ -199,6 +199,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NamedServers]:
         servers = NamedServers(net, Authority(tmp_path_factory.mktemp("ca")))
         servers.serve("api.example.com", WEB)
         servers.serve("other.example.com", OTHER)
+        servers.serve("keyed.example.com", KEYED)
         yield servers
         servers.close()
 
@@ -207,6 +208,7 @@ PERMISSIONS: list[dict[str, Any]] = [
     {"type": "network", "domains": ["api.example.com"], "ports": [443, 80], "reason": "talks to its service"},
     {"type": "network", "addresses": [f"{PRIVATE}:7000", f"{HOST}:8765"], "reason": "talks to a machine at home"},
     {"type": "network", "domains": ["rebinding.example.com"], "ports": [80], "reason": "x"},
+    {"type": "http.fetch", "hosts": ["keyed.example.com"], "path_prefixes": ["/bytes"], "secrets": ["Authorization: Bearer {API_KEY}"], "reason": "asks with a key"},
     {"type": "http.fetch", "hosts": ["other.example.com"], "methods": ["GET", "POST"], "path_prefixes": ["/echo", "/bytes", "/redirect"], "reason": "asks"},
 ]
 
@@ -415,3 +417,21 @@ def test_the_guides_example_works(host: NetworkedHost, world: NamedServers) -> N
     host.approve("asker")
     assert host.result("example.ask") == json.loads(marked_block(GUIDE, "example: asked"))
     assert [seen[1] for seen in world.tls["data.example.com"].seen[-2:]] == ["POST", "GET"]
+
+
+def test_the_host_fills_in_a_secret_that_the_pack_never_holds(host: NetworkedHost, world: NamedServers) -> None:
+    server = world.tls["keyed.example.com"]
+    url = {"url": "https://keyed.example.com/bytes/5"}
+    missing = host.call("net.fetch", url)
+    assert "secret_missing" in str(missing), missing
+    seen = len(server.seen)
+    host.ok("PUT", "/api/packs/client/secrets/API_KEY", {"value": "s3cret-of-the-operator"})
+    assert host.result("net.fetch", url)["status"] == 200
+    assert host.result("net.urllib", {"url": "http://keyed.example.com/bytes/5"})["status"] == 200
+    assert [item[3]["authorization"] for item in server.seen[seen:]] == ["Bearer s3cret-of-the-operator"] * 2
+    status, envelope = host.call("net.fetch", {**url, "headers": {"Authorization": "Bearer mine"}})
+    assert (status, "secret_header" in str(envelope)) == (502, True), envelope
+    kept = [path.read_bytes() for folder in ("audit", "permissions", "secrets", "logs") for path in (host.home / "user_data" / folder).rglob("*") if path.is_file()]
+    assert kept
+    assert not [data for data in (*kept, host.log.read_bytes()) if b"s3cret-of" in data]
+    assert "s3cret-of" not in json.dumps(host.ok("GET", "/api/packs/client/egress"))

@@ -24,7 +24,8 @@ from tests.support.running_host import RunningHost
 
 T = TypeVar("T")
 CLONE_NEWNET = 0x40000000
-HOST, GATEWAY, WEB, OTHER, DATA, NAMES = "11.7.0.2", "11.7.0.1", "11.8.0.10", "11.8.0.11", "11.8.0.12", "11.8.0.53"
+HOST, GATEWAY = "11.7.0.2", "11.7.0.1"
+WEB, OTHER, DATA, KEYED, NAMES = "11.8.0.10", "11.8.0.11", "11.8.0.12", "11.8.0.13", "11.8.0.53"
 """The gateway is the host's neighbour; everybody else is behind it."""
 PRIVATE, METADATA, WEB6, NEIGHBOUR6 = "10.9.0.1", "169.254.169.254", "2a0b:8::10", "2a0b:7::1"
 
@@ -51,7 +52,7 @@ class Internet:
             f"-n {world} addr add {NEIGHBOUR6}/64 dev veth0 nodad",
             f"-n {host} route add default via {GATEWAY}",
             f"-n {host} -6 route add default via {NEIGHBOUR6}",
-            *(f"-n {world} addr add {a}/32 dev lo" for a in (WEB, OTHER, DATA, NAMES, PRIVATE, METADATA)),
+            *(f"-n {world} addr add {a}/32 dev lo" for a in (WEB, OTHER, DATA, KEYED, NAMES, PRIVATE, METADATA)),
             f"-n {world} addr add {WEB6}/128 dev lo",
         ):
             subprocess.run(["ip", *line.split()], check=True, capture_output=True)
