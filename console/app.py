@@ -1,22 +1,21 @@
 """The console as an ASGI application for the web port: pages rendered on the server, useful with scripts off.
 
 Invariants:
-  * Every answer carries the strict policy below; nothing of a page comes from elsewhere, and nothing may frame it.
+  * Every answer carries the strict policy of ``pages.HEADERS``; nothing of a page comes from elsewhere, and nothing may
+    frame it.
   * Text of Packs passes ``text.shown`` and the template engine's escaping, without exception.
-  * Nothing here changes anything yet: decisions are shown as the commands that make them.
+  * Looking changes nothing. What changes something is a form of an open session (``actions``).
 
-Not here: who may see it (``core_runtime.api.gate`` is in front), Packs' own pages (the gateway).
+Not here: who may see it and who has a session (``core_runtime.api.gate`` is in front), Packs' own pages (the gateway).
 """
 
 from __future__ import annotations
 
 import logging
 import secrets
+from collections.abc import Awaitable, Callable
 from functools import partial
-from pathlib import Path
-from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -25,61 +24,57 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from console.overview import overview
-from console.text import shown
-from console.words import CATALOGUES, language
+from backend_core.errors import RumiError
+from console import actions, decide, session, views
+from console.desk import Desk
+from console.pages import HEADERS, HERE, POLICY, Pages, Reader
 from core_runtime.api.context import Api
 from core_runtime.diagnostics import fail_soft
-from core_runtime.rules.identity import Refuse
 
-HERE = Path(__file__).resolve().parent
-POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
-    "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
-)
-_HEADERS = {
-    "content-security-policy": POLICY,
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-    "cross-origin-opener-policy": "same-origin",
-    "cross-origin-resource-policy": "same-origin",
-    "x-frame-options": "DENY",
-}
+__all__ = ["POLICY", "Pages", "build_console"]
+
 _LOG = logging.getLogger("rumi.console")
+_PACK = "/_rumi/packs/{pack_id}"
 
+Page = Callable[[Desk, Request], Awaitable[Response]]
 
-class Pages:
-    """Renders templates in the reader's language."""
-
-    def __init__(self) -> None:
-        self._templates = Environment(
-            loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-            lstrip_blocks=True,
-        )  # fmt: skip
-        self._templates.filters["shown"] = shown
-
-    def render(self, name: str, accept_language: str, status: int = 200, **values: Any) -> Response:
-        """A whole page. Never stored: it shows the state of this moment to one reader."""
-        code = language(accept_language)
-        text = self._templates.get_template(name).render(language=code, words=CATALOGUES[code], **values)
-        headers = {"content-language": code, "vary": "accept-language", "cache-control": "no-store"}
-        return Response(text, status, headers, media_type="text/html")
-
-    def refused(self, scope: Scope, refuse: Refuse) -> Response:
-        """What somebody sees whom the gate turned away. It tells nothing of the host but how to be let in."""
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        page = self.render("refused.html", headers.get("accept-language", ""), refuse.status, refuse=refuse)
-        page.headers.update(_HEADERS)
-        return page
+LOOKING: tuple[tuple[str, Page], ...] = (
+    ("/", views.first),
+    ("/_rumi/", views.first),
+    ("/_rumi/issues", views.issues),
+    ("/_rumi/audit", views.audit),
+    (_PACK, views.pack),
+    (f"{_PACK}/review", decide.review),
+    (f"{_PACK}/update", decide.review_update),
+)
+DECIDING: tuple[tuple[str, Page], ...] = (
+    ("/_rumi/open", session.open_session),
+    ("/_rumi/close", session.close_session),
+    ("/_rumi/scan", actions.scan),
+    ("/_rumi/audit/acknowledge", actions.acknowledge),
+    (f"{_PACK}/approve", decide.approve),
+    (f"{_PACK}/reject", decide.reject),
+    (f"{_PACK}/update/approve", decide.approve_update),
+    (f"{_PACK}/update/reject", decide.reject_update),
+    (f"{_PACK}/rollback", actions.rollback),
+    (f"{_PACK}/restore", actions.restore),
+    (f"{_PACK}/start", actions.start),
+    (f"{_PACK}/stop", actions.stop),
+    (f"{_PACK}/permissions/grant", actions.grant),
+    (f"{_PACK}/permissions/revoke", actions.revoke),
+    (f"{_PACK}/permissions/revoke-unused", actions.revoke_unused),
+    (f"{_PACK}/privileges/grant", actions.grant_privilege),
+    (f"{_PACK}/privileges/revoke", actions.revoke_privilege),
+)
 
 
 def build_console(api: Api, pages: Pages) -> ASGIApp:
     """The application behind the web port: ``/`` and ``/_rumi/`` are the console."""
-    show = partial(_overview, api, pages)
+    desk = Desk(api, pages)
     app = Starlette(
         routes=[
-            Route("/", show, methods=["GET"]),
-            Route("/_rumi/", show, methods=["GET"]),
+            *(Route(path, partial(_run, desk, page), methods=["GET"]) for path, page in LOOKING),
+            *(Route(path, partial(_run, desk, page), methods=["POST"]) for path, page in DECIDING),
             Mount("/_rumi/static", StaticFiles(directory=HERE / "static")),
         ],
         exception_handlers={HTTPException: partial(_http_exception, pages)},
@@ -88,20 +83,24 @@ def build_console(api: Api, pages: Pages) -> ASGIApp:
     return _WithHeaders(app)
 
 
-async def _overview(api: Api, pages: Pages, request: Request) -> Response:
-    accept = request.headers.get("accept-language", "")
+async def _run(desk: Desk, page: Page, request: Request) -> Response:
+    """What a use case refuses is a page; anything unexpected ends here as an issue with a reference."""
     reference = secrets.token_hex(4)
-    with fail_soft(api.host.diagnostics, "console:overview", "console", step_id=reference) as outcome:
-        page = pages.render("overview.html", accept, view=await overview(api))
+    subject = f"console:{getattr(page, '__name__', 'page')}"
+    with fail_soft(desk.api.host.diagnostics, subject, "console", step_id=reference) as outcome:
+        try:
+            answer = await page(desk, request)
+        except RumiError as exc:
+            answer = desk.pages.failure(Reader.of(request), exc, desk.back(request))
     if outcome.ok:
-        return page
-    _LOG.error("the overview failed, reference %s", reference, exc_info=outcome.error)
-    return pages.render("failed.html", accept, 500, reference=reference)
+        return answer
+    _LOG.error("%s failed, reference %s", subject, reference, exc_info=outcome.error)
+    return desk.pages.render("failed.html", Reader.of(request), 500, reference=reference)
 
 
 async def _http_exception(pages: Pages, request: Request, exc: Exception) -> Response:
     status = exc.status_code if isinstance(exc, HTTPException) else 500
-    return pages.render("unknown.html", request.headers.get("accept-language", ""), status)
+    return pages.render("unknown.html", Reader.of(request), status)
 
 
 class _WithHeaders:
@@ -113,7 +112,7 @@ class _WithHeaders:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def sending(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], *((n.encode(), v.encode()) for n, v in _HEADERS.items())]
+                message["headers"] = [*message["headers"], *((n.encode(), v.encode()) for n, v in HEADERS.items())]
             await send(message)
 
         await self._app(scope, receive, sending)

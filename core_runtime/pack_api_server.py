@@ -45,8 +45,10 @@ RenderRefusal = Callable[[Scope, Refuse], Response]
 class PackApiServer:
     """All of them together. ``bind``, then ``serve`` once, then ``close`` (also after a failure in between)."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, prove: Callable[[Door, socket.socket], Peer] = peer.prove) -> None:
+        """``prove`` looks at each accepted socket: which user is at its other end."""
         self._settings = settings
+        self._prove = prove
         self.web_port = settings.web_port
         self._sockets: list[tuple[Door, socket.socket]] = []
         self._give_back = contextlib.ExitStack()
@@ -75,9 +77,10 @@ class PackApiServer:
         uid = peer.own_uid()
         gate = Gate(
             {Door.API: management, Door.SOCKET: management, Door.WEB: web},
-            partial(self._authority, uid),
+            partial(self._authority, api, uid),
             lambda scope, refuse: (web_refused if _is_web(scope) else _api_refused)(scope, refuse),
             on_refusal=partial(_note_refusal, api),
+            on_session=api.access.use,
         )
         config = Config(
             gate, http=HostProtocol, ws="none", lifespan="off", log_config=None, access_log=False, proxy_headers=False,
@@ -86,10 +89,10 @@ class PackApiServer:
         config.load()
         loop = asyncio.get_running_loop()
         for door, sock in self._sockets:
-            make = protocol_factory(config, self._state, Entrance(_prover(door), uid))
+            make = protocol_factory(config, self._state, Entrance(partial(self._prove, door), uid))
             create = loop.create_unix_server if door is Door.SOCKET else loop.create_server
             self._servers.append(await create(make, sock=sock, backlog=loopback.BACKLOG))
-        self._sweeper = asyncio.create_task(self._sweep(), name="http sweep")
+        self._sweeper = asyncio.create_task(self._sweep(api), name="http sweep")
 
     async def close(self, api: Api | None = None) -> None:
         """Stop accepting, end streams, let answers finish, give everything back. Safe to call at any point."""
@@ -97,6 +100,7 @@ class PackApiServer:
             server.close()
         if api is not None:
             api.streams.closing.set()
+            api.access.close()
         for connection in list(self._state.connections):
             connection.shutdown()
         if self._state.tasks:
@@ -114,8 +118,8 @@ class PackApiServer:
             await asyncio.gather(self._sweeper, return_exceptions=True)
         self._give_back.close()
 
-    def _authority(self, uid: int | None) -> Authority:
-        return Authority(uid, self._settings.api_port, self.web_port, self._token.current())
+    def _authority(self, api: Api, uid: int | None) -> Authority:
+        return Authority(uid, self._settings.api_port, self.web_port, self._token.current(), api.access.living())
 
     def _prepare_token(self, api: Api) -> None:
         """A token that can't be made or used is an issue, not an end: the owner's own connections need none."""
@@ -136,9 +140,10 @@ class PackApiServer:
         if problem is not None:
             api.host.diagnostics.issue(problem.code, "error", "api", problem.title, problem.detail, problem.hint)
 
-    async def _sweep(self) -> None:
+    async def _sweep(self, api: Api) -> None:
         while True:
             await asyncio.sleep(SWEEP_S)
+            api.access.sweep()
             now_s = time.monotonic()
             for connection in list(self._state.connections):
                 if isinstance(connection, HostProtocol):
@@ -167,7 +172,3 @@ def _is_web(scope: Scope) -> bool:
 def _api_refused(scope: Scope, refuse: Refuse) -> Response:
     del scope
     return refusal(refuse, {"www-authenticate": "Bearer"} if refuse.status == 401 else None)
-
-
-def _prover(door: Door) -> Callable[[socket.socket], Peer]:
-    return peer.prove_unix if door is Door.SOCKET else partial(peer.prove_tcp, door=door)

@@ -19,6 +19,7 @@ from starlette.types import Receive, Scope, Send
 
 from backend_core.errors import HostError, NotFoundError, RequestError, RumiError
 from core_runtime.api import (
+    endpoints_console,
     endpoints_interfaces,
     endpoints_machine,
     endpoints_overview,
@@ -62,6 +63,7 @@ def endpoints() -> tuple[Endpoint, ...]:
         *endpoints_secrets.ENDPOINTS,
         *endpoints_machine.ENDPOINTS,
         *endpoints_interfaces.ENDPOINTS,
+        *endpoints_console.ENDPOINTS,
         Endpoint("GET", "/api/openapi.json", "openapi", "This description", _openapi, schema={"type": "object"}),
     )
 

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from core_runtime.rules.identity import Allow, Authority, Door, Peer, Refuse, RequestFacts, decide
 from core_runtime.rules.rate import Bucket, Rate, take, wait_s
+from core_runtime.rules.sessions import Session
 
 OWNER_RATE = Rate(per_second=5000.0, burst=10000.0)
 STRANGER_RATE = Rate(per_second=20.0, burst=40.0)
@@ -31,6 +32,8 @@ _HEADERS = {
     b"content-length": "content_length",
     b"transfer-encoding": "transfer_encoding",
     b"authorization": "authorization",
+    b"cookie": "cookie",
+    b"x-rumi-session": "session",
 }
 
 
@@ -44,12 +47,14 @@ class Gate:
         refused: Callable[[Scope, Refuse], Response],
         *,
         on_refusal: Callable[[Peer, Refuse], None] = lambda _peer, _refuse: None,
+        on_session: Callable[[Session], None] = lambda _session: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._apps = apps
         self._authority = authority
         self._refused = refused
         self._on_refusal = on_refusal
+        self._on_session = on_session
         self._clock = clock
         self._buckets: OrderedDict[str, Bucket] = OrderedDict()
 
@@ -63,12 +68,14 @@ class Gate:
             self._on_refusal(facts.peer, decision)
             await self._refused(scope, decision)(scope, _nothing, send)
             return
-        scope["state"]["actor"] = decision.actor
+        if decision.session is not None:
+            self._on_session(decision.session)
+        scope["state"] |= {"actor": decision.actor, "session": decision.session, "proven": decision.proven}
         await self._apps[facts.peer.door](scope, receive, send)
 
     def _rated(self, peer: Peer, decision: Allow | Refuse) -> Allow | Refuse:
         """The owner's requests and everybody else's are counted apart: a flood of strangers costs the owner nothing."""
-        allowed = isinstance(decision, Allow)
+        allowed = isinstance(decision, Allow) and (decision.proven or decision.actor.startswith("operator"))
         rate = OWNER_RATE if allowed else STRANGER_RATE
         name = f"{'owner' if allowed else 'stranger'}:{peer.uid}"
         now_s = self._clock()

@@ -50,6 +50,11 @@ Row = tuple[int, int, int]
 """State, user id, inode."""
 
 
+def prove(door: Door, sock: socket.socket) -> Peer:
+    """Who is at the other end of a connection that came in at ``door``. Never raises."""
+    return prove_unix(sock) if door is Door.SOCKET else prove_tcp(sock, door)
+
+
 def prove_tcp(sock: socket.socket, door: Door) -> Peer:
     """Never raises. ``sock`` is the accepted socket."""
     if not sys.platform.startswith("linux"):

@@ -8,21 +8,40 @@ Invariants (trust design, "Who may ask the host for something"):
     port.
   * A credential that is present and wrong is refused, even where the connection alone would have sufficed.
   * What could not be proven is not proven: it needs the token.
+  * The console changes nothing for a connection alone: its actions need a session, which is a cookie *and* the proven
+    owner, or, where no owner can be proven, a header that only the console's own script sends.
+  * The console takes plain forms, and only at its own paths: from a page of its own origin, with a session. A redirect
+    file's form (its origin is ``null``) is admitted at one path, with a body of one exact length.
 
-Not here: looking at sockets (``drivers.peer``), reading the token (``drivers.token``), sending answers (``api.gate``).
+Not here: looking at sockets (``drivers.peer``), reading the token (``drivers.token``), sending answers (``api.gate``),
+what a session is and when it ends (``rules.sessions``), the form's own token (the console, before any use case).
 """
 
 from __future__ import annotations
 
 import hmac
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
-from enum import StrEnum
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum, StrEnum
+
+from core_runtime.rules.sessions import (
+    CODE_BODY_BYTES,
+    Carrier,
+    Session,
+    named,
+    secret_in_cookies,
+    secret_in_header,
+)
 
 BODY_LIMIT_BYTES = 1024 * 1024
+FORM_LIMIT_BYTES = 64 * 1024
+OPEN_PATH = "/_rumi/open"
+CONSOLE_PREFIX = "/_rumi/"
+STATIC_PREFIX = "/_rumi/static/"
 PATH_LIMIT_BYTES = 2048
 _HOW_TO_IDENTIFY = 'Send the token that "rumi token" prints: -H "Authorization: Bearer TOKEN".'
+_HOW_TO_OPEN = "Open the console with: ./rumi open"
 
 # A path is either in its one canonical spelling or refused: what a check sees and what a route sees can't differ.
 _PATH = re.compile(rb"/(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2}|/)*")
@@ -66,23 +85,34 @@ class RequestFacts:
     content_length: tuple[bytes, ...] = ()
     transfer_encoding: tuple[bytes, ...] = ()
     authorization: tuple[bytes, ...] = ()
+    cookie: tuple[bytes, ...] = ()
+    session: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Authority:
-    """What this host is: its user id (None where the system can't tell), its ports, its token (empty: none usable)."""
+    """What this host is: its user id (None where the system can't tell), its ports, its token (empty: none usable),
+    the console's sessions that have not ended.
+    """
 
     uid: int | None
     api_port: int
     web_port: int
     token: bytes
+    sessions: Mapping[bytes, Session] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Allow:
-    """The request acts as the operator. ``actor`` names the proof, for the audit trail."""
+    """The request acts as the operator. ``actor`` names the proof, for the audit trail.
+
+    ``session``: the console's, where it has one. ``proven``: the connection is the owner's.
+    Two actors are nobody: ``anyone`` gets the console's style sheets, ``opening`` may offer a one-time code.
+    """
 
     actor: str
+    session: Session | None = None
+    proven: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,16 +126,38 @@ class Refuse:
     hint: str = ""
 
 
+class Ask(Enum):
+    """What a request is for, by its door, method and path."""
+
+    CALL = "call"
+    PAGE = "page"
+    FILE = "file"
+    OPEN = "open"
+    ACT = "act"
+
+
 def decide(facts: RequestFacts, authority: Authority) -> Allow | Refuse:
     """The whole rule, in the order in which it is documented."""
+    ask = ask_of(facts)
     return (
         _path(facts)
         or _host(facts, authority)
-        or _origin(facts)
-        or _fetch_metadata(facts)
-        or _body(facts)
-        or _identity(facts, authority)
+        or _origin(facts, ask)
+        or _fetch_metadata(facts, ask)
+        or (_form(facts, ask) if ask in {Ask.OPEN, Ask.ACT} else _body(facts))
+        or _identity(facts, authority, ask)
     )
+
+
+def ask_of(facts: RequestFacts) -> Ask:
+    """Decided on the path as it was sent: one that is not canonical is refused before this counts."""
+    if facts.peer.door is not Door.WEB:
+        return Ask.CALL
+    if facts.method not in _SAFE_METHODS:
+        if facts.raw_path == OPEN_PATH.encode() and facts.method == "POST":
+            return Ask.OPEN
+        return Ask.ACT if facts.raw_path.startswith(CONSOLE_PREFIX.encode()) else Ask.CALL
+    return Ask.FILE if facts.raw_path.startswith(STATIC_PREFIX.encode()) else Ask.PAGE
 
 
 def _path(facts: RequestFacts) -> Refuse | None:
@@ -150,21 +202,30 @@ def _allowed_hosts(door: Door, authority: Authority) -> frozenset[bytes]:
     return frozenset(allowed | {name.encode() for name in names} if port == 80 else allowed)
 
 
-def _origin(facts: RequestFacts) -> Refuse | None:
+def _origin(facts: RequestFacts, ask: Ask) -> Refuse | None:
     if not facts.origin:
+        if ask is Ask.ACT:
+            return _cross_site("a form of the console comes with an Origin header, and this request has none")
         return None
     # Host has passed already, so "ours" is exactly the address that this very request was sent to.
     if facts.peer.door is not Door.SOCKET and facts.origin == (b"http://" + facts.host[0].lower(),):
         return None
+    # A browser says "null" for a file, and for a form of a page whose referrer policy is no-referrer, as ours is.
+    # What tells our own form from everybody's "null" is Sec-Fetch-Site, which no page can set.
+    ours = ask is Ask.ACT and facts.fetch_site == (b"same-origin",)
+    if facts.origin == (b"null",) and (ours or ask is Ask.OPEN):
+        return None
     return _cross_site("the Origin header names another site")
 
 
-def _fetch_metadata(facts: RequestFacts) -> Refuse | None:
-    if not facts.fetch_site or facts.fetch_site in {(b"none",), (b"same-origin",)}:
+def _fetch_metadata(facts: RequestFacts, ask: Ask) -> Refuse | None:
+    if not facts.fetch_site or facts.fetch_site == (b"same-origin",):
+        return None
+    if facts.fetch_site == (b"none",) and ask is not Ask.ACT:
         return None
     navigation = (
         facts.peer.door is Door.WEB
-        and facts.method in {"GET", "HEAD"}
+        and (facts.method in {"GET", "HEAD"} or ask is Ask.OPEN)
         and facts.fetch_mode == (b"navigate",)
         and facts.fetch_dest == (b"document",)
     )
@@ -203,6 +264,25 @@ def _body(facts: RequestFacts) -> Refuse | None:
     return None
 
 
+def _form(facts: RequestFacts, ask: Ask) -> Refuse | None:
+    """A form's body: its type, a declared length, and for a one-time code exactly its length."""
+    kinds = {kind.split(b";")[0].strip().lower() for kind in facts.content_type}
+    if len(facts.content_type) != 1 or kinds != {b"application/x-www-form-urlencoded"}:
+        return Refuse(
+            415, "content_type", "The console takes forms only",
+            "expected one Content-Type: application/x-www-form-urlencoded",
+            "Programs use the management API, with application/json.",
+        )  # fmt: skip
+    length = facts.content_length[0] if len(facts.content_length) == 1 else b""
+    if facts.transfer_encoding or not length.isdigit() or len(length) > 9:
+        return Refuse(411, "length_required", "A form declares its length", "expected one Content-Length, a number")
+    if ask is Ask.OPEN and int(length) != CODE_BODY_BYTES:
+        return Refuse(400, "code_malformed", "This is no one-time code", "", _HOW_TO_OPEN)
+    if int(length) > FORM_LIMIT_BYTES:
+        return Refuse(413, "too_large", "The form is too large", f"at most {FORM_LIMIT_BYTES} bytes")
+    return None
+
+
 def body_too_large() -> Refuse:
     """Also used while a body without a declared length arrives."""
     return Refuse(
@@ -211,17 +291,61 @@ def body_too_large() -> Refuse:
     )  # fmt: skip
 
 
-def _identity(facts: RequestFacts, authority: Authority) -> Allow | Refuse:
+def _identity(facts: RequestFacts, authority: Authority, ask: Ask) -> Allow | Refuse:
     if facts.authorization:
-        return _bearer(facts.authorization, authority)
+        shown = _bearer(facts.authorization, authority)
+        if isinstance(shown, Refuse) or ask not in {Ask.ACT, Ask.OPEN}:
+            return shown
     peer = facts.peer
-    if peer.uid is not None and authority.uid is not None and peer.uid == authority.uid:
-        return Allow(f"operator:{'socket' if peer.door is Door.SOCKET else 'uid'}:{peer.uid}")
-    if peer.uid is not None:
+    owner = peer.uid is not None and authority.uid is not None and peer.uid == authority.uid
+    if peer.uid is not None and not owner:
         detail = "this connection belongs to another user of this machine than the host"
+        return _not_identified(peer.door, detail)
+    if peer.door is Door.WEB:
+        found = _at_the_console(facts, authority, ask, owner=owner)
+        if found is not None:
+            return found
+    if owner:
+        return Allow(f"operator:{'socket' if peer.door is Door.SOCKET else 'uid'}:{peer.uid}", proven=True)
+    detail = peer.unproven or "the user at the other end of this connection could not be proven"
+    return _not_identified(peer.door, detail)
+
+
+def _at_the_console(facts: RequestFacts, authority: Authority, ask: Ask, *, owner: bool) -> Allow | Refuse | None:
+    """What only the web port knows; None: as at any other door. Nobody but the owner or an unproven peer comes here."""
+    if ask is Ask.OPEN:
+        return Allow("opening", proven=owner)
+    if ask is Ask.FILE and not owner:
+        return Allow("anyone")
+    session = _session(facts, authority, owner=owner)
+    if session is not None:
+        return Allow(f"operator:console:{facts.peer.uid}" if owner else "operator:console", session, owner)
+    if facts.session:
+        return _no_session("the session that the console's page holds has ended, or is of another run of the host")
+    if ask is Ask.ACT:
+        return _no_session("none was opened in this browser, or it has ended")
+    return None
+
+
+def _session(facts: RequestFacts, authority: Authority, *, owner: bool) -> Session | None:
+    """The session that this request may use: by the header from anybody who holds it, by the cookie for the owner."""
+    if facts.session:
+        carrier, secret = Carrier.HEADER, secret_in_header(facts.session)
+    elif owner:
+        carrier, secret = Carrier.COOKIE, secret_in_cookies(facts.cookie, authority.web_port)
     else:
-        detail = peer.unproven or "the user at the other end of this connection could not be proven"
-    return Refuse(401, "not_identified", "The host does not know who is asking", detail, _HOW_TO_IDENTIFY)
+        return None
+    found = authority.sessions.get(named(secret)) if secret else None
+    return found if found is not None and found.carrier is carrier else None
+
+
+def _no_session(detail: str) -> Refuse:
+    return Refuse(401, "session_missing", "This needs an open session of the console", detail, _HOW_TO_OPEN)
+
+
+def _not_identified(door: Door, detail: str) -> Refuse:
+    hint = _HOW_TO_OPEN if door is Door.WEB else _HOW_TO_IDENTIFY
+    return Refuse(401, "not_identified", "The host does not know who is asking", detail, hint)
 
 
 def _bearer(values: Sequence[bytes], authority: Authority) -> Allow | Refuse:

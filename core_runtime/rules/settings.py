@@ -73,6 +73,11 @@ class Settings:
         return self.permissions_dir / ".api_token"
 
     @property
+    def redirect_dir(self) -> Path:
+        """Files that open the console, mode 0700."""
+        return self.user_data / "run"
+
+    @property
     def packs_dir(self) -> Path:
         """Where Packs are put."""
         return self.home / "ecosystem" / "packs"

@@ -22,6 +22,7 @@ _HERE = "rumi_setup.cli"
 COMMANDS = {
     "up": ("machine", "up", "Set up whatever is missing and run the host"),
     "down": ("machine", "down", "Stop the host"),
+    "open": ("console", "open_", "Open the console in the browser"),
     "status": ("machine", "status", "What runs, what needs a decision, what is wrong"),
     "pack": ("packs", "pack", "Packs: list, review, approve, reject, start, stop, new"),
     "call": ("interfaces", "call", 'Call an interface: rumi call KEY \'{"name": "value"}\''),

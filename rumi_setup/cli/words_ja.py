@@ -30,6 +30,14 @@ JAPANESE: dict[str, str] = {
     "Exit codes": "終了コード",
     "Print JSON.": "JSON で出力します。",
     "Set up whatever is missing and run the host": "不足しているものを準備し、ホストを実行します",
+    "Open the console in the browser": "ブラウザーでコンソールを開きます",
+    "Open the console in your browser, with a session that may decide.":
+        "判断できるセッション付きで、ブラウザーにコンソールを開きます。",
+    "Print the file to open, and start no browser.": "開くファイルを表示するだけで、ブラウザーは起動しません。",
+    "Your browser opens this file. It works once, for {n} seconds.":
+        "ブラウザーがこのファイルを開きます。{n} 秒以内に一度だけ使えます。",
+    "Open this file in a browser of yours. It works once, for {n} seconds.":
+        "このファイルを自分のブラウザーで開いてください。{n} 秒以内に一度だけ使えます。",
     "Stop the host": "ホストを停止します",
     "What runs, what needs a decision, what is wrong": "実行中のもの、判断待ちのもの、問題を表示します",
     "Packs: list, review, approve, reject, start, stop, new": "Pack の一覧・確認・承認・拒否・開始・停止・新規作成",

@@ -1,0 +1,136 @@
+"""Review and decide: everything that the decision needs on one page, and the decision bound to exactly that."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from backend_core.errors import RumiError
+from console import forms
+from console.desk import Desk, actor, pack_id_of, pack_page
+from console.pages import Reader
+from core_runtime.api.operator import View
+
+_STALE = frozenset({"digest_stale", "isolation_changed"})
+_LEVELS = ("none", "reduced", "standard", "strong")
+
+
+async def review(desk: Desk, request: Request) -> Response:
+    return await _page(desk, request, update=False)
+
+
+async def review_update(desk: Desk, request: Request) -> Response:
+    return await _page(desk, request, update=True)
+
+
+async def approve(desk: Desk, request: Request) -> Response:
+    pack_id = pack_id_of(request)
+    form = await desk.form(request)
+    try:
+        found = await desk.host.review(pack_id, update=False)
+        choices = forms.choices(form, found["permissions"], time.time()) if _same(form, found) else []
+        agreed = _isolation(found)
+        agreed = agreed if not _weaker(found) or forms.one(form, "weaker") == "yes" else None
+        done = await desk.host.approve(
+            pack_id, actor=actor(request), digest=forms.one(form, "digest"), permissions=choices,
+            replace=[key for key in found["replaces"] if key in form.get("replace", [])], isolation=agreed,
+        )  # fmt: skip
+    except RumiError as error:
+        return _refused(desk, request, error, f"{pack_page(pack_id)}/review")
+    return desk.done(request, "done_approved", pack_page(pack_id), done)
+
+
+async def approve_update(desk: Desk, request: Request) -> Response:
+    pack_id = pack_id_of(request)
+    form = await desk.form(request)
+    try:
+        found = await desk.host.review(pack_id, update=True)
+        choices = forms.choices(form, found["permissions"], time.time()) if _same(form, found) else []
+        done = await desk.host.approve_update(
+            pack_id, actor=actor(request), digest=forms.one(form, "digest"), permissions=choices,
+            accept_weaker=_weaker(found) and forms.one(form, "weaker") == "yes",
+        )  # fmt: skip
+    except RumiError as error:
+        return _refused(desk, request, error, f"{pack_page(pack_id)}/update")
+    return desk.done(request, "done_updated", pack_page(pack_id), done)
+
+
+async def reject(desk: Desk, request: Request) -> Response:
+    pack_id = pack_id_of(request)
+    form = await desk.form(request)
+    done = await desk.host.reject(pack_id, reason=forms.one(form, "reason"), actor=actor(request))
+    return desk.done(request, "done_rejected", pack_page(pack_id), done)
+
+
+async def reject_update(desk: Desk, request: Request) -> Response:
+    pack_id = pack_id_of(request)
+    await desk.form(request)
+    done = await desk.host.reject_update(pack_id, actor=actor(request))
+    return desk.done(request, "done_update_rejected", pack_page(pack_id), done)
+
+
+async def _page(desk: Desk, request: Request, *, update: bool) -> Response:
+    pack_id = pack_id_of(request)
+    found = await desk.host.review(pack_id, update=update)
+    status = await desk.host.status(pack_id)
+    held = (status["approval"] or {}).get("permissions")
+    return desk.pages.render(
+        "review.html", desk.reader(request), pack_id=pack_id, review=found, update=update, weaker=_weaker(found),
+        items=[_item(index, item, held) for index, item in enumerate(found["permissions"])],
+        isolation=_isolation(found), decidable=update or status["status"] != "error",
+    )  # fmt: skip
+
+
+def _item(index: int, item: Mapping[str, Any], held: list[Mapping[str, Any]] | None) -> View:
+    """One permission as the page shows it; ticked is what an approval without choices grants, or what is held."""
+    target = forms.target_of(item)
+    had = [grant for grant in held or [] if grant["type"] == item["type"]]
+    kept = {value for grant in had for value in grant.get(target, ())} if target else set()
+    return {
+        "index": index,
+        "type": item["type"],
+        "reason": item["reason"],
+        "risk": item["risk"],
+        "words": item["words"],
+        "note": item["note"],
+        "grantable": item["grantable"],
+        "new": held is not None and not had,
+        "ticked": bool(had) if held is not None else item["plain"],
+        "target": target,
+        "values": [
+            {"name": f"{index}.{at}", "text": value, "ticked": value in kept if held is not None else item["plain"]}
+            for at, value in enumerate(item[target])
+        ]
+        if target
+        else [],
+        "params": {name: value for name, value in forms.params_of(item).items() if name != target},
+    }
+
+
+def _same(form: forms.Form, found: View) -> bool:
+    """Ticks count only for the review they were made on; another one is refused by its digest all the same."""
+    return forms.one(form, "digest") == str(found["digest"])
+
+
+def _isolation(found: View) -> str | None:
+    now = found["isolation"]
+    return f"{now['driver']}/{now['level']}" if now else None
+
+
+def _weaker(found: View) -> bool:
+    """Whether what there is now is other and no stronger than what was approved."""
+    before, now = found["approved_isolation"], _isolation(found)
+    if not before or not now or before == now:
+        return False
+    levels = [_LEVELS.index(words.partition("/")[2]) for words in (before, now)]
+    return levels[1] < levels[0] or before.partition("/")[0] != now.partition("/")[0]
+
+
+def _refused(desk: Desk, request: Request, error: RumiError, back: str) -> Response:
+    """A stale review is told as such: nothing was decided, and the next look shows what is there now."""
+    page = "stale.html" if error.code in _STALE else "outcome.html"
+    return desk.pages.render(page, Reader.of(request), error.http_status, error=error, back=back)

@@ -1,0 +1,189 @@
+"""What the console may ask of the host: the API's use cases under one narrow port, as plain views.
+
+Each method is one use case with the same checks as its route; errors are ``RumiError``. Every one that decides takes
+the actor that the gate established, for the audit trail.
+
+Not here: HTTP, forms and pages (the console), the use cases themselves (``handlers``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from core_runtime.api import views
+from core_runtime.api.console_access import Opened
+from core_runtime.api.context import Api
+from core_runtime.handlers import evidence, packs, permissions, updates
+from core_runtime.rules.identity import Refuse
+from core_runtime.rules.permissions import KINDS
+from core_runtime.rules.sessions import Session, code_of
+
+AUDIT_LINES_MOST = 5000
+_CODE_REFUSED = "console_code_refused"
+
+View = dict[str, Any]
+
+
+class Operator:
+    """One per host; stateless."""
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+        self._host = api.host
+
+    # --- the session -------------------------------------------------------------------------------------------------
+
+    async def open(self, body: bytes, cookies: tuple[bytes, ...], *, proven: bool) -> Opened | Refuse:
+        """Use a one-time code up; the session that this browser had before ends with it."""
+        access = self._api.access
+        found = access.open(code_of(body), proven=proven)
+        if isinstance(found, Refuse):
+            who = "the owner's connection" if proven else "a connection that nobody was proven on"
+            self._host.diagnostics.issue(
+                _CODE_REFUSED, "info", f"console:{'owner' if proven else 'unproven'}",
+                "A code that does not open the console was offered", f"Over {who}: {found.title}", found.hint,
+            )  # fmt: skip
+            return found
+        before = access.cookie_session(cookies)
+        if before is not None:
+            access.end(before)
+        carrier = found.session.carrier.value
+        await asyncio.to_thread(self._host.audit.append, "console.opened", actor="operator", carrier=carrier)
+        return found
+
+    async def close(self, session: Session, *, actor: str) -> None:
+        """The session ends now."""
+        self._api.access.end(session)
+        await asyncio.to_thread(self._host.audit.append, "console.closed", actor=actor)
+
+    # --- looking -----------------------------------------------------------------------------------------------------
+
+    async def status(self, pack_id: str) -> View:
+        """State of one Pack, and what was approved."""
+        return views.pack_status(await packs.status(self._host, pack_id))
+
+    async def review(self, pack_id: str, *, update: bool) -> View:
+        """Everything that the decision needs, about what lies in the folder or about the staged version."""
+        await packs.status(self._host, pack_id)
+        if update:
+            found = await updates.review(self._host, pack_id)
+        else:
+            found = await asyncio.to_thread(self._host.approvals.review, pack_id)
+        return {**found.as_dict(), "isolation": views.isolation(self._host.isolation)}
+
+    async def permissions(self, pack_id: str) -> View:
+        """What is granted, and how much of it was used."""
+        return await permissions.view(self._host, pack_id)
+
+    async def privileges(self) -> list[View]:
+        """Operations that the host performs for Packs, and for which."""
+        return await asyncio.to_thread(self._host.privileges.list)
+
+    def logs(self, pack_id: str, lines: int) -> list[View]:
+        """What the Pack printed and logged last."""
+        return packs.logs(self._host, pack_id, lines)
+
+    async def audit(self, lines: int, pack_id: str) -> list[View]:
+        """The last records, newest first; ``pack_id`` ``""`` for all."""
+        found = await asyncio.to_thread(self._host.audit.tail, AUDIT_LINES_MOST if pack_id else lines)
+        kept = [record for record in found if not pack_id or record.get("pack_id") == pack_id]
+        return kept[-lines:][::-1]
+
+    async def audit_check(self) -> View:
+        """Whether the audit trail and the journal are unchanged and complete."""
+        return await asyncio.to_thread(evidence.describe, self._host)
+
+    def audit_finding(self) -> str:
+        """What the start found wrong with the trail and nobody has acknowledged, or ``""``."""
+        return self._host.evidence_fault
+
+    def issues(self) -> list[View]:
+        """What is wrong, newest first."""
+        return [issue.as_dict() for issue in reversed(self._host.diagnostics.issues())]
+
+    # --- deciding ----------------------------------------------------------------------------------------------------
+
+    async def approve(
+        self,
+        pack_id: str,
+        *,
+        actor: str,
+        digest: str,
+        permissions: Sequence[Any],
+        replace: Sequence[str],
+        isolation: str | None,
+    ) -> View:
+        """Approve exactly what was shown; ``isolation`` None: whatever is not weaker than approved before."""
+        done = await packs.approve(
+            self._host, pack_id, digest=digest, permissions=permissions, actor=actor, replaces=replace,
+            isolation=isolation,
+        )  # fmt: skip
+        return views.pack_status(done)
+
+    async def approve_update(
+        self, pack_id: str, *, actor: str, digest: str, permissions: Sequence[Any], accept_weaker: bool
+    ) -> View:
+        """Put the staged version that was shown in the old one's place."""
+        done = await updates.approve(
+            self._host, pack_id, digest=digest, permissions=permissions, actor=actor, accept_weaker=accept_weaker
+        )
+        return views.pack_status(done)
+
+    async def reject(self, pack_id: str, *, reason: str, actor: str) -> View:
+        """Reject, and stop."""
+        return views.pack_status(await packs.reject(self._host, pack_id, reason=reason, actor=actor))
+
+    async def reject_update(self, pack_id: str, *, actor: str) -> View:
+        """Throw the staged version away."""
+        return views.pack_status(await updates.reject(self._host, pack_id, actor=actor))
+
+    async def rollback(self, pack_id: str, *, actor: str) -> View:
+        """Return to the version before the last update."""
+        return views.pack_status(await updates.rollback(self._host, pack_id, actor=actor))
+
+    async def restore(self, pack_id: str, *, actor: str) -> View:
+        """Put the approved bytes back, and start."""
+        return views.pack_status(await packs.restore(self._host, pack_id, actor=actor))
+
+    async def start(self, pack_id: str) -> View:
+        """Start an approved Pack."""
+        return views.pack_status(await packs.start(self._host, pack_id))
+
+    async def stop(self, pack_id: str) -> View:
+        """Stop a Pack; it stays approved."""
+        return views.pack_status(await packs.stop(self._host, pack_id))
+
+    async def scan(self) -> None:
+        """Look at the folder of Packs again."""
+        await packs.scan(self._host)
+
+    async def grant(self, pack_id: str, choice: Mapping[str, Any], *, actor: str) -> View:
+        """Grant one more of what was declared."""
+        return await permissions.grant(self._host, pack_id, [choice], actor=actor)
+
+    async def revoke(self, pack_id: str, kind: str, item: str, *, actor: str) -> View:
+        """Take a permission away, or one item of it."""
+        known = KINDS.get(kind)
+        target = {known.required: [item]} if item and known is not None and known.required else {}
+        return await permissions.revoke(self._host, pack_id, [{"type": kind, **target}], actor=actor)
+
+    async def revoke_unused(self, pack_id: str, *, actor: str) -> View:
+        """Take away whatever was never used."""
+        return await permissions.revoke(self._host, pack_id, [], unused=True, actor=actor)
+
+    async def grant_privilege(self, pack_id: str, privilege: str, options: Mapping[str, str], *, actor: str) -> None:
+        """Let the host perform an operation for the Pack."""
+        await packs.status(self._host, pack_id)
+        self._host.require_evidence()
+        await asyncio.to_thread(self._host.privileges.grant, pack_id, privilege, actor=actor, options=options)
+
+    async def revoke_privilege(self, pack_id: str, privilege: str, *, actor: str) -> None:
+        """Take an operation back."""
+        await packs.status(self._host, pack_id)
+        await asyncio.to_thread(self._host.privileges.revoke, pack_id, privilege, actor=actor)
+
+    async def acknowledge(self, reason: str, *, actor: str) -> None:
+        """Go on although the audit trail was changed, on record."""
+        await asyncio.to_thread(evidence.acknowledge, self._host, actor=actor, reason=reason)

@@ -1,0 +1,165 @@
+"""The console in a real browser: opened through the redirect file, a hostile Pack reviewed, decided, used, narrowed, updated.
+
+With RUMI_SHOTS set to a folder, screenshots of each page are left there for a reader.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from console.words import CATALOGUES
+from tests.support.machine import CHROMIUM_NAMES
+from tests.support.running_host import RunningHost
+
+pytestmark = [pytest.mark.browser, pytest.mark.embedded, pytest.mark.slow]
+
+OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
+HOSTILE = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">\u202eexe.gnp\x1b[31m" + "説明" * 4000
+SETUP = """
+def hello(args):
+    return {{"version": {version!r}, "text": "hello"}}
+
+def read(args):
+    return userdata.read_text(args["path"])
+
+def run(context):
+    global userdata
+    userdata = context["userdata_manager"]
+    context["interface_registry"].register("hostile.hello", hello)
+    context["interface_registry"].register("hostile.read", read)
+"""
+
+
+def files(version: str, permissions: list[dict[str, Any]]) -> dict[str, str]:
+    manifest = {"type": "service", "id": "main", "version": version, "connectivity": {"provides": ["hostile.hello", "hostile.read"], "requires": [], "uses": []}}
+    pack = {"pack_id": "hostile", "version": version, "display_name": "A <b>bold</b> Pack \u202e", "description": HOSTILE[:900]}
+    return {
+        "backend/ecosystem.json": json.dumps(pack),
+        "backend/permissions.json": json.dumps({"pack_id": "hostile", "permissions": permissions}),
+        "backend/components/main/manifest.json": json.dumps(manifest),
+        "backend/components/main/setup.py": SETUP.format(version=version),
+        "backend/invisible.py": "x = 'a\u200bb'\n",
+    }
+
+
+FIRST = [
+    {"type": "userdata.read", "paths": ["shared/one.txt", "shared/two.txt"], "reason": HOSTILE[:490]},
+    {"type": "event.publish", "topics": ["hostile.*"], "reason": "."},
+    {"type": "host.notify", "reason": "お知らせを表示します"},
+]
+SECOND = [*FIRST, {"type": "event.subscribe", "topics": ["other.*"], "reason": "to listen"}]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    found = next(filter(None, map(shutil.which, CHROMIUM_NAMES)))
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=found, args=OPTIONS)
+        yield started
+        started.close()
+
+
+class Watched:
+    """A page that must raise no error and violate no policy."""
+
+    def __init__(self, browser: Browser, language: str, **options: Any) -> None:
+        self.language = language
+        self.words = CATALOGUES[language]
+        self.context = browser.new_context(locale="ja-JP" if language == "ja" else "en-US", **options)
+        self.page: Page = self.context.new_page()
+        self.page.set_default_timeout(15_000)
+        self.complaints: list[str] = []
+        self.page.on("console", lambda message: self.complaints.append(message.text) if message.type == "error" else None)
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+
+    def look(self, name: str, at: str) -> None:
+        """The page is accessible, in the reader's language, and untouched by what the Pack wrote."""
+        page = self.page
+        page.wait_for_url(re.compile(re.escape(f"/_rumi/{at}") + "$"))
+        assert page.evaluate("document.documentElement.lang") == self.language
+        assert "owned" not in page.title()
+        assert page.evaluate("document.querySelectorAll('main img, main script').length") == 0
+        assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth"), f"{name} is wider than the window"
+        shots = os.environ.get("RUMI_SHOTS")
+        if shots:
+            page.screenshot(path=f"{shots}/{name}-{self.language}.png", full_page=True)
+        found = Axe().run(page)
+        assert found.violations_count == 0, found.generate_report()
+
+    def click(self, word: str) -> None:
+        self.page.get_by_role("button", name=self.words[word], exact=True).first.click()
+
+
+def opened(host: RunningHost, browser: Browser, language: str, **options: Any) -> Watched:
+    made = Watched(browser, language, **options)
+    made.page.goto(Path(host.ok("POST", "/api/console/open")["path"]).as_uri())
+    expect(made.page.get_by_role("heading", level=1)).to_have_text(made.words["overview"])
+    return made
+
+
+@pytest.mark.parametrize(("language", "options"), [("en", {"java_script_enabled": True}), ("ja", {"color_scheme": "dark", "viewport": {"width": 360, "height": 760}})])
+def test_the_operators_day(tmp_path: Path, browser: Browser, language: str, options: dict[str, Any]) -> None:
+    with RunningHost(tmp_path / "home", "embedded") as host:
+        shared = host.home / "user_data" / "shared"
+        shared.mkdir(parents=True, exist_ok=True)
+        for name in ("one.txt", "two.txt"):
+            (shared / name).write_text(name)
+        host.put_pack("hostile", files("1.0.0", FIRST))
+        host.ok("POST", "/api/packs/scan")
+        seen = opened(host, browser, language, **options)
+        page, words = seen.page, seen.words
+        seen.look("1-overview", "")
+        page.get_by_role("link", name=words["review"]).first.click()
+        seen.look("2-review", "packs/hostile/review")
+        page.get_by_label("shared/two.txt").uncheck()
+        seen.click("approve_shown")
+        expect(page.get_by_role("status")).to_contain_text(words["done_approved"])
+        seen.look("3-pack", "packs/hostile")
+        assert host.result("hostile.hello", {})["version"] == "1.0.0"
+        assert host.result("hostile.read", {"path": "shared/one.txt"}) == "one.txt"
+        assert host.call("hostile.read", {"path": "shared/two.txt"})[0] != 200
+
+        page.reload()
+        page.get_by_role("row").filter(has_text="shared/one.txt").get_by_role("button").click()
+        expect(page.get_by_role("status")).to_contain_text(words["done_revoked"])
+        assert host.call("hostile.read", {"path": "shared/one.txt"})[0] != 200
+        seen.click("take_unused")
+        expect(page.get_by_role("status")).to_contain_text(words["done_narrowed"])
+        assert [item["type"] for item in host.ok("GET", "/api/packs/hostile/permissions")["granted"]] == []
+
+        source = host.home / "new" / "hostile"
+        for path, content in files("2.0.0", SECOND).items():
+            (source / path).parent.mkdir(parents=True, exist_ok=True)
+            (source / path).write_text(content, encoding="utf-8")
+        host.ok("POST", "/api/packs/add", {"path": str(source)})
+        page.reload()
+        page.get_by_role("link", name=words["review_update"]).click()
+        seen.look("4-update", "packs/hostile/update")
+        seen.click("approve_update")
+        expect(page.get_by_role("status")).to_contain_text(words["done_updated"], timeout=30_000)
+        assert host.result("hostile.hello", {})["version"] == "2.0.0"
+        seen.click("rollback")
+        expect(page.get_by_role("status")).to_contain_text(words["done_rolled_back"], timeout=30_000)
+        assert host.result("hostile.hello", {})["version"] == "1.0.0"
+
+        page.get_by_role("link", name=words["audit"], exact=True).first.click()
+        page.get_by_role("link", name=words["audit_check"]).click()
+        seen.look("5-audit", "audit?check=1")
+        page.get_by_role("link", name=words["issues"], exact=True).first.click()
+        seen.look("6-issues", "issues")
+        seen.click("close")
+        expect(page.get_by_role("heading", level=1)).to_have_text(words["closed"])
+        page.goto(f"http://localhost:{host.web_port}/_rumi/packs/hostile")
+        expect(page.get_by_role("button", name=words["stop"], exact=True)).to_be_disabled()
+        assert seen.complaints == []
+        seen.context.close()
