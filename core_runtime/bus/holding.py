@@ -25,7 +25,7 @@ from core_runtime.rules.routing import allowed_ms
 if TYPE_CHECKING:
     from core_runtime.bus.router import Router
 
-MAX_HELD = 4_096
+MAX_HELD = 1_024
 MAX_HELD_BYTES = 16 * 1024 * 1024
 
 
