@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.own_engine import OwnEngine
-from tests.support.restless import DEADLINE_S, GRACE_S, Restless
+from tests.support.restless import ANSWERS, DEADLINE_S, GRACE_S, Restless
 from tests.support.running_host import RunningHost
 from tests.support.traces import Traces
 
@@ -52,7 +52,7 @@ def check(system: Restless) -> None:
     outcomes = Counter(account["outcomes"])
     for caller in system.callers:
         assert caller.wrong == []
-        assert caller.outcomes["ok"] > 20, caller.outcomes
+        assert caller.outcomes["ok"] >= ANSWERS, caller.outcomes
         outcomes += caller.outcomes
     untyped = [outcome for outcome in outcomes if not outcome or outcome.startswith("UNTYPED")]
     assert untyped == []

@@ -26,6 +26,8 @@ DEADLINE_S = 4.0
 GRACE_S = 4.0
 """Beyond the deadline: two cores are shared with engines, sandboxes and whatever else runs."""
 QUIET_S = 90.0
+ANSWERS = 10
+"""Which each caller gets while everything serves, however slow the machine is."""
 
 WORKER = """
 import os, socket, time
@@ -169,6 +171,8 @@ class Restless:
             return all(self.host.call(f"{name}.work", {"hops": 3}, timeout_s=DEADLINE_S)[0] == 200 for name in PACKS)
 
         self.host.until(serving, QUIET_S, "everything approved to serve again")
+        wanted = {caller: caller.outcomes["ok"] + ANSWERS for caller in self.callers if caller.is_alive()}
+        self.host.until(lambda: all(c.outcomes["ok"] >= n for c, n in wanted.items()), QUIET_S, "the callers' answers")
 
     def nothing_leaks(self) -> None:
         """What exists is exactly what serves. Older generations may be ending their calls yet."""
