@@ -197,6 +197,11 @@ class Channels:
         """Whether an operation opens a channel."""
         return operation in self._serve_for
 
+    @property
+    def any_open(self) -> bool:
+        """Whether one is being served."""
+        return bool(self._by_number)
+
     def __contains__(self, host_id: int) -> bool:
         return host_id in self._by_up
 

@@ -303,6 +303,11 @@ class Session:
         """A number that grows with each call to it, and with each call and request of its own."""
         return self.stats.calls + self.made
 
+    @property
+    def connected(self) -> bool:
+        """Whether a channel of it is open: what it waits for there would be missed."""
+        return self._channels.any_open
+
     def limited(self, limit: str, detail: str) -> None:
         """Tell that the Pack met a limit."""
         self._owner.limited(self.pack_id, limit, detail)

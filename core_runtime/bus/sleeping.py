@@ -3,8 +3,8 @@
 Invariants:
   * What a sleeping Pack answered for stays registered, as a ``Sleeper`` in the place of each callable: others see
     the key as before. Whoever calls one waits, like for a Pack that changes hands (``holding``), within the deadline.
-  * Only a Pack that nothing can miss falls asleep: nothing in flight, no subscription, and nothing registered but
-    callables that stay until they are taken back.
+  * Only a Pack that nothing can miss falls asleep: nothing in flight, no connection open, no subscription, and nothing
+    registered but callables that stay until they are taken back.
 
 Not here: how long nobody used it, stopping and starting (``handlers.idle``).
 """
@@ -124,6 +124,7 @@ def _may_sleep(session: Session) -> bool:
         bool(entries)
         and not session.incoming
         and not session.outgoing
+        and not session.connected
         and not session.events.listens
         and all(isinstance(entry.value, RemoteCallable) and entry.expires is None for entry in entries)
     )

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from backend_core.errors import NotFoundError, PackTimeout
-from tests.support.raw_agent import CALL, RESULT, SUBSCRIBE, eventually, rig
+from tests.support.raw_agent import CALL, END, REQUEST, RESULT, SUBSCRIBE, eventually, rig
 
 
 def test_a_sleeping_pack_is_seen_as_before_and_woken_once(tmp_path):
@@ -113,5 +113,27 @@ def test_who_could_be_missed_does_not_sleep(tmp_path):
             a.send(SUBSCRIBE, 90, "e")
             assert (await a.answer(90))[0] == RESULT
             assert not r.bus.sleep.fall("a"), "it listens"
+
+    asyncio.run(main())
+
+
+def test_a_pack_with_an_open_connection_does_not_sleep(tmp_path):
+    async def hold(channel, _operation, _args):
+        channel.open()
+        await channel.read()
+
+    async def main():
+        async with rig(tmp_path) as r:
+            r.bus.sleep.on_wake = lambda _pack_id: None
+            r.bus.channels["test.hold"] = hold
+            a, session = await r.agent("a", provides={"k"})
+            await a.registered("k", 1)
+            number = a.next_id()
+            a.send(REQUEST, number, "test.hold", 0, [], {})
+            up = (await a.answer(number))[4]["up"]
+            assert not r.bus.sleep.fall("a")
+            a.send(END, up, None)
+            await eventually(lambda: not session.connected)
+            assert r.bus.sleep.fall("a")
 
     asyncio.run(main())
