@@ -28,10 +28,11 @@ SPEC = SandboxSpec(
 VIEW = HostView(
     pid=10, uids=(200001,) * 4, gids=(200002,) * 4, cap_eff=0, cap_bnd=0, no_new_privs=True, seccomp=2,
     shared_namespaces=frozenset({"user"}), writable=("/tmp", "/dev/shm"), cgroup=CgroupLimits(1 << 28, 128, 0.5),
+    kernel="6.1.0 #1",
 )  # fmt: skip
 PROBE = {
     "uid": 200001, "cap_eff": "0", "no_new_privs": True, "seccomp": 2, "pid_count": 2, "interfaces": ["lo"], "writable": ["/tmp"],
-    "canaries": [], "landlock": 4,
+    "canaries": [], "landlock": 4, "kernel": "6.1.0 #1",
 }  # fmt: skip
 NONE, REDUCED, STANDARD, STRONG = Level.NONE, Level.REDUCED, Level.STANDARD, Level.STRONG
 
@@ -91,14 +92,33 @@ WRITABLE = "is writable inside the sandbox"
         ({"cgroup": CgroupLimits(1, 129, 0.5)}, REDUCED, ["the cgroup's limit of number of processes is 129, asked for 128"]),
         ({"cgroup": CgroupLimits(1, 1, 0.52)}, REDUCED, ["the cgroup's limit of processor time is 0.52, asked for 0.511"]),
         ({"no_new_privs": False, "cap_eff": 1}, NONE, ["the sandbox holds capabilities (0x1)", "no_new_privs is not set"]),
-        *[({"runtime": runtime}, STRONG, []) for runtime in sorted(SANDBOXED_RUNTIMES)],
+        *[
+            ({"runtime": runtime}, STANDARD, [f"the runtime {runtime} shows this machine's own kernel inside"])
+            for runtime in sorted(SANDBOXED_RUNTIMES)
+        ],
         ({"runtime": "runc"}, STANDARD, []),
-        ({"runtime": "runsc", "no_new_privs": False}, REDUCED, ["no_new_privs is not set"]),
     ],
     ids=case,
 )  # fmt: skip
 def test_what_the_host_sees_and_says(change, level, findings):
     assert seen(replace(VIEW, **change)) == (level, tuple(findings))
+
+
+@pytest.mark.parametrize(
+    ("change", "probe", "level", "findings"),
+    [
+        *[({"runtime": runtime}, {}, STRONG, []) for runtime in sorted(SANDBOXED_RUNTIMES)],
+        ({"runtime": "runsc"}, {"no_new_privs": False, "seccomp": 0}, STRONG, []),
+        ({"runtime": "runsc"}, {"cap_eff": "1"}, REDUCED, ["the agent reports capabilities, or could not read them"]),
+        ({"runtime": "runsc", "no_new_privs": False}, {}, REDUCED, ["no_new_privs is not set"]),
+        ({"runtime": "runsc", "kernel": ""}, {}, STANDARD, ["the runtime runsc shows this machine's own kernel inside"]),
+        ({"runtime": "runc"}, {}, STANDARD, []),
+        ({"runtime": "runc"}, {"no_new_privs": False}, REDUCED, ["the agent does not see no_new_privs"]),
+    ],
+    ids=case,
+)
+def test_what_another_kernel_inside_makes_of_it(change, probe, level, findings):
+    assert seen(replace(VIEW, **change), kernel="4.4.0 #1", **probe) == (level, tuple(findings))
 
 
 @pytest.mark.parametrize(
