@@ -32,7 +32,7 @@ from core_runtime.ports import DriverStatus
 from core_runtime.rules import docker_config, seccomp
 from core_runtime.rules.docker_transport import Candidate, Transport, candidates
 from core_runtime.rules.isolation import SANDBOXED_RUNTIMES, has_own_kernel
-from core_runtime.rules.sandbox import DriverKind, Level, SandboxSpec
+from core_runtime.rules.sandbox import PACK_MOUNT, PACKAGES_MOUNT, RUNTIME_MOUNT, DriverKind, Level, SandboxSpec
 
 if TYPE_CHECKING:
     from aiodocker.containers import DockerContainer
@@ -321,10 +321,12 @@ class DockerDriver:
 
 def _carried(spec: SandboxSpec) -> dict[str, Any]:
     """Over stdio nothing is mounted: what becomes a read-only layer over the base image instead."""
+    packages = {PACKAGES_MOUNT: {"from": spec.packages_dir}} if spec.packages_dir else {}
     return {
         "carried as a layer over the base image, read back and compared before each start": {
-            "/pack": {"from": spec.pack_dir, "digest": spec.digest},
-            "/opt/rumi": {"from": spec.runtime_dir},
+            PACK_MOUNT: {"from": spec.pack_dir, "digest": spec.digest},
+            RUNTIME_MOUNT: {"from": spec.runtime_dir},
+            **packages,
         },
         "bus": "the container's attached stdio",
     }

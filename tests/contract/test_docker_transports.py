@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import aiodocker
@@ -15,7 +16,7 @@ from core_runtime.drivers import docker_parcel
 from core_runtime.drivers.docker_engine import DockerDriver
 from core_runtime.rules.docker_config import LABEL_INSTALLATION
 from tests.support import engine, relay, sandboxes
-from tests.support.sandboxes import cell
+from tests.support.sandboxes import InsideError, cell
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.docker
@@ -135,6 +136,22 @@ def test_an_engine_behind_tls_is_used_when_both_sides_prove_themselves(tmp_path,
         assert not asyncio.run(probe()).available
         monkeypatch.delenv("DOCKER_TLS_VERIFY")  # a client that the engine does not know
         assert not asyncio.run(probe()).available
+
+
+def test_the_packages_of_a_pack_are_carried_too():
+    with sandboxes.yard("docker-stdio") as yard:
+        folder = yard.base / "packages"
+        (folder / "colours").mkdir(parents=True)
+        (folder / "colours/__init__.py").write_text("red = 1\n")
+        spec = replace(yard.spec(), packages_dir=str(folder))
+        assert str(folder) in yard.driver.render(spec)["carried.json"]
+        one = sandboxes.Cell(yard, spec)
+        try:
+            assert one.run("answer = open('/packages/colours/__init__.py').read()") == "red = 1\n"
+            with pytest.raises(InsideError, match=r"Read-only|Permission"):
+                one.run("open('/packages/colours/__init__.py', 'w')")
+        finally:
+            one.close()
 
 
 def test_nothing_of_a_carried_pack_stays_in_the_engine():
