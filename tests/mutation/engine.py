@@ -6,7 +6,8 @@
 3. A second fork runs them once more, quickest first, as the mutants will see them: what fails there proves nothing later
    and is left out.
 4. One fork for each mutant. A fault inside a function is put into the function that is loaded already, by its code
-   object; one that acts when its module is loaded needs the modules loaded again. The first test that fails ends the
+   object. One that acts when its module is loaded needs the modules loaded again, and so does one that no test has
+   noticed so far: a test module may have called the function while it was loaded. The first test that fails ends the
    fork. A fork that takes far longer than its tests should is ended: the mutant made a loop, and counts as found.
 """
 
@@ -206,12 +207,12 @@ def _run_all(
     while waiting or running:
         while waiting and len(running) < jobs:
             mutant = waiting.pop()
-            tests = _tests_for(mutant, baseline)
-            if not tests:
+            tests, reloading = _tests_for(mutant, baseline)
+            if not tests and not reloading:
                 yield Outcome(mutant, UNREACHED)
                 continue
-            expected = sum(baseline.seconds.get(test, 1.0) for test in tests)
-            pid, pipe = _start(mutant, items, tests)
+            expected = sum(baseline.seconds.get(test, 1.0) for test in (*tests, *reloading))
+            pid, pipe = _start(mutant, items, tests, reloading)
             running[pid] = (mutant, time.monotonic() + 10 + 10 * expected, tests, pipe)
         pid, status = os.waitpid(-1, os.WNOHANG) if running else (0, 0)
         if pid in running:
@@ -262,15 +263,15 @@ def _ends(path: Path) -> dict[str, range]:
     return found
 
 
-def _tests_for(mutant: Mutant, baseline: Baseline) -> list[str]:
-    """The tests that reach the line; for faults at load, those that reach the module, or any that loads it."""
-    if mutant.owner:
-        tests = baseline.tests_of(mutant.path, range(mutant.line, mutant.line + 1))
-        if not tests:  # a node inside a statement of several lines: what enters the function
-            tests = baseline.tests_of(mutant.path, _ends(mutant.path)[mutant.owner])
-        return baseline.ordered(tests, HOT_BUDGET_S)
-    tests = _tests_of_module(mutant.path, baseline)
-    return baseline.ordered(tests, COLD_BUDGET_S)
+def _tests_for(mutant: Mutant, baseline: Baseline) -> tuple[list[str], list[str]]:
+    """The tests that reach the line, for the loaded function; and those for which the modules are loaded again."""
+    reloading = baseline.ordered(_tests_of_module(mutant.path, baseline), COLD_BUDGET_S)
+    if not mutant.owner:
+        return [], reloading
+    tests = baseline.tests_of(mutant.path, range(mutant.line, mutant.line + 1))
+    if not tests:  # a node inside a statement of several lines: what enters the function
+        tests = baseline.tests_of(mutant.path, _ends(mutant.path)[mutant.owner])
+    return baseline.ordered(tests, HOT_BUDGET_S), reloading
 
 
 @functools.cache
@@ -294,7 +295,9 @@ def _module_name(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts)
 
 
-def _start(mutant: Mutant, items: dict[str, pytest.Item], tests: list[str]) -> tuple[int, int]:
+def _start(
+    mutant: Mutant, items: dict[str, pytest.Item], tests: list[str], reloading: list[str]
+) -> tuple[int, int]:
     read, write = os.pipe()
     pid = os.fork()
     if pid:
@@ -306,7 +309,8 @@ def _start(mutant: Mutant, items: dict[str, pytest.Item], tests: list[str]) -> t
         gc.disable()
         _silence(next(iter(items.values())).config)
         os.close(read)
-        found = _hot(mutant, items, tests) if mutant.owner else _cold(mutant, tests)
+        found = _hot(mutant, items, tests) if tests else ""
+        found = found or (_cold(mutant, reloading) if reloading else "")
         os.write(write, found.encode()[:4000])
         code = 1 if found else 0
     except BaseException:  # noqa: BLE001 - told to the parent
@@ -324,7 +328,7 @@ def _hot(mutant: Mutant, items: dict[str, pytest.Item], tests: list[str]) -> str
     function = _function(module, mutant.owner)
     new = _code(code, mutant.owner)
     if len(new.co_freevars) != len(function.__code__.co_freevars):
-        return _cold(mutant, tests)
+        return ""  # does not fit into the loaded function
     function.__code__ = new
     for cached in _caches():
         cached.cache_clear()

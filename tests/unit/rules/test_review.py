@@ -1,0 +1,140 @@
+"""The basis of a decision, put together from its parts and compared whole."""
+
+from __future__ import annotations
+
+import json
+from types import MappingProxyType
+
+from backend_core.ecosystem.spec.models import Connectivity, PackMetadata, PermissionRequest
+from core_runtime.rules.approval import State
+from core_runtime.rules.combination import PackNode
+from core_runtime.rules.digest import FileEntry, Fingerprint
+from core_runtime.rules.findings import Finding
+from core_runtime.rules.grants import Grant, Permission, freeze
+from core_runtime.rules.review import Review, ReviewFacts, build_review
+from core_runtime.rules.sandbox import DriverKind, Isolation, Level
+
+DIGEST = "sha256:" + "a" * 64
+
+
+def request(kind: str, reason: str = "because", **params) -> PermissionRequest:
+    return PermissionRequest(kind, reason, freeze(params))
+
+
+METADATA = PackMetadata(
+    "alpha", "github:author/alpha", "2.0.0", "uuid", display_name="Alpha", description="does it", author="A. Uthor", license="MIT",
+    dependencies=MappingProxyType({"beta": ">=1"}),
+    connectivity=Connectivity(
+        provides=("service.b", "service.a", "flow.modifier"), requires=("need.this", "service.a"), uses=("may.use", "nobody.has")
+    ),
+    permissions=(request("userdata.read", "new reason", paths=["shared/**"]), request("event.publish", topics=["t"])),
+)  # fmt: skip
+ENTRIES = (FileEntry("a.py", False, 10, "0" * 64), FileEntry("b.py", True, 32, "1" * 64))
+OTHERS = (
+    PackNode("first", frozenset({"need.this", "both"}), frozenset(), frozenset({"external-communication"})),
+    PackNode("second", frozenset({"may.use", "need.this"}), frozenset(), frozenset()),
+)
+BEFORE = Grant(
+    "alpha", "github:author/alpha", "1.0.0", DIGEST, 1, "e", Isolation(DriverKind.EMBEDDED, Level.STANDARD), 0.0, 0.0, "me",
+    permissions=(Permission("interface.call", freeze({"keys": ["may.use", "need.this", "nobody.has"]})),),
+    requested=(
+        freeze({"type": "userdata.read", "paths": ["shared/**"], "reason": "old reason"}),
+        freeze({"type": "userdata.write", "paths": ["shared/**"], "reason": "gone"}),
+    ),
+    files={"a.py": Fingerprint("0" * 64, False), "gone.py": Fingerprint("2" * 64, False), "b.py": Fingerprint("1" * 64, False)},
+)  # fmt: skip
+
+
+def review(before: Grant | None = BEFORE, metadata: PackMetadata = METADATA) -> Review:
+    facts = ReviewFacts(
+        "alpha", State.PENDING, "files_changed", DIGEST, ENTRIES, metadata, before, {"service.b": "other", "unrelated": "x"},
+        (Finding("native_code", "x.so", "d"),), OTHERS,
+    )  # fmt: skip
+    return build_review(facts)
+
+
+def test_everything_of_the_pack_stands_in_it():
+    found = review()
+    assert (found.pack_id, found.state, found.cause, found.digest) == ("alpha", State.PENDING, "files_changed", DIGEST)
+    assert (found.version, found.pack_identity, found.identity_changed) == ("2.0.0", "github:author/alpha", False)
+    assert (found.display_name, found.description, found.author, found.license) == (
+        "Alpha",
+        "does it",
+        "A. Uthor",
+        "MIT",
+    )
+    assert (found.files, found.total_bytes) == (2, 42)
+    assert [item["type"] for item in found.permissions] == ["userdata.read", "event.publish", "interface.call"]
+    assert found.provides == ("flow.modifier", "service.a", "service.b")
+    assert (found.requires, found.uses) == (("need.this", "service.a"), ("may.use", "nobody.has"))
+    assert [(edge.key, edge.required, edge.provider) for edge in found.edges] == [
+        ("may.use", False, "second"), ("need.this", True, "first"), ("nobody.has", False, ""),
+    ]  # fmt: skip
+    assert dict(found.replaces) == {"service.b": "other"}
+    assert dict(found.host_keys) == {"flow.modifier": "flow.modify"}
+    assert dict(found.dependencies) == {"beta": ">=1"}
+    assert found.findings == (Finding("native_code", "x.so", "d"),)
+    assert found.listing == ENTRIES
+    assert found.pending_update == {}
+
+
+def test_risk_and_rating_know_replacements_findings_and_neighbours():
+    found = review()
+    assert found.combination is not None
+    assert dict(found.combination.paths) == {"external-communication": ("alpha", "first"), "private-data": ("alpha",)}
+    reasons = " ".join(line.reason for line in found.rating.deductions)
+    assert "service.b" in reasons
+    assert "machine code" in reasons
+    assert found.combination.sentence() in reasons
+
+
+def test_an_update_is_shown_against_what_was_approved():
+    found = review()
+    assert (found.approved_version, found.approved_isolation) == ("1.0.0", "embedded/standard")
+    assert found.file_changes is not None
+    assert (found.file_changes.added, found.file_changes.removed, found.file_changes.changed) == (
+        (),
+        ("gone.py",),
+        ("b.py",),
+    )
+    assert found.permission_changes is not None
+    # a new reason alone is no other permission
+    assert list(found.permission_changes.added) == [{"type": "event.publish", "topics": ["t"]}]
+    assert list(found.permission_changes.removed) == [{"type": "userdata.write", "paths": ["shared/**"]}]
+    other = PackMetadata("alpha", "github:thief/alpha", "2.0.0", "uuid")
+    assert review(metadata=other).identity_changed
+    assert review(metadata=other).permission_changes.removed[-1]["type"] == "interface.call"
+
+
+def test_a_first_decision_has_nothing_to_compare_with():
+    found = review(None)
+    assert not found.identity_changed
+    assert (found.approved_version, found.approved_isolation, found.file_changes, found.permission_changes) == (
+        None,
+    ) * 4
+    document = found.as_dict()
+    assert (document["file_changes"], document["permission_changes"], document["approved_version"]) == (
+        None,
+        None,
+        None,
+    )
+
+
+def test_the_document_for_faces():
+    found = review()
+    document = found.as_dict()
+    assert json.loads(json.dumps(document)) == document
+    assert set(document) == {name for name in Review.__dataclass_fields__ if name != "listing"}
+    assert document["state"] == "pending"
+    assert document["edges"][0] == {"key": "may.use", "required": False, "provider": "second"}
+    assert document["rating"]["score"] == found.rating.score
+    assert document["rating"]["deductions"][0]["points"] == found.rating.deductions[0].points
+    assert document["findings"] == [{"code": "native_code", "path": "x.so", "detail": "d"}]
+    assert document["combination"]["sentence"] == found.combination.sentence()
+    assert document["combination"]["paths"]["private-data"] == ["alpha"]
+    assert document["file_changes"] == {"added": [], "removed": ["gone.py"], "changed": ["b.py"]}
+    assert document["permission_changes"]["added"] == [{"type": "event.publish", "topics": ["t"]}]
+    assert document["permission_changes"]["removed"] == [{"type": "userdata.write", "paths": ["shared/**"]}]
+    assert (document["version"], document["provides"]) == ("2.0.0", ["flow.modifier", "service.a", "service.b"])
+    alone = review(metadata=PackMetadata("alpha", "i", "1", "u")).as_dict()
+    assert alone["combination"] is None
