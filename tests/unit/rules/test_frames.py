@@ -73,6 +73,13 @@ def test_a_frame_is_read_into_its_fields(kind, fields):
     assert type(parse(memoryview(encode(fields)))) is kind
 
 
+@pytest.mark.parametrize(("kind", "fields"), GOOD, ids=lambda value: getattr(value, "__name__", ""))
+def test_a_frame_has_no_field_more_and_none_less(kind, fields):
+    for wrong in ([*fields, 1], fields[:-1], dict(enumerate(fields))):
+        with pytest.raises(FrameError):
+            parse(encode(wrong))
+
+
 @pytest.mark.parametrize("fields", BAD, ids=range(len(BAD)))
 def test_what_is_no_frame_ends_the_connection(fields):
     with pytest.raises(FrameError) as refused:
