@@ -121,7 +121,7 @@ def test_characters_that_a_reader_does_not_see(text, point, line):
 
 @pytest.mark.parametrize(
     "text",
-    ["ä", "日本語", "\ufeffa = 1", "soft\u00adhyphen", "x\u115e", "x\u1161", "x\U000dffff", "é\n\n" * 9, "plain"],
+    ["ä", "日本語", "\ufeffa = 1", "soft\u00adhyphen", "x\u115e", "x\u1161", "x\U000dffff", "x\U000e1000", "é\n\n" * 9, "plain"],
 )
 def test_characters_that_a_reader_sees(text):
     assert found("x.py", text.encode()) == []

@@ -72,6 +72,8 @@ def test_bounds():
         ({"$ref": "#/$defs/none"}, "$ref '#/$defs/none' leads nowhere"), ({"$ref": "#/allOf/1", "allOf": [{}]}, "$ref '#/allOf/1' leads nowhere"),
         ({"$ref": "#/allOf/x", "allOf": [{}]}, "$ref '#/allOf/x' leads nowhere"),
         (doubling(16), "the schema could need exponentially many evaluations"),
+        ({"items": {"$ref": "#"}, "contains": {"$ref": "#"}}, "the schema could need exponentially many evaluations"),
+        ({"properties": {"a": {"$ref": "#"}}, "additionalProperties": {"$ref": "#"}}, "the schema could need exponentially many evaluations"),
         ({"type": 7}, None), ({"pattern": "("}, None), ({"pattern": "(?=a)"}, None), ({"minimum": "x"}, None),
     ],
     ids=case,
