@@ -67,3 +67,23 @@ def test_permissions_without_items_are_kept_whatever_is_used() -> None:
     left = without_unused((LIMITS, CALLS), lambda kind, _item: kind == "interface.call")
     assert left == (LIMITS, CALLS)
     assert without_unused((LIMITS,), lambda _kind, _item: False) == (LIMITS,)
+
+
+@pytest.mark.parametrize(
+    ("permission", "removal", "left"),
+    [
+        # of domains and addresses one may go by itself
+        (held("network", domains=["a"], addresses=["1:1"]), {"domains": ["a"]}, held("network", addresses=["1:1"])),
+        (held("network", domains=["a"], addresses=["1:1"]), {"addresses": ["1:1"]}, held("network", domains=["a"])),
+        (held("network", domains=["a"], addresses=["1:1"]), {"domains": ["a"], "addresses": ["1:1"]}, None),
+        (held("network", domains=["a", "b"], ports=[1]), {"domains": ["a"]}, held("network", domains=["b"], ports=[1])),
+        (held("network", domains=["a"], ports=[1]), {"domains": ["a"]}, None),
+        # without its ports it would reach more, not less
+        (held("network", domains=["a"], ports=[1]), {"ports": [1]}, None),
+        (held("network", domains=["a"], ports=[1, 2]), {"ports": [1]}, held("network", domains=["a"], ports=[2])),
+    ],
+    ids=str,
+)
+def test_what_is_left_of_a_way_out(permission: Permission, removal: dict[str, Any], left: Permission | None) -> None:
+    found = without((permission,), parse_choices([{"type": "network", **removal}]))
+    assert found == (() if left is None else (left,))

@@ -18,7 +18,16 @@ from core_runtime.rules.decisions import (
     isolation_words,
 )
 from core_runtime.rules.dependencies import ChosenWheel, Dependencies
-from core_runtime.rules.digest import FileEntry, Fingerprint, TreeLimits, difference, normal_digest, tree_digest, twins
+from core_runtime.rules.digest import (
+    FileEntry,
+    Fingerprint,
+    TreeLimits,
+    difference,
+    normal_digest,
+    normal_path,
+    tree_digest,
+    twins,
+)
 from core_runtime.rules.grants import (
     Grant,
     Mode,
@@ -221,3 +230,8 @@ def canonical(entries: list[FileEntry]) -> str:
     text = json.dumps(rows, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     assert tree_digest(entries) == "sha256:" + hashlib.sha256(text.encode()).hexdigest()
     return text
+
+
+def test_paths_are_written_in_one_unicode_form():
+    assert normal_path(("a", "e\u0301.py")) == "a/\u00e9.py"
+    assert normal_path(("x",)) == "x"
