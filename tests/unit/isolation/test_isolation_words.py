@@ -14,6 +14,7 @@ from core_runtime.rules.isolation import (
     WRITABLE_ALLOWED,
     CgroupLimits,
     HostView,
+    has_own_kernel,
     judge,
     parse_status,
     writable_mounts,
@@ -92,11 +93,11 @@ WRITABLE = "is writable inside the sandbox"
         ({"cgroup": CgroupLimits(1, 129, 0.5)}, REDUCED, ["the cgroup's limit of number of processes is 129, asked for 128"]),
         ({"cgroup": CgroupLimits(1, 1, 0.52)}, REDUCED, ["the cgroup's limit of processor time is 0.52, asked for 0.511"]),
         ({"no_new_privs": False, "cap_eff": 1}, NONE, ["the sandbox holds capabilities (0x1)", "no_new_privs is not set"]),
-        *[
-            ({"runtime": runtime}, STANDARD, [f"the runtime {runtime} shows this machine's own kernel inside"])
-            for runtime in sorted(SANDBOXED_RUNTIMES)
-        ],
+        *[({"runtime": runtime}, STANDARD, [f"the runtime {runtime} shows this machine's own kernel inside"])
+          for runtime in sorted(SANDBOXED_RUNTIMES)],
         ({"runtime": "runc"}, STANDARD, []),
+        ({"runtime": "runsc", "no_new_privs": False}, REDUCED,
+         ["no_new_privs is not set", "the runtime runsc shows this machine's own kernel inside"]),
     ],
     ids=case,
 )  # fmt: skip
@@ -243,3 +244,23 @@ def mount(point: str, options: str = "rw", kind: str = "tmpfs", flags: str = "rw
 )
 def test_which_mounts_are_writable(lines, writable):
     assert list(writable_mounts("\n".join(lines))) == writable
+
+
+@pytest.mark.parametrize("runtime", sorted(SANDBOXED_RUNTIMES))
+@pytest.mark.parametrize(
+    ("outside", "inside", "own"),
+    [
+        ("6.1", "4.4", True),
+        ("6.1", "6.1", False),
+        ("", "4.4", False),
+        ("6.1", "", False),
+        ("6.1", None, False),
+        ("6.1", 4.4, False),
+    ],
+)
+def test_a_kernel_of_its_own_is_one_that_is_seen_inside(runtime, outside, inside, own):
+    assert has_own_kernel(runtime, outside, inside) is own
+    assert not has_own_kernel("runc", outside, inside)
+    level, findings = seen(replace(VIEW, runtime=runtime, kernel=outside), kernel=inside)
+    assert level is (STRONG if own else STANDARD)
+    assert findings == (() if own else (f"the runtime {runtime} shows this machine's own kernel inside",))
