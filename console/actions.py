@@ -7,8 +7,12 @@ import time
 from starlette.requests import Request
 from starlette.responses import Response
 
+from backend_core.errors import RequestError
 from console import forms
 from console.desk import Desk, actor, pack_id_of, pack_page
+from core_runtime.api.call import NAME
+
+SECRET_LIMIT_CHARS = 16 * 1024
 
 
 async def scan(desk: Desk, request: Request) -> Response:
@@ -90,3 +94,26 @@ async def revoke_privilege(desk: Desk, request: Request) -> Response:
     form = await desk.form(request)
     await desk.host.revoke_privilege(pack_id, forms.one(form, "privilege", "", 100), actor=actor(request))
     return desk.done(request, "done_revoked", pack_page(pack_id))
+
+
+async def put_secret(desk: Desk, request: Request) -> Response:
+    """What is typed goes in and comes back nowhere: refusals name fields, never what stood in them."""
+    pack_id = pack_id_of(request)
+    form = await desk.form(request)
+    name, value = _secret_name(form), forms.one(form, "value", "", SECRET_LIMIT_CHARS)
+    await desk.host.put_secret(pack_id, name, value, actor=actor(request))
+    return desk.done(request, "done_secret", pack_page(pack_id))
+
+
+async def remove_secret(desk: Desk, request: Request) -> Response:
+    pack_id = pack_id_of(request)
+    form = await desk.form(request)
+    await desk.host.remove_secret(pack_id, _secret_name(form), actor=actor(request))
+    return desk.done(request, "done_revoked", pack_page(pack_id))
+
+
+def _secret_name(form: forms.Form) -> str:
+    name = forms.one(form, "name", "", 128)
+    if NAME.fullmatch(name):
+        return name
+    raise RequestError("This can't be a secret's name", code="name_invalid", detail=f"expected {NAME.pattern}")

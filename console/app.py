@@ -63,6 +63,8 @@ DECIDING: tuple[tuple[str, Page], ...] = (
     (f"{_PACK}/permissions/grant", actions.grant),
     (f"{_PACK}/permissions/revoke", actions.revoke),
     (f"{_PACK}/permissions/revoke-unused", actions.revoke_unused),
+    (f"{_PACK}/secrets/set", actions.put_secret),
+    (f"{_PACK}/secrets/remove", actions.remove_secret),
     (f"{_PACK}/privileges/grant", actions.grant_privilege),
     (f"{_PACK}/privileges/revoke", actions.revoke_privilege),
 )

@@ -24,7 +24,7 @@ READ_LIMIT_S = 20.0
 FIELDS_MOST = 2000
 DURATIONS_S = {"hour": 3600.0, "day": 86400.0, "week": 7 * 86400.0}
 MODES = ("always", "once", "restart", *DURATIONS_S, "until")
-TARGETS = ("paths", "keys", "topics")
+TARGETS = ("paths", "keys", "topics", "names")
 
 Form = Mapping[str, list[str]]
 

@@ -29,6 +29,7 @@ async def pack(desk: Desk, request: Request) -> Response:
         "pack.html", desk.reader(request), pack=status, rights=rights, held=[_held(item) for item in rights["granted"]],
         withheld=[item for item in rights["withheld"] if not item["type"].startswith(_PRIVILEGE)],
         privileges=_privileges(pack_id, rights, await desk.host.privileges()), log=desk.host.logs(pack_id, LOG_LINES),
+        secrets=await desk.host.secrets(pack_id) if status["version"] or status["approval"] else None,
         modes=[mode for mode in MODES if mode != "until"],
     )  # fmt: skip
 

@@ -15,7 +15,7 @@ from typing import Any
 from core_runtime.api import views
 from core_runtime.api.console_access import Opened
 from core_runtime.api.context import Api
-from core_runtime.handlers import evidence, packs, permissions, updates
+from core_runtime.handlers import evidence, packs, permissions, secrets, updates
 from core_runtime.rules.identity import Refuse
 from core_runtime.rules.permissions import KINDS
 from core_runtime.rules.sessions import Session, code_of
@@ -80,6 +80,10 @@ class Operator:
     async def privileges(self) -> list[View]:
         """Operations that the host performs for Packs, and for which."""
         return await asyncio.to_thread(self._host.privileges.list)
+
+    async def secrets(self, pack_id: str) -> View:
+        """Which secrets were entered and which the Pack asks for; never their values."""
+        return await secrets.view(self._host, pack_id)
 
     def logs(self, pack_id: str, lines: int) -> list[View]:
         """What the Pack printed and logged last."""
@@ -183,6 +187,14 @@ class Operator:
         """Take an operation back."""
         await packs.status(self._host, pack_id)
         await asyncio.to_thread(self._host.privileges.revoke, pack_id, privilege, actor=actor)
+
+    async def put_secret(self, pack_id: str, name: str, value: str, *, actor: str) -> None:
+        """Store or replace a value; it is shown nowhere again."""
+        await secrets.put(self._host, pack_id, name, value, actor=actor)
+
+    async def remove_secret(self, pack_id: str, name: str, *, actor: str) -> None:
+        """Delete a value."""
+        await secrets.remove(self._host, pack_id, name, actor=actor)
 
     async def acknowledge(self, reason: str, *, actor: str) -> None:
         """Go on although the audit trail was changed, on record."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import stat
@@ -374,6 +375,31 @@ def test_a_stale_review_is_told_and_decides_nothing(tmp_path: Path) -> None:
         assert running.status("demo")["status"] in {"installed", "pending"}
         without = visitor.post("/_rumi/packs/demo/approve", {"csrf": page.csrf})
         assert without.status == 409, "a decision without what was shown is no decision"
+
+
+def test_a_typed_secret_comes_back_nowhere(host: RunningHost) -> None:
+    permissions = json.dumps({"pack_id": "keeper", "permissions": [{"type": "secret", "names": ["api.key"], "reason": "to sign"}]})
+    host.put_pack("keeper", {**one_component_pack("keeper", SETUP), "backend/permissions.json": permissions})
+    host.ok("POST", "/api/packs/scan")
+    visitor = opened(host)
+    csrf, value = visitor.get("/_rumi/packs/keeper").csrf, "correct-horse-battery-staple-" + "v" * 40
+    place = "/_rumi/packs/keeper/secrets/set"
+    answers = [
+        visitor.post(place, {"csrf": csrf, "name": "api.key", "value": value}),
+        visitor.get("/_rumi/packs/keeper"),
+        visitor.post(place, {"csrf": csrf, "name": value + " ", "value": value}),
+        visitor.post(place, {"csrf": csrf, "name": "api.key", "value": [value, value]}),
+        visitor.post(place, {"csrf": csrf, "name": "api.key", "value": value * 300}),
+        visitor.post(place, {"csrf": "x", "name": "api.key", "value": value}),
+        visitor.get("/_rumi/audit"),
+        visitor.get("/_rumi/issues"),
+    ]
+    assert [answer.status for answer in answers] == [303, 200, 400, 400, 400, 403, 200, 200]
+    assert [entry["name"] for entry in host.ok("GET", "/api/packs/keeper/secrets")["secrets"]] == ["api.key"]
+    for answer in answers:
+        assert value not in answer.text + str(answer.headers)
+    assert value not in host.log.read_text()
+    assert visitor.get("/_rumi/packs/keeper").header("cache-control") == "no-store"
 
 
 # -- pages -------------------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from console.words import CATALOGUES
+from tests.support.documents import ROOT
 from tests.support.machine import CHROMIUM_NAMES
 from tests.support.running_host import RunningHost
 
@@ -162,4 +163,36 @@ def test_the_operators_day(tmp_path: Path, browser: Browser, language: str, opti
         page.goto(f"http://localhost:{host.web_port}/_rumi/packs/hostile")
         expect(page.get_by_role("button", name=words["stop"], exact=True)).to_be_disabled()
         assert seen.complaints == []
+        seen.context.close()
+
+
+def test_where_no_user_can_be_proven_the_tab_carries_the_session(tmp_path: Path, browser: Browser) -> None:
+    with RunningHost(tmp_path / "home", "embedded", entry=ROOT / "tests" / "support" / "unproven_host.py") as host:
+        host.put_pack("hostile", files("1.0.0", FIRST))
+        host.ok("POST", "/api/packs/scan")
+        stranger = Watched(browser, "en")
+        stranger.page.goto(f"http://localhost:{host.web_port}/")
+        assert "hostile" not in stranger.page.content()
+        seen = opened(host, browser, "en")
+        page, words = seen.page, seen.words
+        assert seen.context.cookies() == []
+        page.get_by_role("link", name=words["review"]).first.click()
+        seen.look("7-tab", "packs/hostile/review")
+        seen.click("approve_shown")
+        expect(page.get_by_role("status")).to_contain_text(words["done_approved"])
+        page.wait_for_url(re.compile("/_rumi/packs/hostile$"))
+        assert host.status("hostile")["status"] == "running"
+        page.go_back()
+        expect(page.get_by_role("heading", level=1)).to_contain_text(words["review"])
+        page.reload()
+        expect(page.get_by_role("button", name=words["approve_shown"])).to_be_enabled()
+        other = seen.context.new_page()
+        other.goto(f"http://localhost:{host.web_port}/")
+        expect(other.get_by_role("heading", level=1)).to_have_text(words["refused"])
+        seen.click("close")
+        expect(page.get_by_role("heading", level=1)).to_have_text(words["closed"])
+        page.goto(f"http://localhost:{host.web_port}/_rumi/")
+        expect(page.get_by_role("heading", level=1)).to_have_text(words["refused"])
+        assert [text for text in seen.complaints if "401" not in text] == []
+        stranger.context.close()
         seen.context.close()

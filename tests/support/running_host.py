@@ -23,8 +23,9 @@ START_LIMIT_S = 60.0
 class RunningHost:
     """``with RunningHost(home, "embedded") as host``: started on free ports, ended with everything it started."""
 
-    def __init__(self, home: Path, isolation: str, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(self, home: Path, isolation: str, environment: Mapping[str, str] | None = None, entry: Path = ROOT / "app.py") -> None:
         self.home = home
+        self._entry = entry
         self.packs = home / "ecosystem" / "packs"
         self.log = home / "host.log"
         self.api_port, self.web_port = _two_free_ports()

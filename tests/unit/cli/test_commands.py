@@ -511,3 +511,19 @@ def test_places_in_braces_agree() -> None:
 
     formatted = {english: japanese for english, japanese in JAPANESE.items() if '{"name"' not in english}
     assert [english for english, japanese in formatted.items() if fields(english) != fields(japanese)] == []
+
+
+def test_open_prints_the_file_and_never_a_code(host, capsys, monkeypatch, tmp_path) -> None:
+    host.answers["POST /api/console/open"] = {"path": str(tmp_path / "open-1.html"), "url": "http://localhost:5000/_rumi/open", "expires_in_s": 60}
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER"):
+        monkeypatch.delenv(name, raising=False)
+    code, out, err = run(capsys, "open")
+    assert (code, out) == (0, f"{tmp_path}/open-1.html\n")
+    assert "60 seconds" in err
+    assert json.loads(run(capsys, "open", "--json")[1])["expires_in_s"] == 60
+    asked = []
+    monkeypatch.setenv("DISPLAY", ":0")
+    monkeypatch.setattr("webbrowser.open", lambda url: asked.append(url) or True)
+    assert "Your browser opens" in run(capsys, "open")[2]
+    assert run(capsys, "open", "--print")[0] == 0
+    assert asked == [(tmp_path / "open-1.html").as_uri()]
