@@ -45,10 +45,8 @@ RenderRefusal = Callable[[Scope, Refuse], Response]
 class PackApiServer:
     """All of them together. ``bind``, then ``serve`` once, then ``close`` (also after a failure in between)."""
 
-    def __init__(self, settings: Settings, *, prove: Callable[[Door, socket.socket], Peer] = peer.prove) -> None:
-        """``prove`` looks at each accepted socket: which user is at its other end."""
+    def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._prove = prove
         self.web_port = settings.web_port
         self._sockets: list[tuple[Door, socket.socket]] = []
         self._give_back = contextlib.ExitStack()
@@ -89,7 +87,7 @@ class PackApiServer:
         config.load()
         loop = asyncio.get_running_loop()
         for door, sock in self._sockets:
-            make = protocol_factory(config, self._state, Entrance(partial(self._prove, door), uid))
+            make = protocol_factory(config, self._state, Entrance(partial(peer.prove, door), uid))
             create = loop.create_unix_server if door is Door.SOCKET else loop.create_server
             self._servers.append(await create(make, sock=sock, backlog=loopback.BACKLOG))
         self._sweeper = asyncio.create_task(self._sweep(api), name="http sweep")

@@ -60,7 +60,7 @@ class RunningHost:
     def start(self) -> None:
         with self.log.open("ab") as output:
             self._process = subprocess.Popen(
-                [*self.prefix, sys.executable, str(ROOT / "app.py")],
+                [*self.prefix, sys.executable, str(self._entry)],
                 cwd=self.home,
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
