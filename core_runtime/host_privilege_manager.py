@@ -26,6 +26,7 @@ from backend_core.errors import DeniedError, HostError, NotFoundError, RequestEr
 from core_runtime import privileges
 from core_runtime.drivers.audit import AuditLog
 from core_runtime.drivers.counters import Entry, Ledger
+from core_runtime.drivers.desktop import Desktop
 from core_runtime.drivers.grants import identity_fingerprint
 from core_runtime.drivers.keys import Keyring
 from core_runtime.privileges.base import TABLE, Call, Effects, Privilege
@@ -38,6 +39,8 @@ PURPOSE: Final = "privileges"
 SUBJECT: Final = "#privileges"
 """The line of the counters file; no pack id can look like it."""
 PACK_RATE: Final = Rate(per_second=0.5, burst=20.0)
+DISTURBING_RATE: Final = Rate(per_second=0.1, burst=5.0)
+"""For what a person notices, beside the rate above and for each operation."""
 REFUSAL_WINDOW_S: Final = 60.0
 
 
@@ -75,6 +78,7 @@ class HostPrivilegeManager:
         audit: AuditLog,
         *,
         effects: Effects | None = None,
+        desktop: Desktop | None = None,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -87,6 +91,7 @@ class HostPrivilegeManager:
         self._permissions = permissions
         self._audit = audit
         self._effects = effects
+        self._desktop = desktop or Desktop()
         self._clock = clock
         self._monotonic = monotonic
         self._rates: dict[str, Bucket] = {}
@@ -192,7 +197,9 @@ class HostPrivilegeManager:
                 raise HostError(
                     "Not available", code="privilege_unavailable", detail=f"{privilege} needs a running host."
                 )
-            result = item.execute(Call(pack_id, dict(args or {}), held.options, self._effects))
+            if not actor and item.disturbs:
+                self._take(f"{pack_id}/{item.id}", DISTURBING_RATE)
+            result = item.execute(Call(pack_id, dict(args or {}), held.options, self._effects, self._desktop))
         except RumiError as error:
             self._note_refusal(pack_id, privilege, actor, error.code)
             raise
@@ -201,15 +208,15 @@ class HostPrivilegeManager:
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
-    def _take(self, pack_id: str) -> None:
+    def _take(self, pack_id: str, rate: Rate = PACK_RATE) -> None:
         """A place in what a Pack may have done by itself; notices and restarts without end would be a nuisance."""
         with self._mutex:
-            admitted, self._rates[pack_id] = take(self._rates.get(pack_id), PACK_RATE, self._monotonic())
+            admitted, self._rates[pack_id] = take(self._rates.get(pack_id), rate, self._monotonic())
         if not admitted:
             raise DeniedError(
                 "Too many operations of the host",
                 code="too_often",
-                detail=f"{pack_id} may have {PACK_RATE.burst:g} at once, then {PACK_RATE.per_second * 60:g} a minute.",
+                detail=f"{pack_id} may have {rate.burst:g} at once, then {rate.per_second * 60:g} a minute.",
                 hint="Ask again later.",
             )
 

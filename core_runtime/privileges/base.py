@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from core_runtime.drivers.desktop import Desktop
+
 
 class Effects(Protocol):
     """What of the host an executor may use."""
@@ -30,11 +32,15 @@ class Call:
     args: Mapping[str, Any]
     options: Mapping[str, Any]
     effects: Effects | None
+    desktop: Desktop | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Privilege:
-    """One operation. ``parameters``, ``options``: JSON Schemas; ``needs_effects``: acts through the running host."""
+    """One operation. ``parameters``, ``options``: JSON Schemas; ``needs_effects``: acts through the running host.
+
+    ``disturbs``: a person notices each of them, so a Pack has few.
+    """
 
     id: str
     title: Mapping[str, str]
@@ -43,6 +49,7 @@ class Privilege:
     options: Mapping[str, Any]
     execute: Callable[[Call], Mapping[str, Any]]
     needs_effects: bool = False
+    disturbs: bool = False
 
 
 TABLE: dict[str, Privilege] = {}

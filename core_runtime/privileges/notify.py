@@ -30,5 +30,6 @@ register(
         options={"type": "object", "additionalProperties": False},
         execute=_execute,
         needs_effects=True,
+        disturbs=True,
     )
 )

@@ -84,7 +84,12 @@ def _option(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not name or not equals:
         raise click.UsageError(say("{text} is no option: write NAME=VALUE.", text=show.safe(text, 80)))
-    return name, value
+    if not value.startswith("["):
+        return name, value
+    try:
+        return name, json.loads(value)
+    except (ValueError, RecursionError) as error:
+        raise click.UsageError(say("The parameters are no JSON: {why}", why=error)) from error
 
 
 def _title(one: dict[str, Any]) -> Any:

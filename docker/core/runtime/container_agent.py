@@ -3362,6 +3362,17 @@ class Secrets:
         return str(self._agent.request("secret.get", {"name": name}))
 
 
+class HostPrivileges:
+    """Operations that the host performs for this Pack, where the operator granted them."""
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
+
+    def execute(self, privilege: str, **params: Any) -> Any:
+        """Perform one, such as ``execute("notify", title="Done")``; its result. ``Denied`` where it is not granted."""
+        return self._agent.request("privilege.execute", {"privilege": privilege, "params": params})
+
+
 class UserdataManager:
     """Files below ``user_data/``, through the host: paths are relative to it, nothing of it is mounted here."""
 
@@ -3527,6 +3538,7 @@ class Phase:
                 "permission_manager": PermissionManager(agent),
                 "userdata_manager": UserdataManager(agent),
                 "secrets": Secrets(agent),
+                "privileges": HostPrivileges(agent),
             }
             if agent.network is not None:
                 kept["http"] = agent.network.Http(agent)

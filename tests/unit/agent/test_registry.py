@@ -13,7 +13,7 @@ def test_context_has_every_key_and_entry_rules_are_kept(start, host: FakeHost) -
         def run(context):
             assert set(context) == {
                 "phase", "ts", "ids", "paths", "interface_registry", "event_bus", "diagnostics", "install_journal",
-                "permission_manager", "secrets", "userdata_manager", "_source_component",
+                "permission_manager", "privileges", "secrets", "userdata_manager", "_source_component",
             }, sorted(context)
             assert context["phase"] == "setup" and context["ts"] == 1.5
             assert context["ids"] == {

@@ -187,6 +187,9 @@ def test_privileges(host, capsys) -> None:
                      "POST /api/privileges/p/execute/file.export": {"result": {"bytes": 1}}}  # fmt: skip
     assert "granted" in run(capsys, "privilege", "grant", "p", "file.export", "-o", "folder=/home/me")[1]
     assert host.asked[-1].body == {"options": {"folder": "/home/me"}}
+    run(capsys, "privilege", "grant", "p", "file.export", "-o", 'domains=["a.test", "*.b.test"]')
+    assert host.asked[-1].body["options"] == {"domains": ["a.test", "*.b.test"]}
+    assert run(capsys, "privilege", "grant", "p", "file.export", "-o", "domains=[")[0] == codes.USAGE
     assert "not granted" in run(capsys, "privilege", "revoke", "p", "file.export")[1]
     assert json.loads(run(capsys, "privilege", "execute", "p", "file.export", '{"name": "x"}')[1])["result"] == {"bytes": 1}
     assert host.asked[-1].body == {"params": {"name": "x"}}

@@ -146,7 +146,9 @@ def test_privileges_are_listed_with_their_schema_and_availability(tmp_path):
     home = TrustHome(tmp_path)
     manager = HostPrivilegeManager(home.home, home.permissions, home.audit)
     listed = {item["id"]: item["available"] for item in manager.list()}
-    assert listed == {"container.restart_self": False, "file.export": True, "notify": False}
+    assert listed == {
+        "clipboard.write": True, "container.restart_self": False, "file.export": True, "notify": False, "open_url": True,
+    }  # fmt: skip
     json.dumps(manager.list())
 
 
@@ -254,8 +256,8 @@ def test_a_packs_own_operations_are_rated_and_its_refusals_counted(tmp_path):
     assert execute() == "too_often"
     assert execute(actor="operator") == "done", "the operator is not rated"
     home.clock.advance(60)
-    assert {execute() for _ in range(20)} == {"done"}
-    assert execute() == "too_often"
-    assert len(effects.shown) == 21
+    assert {execute() for _ in range(5)} == {"done"}
+    assert execute() == "too_often", "a person notices each of them"
+    assert len(effects.shown) == 6
     [grant] = next(item for item in manager.list() if item["id"] == "notify")["grants"]
     assert (grant["pack_id"], grant["actor"], grant["until"]) == ("alpha", "operator", None)
