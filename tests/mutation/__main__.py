@@ -25,6 +25,7 @@ TESTS = (
     "tests/unit/rules",
     "tests/unit/flow",
     "tests/unit/resolve",
+    "tests/unit/dependencies/test_rules.py",
     "tests/unit/isolation/test_isolation.py",
     "tests/unit/isolation/test_isolation_words.py",
     "tests/unit/isolation/test_seccomp.py",

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from backend_core import files
 from backend_core.errors import HostError, TrustError
 from backend_core.files import sync_file_system
 from core_runtime.drivers import tree
@@ -158,3 +159,11 @@ def test_syncing_a_file_system_takes_a_folder_and_reports_what_failed(tmp_path):
     with pytest.raises(OSError) as failed:
         sync_file_system(tmp_path / "missing")
     assert failed.value.errno == errno.ENOENT
+
+
+def test_syncing_where_the_system_has_no_such_call_syncs_everything(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(files._Probe, "libc", None)
+    monkeypatch.setattr(files.os, "sync", lambda: synced.append(True))
+    sync_file_system(tmp_path)
+    assert synced == [True]
