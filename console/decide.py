@@ -98,7 +98,9 @@ def _item(index: int, item: Mapping[str, Any], held: list[Mapping[str, Any]] | N
         "words": item["words"],
         "note": item["note"],
         "grantable": item["grantable"],
-        "new": held is not None and not had,
+        "not_held": held is not None and not had,
+        # A time that was given before is not prolonged by approving again: it has to be chosen anew.
+        "mode": had[0].get("mode", "always") if had else "always",
         "ticked": bool(had) if held is not None else item["plain"],
         "target": target,
         "values": [

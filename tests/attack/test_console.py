@@ -377,6 +377,26 @@ def test_a_stale_review_is_told_and_decides_nothing(tmp_path: Path) -> None:
         assert without.status == 409, "a decision without what was shown is no decision"
 
 
+def test_approving_again_prolongs_nothing_by_itself(host: RunningHost) -> None:
+    """What was granted for a time is shown so, and needs a time again; ticks of a page that was not shown grant nothing."""
+    permissions = json.dumps({"pack_id": "timed", "permissions": [{"type": "userdata.read", "paths": ["shared/a", "shared/b"], "reason": "to read"}]})
+    host.put_pack("timed", {**one_component_pack("timed", SETUP), "backend/permissions.json": permissions})
+    host.ok("POST", "/api/packs/scan")
+    visitor = opened(host)
+    place = "/_rumi/packs/timed"
+    page = visitor.get(f"{place}/review")
+    fields = {"csrf": page.csrf, "digest": page.hidden("digest"), "take": ["0.1", "0.7", "9", "x"], "mode-0": "hour"}
+    assert visitor.post(f"{place}/approve", fields).status == 303
+    [granted] = host.ok("GET", "/api/packs/timed/permissions")["granted"]
+    assert (granted["paths"], granted["mode"]) == (["shared/b"], "until")
+    again = visitor.get(f"{place}/review")
+    assert '<option value="until" selected>' in again.text
+    assert visitor.post(f"{place}/approve", {**fields, "mode-0": "until"}).status == 400
+    assert visitor.post(f"{place}/approve", {**fields, "mode-0": "until", "until": "2001-01-01T00:00"}).status == 400
+    assert visitor.post(f"{place}/approve", {**fields, "mode-0": "for ever"}).status == 400
+    assert host.ok("GET", "/api/packs/timed/permissions")["granted"][0]["until"] == granted["until"]
+
+
 def test_a_typed_secret_comes_back_nowhere(host: RunningHost) -> None:
     permissions = json.dumps({"pack_id": "keeper", "permissions": [{"type": "secret", "names": ["api.key"], "reason": "to sign"}]})
     host.put_pack("keeper", {**one_component_pack("keeper", SETUP), "backend/permissions.json": permissions})
