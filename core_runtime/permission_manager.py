@@ -13,6 +13,7 @@ Not here: what may be granted (``rules.permissions``), granting (``approval_mana
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import deque
@@ -26,6 +27,7 @@ from backend_core.errors import HostError, TrustError, quote
 from core_runtime.drivers.audit import AuditLog
 from core_runtime.drivers.counters import Counters
 from core_runtime.drivers.grants import GrantFiles
+from core_runtime.drivers.usage_file import Counts, UsageFile
 from core_runtime.generations import grant_of
 from core_runtime.rules.grants import Grant, Mode, Permission, permission_document
 from core_runtime.rules.permissions import (
@@ -51,7 +53,7 @@ PROTECTED: Final = "protected"
 
 @dataclass(frozen=True, slots=True)
 class Uses:
-    """How often something was used since the host started."""
+    """How often something was used since counting began."""
 
     count: int = 0
     last_used_at: float | None = None
@@ -69,7 +71,7 @@ class _Count:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """One granted permission and how much of it was used since the host started.
+    """One granted permission and how much of it was used since counting began.
 
     ``items``: its paths, keys or topics, each with its own uses. ``ended``: a one-use permission that was spent, or
     one whose time is over.
@@ -120,6 +122,10 @@ class PermissionManager:
         self._spent: set[tuple[str, int, int]] = set()
         self._spent_known: set[tuple[str, int]] = set()
         self._uses: dict[tuple[str, str, str], _Count] = {}
+        self._usage_file = None if files is None else UsageFile(files.keyring)
+        self._stored: Counts = {}
+        self.counted_since = self._clock()
+        self._load_uses()
         self._denials: dict[tuple[str, str], tuple[float, int]] = {}
         self._asks: dict[str, deque[Ask]] = {}
         self._rights: dict[str, tuple[Grant, Rights]] = {}
@@ -213,7 +219,7 @@ class PermissionManager:
     # --- for the operator --------------------------------------------------------------------------------------------
 
     def used_versus_granted(self, pack_id: str) -> list[Usage]:
-        """Every granted permission with its uses since the host started: what was never used can be taken away."""
+        """Every granted permission with its uses since counting began: what was never used can be taken away."""
         grant = self._grants(pack_id)
         if grant is None:
             return []
@@ -246,7 +252,24 @@ class PermissionManager:
             if uses:
                 self._uses = {key: found for key, found in self._uses.items() if key[0] != pack_id}
 
+    def keep_uses(self) -> None:
+        """Write down what was counted, if there is news; a full disk or an unusable key only costs the count."""
+        with self._mutex:
+            counts = {key: (found.number, found.last_at) for key, found in self._uses.items()}
+        if self._usage_file is not None and counts != self._stored:
+            with contextlib.suppress(OSError, TrustError):
+                self._usage_file.store(self.counted_since, counts)
+                self._stored = counts
+
     # --- inside ------------------------------------------------------------------------------------------------------
+
+    def _load_uses(self) -> None:
+        if self._usage_file is None:
+            return
+        self.counted_since, self._stored = self._usage_file.load(self.counted_since)
+        for key, (number, last_at) in self._stored.items():
+            found = self._uses[key] = _Count()
+            found.number, found.last_at = number, last_at
 
     def _lookup(self, pack_id: str, kind: str, params: Mapping[str, Any]) -> Allow | Deny:
         """Like ``check``, without spending, counting or recording."""

@@ -177,6 +177,7 @@ SIGNED_FILES: Final = {
     ".audit_head": "audit",
     ".journal_head": "journal",
     "privileges.json": "privileges",
+    "usage.json": "usage",
 }
 """Every other signed file and its purpose; dot files are slot files (``drivers.counters``)."""
 

@@ -222,6 +222,8 @@ class Host:
         if self.built("bus"):
             await self.bus.close()
         self.pack_work.shutdown(wait=False, cancel_futures=True)
+        if self.built("permissions"):
+            await asyncio.to_thread(self.permissions.keep_uses)
         if self.built("userdata"):
             self.userdata.close()
 

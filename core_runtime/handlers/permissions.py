@@ -47,7 +47,7 @@ async def grant(host: Host, pack_id: str, items: Sequence[Any], *, actor: str) -
 async def revoke(host: Host, pack_id: str, items: Sequence[Any], *, unused: bool = False, actor: str) -> dict[str, Any]:
     """Take permissions away: types whole, or only the paths, keys and topics that an item names.
 
-    ``unused``: also everything that was not used since the host started.
+    ``unused``: also everything that was not used since counting began.
     """
     removals = parse_choices(items)
     async with host.exclusively(pack_id):
@@ -107,7 +107,7 @@ def _view(host: Host, status: PackStatus) -> dict[str, Any]:
     return {
         "pack_id": status.pack_id,
         "status": status.state.value,
-        "counted_since": host.diagnostics.started_at,
+        "counted_since": host.permissions.counted_since,
         "granted": [_usage(usage) for usage in usages],
         "withheld": [describe(request) for request in requests if request.type not in types],
         "asked": [_ask(ask) for ask in host.permissions.asks() if ask.pack_id == status.pack_id],

@@ -20,6 +20,8 @@ from core_runtime.permission_manager import PermissionManager
 from core_runtime.secret_manager import SecretManager
 from core_runtime.userdata_manager import UserdataManager
 
+KEEP_USES_EVERY_S = 30.0
+
 
 @handler("trust.open")
 async def open_step(host: Host, _args: Mapping[str, Any]) -> None:
@@ -27,6 +29,14 @@ async def open_step(host: Host, _args: Mapping[str, Any]) -> None:
     loop = asyncio.get_running_loop()
     await asyncio.to_thread(_open, host, HostEffects(host, loop))
     host.egress = egress.open_broker(host)
+    host.in_background(_keep_uses(host), "keeping what was counted")
+
+
+async def _keep_uses(host: Host) -> None:
+    """A crash loses at most what was counted since the last time."""
+    while not host.closing:
+        await asyncio.sleep(KEEP_USES_EVERY_S)
+        await asyncio.to_thread(host.permissions.keep_uses)
 
 
 def _open(host: Host, effects: HostEffects) -> None:

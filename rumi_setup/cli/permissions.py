@@ -93,7 +93,7 @@ def grant(pack_id: str, kind: str, items: tuple[str, ...], mode: str | None, unt
 @click.argument("pack_id")
 @click.argument("kind", metavar="[TYPE]", required=False)
 @click.argument("items", nargs=-1, metavar="[PATH|KEY|TOPIC|NAME]...")
-@click.option("--unused", is_flag=True, help=say("Also all that was not used since the host started."))
+@click.option("--unused", is_flag=True, help=say("Also all that was not used since counting began."))
 @json_option
 def revoke(pack_id: str, kind: str | None, items: tuple[str, ...], unused: bool) -> None:  # noqa: FBT001
     if kind is None and not unused:

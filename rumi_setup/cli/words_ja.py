@@ -115,7 +115,7 @@ JAPANESE: dict[str, str] = {
     "For one use.": "1 回だけ。",
     "Until the host restarts.": "ホストの再起動まで。",
     "Until then: 90m, 8h, 7d or a date.": "期限: 90m、8h、7d または日時。",
-    "Also all that was not used since the host started.": "ホストの起動以降に使われなかったものもすべて。",
+    "Also all that was not used since counting began.": "集計の開始以降に使われなかったものもすべて。",
     "Grant only these; each is a type or a JSON object. Name none as --permission ''.":
         "これだけを許可します（型名または JSON オブジェクト）。何も許可しないときは --permission ''。",
     "Let it take over this key of another Pack.": "ほかの Pack のこのキーの置き換えを許可します。",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -90,3 +91,24 @@ def test_the_sandbox_that_is_killed_from_outside_stays_dead(host: RunningHost) -
     os.kill(container["pid"], signal.SIGKILL)
     host.until(lambda: not host.status("kept")["kept_running"], 30, "the end")
     assert host.call("kept.hello")[0] != 200
+
+
+def test_uses_are_counted_over_a_restart_of_the_host(host: RunningHost) -> None:
+    """Beside the rest, since it needs the same host: what was used stays known, so that the unused can be told."""
+    files = one_component_pack("kept", SETUP, provides=("kept.hello", "kept.end"))
+    asks = [{"type": "userdata.read", "paths": ["shared/a", "shared/b"], "reason": "r"}]
+    files["backend/components/main/setup.py"] = SETUP.replace(
+        'files.write_text("packs/kept/said", "approved")', 'files.read_text("shared/a")'
+    )
+    host.put_pack("kept", files | {"backend/permissions.json": json.dumps({"pack_id": "kept", "permissions": asks})})
+    host.approve("kept")
+    (host.home / "user_data/shared").mkdir()
+    (host.home / "user_data/shared/a").write_text("x")
+    assert host.result("kept.hello") == "x"
+    before = host.ok("GET", "/api/packs/kept/permissions")
+    host.stop()
+    host.start()
+    after = host.ok("GET", "/api/packs/kept/permissions")
+    assert after["counted_since"] == before["counted_since"]
+    [reads] = [one for one in after["granted"] if one["type"] == "userdata.read"]
+    assert (reads["uses"], reads["unused"]) == (1, ["shared/b"])

@@ -14,7 +14,7 @@ from core_runtime.drivers.uids import BLOCKS, COUNT, PREFERRED_FIRST, SMALL_COUN
 from core_runtime.host_privilege_manager import HostPrivilegeManager
 from core_runtime.rules.combination import PackNode, combination
 from core_runtime.rules.findings import inspect
-from core_runtime.rules.permissions import resources_of
+from core_runtime.rules.permissions import Allow, Deny, resources_of
 from tests.support.trust_home import TrustHome
 
 
@@ -221,6 +221,37 @@ def test_uses_are_counted_by_item_and_outlast_a_decision(tmp_path):
     assert home.permissions.used_versus_granted("alpha")[0].uses == 4
     home.permissions.forget("alpha", uses=True)
     assert home.permissions.used_versus_granted("alpha")[0].uses == 0
+
+
+def test_what_was_used_is_known_after_a_restart_and_allows_nothing(tmp_path):
+    home = TrustHome(tmp_path)
+    home.approved(permissions=[{"type": "userdata.read", "paths": ["shared/a", "shared/b"], "reason": "r"}])
+    begun = home.permissions.counted_since
+    assert isinstance(home.permissions.check("alpha", "userdata.read", path="shared/a"), Allow)
+    home.permissions.keep_uses()
+    home.clock.advance(1000)
+    home.reopen().scan()
+
+    def counts():
+        return {item: uses.count for item, uses in home.permissions.used_versus_granted("alpha")[0].items.items()}
+
+    assert counts() == {"shared/a": 1, "shared/b": 0}
+    assert home.permissions.counted_since == begun
+    home.approvals.grants.keyring.rotate()
+    home.reopen().scan()
+    assert counts() == {"shared/a": 1, "shared/b": 0}
+    file = home.secrets / "usage.json"
+    for damage in (file.read_bytes().replace(b"shared/a", b"shared/b"), b"", b"{}", file.read_bytes()[:40]):
+        file.write_bytes(damage)
+        home.reopen().scan()
+        assert counts() == {"shared/a": 0, "shared/b": 0}
+        assert home.permissions.counted_since == home.clock.now
+    home.approvals.narrow("alpha", permissions=[], actor="tester")
+    assert isinstance(home.permissions.check("alpha", "userdata.read", path="shared/a"), Deny)
+    home.permissions.check("alpha", "userdata.read", path="packs/alpha/x")
+    home.permissions.forget("alpha", uses=True)
+    home.permissions.keep_uses()
+    assert home.reopen().permissions.used_versus_granted("alpha") == []
 
 
 class Quiet:
