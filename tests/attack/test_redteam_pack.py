@@ -21,7 +21,8 @@ def run(context):
 """
 
 EVIL = r"""
-import json, os, socket, struct, time
+import json, os, socket, struct, sys, time
+sys.path.append("/opt/rumi")  # the agent's own MessagePack: Packs can read it, though it is on no path of theirs
 import msgpack
 
 OPTIONS = {"if_absent": False, "ttl_ms": None, "override": False, "source": None}
