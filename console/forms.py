@@ -77,7 +77,7 @@ def target_of(item: Mapping[str, Any]) -> str:
 
 def params_of(item: Mapping[str, Any]) -> dict[str, Any]:
     """A described permission's own parameters, without what describes it."""
-    told = {"type", "reason", "risk", "words", "grantable", "plain", "note"}
+    told = {"type", "reason", "risk", "words", "grantable", "plain", "note", "private_addresses"}
     return {name: value for name, value in item.items() if name not in told}
 
 

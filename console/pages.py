@@ -59,6 +59,7 @@ class Pages:
         )  # fmt: skip
         self._templates.filters["shown"] = shown
         self._templates.filters["moment"] = moment
+        self._templates.filters["amount"] = amount
 
     def render(self, name: str, reader: Reader, status: int = 200, **values: Any) -> Response:
         """A whole page. Never stored: it shows the state of this moment to one reader."""
@@ -91,3 +92,11 @@ def moment(value: object) -> str:
     if isinstance(value, (int, float)) and 0 < value < 1e11:
         return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(value))
     return shown(value, 40)
+
+
+def amount(value: float, unit: str) -> str:
+    """A limit's number with its unit: sizes in MiB, since nobody reads eight digits."""
+    if unit.startswith("bytes"):
+        return f"{value / 1_048_576:.1f} MiB{unit.removeprefix('bytes')}"
+    number = f"{value:.0f}" if float(value).is_integer() else f"{value:.4g}"
+    return f"{number} {unit}" if unit == "s" else number

@@ -30,7 +30,8 @@ async def pack(desk: Desk, request: Request) -> Response:
         withheld=[item for item in rights["withheld"] if not item["type"].startswith(_PRIVILEGE)],
         privileges=_privileges(pack_id, rights, await desk.host.privileges()), log=desk.host.logs(pack_id, LOG_LINES),
         secrets=await desk.host.secrets(pack_id) if status["version"] or status["approval"] else None,
-        modes=[mode for mode in MODES if mode != "until"],
+        modes=[mode for mode in MODES if mode != "until"], limits=await desk.host.limits(pack_id),
+        has_previous=await desk.host.has_previous(pack_id),
     )  # fmt: skip
 
 

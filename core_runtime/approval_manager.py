@@ -29,7 +29,7 @@ from core_runtime.drivers import pack_folders
 from core_runtime.drivers.status import must_exist
 from core_runtime.drivers.store import Stored
 from core_runtime.drivers.tree import Tree
-from core_runtime.drivers.updates import Phase
+from core_runtime.drivers.updates import Phase, Record
 from core_runtime.rules.approval import Event
 from core_runtime.rules.decisions import check_digest, check_isolation
 from core_runtime.rules.grants import Grant, Mode
@@ -151,14 +151,19 @@ class ApprovalManager(Approvals):
             self._staged.pop(pack_id, None)
             return self._look(pack_id).status
 
+    def has_previous(self, pack_id: str) -> bool:
+        """Whether an update that can be taken back is recorded. Its files are verified by ``check_rollback`` alone."""
+        with self._locked(pack_id):
+            known = self._look(pack_id)
+            return self._way_back(pack_id, known.grant) is not None
+
     def check_rollback(self, pack_id: str) -> None:
         """``ConflictError`` where ``rollback`` has nothing to go back to: asked before anything is stopped."""
         with self._locked(pack_id):
             known = self._look(pack_id)
             must_exist(known.status)
-            record = self._updates.record(pack_id)
-            digest = known.grant.digest if known.grant else ""
-            if record is None or record.phase is not Phase.DONE or record.digest != digest:
+            record = self._way_back(pack_id, known.grant)
+            if record is None:
                 raise ConflictError(
                     "There is no version to go back to",
                     code="no_previous_version",
@@ -177,6 +182,12 @@ class ApprovalManager(Approvals):
             return self._go_back(pack_id, "pack.rolling_back", "pack.rolled_back", actor=actor)
 
     # --- inside ------------------------------------------------------------------------------------------------------
+
+    def _way_back(self, pack_id: str, grant: Grant | None) -> Record | None:
+        """The finished update that put what is approved now in place, if there is one."""
+        record = self._updates.record(pack_id)
+        fits = record is not None and grant is not None and record.digest == grant.digest
+        return record if record is not None and fits and record.phase is Phase.DONE else None
 
     def _added_metadata(self, incoming: Path, source: Path) -> PackMetadata:
         """The metadata of a received folder, whose name on the operator's disk does not matter."""

@@ -15,7 +15,7 @@ from typing import Any
 from core_runtime.api import views
 from core_runtime.api.console_access import Opened
 from core_runtime.api.context import Api
-from core_runtime.handlers import evidence, packs, permissions, secrets, updates
+from core_runtime.handlers import evidence, limits, packs, permissions, secrets, updates
 from core_runtime.rules.identity import Refuse
 from core_runtime.rules.permissions import KINDS
 from core_runtime.rules.sessions import Session, code_of
@@ -76,6 +76,14 @@ class Operator:
     async def permissions(self, pack_id: str) -> View:
         """What is granted, and how much of it was used."""
         return await permissions.view(self._host, pack_id)
+
+    async def limits(self, pack_id: str) -> list[View]:
+        """Every limit of a Pack: what it is, what is used, how often it was met."""
+        return await limits.limits(self._host, pack_id)
+
+    async def has_previous(self, pack_id: str) -> bool:
+        """Whether ``rollback`` has a version to go back to."""
+        return await asyncio.to_thread(self._host.approvals.has_previous, pack_id)
 
     async def privileges(self) -> list[View]:
         """Operations that the host performs for Packs, and for which."""

@@ -18,6 +18,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from console.words import CATALOGUES
+from tests.support import wheels
 from tests.support.documents import ROOT
 from tests.support.machine import CHROMIUM_NAMES
 from tests.support.running_host import RunningHost
@@ -162,6 +163,50 @@ def test_the_operators_day(tmp_path: Path, browser: Browser, language: str, opti
         expect(page.get_by_role("heading", level=1)).to_have_text(words["closed"])
         page.goto(f"http://localhost:{host.web_port}/_rumi/packs/hostile")
         expect(page.get_by_role("button", name=words["stop"], exact=True)).to_be_disabled()
+        assert seen.complaints == []
+        seen.context.close()
+
+
+@pytest.mark.parametrize(("language", "options"), [("en", {}), ("ja", {"color_scheme": "dark", "viewport": {"width": 360, "height": 760}})])
+def test_what_leads_inside_packages_limits_and_a_kept_copy(tmp_path: Path, browser: Browser, language: str, options: dict[str, Any]) -> None:
+    with RunningHost(tmp_path / "home", "embedded", {"RUMI_ON_MODIFIED": "keep"}) as host:
+        folder = host.put_pack("hostile", files("1.0.0", [{"type": "network", "addresses": ["10.0.0.5:22", "192.0.2.1:443"], "reason": HOSTILE[:490]}]))
+        name, data = wheels.built("colours", "1.0", {"colours/__init__.py": "", "colours/fast.so": wheels.ELF})
+        wheels.write_wheels(folder / "backend/wheels", (name, data))
+        lock = folder / "backend/requirements.lock"
+        lock.write_text(wheels.locked(("colours", "1.0", data)) + wheels.locked(("unseen", "2.0", b"x")))
+        host.ok("POST", "/api/packs/scan")
+        seen = opened(host, browser, language, **options)
+        page, words = seen.page, seen.words
+        page.get_by_role("link", name=words["review"]).first.click()
+        seen.look("8-inside", "packs/hostile/review")
+        warning = page.locator(".private strong")
+        expect(warning).to_have_text(words["private_addresses"])
+        red = page.evaluate("(() => { const p = document.createElement('p'); p.style.color = 'var(--bad)'; document.body.append(p); const c = getComputedStyle(p).color; p.remove(); return c })()")
+        expect(warning).to_have_css("color", red)
+        expect(page.get_by_text(words["fetched_unseen"])).to_be_visible()
+        lock.write_text(wheels.locked(("colours", "1.0", data)))
+        page.reload()
+        expect(page.get_by_text(words["fetched_unseen"])).to_have_count(0)
+        seen.click("approve_shown")
+        expect(page.get_by_role("status")).to_contain_text(words["done_approved"])
+        expect(page.get_by_role("button", name=words["rollback"], exact=True)).to_have_count(0)
+        source = host.home / "new" / "hostile"
+        shutil.copytree(folder, source)
+        shutil.rmtree(source / "backend/wheels")
+        (source / "backend/requirements.lock").write_text(wheels.locked(("colours", "1.1", b"y")))
+        (source / "backend/ecosystem.json").write_text(json.dumps({"pack_id": "hostile", "version": "1.1.0"}))
+        host.ok("POST", "/api/packs/add", {"path": str(source)})
+        page.reload()
+        page.get_by_role("link", name=words["review_update"]).click()
+        seen.look("9-packages", "packs/hostile/update")
+        expect(page.locator(".difference .changed").filter(has_text="colours")).to_have_text("~ colours 1.0 → 1.1")
+        (folder / "backend/components/main/setup.py").write_text("changed = True\n")
+        host.ok("POST", "/api/packs/scan")
+        page.goto(f"http://localhost:{host.web_port}/_rumi/packs/hostile")
+        seen.look("10-kept", "packs/hostile")
+        expect(page.get_by_role("alert")).to_contain_text(words["kept"])
+        expect(page.get_by_role("row").filter(has_text=words["limit_memory"]).first).to_contain_text("256.0 MiB")
         assert seen.complaints == []
         seen.context.close()
 

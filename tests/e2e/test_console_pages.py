@@ -1,0 +1,163 @@
+"""What the console's pages show and decide, as raw forms against a real host: what leads inside, packages, limits, copies."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from console.decide import _weaker
+from console.words import CATALOGUES
+from tests.support import wheels
+from tests.support.browser_like import Answer, Visitor, code_in
+from tests.support.running_host import RunningHost, one_component_pack
+
+pytestmark = [pytest.mark.embedded, pytest.mark.slow]
+
+SETUP = "def run(context):\n    context['interface_registry'].register('{key}', lambda args: {value!r})\n"
+EN, JA = CATALOGUES["en"], CATALOGUES["ja"]
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[RunningHost]:
+    with RunningHost(tmp_path / "home", "embedded", {"RUMI_ON_MODIFIED": "keep"}) as running:
+        yield running
+
+
+def opened(host: RunningHost) -> Visitor:
+    visitor = Visitor(host.web_port)
+    assert visitor.open(code_in(Path(host.ok("POST", "/api/console/open")["path"]))).status == 200
+    return visitor
+
+
+def put(host: RunningHost, pack_id: str, permissions: list[dict[str, Any]], key: str = "", value: str = "hi", version: str = "1.0.0") -> Path:
+    key = key or f"{pack_id}.hello"
+    files = one_component_pack(pack_id, SETUP.format(key=key, value=value), provides=(key,))
+    files["backend/ecosystem.json"] = json.dumps({"pack_id": pack_id, "version": version})
+    files["backend/permissions.json"] = json.dumps({"pack_id": pack_id, "permissions": permissions})
+    folder = host.put_pack(pack_id, files)
+    host.ok("POST", "/api/packs/scan")
+    return folder
+
+
+def decide(visitor: Visitor, pack_id: str, **fields: Any) -> Answer:
+    page = visitor.get(f"/_rumi/packs/{pack_id}/review")
+    return visitor.post(f"/_rumi/packs/{pack_id}/approve", {"csrf": page.csrf, "digest": page.hidden("digest"), **fields})
+
+
+def test_a_way_into_the_own_network_is_told_in_red_and_can_still_be_granted(host: RunningHost) -> None:
+    put(host, "inside", [{"type": "network", "addresses": ["10.0.0.5:22", "8.8.8.8:443"], "reason": "r"}])
+    visitor = opened(host)
+    for language, words in (("en", EN), ("ja", JA)):
+        visitor.language = language
+        text = visitor.get("/_rumi/packs/inside/review").text
+        assert f'<p class="alarm private"><strong>{words["private_addresses"]}</strong> <code>10.0.0.5:22</code> </p>' in text
+        assert "private_addresses=" not in text
+    take = re.findall(r'name="take" value="([^"]+)"', visitor.last.text)
+    assert decide(visitor, "inside", take=take).status == 303
+    held = host.ok("GET", "/api/packs/inside/permissions")["granted"]
+    assert sorted(address for item in held for address in item["addresses"]) == ["10.0.0.5:22", "8.8.8.8:443"]
+
+
+def test_packages_are_shown_with_what_nobody_has_seen_and_the_difference(host: RunningHost) -> None:
+    folder = put(host, "user", [])
+    name, data = wheels.built("colours", "1.0", {"colours/__init__.py": "", "colours/fast.so": wheels.ELF})
+    (folder / "backend/requirements.lock").write_text(wheels.locked(("colours", "1.0", data)) + wheels.locked(("unseen", "2.0", b"x")))
+    wheels.write_wheels(folder / "backend/wheels", (name, data))
+    visitor = opened(host)
+    text = visitor.get("/_rumi/packs/user/review").text
+    for expected in ("colours==1.0", name, "colours/fast.so", EN["machine_code"], EN["vendored"], "unseen==2.0", EN["fetched_unseen"], wheels.sha256(data), wheels.sha256(b"x")):
+        assert expected in text
+    (folder / "backend/requirements.lock").write_text(wheels.locked(("colours", "1.0", data)))
+    assert decide(visitor, "user").status == 303
+    source = host.home / "new" / "user"
+    shutil.copytree(folder, source)
+    _, newer = wheels.built("colours", "1.1", {"colours/__init__.py": ""})
+    shutil.rmtree(source / "backend/wheels")
+    (source / "backend/requirements.lock").write_text(wheels.locked(("colours", "1.1", newer)))
+    (source / "backend/ecosystem.json").write_text(json.dumps({"pack_id": "user", "version": "1.1.0"}))
+    host.ok("POST", "/api/packs/add", {"path": str(source)})
+    assert '<li class="changed">~ <code>colours</code> 1.0 → 1.1</li>' in visitor.get("/_rumi/packs/user/update").text
+
+
+def test_the_page_of_a_pack_has_its_limits_its_copy_and_no_way_back_that_is_not_there(host: RunningHost) -> None:
+    folder = put(host, "kept", [])
+    visitor = opened(host)
+    decide(visitor, "kept")
+    text = visitor.get("/_rumi/packs/kept").text
+    assert all(EN[f"limit_{row['name']}"] in text for row in host.ok("GET", "/api/packs/kept/limits"))
+    assert "256.0 MiB" in text
+    assert "packs/kept/rollback" not in text
+    assert EN["kept"] not in text
+    source = host.home / "new" / "kept"
+    shutil.copytree(folder, source)
+    (source / "backend/ecosystem.json").write_text(json.dumps({"pack_id": "kept", "version": "2.0.0"}))
+    host.ok("POST", "/api/packs/add", {"path": str(source)})
+    page = visitor.get("/_rumi/packs/kept/update")
+    assert visitor.post("/_rumi/packs/kept/update/approve", {"csrf": page.csrf, "digest": page.hidden("digest")}).status == 303
+    assert "packs/kept/rollback" in visitor.get("/_rumi/packs/kept").text
+    (host.packs / "kept" / "backend/components/main/setup.py").write_text("changed = True\n")
+    host.ok("POST", "/api/packs/scan")
+    for language, words in (("en", EN), ("ja", JA)):
+        visitor.language = language
+        text = visitor.get("/_rumi/packs/kept").text
+        assert f'<div class="alarm" role="alert"><p><strong>{words["kept"]}</strong></p>' in text
+        assert "kept_running" not in text
+
+
+def test_a_replacement_is_granted_only_where_it_is_ticked(host: RunningHost) -> None:
+    put(host, "giver", [], key="give.one")
+    host.approve("giver")
+    put(host, "second", [{"type": "interface.replace", "keys": ["give.one"], "reason": "better"}], key="give.one", value="second")
+    visitor = opened(host)
+    assert '<input type="checkbox" name="replace" value="give.one">' in visitor.get("/_rumi/packs/second/review").text
+    assert decide(visitor, "second", replace="give.other").status == 303
+    assert host.result("give.one", {}) == "hi"
+    assert decide(visitor, "second", replace="give.one").status == 303
+    assert [item["keys"] for item in host.ok("GET", "/api/packs/second/permissions")["granted"] if item["type"] == "interface.replace"] == [["give.one"]]
+
+
+def test_an_operation_of_the_host_is_granted_with_its_options(host: RunningHost) -> None:
+    put(host, "shown", [{"type": "host.file.export", "reason": "r"}])
+    host.approve("shown")
+    visitor = opened(host)
+    page = visitor.get("/_rumi/packs/shown")
+    assert 'name="option-folder"' in page.text
+    wrong = visitor.post("/_rumi/packs/shown/privileges/grant", {"csrf": page.csrf, "privilege": "file.export", "option-other": "x"})
+    assert wrong.status == 400
+    assert "options_invalid" in wrong.text
+    folder = host.home / "out"
+    folder.mkdir()
+    assert visitor.post("/_rumi/packs/shown/privileges/grant", {"csrf": page.csrf, "privilege": "file.export", "option-folder": str(folder)}).status == 303
+    [record] = host.ok("GET", "/api/audit?event=privilege.granted")
+    assert record["options"] == {"folder": str(folder)}
+
+
+def test_a_broken_trail_is_acknowledged_from_its_page_with_a_reason(host: RunningHost) -> None:
+    put(host, "demo", [])
+    host.approve("demo")
+    host.stop()
+    trail = host.home / "user_data/audit/audit.jsonl"
+    trail.write_bytes(trail.read_bytes().replace(b"host.started", b"host.sparted", 1))
+    host.start()
+    visitor = opened(host)
+    page = visitor.get("/_rumi/audit")
+    assert EN["audit_broken"] in page.text
+    assert visitor.post("/_rumi/audit/acknowledge", {"csrf": page.csrf, "reason": "mine"}).status == 303
+    assert EN["audit_broken"] not in visitor.get("/_rumi/audit").text
+    assert "mine" in json.dumps(host.ok("GET", "/api/audit?event=evidence.acknowledged"))
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "weaker"),
+    [("docker/standard", ("embedded", "standard"), True), ("embedded/standard", ("embedded", "reduced"), True), ("embedded/reduced", ("embedded", "standard"), False),
+     ("embedded/standard", ("embedded", "standard"), False), (None, ("embedded", "reduced"), False), ("docker/standard", None, False)],
+)  # fmt: skip
+def test_weaker_isolation_is_what_needs_a_tick(before: str | None, now: tuple[str, str] | None, weaker: bool) -> None:
+    isolation = {"driver": now[0], "level": now[1]} if now else None
+    assert _weaker({"approved_isolation": before, "isolation": isolation}) is weaker
