@@ -16,7 +16,6 @@ from console.pages import Reader
 from core_runtime.api.operator import View
 
 _STALE = frozenset({"digest_stale", "isolation_changed"})
-_PRIVATE_SHOWN = 50
 _LEVELS = ("none", "reduced", "standard", "strong")
 
 
@@ -98,7 +97,7 @@ def _item(index: int, item: Mapping[str, Any], held: list[Mapping[str, Any]] | N
         "risk": item["risk"],
         "words": item["words"],
         "note": item["note"],
-        "private": item.get("private_addresses", [])[:_PRIVATE_SHOWN],
+        "private": item.get("private_addresses", []),
         "grantable": item["grantable"],
         "not_held": held is not None and not had,
         # A time that was given before is not prolonged by approving again: it has to be chosen anew.

@@ -95,8 +95,9 @@ def moment(value: object) -> str:
 
 
 def amount(value: float, unit: str) -> str:
-    """A limit's number with its unit: sizes in MiB, since nobody reads eight digits."""
+    """A limit's number with its unit: sizes in KiB or MiB, since nobody reads eight digits."""
     if unit.startswith("bytes"):
-        return f"{value / 1_048_576:.1f} MiB{unit.removeprefix('bytes')}"
+        size = f"{value / 1_048_576:.1f} MiB" if value >= 1_048_576 else f"{value / 1024:.1f} KiB"
+        return f"{size}{unit.removeprefix('bytes')}"
     number = f"{value:.0f}" if float(value).is_integer() else f"{value:.4g}"
     return f"{number} {unit}" if unit == "s" else number

@@ -161,3 +161,22 @@ def test_a_broken_trail_is_acknowledged_from_its_page_with_a_reason(host: Runnin
 def test_weaker_isolation_is_what_needs_a_tick(before: str | None, now: tuple[str, str] | None, weaker: bool) -> None:
     isolation = {"driver": now[0], "level": now[1]} if now else None
     assert _weaker({"approved_isolation": before, "isolation": isolation}) is weaker
+
+
+@pytest.mark.docker
+def test_weaker_isolation_than_approved_needs_its_tick(tmp_path: Path) -> None:
+    host = RunningHost(tmp_path / "home", "docker")
+    with host:
+        put(host, "demo", [])
+        assert host.approve("demo")["status"] == "running"
+    with RunningHost(tmp_path / "home", "embedded") as host:
+        visitor = opened(host)
+        page = visitor.get("/_rumi/packs/demo/review").text
+        assert EN["weaker_agree"] in page
+        refused = decide(visitor, "demo")
+        assert refused.status == 409
+        assert "isolation_weaker" in refused.text
+        assert host.status("demo")["status"] != "running"
+        assert decide(visitor, "demo", weaker="yes").status == 303
+        assert host.status("demo")["status"] == "running"
+        assert EN["weaker_agree"] not in visitor.get("/_rumi/packs/demo/review").text

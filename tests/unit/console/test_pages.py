@@ -13,12 +13,16 @@ import pytest
 
 from console import overview
 from console.app import POLICY, Pages, build_console
+from console.pages import amount
 from console.text import shown
 from console.words import CATALOGUES, language
 from core_runtime.api.app import build_api
 from core_runtime.api.context import Api, Phase
 from core_runtime.pack_api_server import PackApiServer
 from core_runtime.rules.approval import State
+from core_runtime.rules.frames import BusLimits
+from core_runtime.rules.limits_shown import rows
+from core_runtime.rules.sandbox import Limits
 from tests.support.fake_host_api import FakePacks, fake_host, metadata, not_built
 from tests.support.http_faces import Recorder, Served, exchange, run, settings_in
 
@@ -216,3 +220,17 @@ def test_text_helpers() -> None:
     assert shown("日本語 ok") == "日本語 ok"
     assert shown("a\nb\u202e") == "a\\nb\\u202e"
     assert shown("x" * 400, 10) == "x" * 10 + "…"
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "expected"),
+    [(268_435_456, "bytes", "256.0 MiB"), (65_536, "bytes/s", "64.0 KiB/s"), (0.0, "bytes", "0.0 KiB"), (30.0, "s", "30 s"), (128, "", "128"), (0.0342219, "processors", "0.03422")],
+)
+def test_a_limit_reads_as_a_number_with_its_unit(value: float, unit: str, expected: str) -> None:
+    assert amount(value, unit) == expected
+
+
+def test_every_limit_has_a_name_in_words() -> None:
+    shown_rows = rows(Limits(), BusLimits(), quota_bytes=1, used={}, hits={})
+    for words in CATALOGUES.values():
+        assert {f"limit_{row.name}" for row in shown_rows} <= words.keys()
