@@ -34,7 +34,7 @@ DOCUMENT_LIMIT_BYTES = 16 * 1024 * 1024
 
 _HINTS: Final = {
     "key_missing": "Put the key back from a backup, or approve the Packs again (a new key is made then).",
-    "key_readable_by_others": "Run: chmod 600 user_data/permissions/.secret_key, then: rumi trust rotate-key.",
+    "key_readable_by_others": "Find out who could read it, then run: chmod 600 user_data/permissions/.secret_key",
     "key_foreign": "Give the file to the user who runs the host (chown), or approve the Packs again after removing it.",
     "key_malformed": "Put the key back from a backup, or remove it and approve the Packs again.",
     "key_unreadable": "Check the file and its folder (owner, permissions, disk), then scan again.",
