@@ -5,6 +5,7 @@ set "ROOT=%~dp0"
 set "PY=%ROOT%.venv\Scripts\python.exe"
 set "STAMP=%ROOT%.venv\rumi.lock"
 if not exist "%PY%" goto cold
+fc /b "%ROOT%.venv\rumi.extra" "%ROOT%locks\extra.lock" >nul 2>nul || goto cold
 for %%L in (runtime dev bench) do fc /b "%STAMP%" "%ROOT%locks\%%L.lock" >nul 2>nul && goto warm
 :cold
 for %%P in ("%RUMI_PYTHON%" "py -3" python3 python) do (

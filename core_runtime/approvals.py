@@ -217,6 +217,10 @@ class Approvals:
             return known.grant if self._kept(known) else None
         return known.grant if self._live[pack_id].opened and self._gave_up(known) else None
 
+    def copy_path(self, digest: str) -> Path:
+        """Where the approved copy of ``digest`` lies. Not verified: whoever reads from it compares with the grant."""
+        return self._store.path(digest)
+
     def owners(self) -> dict[str, str]:
         """Interface key → the Pack that owns it: the first approved provider, or who was granted to replace it."""
         claims: dict[str, tuple[int, float, str]] = {}

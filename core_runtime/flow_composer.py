@@ -1,107 +1,223 @@
-"""Which flows there are: official, ecosystem's and the user's files, layered.
+"""Which flows there are, and how modifiers change them: official, ecosystem's and the user's files, and Packs' own.
 
 Invariants:
   * A file that can't be understood is an Issue with line and column; the others load all the same.
   * The order in which files are found never matters: within a layer two files of one flow id refuse each other.
   * A higher layer replaces a whole flow of the same id, except where the lower one sealed any part of it: sealed flows
     refuse, always, and the refusal names both files.
+  * What a Pack brings is read from its approved copy, and is its: its flows, its modifiers, its steps.
+  * Every change that was not made, and every one that was overridden, is an Issue that names both parties.
 
-Not here: modifiers (documents under the word ``modify``) are refused by name, so that nobody believes them applied.
+Not here: what a composition is (``rules.flow.compose``), which Packs are approved (the given ``packs``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from backend_core.errors import AuthorError, RumiError, quote
+from backend_core.errors import RumiError
 from backend_core.files import read_bounded
 from backend_core.parsing import Document, load_json, parse_yaml
 from core_runtime.diagnostics import Diagnostics, Severity
 from core_runtime.rules.flow import model
+from core_runtime.rules.flow.changes import Change, Status
+from core_runtime.rules.flow.compose import Base, Composition, World, compose, concerns
+from core_runtime.rules.flow.modifier import Modifier, parse_modifier
 from core_runtime.rules.flow.parse import parse_flow
+from core_runtime.rules.flow.plan import plan_flow
 
 MAX_FLOW_BYTES = 1024 * 1024
 MAX_FILES = 2_000
+SUFFIXES = (".yaml", ".yml", ".json")
+
+
+@dataclass(frozen=True, slots=True)
+class PackDocument:
+    """A flow file of an approved Pack. ``name`` is shown to people."""
+
+    pack_id: str
+    name: str
+    data: bytes
+
+
+PackDocuments = Callable[[], Iterable[PackDocument]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """What one document's bytes say."""
+
+    data: bytes
+    says: Base | Modifier | RumiError
 
 
 class FlowComposer:
-    """Reads the layers' folders anew on each ``load``."""
+    """Reads every file anew on each ``load``, and understands anew the bytes that changed."""
 
     def __init__(
-        self, *, core: Path, ecosystem: Sequence[Path] = (), user: Sequence[Path] = (), diagnostics: Diagnostics
+        self,
+        *,
+        core: Path,
+        ecosystem: Sequence[Path] = (),
+        user: Sequence[Path] = (),
+        packs: PackDocuments = lambda: (),
+        diagnostics: Diagnostics,
     ) -> None:
         self._folders = [
             (model.Layer.CORE, core),
             *((model.Layer.ECOSYSTEM, folder) for folder in ecosystem),
             *((model.Layer.USER, folder) for folder in user),
         ]
+        self._packs = packs
         self._diagnostics = diagnostics
+        self._known: dict[tuple[model.Layer, str, str], _Read] = {}
+        self._plain: dict[str, tuple[Base, Composition]] = {}
+        self._raised: set[tuple[str, str]] = set()
+        self._loading = threading.Lock()
 
-    def load(self) -> Mapping[str, model.Flow]:
-        """Flow id → the flow that counts."""
-        by_layer: dict[model.Layer, list[model.Flow]] = {layer: [] for layer in model.Layer}
-        for layer, folder in self._folders:
-            by_layer[layer] += self._read_folder(folder, layer)
-        flows: dict[str, model.Flow] = {}
-        for layer in model.Layer:
-            for flow in self._unambiguous(by_layer[layer]):
-                self._admit(flows, flow)
-        return flows
+    def load(self, world: World = World(), *, without: str = "") -> Mapping[str, Composition]:  # noqa: B008 - frozen
+        """Flow id → the flow that counts, with every modifier that may be and can be applied, but one (by its name)."""
+        with self._loading:
+            return self._load(world, without)
 
-    def _read_folder(self, folder: Path, layer: model.Layer) -> list[model.Flow]:
-        found = []
-        for path in sorted(_flow_files(folder))[:MAX_FILES]:
-            try:
-                flow = read_flow(path, layer)
-            except OSError as problem:
-                text = f"It can't be read: {problem.strerror}."
-                self._issue("flow_refused", str(path), "A flow file was refused", text)
-            except RumiError as problem:
-                self._issue(
-                    "flow_refused", str(path), "A flow file was refused", problem.detail or problem.title, problem
-                )
+    def _load(self, world: World, without: str) -> Mapping[str, Composition]:
+        found: list[Base] = []
+        modifiers: list[Modifier] = []
+        read: dict[tuple[model.Layer, str, str], _Read] = {}
+        before, self._raised = self._raised, set()
+        for layer, source, data, pack_id in self._documents():
+            place = layer, source, pack_id
+            known = self._known.get(place)
+            read[place] = known if known is not None and known.data == data else _read(data, source, layer, pack_id)
+            one = read[place].says
+            if isinstance(one, RumiError):
+                self._issue("flow_refused", source, "A flow file was refused", one.detail or one.title, one)
+                continue
+            if isinstance(one, Modifier):
+                modifiers += [one] if one.name != without else []
             else:
-                self._diagnostics.resolve("flow_refused", str(path))
-                found.append(flow)
-        return found
+                found.append(one)
+        self._known = read
+        bases: dict[str, Base] = {}
+        for layer in model.Layer:
+            for base in self._unambiguous(base for base in found if base.flow.layer is layer):
+                self._admit(bases, base)
+        for code, subject in before - self._raised:
+            self._diagnostics.resolve(code, subject)
+        composed = {flow_id: self._composed(base, modifiers, world) for flow_id, base in bases.items()}
+        self._plain = {flow_id: known for flow_id, known in self._plain.items() if flow_id in bases}
+        for flow_id, composition in composed.items() if not without else ():
+            self._tell(flow_id, composition.changes)
+        return composed
 
-    def _unambiguous(self, flows: Iterable[model.Flow]) -> list[model.Flow]:
-        by_id: dict[str, list[model.Flow]] = {}
-        for flow in flows:
-            by_id.setdefault(flow.id, []).append(flow)
+    def _composed(self, base: Base, modifiers: Sequence[Modifier], world: World) -> Composition:
+        """A flow that no modifier is about is what it was, as long as its text is."""
+        flow_id = base.flow.id
+        if any(concerns(modifier, flow_id) for modifier in modifiers):
+            return compose(base, modifiers, world)
+        known, composition = self._plain.get(flow_id, (None, None))
+        if known is not base or composition is None:
+            composition = compose(base, (), world)
+            self._plain[flow_id] = base, composition
+        return composition
+
+    def _documents(self) -> Iterable[tuple[model.Layer, str, bytes, str]]:
+        """Layer, name, bytes and Pack of every document."""
+        for layer, folder in self._folders:
+            for path in sorted(_flow_files(folder))[:MAX_FILES]:
+                try:
+                    yield layer, str(path), read_bounded(path, MAX_FLOW_BYTES), ""
+                except (OSError, RumiError) as problem:
+                    text = getattr(problem, "strerror", "") or str(problem)
+                    self._issue("flow_refused", str(path), "A flow file was refused", f"It can't be read: {text}.")
+        for number, document in enumerate(self._packs()):
+            if number < MAX_FILES:
+                yield model.Layer.ECOSYSTEM, document.name, document.data, document.pack_id
+
+    def _tell(self, flow_id: str, changes: Sequence[Change]) -> None:
+        """One Issue for each modifier of which something was refused or overridden; none once that is over."""
+        worst: dict[str, list[str]] = {}
+        for change in changes:
+            if change.status in {Status.REFUSED, Status.OVERRIDDEN}:
+                where = f" at {change.step}" if change.step else ""
+                worst.setdefault(change.modifier, []).append(f"{change.op}{where}: {change.status.value}, {change.why}")
+        known = {issue.subject for issue in self._diagnostics.issues() if issue.code == "flow_modifier"}
+        for subject in known:
+            if subject.startswith(f"{flow_id}<") and subject.removeprefix(f"{flow_id}<") not in worst:
+                self._diagnostics.resolve("flow_modifier", subject)
+        for modifier, texts in worst.items():
+            title = f"A modifier of {flow_id} does not apply as it is"
+            hint = f"See what became of each change: rumi flow explain {flow_id}"
+            detail = f"{modifier}: {'; '.join(texts[:3])}."
+            self._diagnostics.issue("flow_modifier", Severity.WARN, f"{flow_id}<{modifier}", title, detail, hint)
+
+    def _unambiguous(self, flows: Iterable[Base]) -> list[Base]:
+        by_id: dict[str, list[Base]] = {}
+        for base in flows:
+            by_id.setdefault(base.flow.id, []).append(base)
         for flow_id, same in sorted(by_id.items()):
             if len(same) > 1:
-                files = ", ".join(sorted(flow.origin.source for flow in same))
+                files = ", ".join(sorted(base.flow.origin.source for base in same))
                 self._issue("flow_twice", flow_id, "Two files hold one flow", f"{flow_id}: {files}. Neither is used.")
         return [same[0] for _, same in sorted(by_id.items()) if len(same) == 1]
 
-    def _admit(self, flows: dict[str, model.Flow], flow: model.Flow) -> None:
-        below = flows.get(flow.id)
-        if below is not None and below.is_sealed():
-            detail = f"{flow.origin.source} would replace the flow {flow.id} of {below.origin.source}, which is sealed."
+    def _admit(self, bases: dict[str, Base], base: Base) -> None:
+        flow, below = base.flow, bases.get(base.flow.id)
+        if below is not None and below.flow.is_sealed():
+            detail = (
+                f"{flow.origin.source} would replace the flow {flow.id} of {below.flow.origin.source}, which is sealed."
+            )
             self._issue("flow_sealed", flow.id, "A sealed flow can't be replaced", detail)
             return
-        flows[flow.id] = flow
+        if below is not None and flow.origin.pack:
+            detail = f"{flow.origin.source} would replace the flow {flow.id} of {below.flow.origin.source}."
+            self._issue("flow_taken", flow.id, "A Pack can't replace a flow that is there", detail)
+            return
+        bases[flow.id] = base
 
     def _issue(self, code: str, subject: str, title: str, detail: str, cause: RumiError | None = None) -> None:
         hint = (cause.hint if cause else "") or "Correct or remove the named file; nothing else is affected."
         fields = dict(cause.fields) if cause else {}
+        self._raised.add((code, subject))
         self._diagnostics.issue(code, Severity.ERROR, subject, title, detail, hint, fields, cause)
+
+
+def _read(data: bytes, source: str, layer: model.Layer, pack: str) -> _Read:
+    try:
+        return _Read(data, read_document(data, source=source, layer=layer, pack=pack))
+    except RumiError as problem:
+        return _Read(data, problem)
+
+
+def read_document(data: bytes, *, source: str, layer: model.Layer, pack: str = "") -> Base | Modifier:
+    """Understand one file; raises ``AuthorError`` with its place."""
+    document = load_json(data, source=source) if source.endswith(".json") else parse_yaml(data, source=source)
+    value: Any = document.value
+    if isinstance(value, dict) and "modify" in value:
+        return parse_modifier(value, source=source, where=_where(document), layer=layer, pack=pack)
+    flow = parse_flow(value, source=source, where=_where(document), layer=layer, pack=pack)
+    plan_flow(flow)  # what has no order or no handler of its own to call is refused here, with its place
+    return Base(value, flow)
 
 
 def read_flow(path: Path, layer: model.Layer) -> model.Flow:
     """Read one flow file; raises ``AuthorError`` with its place, ``TooLargeError`` or ``OSError``."""
-    data = read_bounded(path, MAX_FLOW_BYTES)
-    document = load_json(data, source=str(path)) if path.suffix == ".json" else parse_yaml(data, source=str(path))
-    _refuse_modifier(document)
+    found = read_document(read_bounded(path, MAX_FLOW_BYTES), source=str(path), layer=layer)
+    if isinstance(found, Modifier):
+        raise TypeError(f"{path} holds a modifier")
+    return found.flow
 
+
+def _where(document: Document) -> Callable[[tuple[str | int, ...]], tuple[int, int]]:
     def where(at: tuple[str | int, ...]) -> tuple[int, int]:
         position = document.position(at)
         return position.line, position.column
 
-    return parse_flow(document.value, source=str(path), where=where, layer=layer)
+    return where
 
 
 def _flow_files(folder: Path) -> list[Path]:
@@ -111,18 +227,5 @@ def _flow_files(folder: Path) -> list[Path]:
     return [
         path
         for path in folder.iterdir()
-        if path.name.endswith((".yaml", ".yml", ".json")) and path.is_file() and not path.is_symlink()
+        if path.name.endswith(SUFFIXES) and path.is_file() and not path.is_symlink()
     ]
-
-
-def _refuse_modifier(document: Document) -> None:
-    value: Any = document.value
-    if isinstance(value, dict) and "modify" in value:
-        position = document.position(("modify",))
-        raise AuthorError(
-            "This document modifies another flow, which this version does not do",
-            code="flow_modifier",
-            detail=f"{document.source}:{position.line}: modify {quote(value['modify'], 60)} is not applied.",
-            hint="Put the whole flow into user_data/flows instead; a flow of the same id replaces an unsealed one.",
-            fields={"source": document.source, "line": position.line, "column": position.column},
-        )

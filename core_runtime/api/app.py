@@ -20,6 +20,7 @@ from starlette.types import Receive, Scope, Send
 from backend_core.errors import HostError, NotFoundError, RequestError, RumiError
 from core_runtime.api import (
     endpoints_console,
+    endpoints_flows,
     endpoints_interfaces,
     endpoints_machine,
     endpoints_overview,
@@ -64,6 +65,7 @@ def endpoints() -> tuple[Endpoint, ...]:
         *endpoints_machine.ENDPOINTS,
         *endpoints_interfaces.ENDPOINTS,
         *endpoints_console.ENDPOINTS,
+        *endpoints_flows.ENDPOINTS,
         Endpoint("GET", "/api/openapi.json", "openapi", "This description", _openapi, schema={"type": "object"}),
     )
 

@@ -23,6 +23,7 @@ from core_runtime.rules.identity import BODY_LIMIT_BYTES, body_too_large
 BODY_LIMIT_S = 20.0
 PACK_ID = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
+STEP_PATH = re.compile(r"[a-z0-9][a-z0-9/_-]{0,255}")
 INTERFACE_KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,199}")
 
 BodyT = TypeVar("BodyT", bound=msgspec.Struct)
@@ -77,16 +78,16 @@ class Call:
             detail=f"{name}: expected one number from 1 to {most}; got {quote(text, 40)}", hint=f"Leave out {name}.",
         )  # fmt: skip
 
-    def text(self, name: str) -> str:
+    def text(self, name: str, form: re.Pattern[str] = NAME) -> str:
         """A name of the query, ``""`` without one. Repeated or malformed: ``RequestError``."""
         values = self._request.query_params.getlist(name)
         if not values:
             return ""
-        if len(values) == 1 and NAME.fullmatch(values[0]):
+        if len(values) == 1 and form.fullmatch(values[0]):
             return values[0]
         raise RequestError(
             "A name of the query is not usable", code="query_invalid",
-            detail=f"{name}: expected one {NAME.pattern}; got {quote(values[0], 80)}", hint=f"Leave out {name}.",
+            detail=f"{name}: expected one {form.pattern}; got {quote(values[0], 80)}", hint=f"Leave out {name}.",
         )  # fmt: skip
 
     async def body(self, kind: type[BodyT]) -> BodyT:

@@ -14,6 +14,7 @@ from core_runtime.rules.settings import Settings
 
 if TYPE_CHECKING:
     from core_runtime.handlers.host import Host
+    from core_runtime.kernel import Kernel
 
 
 class Phase(StrEnum):
@@ -32,6 +33,7 @@ class Api:
     host: Host
     settings: Settings
     web_port: int
+    kernel: Kernel | None = None
     phase: Phase = Phase.STARTING
     cause: str = ""
     streams: Streams = field(default_factory=Streams)

@@ -24,6 +24,7 @@ from backend_core.errors import HostError, RumiError
 from core_runtime.api.app import build_api
 from core_runtime.api.context import Api, Phase
 from core_runtime.drivers.peer import own_uid
+from core_runtime.handlers import flows
 from core_runtime.handlers.host import Host
 from core_runtime.kernel import Kernel
 from core_runtime.pack_api_server import PackApiServer, RenderRefusal
@@ -72,13 +73,16 @@ class _Run:
             try:
                 host = Host(self._settings)
                 _conceal_in_log(host)
-                api = Api(host, self._settings, faces.web_port)
-                await self._start_and_wait(api, Kernel(host), faces, stop)
+                kernel = Kernel(host, lambda: flows.documents(host))
+                api = Api(host, self._settings, faces.web_port, kernel)
+                await self._start_and_wait(api, kernel, faces, stop)
             finally:
                 if api is not None:
                     api.phase = Phase.STOPPING
                 await faces.close(api)
                 if api is not None:
+                    if api.kernel is not None:
+                        await api.kernel.runs.close()
                     await api.host.close()
 
     async def _start_and_wait(self, api: Api, kernel: Kernel, faces: PackApiServer, stop: asyncio.Event) -> None:
@@ -129,11 +133,12 @@ async def _startup(api: Api, kernel: Kernel) -> None:
         api.phase, api.cause = Phase.FAILED, str(exc)
         api.host.diagnostics.issue(exc.code, "error", "startup", exc.title, exc.detail, exc.hint, None, exc)
         return
-    failed = report.status.value in {"failed", "cancelled"}
+    status = report.status.value if report.status else "cancelled"
+    failed = status in {"failed", "cancelled"}
     _settle_memory()
     api.phase = Phase.FAILED if failed else Phase.READY
     if failed:
-        api.cause = report.error.title if report.error is not None else f"the startup flow {report.status.value}"
+        api.cause = report.error.title if report.error is not None else f"the startup flow {status}"
 
 
 def _settle_memory() -> None:

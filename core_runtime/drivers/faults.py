@@ -58,6 +58,7 @@ POINTS: Final = (
     "rollback.data_away",
     "rollback.data",
     "rollback.done",
+    "run.answered",
     "rotate.prepared",
     "rotate.resigned",
     "rotate.rekeyed",

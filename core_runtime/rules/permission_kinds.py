@@ -52,7 +52,7 @@ class Kind:
 # --- parameters ------------------------------------------------------------------------------------------------------
 
 PROTECTED_FOLDERS: Final = frozenset(
-    {"permissions", "flows", "store", "secrets", "run", "journal", "audit", "logs", "backups", "staging", "keys"}
+    "permissions flows runs store secrets run journal audit logs backups staging keys rollback".split()  # noqa: SIM905
 )
 """First folders of ``user_data`` that hold operator input, evidence or keys."""
 
@@ -125,7 +125,6 @@ _PATHS: Final[Mapping[str, ParamCheck]] = {"paths": _texts(path_fault)}
 _KEYS: Final[Mapping[str, ParamCheck]] = {"keys": _texts(_key)}
 _TOPICS: Final[Mapping[str, ParamCheck]] = {"topics": _texts(_topic)}
 _FLOWS: Final[Mapping[str, ParamCheck]] = {"flows": _texts(_plain)}
-_NO_FLOWS: Final = "This host does not let Packs run or change flows; approve without it."
 
 KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
     {
@@ -187,11 +186,11 @@ KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
             required="topics",
         ),
         "flow.run": Kind(
-            _FLOWS, "medium", {"en": "starts flows", "ja": "フローを実行します"}, required="flows", missing=_NO_FLOWS,
+            _FLOWS, "medium", {"en": "starts flows", "ja": "フローを実行します"}, required="flows",
         ),
         "flow.modify": Kind(
             _FLOWS, "high", {"en": "changes flows", "ja": "フローを変更します"},
-            required="flows", sensitive=True, missing=_NO_FLOWS,
+            required="flows", sensitive=True,
         ),
         "resources": Kind(
             {"memory_mb": _number(1, 1 << 20), "cpu": _number(0.01, 1024), "pids": _number(1, 65536),

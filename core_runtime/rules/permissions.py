@@ -407,6 +407,8 @@ _TARGETS: Final = {
     "event.publish": "topic",
     "event.subscribe": "topic",
     "secret": "name",
+    "flow.run": "flow",
+    "flow.modify": "flow",
 }
 """What a single use of each type names; a use that does not name it is covered by nothing."""
 

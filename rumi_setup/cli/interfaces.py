@@ -27,7 +27,7 @@ _LEVELS = {1: "DEBUG", 2: "INFO", 3: "WARNING", 4: "ERROR", 5: "CRITICAL"}
 @click.option("--stream", is_flag=True, help=say("Print items as they come, one JSON document a line."))
 @json_option
 def call(key: str, arguments: str, timeout_s: float | None, stream: bool) -> None:  # noqa: FBT001
-    body: dict[str, Any] = {"args": _arguments(arguments)}
+    body: dict[str, Any] = {"args": parsed(arguments)}
     if timeout_s is not None:
         body["timeout"] = timeout_s
     path = f"/api/interfaces/{quote(key, safe='')}/call"
@@ -41,7 +41,8 @@ def call(key: str, arguments: str, timeout_s: float | None, stream: bool) -> Non
     show.data(answer if show.wants_json() else answer.get("result"))
 
 
-def _arguments(text: str) -> Any:
+def parsed(text: str) -> Any:
+    """JSON from the command line, or from standard input for `-`."""
     if text == "-":
         text = sys.stdin.read(_ARGUMENT_LIMIT_BYTES + 1)
     if len(text) > _ARGUMENT_LIMIT_BYTES:

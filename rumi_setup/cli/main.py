@@ -27,6 +27,7 @@ COMMANDS = {
     "pack": ("packs", "pack", "Packs: list, review, approve, reject, start, stop, new"),
     "call": ("interfaces", "call", 'Call an interface: rumi call KEY \'{"name": "value"}\''),
     "interface": ("interfaces", "interface", "Interfaces: list, show"),
+    "flow": ("flows", "flow", "Flows: list, validate, run, explain, graph, plan, runs"),
     "logs": ("interfaces", "logs", "What a Pack printed and logged last"),
     "privilege": ("privileges", "privilege", "Operations of the host for Packs: list, grant, revoke, execute"),
     "secret": ("secrets", "secret", "Passwords and keys for Packs: set, list, remove"),

@@ -325,4 +325,36 @@ JAPANESE: dict[str, str] = {
     "Return to the version before the last update, with the Pack's data of then.":
         "最後の更新の前の版に、当時の Pack のデータとともに戻す。",
     "waiting update": "待機中の更新",
+    # flows
+    "Flows: list, validate, run, explain, graph, plan, runs": "フロー: list, validate, run, explain, graph, plan, runs",
+    "Every flow as it would run now.": "いま実行される形での、すべてのフロー。",
+    "Read a flow's or modifier's file: every problem with line and column.":
+        "フローまたは修飾のファイルを読み、問題を行と桁で示す。",
+    "The file is larger than 1 MB.": "ファイルが 1 MB を超えています。",
+    "{file} is not valid.": "{file} は正しくありません。",
+    "{file} is valid: {kind} {name}.": "{file} は正しい形です: {kind} {name}",
+    "Run a flow with JSON input; `-` reads it from standard input.":
+        "JSON の入力でフローを実行する。`-` は標準入力から読む。",
+    "Each step: where it comes from, who it acts as, what modifiers did to it.":
+        "各ステップの出所、誰の権限で動くか、修飾が何をしたか。",
+    "Show the difference that one modifier makes.": "一つの修飾による違いを示す。",
+    "the operator": "運用者",
+    "Changes that left no step": "ステップに残らなかった変更",
+    "The flow as a graph in Mermaid's text form.": "フローを Mermaid のテキスト形式のグラフで示す。",
+    "What a run would call, and by whose rights; nothing is called.":
+        "実行すると何を誰の権限で呼ぶか。何も呼び出さない。",
+    "What ran, newest first; runs that were cut off can be resumed.":
+        "実行の一覧、新しい順。途中で切れた実行は再開できる。",
+    "One run: each step with its status, its time and its error.": "一つの実行: 各ステップの状態・時間・エラー。",
+    "Go on with a journalled run that was cut off, from its last finished step.":
+        "記録付きの切れた実行を、最後に終わったステップから続ける。",
+    "End a run that is under way; its finally steps run.": "実行中のものを終える。finally のステップは実行される。",
+    "Run {run_id}: {status}": "実行 {run_id}: {status}",
+    "layer": "層",
+    "seconds": "秒",
+    "flow": "フロー",
+    "started": "開始",
+    "journal": "ジャーナル",
+    "modifiers": "モディファイア",
+    "run_id": "実行 ID",
 }  # fmt: skip

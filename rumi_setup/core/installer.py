@@ -54,6 +54,8 @@ def current(lock: str = "runtime", root: Path = places.ROOT) -> str | None:
     # made from the real path of an interpreter, so the link dangles once the system's Python moves on
     if not places.venv_python(root).exists():
         return None
+    if _content(places.extra_stamp(root)) != _content(places.lock_file(places.EXTRA, root)):
+        return None
     return next((n for n in _SERVES[lock] if _content(places.lock_file(n, root)) == made_from), None)
 
 
@@ -104,6 +106,7 @@ def make_wheelhouse(
         for pip in pip_source.Pips(python, scratch, reporter, attempts):
             got = [_pip_download(pip, name, folder, root) for name in ("uv", lock)]
             if all(answer is None for answer in got):
+                _pip_download(pip, places.EXTRA, folder, root)  # where there is a build of it
                 reporter.note(say("Wheelhouse ready: {folder}", folder=folder))
                 reporter.note(say("On the other machine: ./rumi setup --offline {folder}", folder=folder))
                 return folder
@@ -136,8 +139,13 @@ def _make(lock: str, offline: Path | None, progress: Progress, root: Path, held:
         progress.step(say("Looking for the installer"), 3, _STEPS)
         attempts: list[Attempt] = []
         pips = pip_source.Pips(python, scratch, progress, attempts)
-        _install(lock, uv_source.Source(root, scratch, offline, pips, (held,)), progress, attempts)
+        source = uv_source.Source(root, scratch, offline, pips, (held,))
+        _install(lock, source, progress, attempts)
+        _install_extra(source, progress)
     progress.step(say("Finishing"), 4, _STEPS)
+    extra = _content(places.lock_file(places.EXTRA, root))
+    if extra is not None:
+        files.write_whole(places.extra_stamp(root), extra)
     files.write_whole(places.stamp(root), places.lock_file(lock, root).read_bytes())
 
 
@@ -184,6 +192,23 @@ def _install(lock: str, source: uv_source.Source, progress: Progress, attempts: 
                  folder=source.root),
         next_steps=_next_steps(),
     )  # fmt: skip
+
+
+def _install_extra(source: uv_source.Source, progress: Progress) -> None:
+    """Not every machine has a build of these, and a wheelhouse may lack them: the host says what it does without."""
+    if not places.lock_file(places.EXTRA, source.root).exists():
+        return
+    place = ["--offline", "--no-index", "--find-links", str(source.offline)] if source.offline else []
+    for uv, _ in uv_source.candidates(source, []):
+        done = run(
+            [uv, "pip", "install", "--python", places.venv_python(source.root), "--require-hashes", "--no-deps",
+             "--only-binary", ":all:", *place, "-r", places.lock_file(places.EXTRA, source.root)],
+            timeout_s=_INSTALL_LIMIT_S, env=uv_source.environment(), keep_open=source.held,
+        )  # fmt: skip
+        if done.ok:
+            return
+    if not _install_by_pip(places.EXTRA, source, []):
+        progress.note(say("Expressions in flows need a package that this machine does not get; all else works."))
 
 
 def _install_by_pip(lock: str, source: uv_source.Source, attempts: list[Attempt]) -> bool:

@@ -9,6 +9,8 @@ from pathlib import Path
 ROOT = Path(os.path.realpath(__file__)).parents[2]
 OLDEST_HOST_PYTHON = (3, 11)
 LOCK_NAMES = ("runtime", "dev", "bench")
+EXTRA = "extra"
+"""What the host does without where a machine has no build of it."""
 
 
 def home(given: str | os.PathLike[str] | None = None) -> Path:
@@ -19,7 +21,7 @@ def home(given: str | os.PathLike[str] | None = None) -> Path:
 
 def lock_file(lock: str, root: Path = ROOT) -> Path:
     """The compiled lock of that name; raises ValueError for a name that no lock has."""
-    if lock not in (*LOCK_NAMES, "uv"):
+    if lock not in (*LOCK_NAMES, EXTRA, "uv"):
         raise ValueError(f"no lock is called {lock!r}; there are {', '.join(LOCK_NAMES)}")
     return root / "locks" / f"{lock}.lock"
 
@@ -31,6 +33,11 @@ def venv(root: Path = ROOT) -> Path:
 def stamp(root: Path = ROOT) -> Path:
     """A copy of the lock that the environment was made from, written last: its presence means complete."""
     return venv(root) / "rumi.lock"
+
+
+def extra_stamp(root: Path = ROOT) -> Path:
+    """A copy of the extra lock whose packages were tried, whether or not this machine has a build of them."""
+    return venv(root) / "rumi.extra"
 
 
 def venv_python(root: Path = ROOT) -> Path:

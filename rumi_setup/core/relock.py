@@ -35,8 +35,8 @@ def relock(upgrade: Sequence[str] = (), progress: Progress | None = None, root: 
         uv, _ = next(uv_source.candidates(source, attempts), (None, ""))
         if uv is None:
             raise SetupError(say("The locks could not be compiled: no uv."), attempts=tuple(attempts))
-        for number, name in enumerate(("runtime", "dev", "bench", "uv"), 1):
-            reporter.step(say("Compiling locks/{name}.lock", name=name), number, 4)
+        for number, name in enumerate((*places.LOCK_NAMES, places.EXTRA, "uv"), 1):
+            reporter.step(say("Compiling locks/{name}.lock", name=name), number, 5)
             _compile(uv, name, upgrade, root)
         text = HEADER + places.lock_file("runtime", root).read_text(encoding="utf-8")
         files.write_whole(root / "requirements.txt", text.encode())

@@ -80,6 +80,8 @@ JAPANESE: dict[str, str] = {
     "uv on PATH": "PATH 上の uv",
     "not there": "ありません",
     "holds no uv {v} with the right hash": "正しいハッシュの uv {v} がありません",
+    "Expressions in flows need a package that this machine does not get; all else works.":
+        "フローの式に必要なパッケージがこのマシンでは入手できません。他はすべて動作します。",
     "locks/{name}.in has no solution.": "locks/{name}.in を満たす組み合わせがありません。",
     "The locks could not be compiled: no uv.": "uv がないため、ロックを作成できませんでした。",
     "Compiling locks/{name}.lock": "locks/{name}.lock を作成しています",

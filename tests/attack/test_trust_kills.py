@@ -78,7 +78,7 @@ def test_killed_at_random_steps_and_moments(tmp_path, action):
 def test_every_point_is_passed_by_some_decision(tmp_path):
     with Killer(tmp_path) as killer:
         passed = {point for action in ACTIONS for point in killer.kill(action)["points"]}
-    assert passed == set(faults.POINTS)
+    assert passed == set(faults.POINTS) - {"run.answered"}  # runs of flows: test_flow_kills
 
 
 def check(action, found, told):

@@ -14,9 +14,10 @@ import pytest
 
 from backend_core.errors import DeniedError, NotFoundError, PackError, RumiError
 from core_runtime.component_lifecycle import ComponentState
+from core_runtime.flow_runs import RunReport
 from core_runtime.handlers import packs
 from core_runtime.handlers.host import Host
-from core_runtime.kernel import Kernel, RunReport
+from core_runtime.kernel import Kernel
 from core_runtime.rules.approval import State
 from core_runtime.rules.flow.model import RunStatus
 from core_runtime.rules.settings import Settings, run_dir_for

@@ -12,6 +12,9 @@ from core_runtime.rules.flow import model, tasks
 from core_runtime.rules.flow.machine import Machine
 from core_runtime.rules.flow.parse import parse_flow
 from core_runtime.rules.flow.plan import plan_flow
+from core_runtime.rules.flow.run import Surroundings
+
+EVENT = -1
 
 
 class Fails(Exception):  # noqa: N818  (read as a verb in transcripts)
@@ -33,14 +36,26 @@ class Playbook:
     """Handlers by name; ``calls`` and ``results`` are what happened, ``now`` the virtual time."""
 
     def __init__(
-        self, document: str, handlers: Mapping[str, Callable[[Any], Any]], *, values: Any = None, jitter=0.5
-    ) -> None:
+        self, document: str, handlers: Mapping[str, Callable[[Any], Any]], *, values: Any = None, jitter=0.5,
+        flows: Mapping[str, str] | None = None, may_run=lambda _actors, _flow: True,
+    ) -> None:  # fmt: skip
         self.machine = Machine(
             plan_flow(parse_flow(yaml.safe_load(document), source="playbook")),
             run_id="run",
             values=values,
-            jitter=lambda: jitter,
-        )
+            surroundings=Surroundings(
+                plan_of=lambda name: plan_flow(parse_flow(yaml.safe_load(flows[name]), source=name))
+                if flows and name in flows else None,
+                may_run=may_run,
+                jitter=lambda: jitter,
+            ),
+        )  # fmt: skip
+        self.events: list[tuple[float, str, Any]] = []
+        self.published: list[tuple[str, Any]] = []
+        self.produced: list[Any] = []
+        self.closed: list[Any] = []
+        self.bodies: list[Any] = []
+        self._listening: dict[int, tasks.Listen] = {}
         self.handlers = dict(handlers)
         self.calls: list[tuple[str, Any]] = []
         self.results: dict[str, model.StepResult] = {}
@@ -67,42 +82,119 @@ class Playbook:
                     del self._awaiting[token]
                     self._take(self.machine.answer(token))
             else:
-                assert self._due, f"the run hangs; waiting for {self._awaiting}"
+                assert self._due, f"the run hangs; waiting for {self._awaiting or self._listening}"
                 self.now, token, value, error = heapq.heappop(self._due)
-                if token not in self.abandoned:
+                if token == EVENT:
+                    self._deliver(*value)
+                elif token not in self.abandoned:
                     self._take(self.machine.answer(token, value, error))
         return self.machine.outcome
+
+    def happens(self, at: float, topic: str, payload: Any) -> Playbook:
+        """Publish an event at a time."""
+        heapq.heappush(self._due, (at, EVENT, (topic, payload), None))
+        return self
 
     def status(self, path: str) -> str:
         return self.results[path].status.value
 
     def _take(self, effects: list[tasks.Effect]) -> None:
         for effect in effects:
-            match effect:
-                case tasks.Invoke():
-                    self._invoke(effect)
-                case tasks.Sleep(delay_s, token):
-                    self.sleeps.append(delay_s)
-                    heapq.heappush(self._due, (self.now + delay_s, token, None, None))
-                case tasks.Await(handler, token):
-                    self._awaiting[token] = handler
-                case tasks.Abandon(token):
-                    self.abandoned.append(token)
-                    self._awaiting.pop(token, None)
-                case tasks.Ended(result):
-                    self.results[result.path] = result
+            getattr(self, f"_on_{type(effect).__name__.lower()}")(effect)
 
-    def _invoke(self, request: tasks.Invoke) -> None:
-        handler = self.handlers.get(request.handler)
-        value, error, delay = None, None, 0.0
-        if handler is None:
-            error = model.FlowError("missing", f"no {request.handler}")
-        else:
-            self.calls.append((request.handler, request.args))
-            try:
-                value = handler(request.args)
-            except Fails as failure:
-                error = failure.error
-            if isinstance(value, Takes):
-                value, delay = value.value, value.seconds
+    def _later(self, effect: Any, delay_s: float = 0.0) -> None:
+        heapq.heappush(self._due, (self.now + delay_s, effect.token, None, None))
+
+    def _on_sleep(self, effect: tasks.Sleep) -> None:
+        self.sleeps.append(effect.delay_s)
+        self._later(effect, effect.delay_s)
+
+    def _on_until(self, effect: tasks.Until) -> None:
+        self._later(effect, max(0.0, float(effect.instant) - self.now))
+
+    def _on_listen(self, effect: tasks.Listen) -> None:
+        self._listening[effect.token] = effect
+
+    def _on_await(self, effect: tasks.Await) -> None:
+        self._awaiting[effect.token] = effect.handler
+
+    def _on_publish(self, effect: tasks.Publish) -> None:
+        self.published.append((effect.topic, effect.payload))
+        self._later(effect)
+
+    def _on_produce(self, effect: tasks.Produce) -> None:
+        self.produced.append(effect.value)
+        self._later(effect)
+
+    def _on_close(self, effect: tasks.Close) -> None:
+        self.closed.append(effect.handle)
+
+    def _on_abandon(self, effect: tasks.Abandon) -> None:
+        self.abandoned.append(effect.token)
+        self._awaiting.pop(effect.token, None)
+        self._listening.pop(effect.token, None)
+
+    def _on_began(self, _effect: tasks.Began) -> None:
+        pass
+
+    def _on_ended(self, effect: tasks.Ended) -> None:
+        self.results[effect.result.path] = effect.result
+
+    def _deliver(self, topic: str, payload: Any) -> None:
+        for token, listen in list(self._listening.items()):
+            if listen.topic == topic and listen.accepts(payload):
+                del self._listening[token]
+                self._take(self.machine.answer(token, payload))
+
+    def _on_invoke(self, request: tasks.Invoke) -> None:
+        value, error, delay = self._asked(request.handler, request.args)
+        if request.body is not None and error is None:
+            self._construct(request, value)
+            return
+        if request.timeout_s and delay > request.timeout_s:
+            value, delay = None, request.timeout_s
+            error = model.FlowError("timeout", f"No result within {delay:g} s", retryable=True)
         heapq.heappush(self._due, (self.now + delay, request.token, value, error))
+
+    def _construct(self, request: tasks.Invoke, rounds: list[Mapping[str, Any]]) -> None:
+        """A construct that runs its block once for each of ``rounds``, one after another, and answers their results."""
+        results: list[tasks.Result] = []
+
+        def ended(result: tasks.Result) -> None:
+            results.append(result)
+            if len(results) == len(rounds) or result.raised is not None:
+                error = result.raised.error if isinstance(result.raised, tasks.StepFailed) else None
+                answer = None if error else [one.value for one in results]
+                heapq.heappush(self._due, (self.now, request.token, answer, error))
+
+        assert request.body is not None
+        for values in rounds:
+            effects = self.machine.run_body(request.token, request.body(values), ended)
+            if effects is not None:
+                self._take(effects)
+
+    def _on_open(self, request: tasks.Open) -> None:
+        value, error, delay = self._asked(request.handler, request.args)
+        opened = tasks.Opened(iter(value)) if isinstance(value, list) else value
+        heapq.heappush(self._due, (self.now + delay, request.token, opened, error))
+
+    def _on_next(self, request: tasks.Next) -> None:
+        value, error, delay = next(request.handle, tasks.END), None, 0.0
+        if isinstance(value, Takes):
+            value, delay = value.value, value.seconds
+        if isinstance(value, Fails):
+            value, error = None, value.error
+        if request.idle_s is not None and delay > request.idle_s:
+            value, delay, error = None, request.idle_s, model.FlowError("timeout", "idle", retryable=True)
+        heapq.heappush(self._due, (self.now + delay, request.token, value, error))
+
+    def _asked(self, name: str, args: Any) -> tuple[Any, model.FlowError | None, float]:
+        handler = self.handlers.get(name)
+        if handler is None:
+            return None, model.FlowError("missing", f"no {name}"), 0.0
+        self.calls.append((name, args))
+        try:
+            value = handler(args)
+        except Fails as failure:
+            return None, failure.error, 0.0
+        return (value.value, None, value.seconds) if isinstance(value, Takes) else (value, None, 0.0)

@@ -195,7 +195,85 @@ class Loop:
     until: Value | None = None
 
 
-Action = Call | Do | Set | Parallel | Choose | Each | Loop
+@dataclass(frozen=True, slots=True)
+class Subflow:
+    """Verb ``flow``: another flow, with the step's ``with`` as its input; its output is the value."""
+
+    flow: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Verb ``wait``: for a time, for an event whose payload matches, or until an instant. Exactly one is set."""
+
+    delay_s: float | None = None
+    event: str = ""
+    match: Value | None = None
+    until: Value | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Emit:
+    """Verb ``emit``: publish the step's ``with`` under a topic."""
+
+    topic: Value
+
+
+@dataclass(frozen=True, slots=True)
+class Yield:
+    """Verb ``yield``: hand one item to whoever reads the run's stream, and wait until it was taken."""
+
+    value: Value
+
+
+@dataclass(frozen=True, slots=True)
+class Return:
+    """Verb ``return``: end the flow here with this output; ``finally`` runs."""
+
+    value: Value
+
+
+@dataclass(frozen=True, slots=True)
+class Fail:
+    """Verb ``fail``: fail the step with an error of the document's own."""
+
+    type: Value
+    title: Value
+    detail: Value
+    retryable: Value
+
+
+@dataclass(frozen=True, slots=True)
+class Construct:
+    """A control structure that a Pack supplies: ``<pack>:<name>``, registry key ``flow.construct.<name>``.
+
+    ``do`` is run as often as the construct calls the function that it gets for that.
+    """
+
+    pack: str
+    name: str
+    config: Value
+    do: tuple[Step, ...] = ()
+
+
+Action = (
+    Call | Do | Set | Parallel | Choose | Each | Loop | Subflow | Wait | Emit | Yield | Return | Fail | Construct
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """Adverb ``stream``: the handler's items one by one, as ``item``.
+
+    ``produce``: what of each goes to the run's stream; ``collect``: the next ``acc`` from ``acc`` and ``item``, from
+    ``start`` on; ``bind``: where the last ``acc`` goes (else it is the step's value); ``buffer``: items ahead.
+    """
+
+    produce: Value | None = None
+    collect: Value | None = None
+    start: Value | None = None
+    bind: tuple[str, ...] = ()
+    buffer: int = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,11 +297,14 @@ class Step:
     bind: tuple[str, ...] = ()
     default: Value | None = None
     timeout_s: float | None = None
+    idle_s: float | None = None
     retry: Retry | None = None
     on_error: OnError | None = None
     on_missing: OnMissing | None = None
     catch: tuple[Catch, ...] = ()
     finally_: tuple[Step, ...] = ()
+    once: Value | None = None
+    stream: Stream | None = None
     enabled: bool = True
     sealed: bool = False
     tags: tuple[str, ...] = ()
@@ -250,10 +331,51 @@ class Defaults:
 
 @dataclass(frozen=True, slots=True)
 class FlowLimits:
-    """Bounds of one run."""
+    """Bounds of one run. ``depth`` counts flows within flows, ``parallel`` what runs side by side in one block."""
 
     wall_s: float | None = None
     steps: int = 10_000
+    depth: int = 8
+    parallel: int = 64
+    output_bytes: int = 1024 * 1024
+
+
+class Journal(StrEnum):
+    """What of a run is kept: nothing, in memory, in a file, or in a file that is synced after each step."""
+
+    NONE = "none"
+    MEMORY = "memory"
+    FILE = "file"
+    SYNC = "sync"
+
+
+class Overlap(StrEnum):
+    """What a new run does while one with the same key runs: is refused, replaces it, waits, or runs beside it."""
+
+    SINGLE = "single"
+    RESTART = "restart"
+    QUEUE = "queue"
+    PARALLEL = "parallel"
+
+
+@dataclass(frozen=True, slots=True)
+class Concurrency:
+    """Runs that share ``key`` follow ``mode``; of ``parallel`` ones at most ``max`` run at a time."""
+
+    key: Value | None = None
+    mode: Overlap = Overlap.PARALLEL
+    max: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Trigger:
+    """What starts a run by itself: an event whose payload matches, or a schedule. ``input``: of ``event``, or fixed."""
+
+    event: str = ""
+    match: Value | None = None
+    every_s: float | None = None
+    cron: str = ""
+    input: Value | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,7 +390,13 @@ class Flow:
     defaults: Defaults = Defaults()
     limits: FlowLimits = FlowLimits()
     variables: tuple[tuple[str, Value], ...] = ()
+    input: Mapping[str, Any] | None = None
     output: Value | None = None
+    concurrency: Concurrency = Concurrency()
+    journal: Journal = Journal.NONE
+    triggers: tuple[Trigger, ...] = ()
+    catch: tuple[Catch, ...] = ()
+    finally_: tuple[Step, ...] = ()
     sealed: bool = False
     tags: tuple[str, ...] = ()
     origin: Origin = Origin()
@@ -281,6 +409,10 @@ class Flow:
     def is_sealed(self) -> bool:
         """Whether any part of it is closed to other layers."""
         return self.sealed or any(p.sealed for p in self.phases) or any(s.sealed for s in self.steps)
+
+    def own_blocks(self) -> tuple[tuple[Step, ...], ...]:
+        """The flow's steps, and those of its own ``catch`` and ``finally``."""
+        return (self.steps, *(catch.do for catch in self.catch), self.finally_)
 
 
 @dataclass(frozen=True, slots=True)

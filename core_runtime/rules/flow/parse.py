@@ -19,28 +19,34 @@ from typing import Any, TypeVar
 
 from backend_core.errors import AuthorError, quote
 from core_runtime.rules.flow import model
+from core_runtime.rules.flow.schedule import cron_fault
 from core_runtime.rules.flow.values import Value, ValueProblem, compile_value, parse_duration_s, parse_path
 
 Path = tuple[str | int, ...]
 Where = Callable[[Path], tuple[int, int]]
 """Line and column (from 1) of a node, (0, 0) when unknown."""
 
-VERBS = ("call", "do", "set", "parallel", "choose", "each", "loop")
-LATER_VERBS = frozenset({"flow", "wait", "emit", "yield", "return", "fail"})
+VERBS = (
+    "call", "flow", "do", "set", "parallel", "choose", "each", "loop", "wait", "emit", "yield", "return", "fail",
+)  # fmt: skip
 ADVERBS = frozenset({
     "id", "about", "phase", "order", "needs", "when", "with", "as", "default", "timeout", "retry", "on_error",
-    "on_missing", "catch", "finally", "sealed", "enabled", "tags", "x",
+    "on_missing", "catch", "finally", "once", "stream", "sealed", "enabled", "tags", "x",
 })  # fmt: skip
-LATER_ADVERBS = frozenset({"once", "stream"})
 FLOW_WORDS = frozenset({
-    "flow", "version", "about", "output", "vars", "defaults", "phases", "limits", "sealed", "tags", "x", "steps",
+    "flow", "version", "about", "extends", "input", "output", "vars", "defaults", "phases", "limits", "concurrency",
+    "journal", "on", "catch", "finally", "sealed", "tags", "x", "steps",
 })  # fmt: skip
-LATER_FLOW_WORDS = frozenset({"extends", "input", "concurrency", "journal", "on", "catch", "finally"})
 RESERVED = frozenset({"input", "run"})
 MAX_DEPTH = 32
 MAX_STEPS = 10_000
+MAX_RUN_STEPS = 1_000_000
+MAX_PARALLEL = 1_000
+MAX_OUTPUT_BYTES = 64 * 1024 * 1024
 MAX_PROBLEMS = 50
 
+KERNEL_ERRORS = frozenset({"missing", "timeout", "cancelled", "expression", "schema", "denied", "limit", "value"})
+_CONSTRUCT = re.compile(r"([a-z][a-z0-9_-]{0,63}):([a-z][a-z0-9_.-]{0,63})\Z")
 _ID = re.compile(r"[a-z][a-z0-9_-]{0,63}\Z")
 _FLOW_ID = re.compile(r"[a-z][a-z0-9_-]*(?:\.[a-z][a-z0-9_-]*){0,7}\Z")
 _E = TypeVar("_E", bound=StrEnum)
@@ -158,7 +164,7 @@ class _Reader:
         if not isinstance(document, Mapping):
             self.problem((), f"expected a map with the words flow and steps, got {_kind(document)}")
             return None
-        self._vocabulary(document, (), FLOW_WORDS, LATER_FLOW_WORDS, "a flow")
+        self._vocabulary(document, (), FLOW_WORDS, "a flow")
         flow_id = self._matching(
             document.get("flow"), ("flow",), _FLOW_ID, "dotted lower-case words, as in acme.answer"
         )
@@ -172,6 +178,12 @@ class _Reader:
             defaults=self._defaults(document.get("defaults", {})),
             limits=self._limits(document.get("limits", {})),
             variables=self._variables(document.get("vars", {})),
+            input=self._map(document["input"], ("input",)) if "input" in document else None,
+            concurrency=self._concurrency(document.get("concurrency", {})),
+            journal=self._choice(document, (), "journal", model.Journal) or model.Journal.NONE,
+            triggers=self._triggers(document.get("on", [])),
+            catch=self._catches(document.get("catch", []), ("catch",), ""),
+            finally_=self.steps(document.get("finally", []), ("finally",), "finally"),
             output=self._value(document["output"], ("output",)) if "output" in document else None,
             steps=self.steps(document.get("steps") or [], ("steps",), ""),
             sealed=self._flag(document, (), "sealed", default=False),
@@ -188,7 +200,7 @@ class _Reader:
             if not isinstance(entry, Mapping):
                 self.problem(at, f"expected a phase's name or {{name, on_error, sealed}}, got {_kind(entry)}")
                 continue
-            self._vocabulary(entry, at, {"name", "on_error", "sealed"}, (), "a phase")
+            self._vocabulary(entry, at, {"name", "on_error", "sealed"}, "a phase")
             name = self._matching(
                 entry.get("name"), (*at, "name"), _ID, "a name of lower-case letters, digits, - and _"
             )
@@ -202,7 +214,7 @@ class _Reader:
     def _defaults(self, raw: Any) -> model.Defaults:
         at: Path = ("defaults",)
         entry = self._map(raw, at)
-        self._vocabulary(entry, at, {"on_error", "on_missing", "timeout", "retry"}, (), "defaults")
+        self._vocabulary(entry, at, {"on_error", "on_missing", "timeout", "retry"}, "defaults")
         return model.Defaults(
             on_error=self._choice(entry, at, "on_error", model.OnError),
             on_missing=self._choice(entry, at, "on_missing", model.OnMissing),
@@ -213,10 +225,44 @@ class _Reader:
     def _limits(self, raw: Any) -> model.FlowLimits:
         at: Path = ("limits",)
         entry = self._map(raw, at)
-        self._vocabulary(entry, at, {"wall", "steps"}, {"depth", "parallel", "output_bytes"}, "limits")
+        self._vocabulary(entry, at, {"wall", "steps", "depth", "parallel", "output_bytes"}, "limits")
+        usual = model.FlowLimits()
         return model.FlowLimits(
-            self._duration(entry, at, "wall"), self._count(entry, at, "steps", MAX_STEPS, MAX_STEPS)
+            self._duration(entry, at, "wall"),
+            self._count(entry, at, "steps", usual.steps, MAX_RUN_STEPS),
+            self._count(entry, at, "depth", usual.depth, MAX_DEPTH),
+            self._count(entry, at, "parallel", usual.parallel, MAX_PARALLEL),
+            self._count(entry, at, "output_bytes", usual.output_bytes, MAX_OUTPUT_BYTES),
         )
+
+    def _concurrency(self, raw: Any) -> model.Concurrency:
+        at: Path = ("concurrency",)
+        entry = self._map(raw, at)
+        self._vocabulary(entry, at, {"key", "mode", "max"}, "concurrency")
+        mode = self._choice(entry, at, "mode", model.Overlap) or model.Overlap.PARALLEL
+        return model.Concurrency(self._optional(entry, at, "key"), mode, self._count(entry, at, "max", 0, MAX_PARALLEL))
+
+    def _triggers(self, raw: Any) -> tuple[model.Trigger, ...]:
+        found = []
+        for index, item in enumerate(self._list(raw, ("on",))):
+            at: Path = ("on", index)
+            entry = self._map({"event": item} if isinstance(item, str) else item, at)
+            self._vocabulary(entry, at, {"event", "match", "every", "cron", "with"}, "a trigger")
+            if len({"event", "every", "cron"} & entry.keys()) != 1:
+                self.problem(at, "a trigger is one of event, every and cron")
+            cron = self._text(entry, at, "cron")
+            if cron and cron_fault(cron):
+                self.problem((*at, "cron"), cron_fault(cron))
+            every_s = self._duration(entry, at, "every")
+            if every_s is not None and every_s < 1:
+                self.problem((*at, "every"), "a schedule repeats after one second at the least")
+            found.append(
+                model.Trigger(
+                    self._text(entry, at, "event"), self._condition(entry, at, "match"), every_s, cron,
+                    self._optional(entry, at, "with"),
+                )
+            )  # fmt: skip
+        return tuple(found)
 
     def _variables(self, raw: Any) -> tuple[tuple[str, Value], ...]:
         entry = self._map(raw, ("vars",))
@@ -271,11 +317,14 @@ class _Reader:
             phase=self._text(raw, at, "phase"),
             order=self._count(raw, at, "order", 0, 1_000_000),
             needs=self._words(raw.get("needs", []), (*at, "needs")),
-            when=self._optional(raw, at, "when"),
+            when=self._condition(raw, at, "when"),
             args=self._optional(raw, at, "with"),
             bind=self._target(raw["as"], (*at, "as")) if "as" in raw else (),
             default=self._value(raw["default"], (*at, "default")) if "default" in raw else None,
             timeout_s=self._timeout(raw, at),
+            idle_s=self._idle(raw, at),
+            once=self._optional(raw, at, "once"),
+            stream=self._stream(raw.get("stream"), (*at, "stream")),
             retry=self._retry(raw.get("retry"), (*at, "retry")),
             on_error=self._choice(raw, at, "on_error", model.OnError),
             on_missing=self._choice(raw, at, "on_missing", model.OnMissing),
@@ -287,39 +336,82 @@ class _Reader:
         )
 
     def _verb(self, raw: Mapping[str, Any], at: Path) -> str | None:
-        # `do` is the body of each and loop, and a verb of its own elsewhere
-        verbs = [word for word in VERBS if word in raw and not (word == "do" and ("each" in raw or "loop" in raw))]
         constructs = [word for word in raw if ":" in word]
-        for word in constructs:
-            self.problem(
-                (*at, word), f"{quote(word)}: control structures supplied by Packs are not run by this version"
-            )
-        known = ADVERBS | frozenset(VERBS) | frozenset(constructs)
-        later = LATER_VERBS | LATER_ADVERBS
-        self._vocabulary(raw, at, known, later, "a step")
+        # `do` is the body of each, loop and constructs, and a verb of its own elsewhere
+        holds = "each" in raw or "loop" in raw or bool(constructs)
+        verbs = [word for word in VERBS if word in raw and not (word == "do" and holds)] + constructs
+        self._vocabulary(raw, at, ADVERBS | frozenset(VERBS) | frozenset(constructs), "a step")
         if len(verbs) == 1:
             return verbs[0]
-        if not verbs and not constructs and not any(word in LATER_VERBS for word in raw):
-            self.problem(at, f"a step needs exactly one verb of {', '.join(VERBS)}; this one has none")
-        elif len(verbs) > 1:
+        if verbs:
             self.problem(at, f"a step needs exactly one verb; this one has {' and '.join(verbs)}")
+        else:
+            self.problem(at, f"a step needs exactly one verb of {', '.join(VERBS)}; this one has none")
         return None
 
     def _action(self, verb: str, raw: Mapping[str, Any], at: Path, path: str) -> model.Action | None:
         readers: dict[str, Callable[[Any, Path, str], model.Action | None]] = {
             "call": self._call,
+            "flow": self._subflow,
             "do": lambda body, where, parent: model.Do(self.steps(body, where, parent)),
             "set": self._set,
             "parallel": self._parallel,
             "choose": self._choose,
+            "wait": self._wait_for,
+            "emit": lambda body, where, _path: model.Emit(self._expected(body, where)),
+            "yield": lambda body, where, _path: model.Yield(self._expected(body, where)),
+            "return": lambda body, where, _path: model.Return(self._expected(body, where)),
+            "fail": self._fail,
         }
+        if "stream" in raw and verb != "call":
+            self.problem((*at, "stream"), "stream is an adverb of call: only a handler has items")
         if verb in readers:
             return readers[verb](raw[verb], (*at, verb), path)
         do = self.steps(raw.get("do", []), (*at, "do"), path)
+        if ":" in verb:
+            return self._construct(verb, raw[verb], (*at, verb), do)
         if not do:
             self.problem(at, f"{verb} needs its steps under the word do")
         body = self._map(raw[verb], (*at, verb))
         return self._each(body, (*at, verb), do) if verb == "each" else self._loop(body, (*at, verb), do)
+
+    def _construct(self, verb: str, body: Any, at: Path, do: tuple[model.Step, ...]) -> model.Construct | None:
+        match = _CONSTRUCT.match(verb)
+        if match is None:
+            self.problem(at, f"expected <pack>:<construct>, both lower-case names, got {quote(verb, 60)}")
+            return None
+        return model.Construct(match.group(1), match.group(2), self._expected(body, at), do)
+
+    def _subflow(self, body: Any, at: Path, _path: str) -> model.Subflow | None:
+        flow_id = self._matching(body, at, _FLOW_ID, "the id of a flow, as in acme.answer")
+        return model.Subflow(flow_id) if flow_id else None
+
+    def _wait_for(self, body: Any, at: Path, _path: str) -> model.Wait:
+        if isinstance(body, str):
+            return model.Wait(delay_s=self._duration({"wait": body}, at[:-1], "wait"))
+        entry = self._map(body, at)
+        self._vocabulary(entry, at, {"event", "match", "until"}, "wait")
+        if ("event" in entry) == ("until" in entry) or ("match" in entry and "event" not in entry):
+            self.problem(at, "wait expects a duration, {event, match} or {until}")
+        return model.Wait(
+            event=self._text(entry, at, "event"), match=self._condition(entry, at, "match"),
+            until=self._optional(entry, at, "until"),
+        )  # fmt: skip
+
+    def _fail(self, body: Any, at: Path, _path: str) -> model.Fail:
+        entry = {"type": body} if isinstance(body, str) else self._map(body, at)
+        self._vocabulary(entry, at, {"type", "title", "detail", "retryable"}, "fail")
+        kind = entry.get("type")
+        if not isinstance(kind, str) or not kind or kind in KERNEL_ERRORS:
+            self.problem(at, f"fail expects a type of your own, not one of {', '.join(sorted(KERNEL_ERRORS))}")
+        return model.Fail(
+            self._expected(kind, (*at, "type")), self._expected(entry.get("title", ""), (*at, "title")),
+            self._expected(entry.get("detail", ""), (*at, "detail")),
+            self._expected(entry.get("retryable", False), (*at, "retryable")),
+        )  # fmt: skip
+
+    def _expected(self, body: Any, at: Path) -> Value:
+        return self._value(body, at) or compile_value(None)
 
     def _call(self, body: Any, at: Path, _path: str) -> model.Call | None:
         if isinstance(body, str) and 0 < len(body) <= 200 and body.isprintable() and "${" not in body:
@@ -337,7 +429,7 @@ class _Reader:
 
     def _parallel(self, body: Any, at: Path, path: str) -> model.Parallel:
         entry = self._map(body, at)
-        self._vocabulary(entry, at, {"branches", "wait", "max"}, (), "parallel")
+        self._vocabulary(entry, at, {"branches", "wait", "max"}, "parallel")
         branches = []
         for name, steps in self._map(entry.get("branches", {}), (*at, "branches")).items():
             word = self._matching(name, (*at, "branches", name), _ID, "lower-case letters, digits, - and _")
@@ -367,14 +459,14 @@ class _Reader:
                 cases.append(model.Case(None, self.steps(arm["default"], (*here, "default"), below)))
             elif set(arm) == {"when", "do"}:
                 cases.append(
-                    model.Case(self._value(arm["when"], (*here, "when")), self.steps(arm["do"], (*here, "do"), below))
+                    model.Case(self._condition(arm, here, "when"), self.steps(arm["do"], (*here, "do"), below))
                 )
             else:
                 self.problem(here, "an arm of choose is {when, do} or {default}")
         return model.Choose(tuple(cases))
 
     def _each(self, body: Mapping[str, Any], at: Path, do: tuple[model.Step, ...]) -> model.Each | None:
-        self._vocabulary(body, at, {"in", "as", "at", "parallel", "while", "collect"}, (), "each")
+        self._vocabulary(body, at, {"in", "as", "at", "parallel", "while", "collect"}, "each")
         source = self._optional(body, at, "in")
         if source is None:
             self.problem(at, "each needs the list or map to go through under the word in")
@@ -388,14 +480,15 @@ class _Reader:
             return None
         return model.Each(
             source, do, item[0], index[0], self._count(body, at, "parallel", 1, 1000),
-            self._optional(body, at, "while"), self._optional(body, at, "collect"),
+            self._condition(body, at, "while"), self._optional(body, at, "collect"),
         )  # fmt: skip
 
     def _loop(self, body: Mapping[str, Any], at: Path, do: tuple[model.Step, ...]) -> model.Loop:
-        self._vocabulary(body, at, {"while", "until", "max"}, (), "loop")
+        self._vocabulary(body, at, {"while", "until", "max"}, "loop")
         if "max" not in body:
             self.problem(at, "loop needs a bound under the word max")
-        return model.Loop(do, self._max(body, at), self._optional(body, at, "while"), self._optional(body, at, "until"))
+        proceed, until = self._condition(body, at, "while"), self._condition(body, at, "until")
+        return model.Loop(do, self._max(body, at), proceed, until)
 
     # -- adverbs ---------------------------------------------------------------------------------------------------
 
@@ -403,14 +496,32 @@ class _Reader:
         if not isinstance(raw.get("timeout"), Mapping):
             return self._duration(raw, at, "timeout")
         entry = raw["timeout"]
-        self._vocabulary(entry, (*at, "timeout"), {"total"}, {"idle"}, "timeout")
+        self._vocabulary(entry, (*at, "timeout"), {"total", "idle"}, "timeout")
         return self._duration(entry, (*at, "timeout"), "total")
+
+    def _idle(self, raw: Mapping[str, Any], at: Path) -> float | None:
+        if not isinstance(raw.get("timeout"), Mapping) or "idle" not in raw["timeout"]:
+            return None
+        if "stream" not in raw:
+            self.problem((*at, "timeout", "idle"), "idle is the time between two items of a stream; this step has none")
+        return self._duration(raw["timeout"], (*at, "timeout"), "idle")
+
+    def _stream(self, raw: Any, at: Path) -> model.Stream | None:
+        if raw is None:
+            return None
+        entry = self._map({} if raw is True else raw, at)
+        self._vocabulary(entry, at, {"yield", "collect", "start", "as", "buffer"}, "stream")
+        return model.Stream(
+            self._optional(entry, at, "yield"), self._optional(entry, at, "collect"),
+            self._optional(entry, at, "start"),
+            self._target(entry["as"], (*at, "as")) if "as" in entry else (), self._count(entry, at, "buffer", 16, 1024),
+        )  # fmt: skip
 
     def _retry(self, raw: Any, at: Path) -> model.Retry | None:
         if raw is None:
             return None
         entry = self._map({"max": raw} if isinstance(raw, int) else raw, at)
-        self._vocabulary(entry, at, {"max", "delay", "backoff", "max_delay", "jitter", "when"}, (), "retry")
+        self._vocabulary(entry, at, {"max", "delay", "backoff", "max_delay", "jitter", "when"}, "retry")
         limit = self._duration(entry, at, "max_delay")
         return model.Retry(
             max=self._count(entry, at, "max", 0, 100),
@@ -418,7 +529,7 @@ class _Reader:
             backoff=self._number(entry, at, "backoff", 1.0, 1.0, 100.0),
             max_delay_s=60.0 if limit is None else limit,
             jitter=self._number(entry, at, "jitter", 0.0, 0.0, 1.0),
-            when=self._optional(entry, at, "when"),
+            when=self._condition(entry, at, "when"),
         )
 
     def _catches(self, raw: Any, at: Path, path: str) -> tuple[model.Catch, ...]:
@@ -426,13 +537,14 @@ class _Reader:
         for index, item in enumerate(self._list(raw, at)):
             here: Path = (*at, index)
             entry = self._map(item, here)
-            self._vocabulary(entry, here, {"error", "when", "as", "do"}, (), "catch")
+            self._vocabulary(entry, here, {"error", "when", "as", "do"}, "catch")
             bind = self._target(entry.get("as", "error"), (*here, "as"))
+            below = f"{path}/catch{index}" if path else f"catch{index}"
             found.append(
                 model.Catch(
                     error=self._text(entry, here, "error") or "*",
-                    do=self.steps(entry.get("do", []), (*here, "do"), f"{path}/catch{index}"),
-                    when=self._optional(entry, here, "when"),
+                    do=self.steps(entry.get("do", []), (*here, "do"), below),
+                    when=self._condition(entry, here, "when"),
                     bind=bind[0] if bind else "error",
                 )
             )
@@ -440,17 +552,12 @@ class _Reader:
 
     # -- scalars ---------------------------------------------------------------------------------------------------
 
-    def _vocabulary(
-        self, entry: Mapping[str, Any], at: Path, known: Iterable[str], later: Iterable[str], what: str
-    ) -> None:
-        known, later = frozenset(known), frozenset(later)
+    def _vocabulary(self, entry: Mapping[str, Any], at: Path, known: Iterable[str], what: str) -> None:
+        known = frozenset(known)
         for word in entry:
-            here = (*at, word)
-            if word in later:
-                self.problem(here, f"{word!r} is a word of {what} that this version does not run yet; remove it")
-            elif word not in known:
-                shown = quote(word, 60)
-                self.problem(here, f"{shown} is not a word of {what}.{suggestion(str(word), known | later)}")
+            if word not in known:
+                text = f"{quote(word, 60)} is not a word of {what}.{suggestion(str(word), known)}"
+                self.problem((*at, word), text)
 
     def _value(self, raw: Any, at: Path) -> Value | None:
         try:
@@ -461,6 +568,13 @@ class _Reader:
 
     def _optional(self, entry: Mapping[str, Any], at: Path, word: str) -> Value | None:
         return self._value(entry[word], (*at, word)) if word in entry else None
+
+    def _condition(self, entry: Mapping[str, Any], at: Path, word: str) -> Value | None:
+        """A value that decides; text without a reference would always be true, which nobody means."""
+        value = self._optional(entry, at, word)
+        if value is not None and isinstance(value.source, str) and not value.roots:
+            self.problem((*at, word), f"{word} expects a reference such as ${{name}}, or true or false, got plain text")
+        return value
 
     def _duration(self, entry: Mapping[str, Any], at: Path, word: str) -> float | None:
         if entry.get(word) is None:

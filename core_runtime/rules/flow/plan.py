@@ -9,20 +9,26 @@ Not here: execution (``machine``), other flows.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from core_runtime.rules.flow import model
 from core_runtime.rules.flow.parse import Problem, invalid, suggestion
+from core_runtime.rules.schemas import Checker, SchemaRefused
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A flow whose blocks are in order, cut into its phases. ``handlers`` are all names that it may call."""
+    """A flow whose blocks are in order, cut into its phases. ``handlers`` are all names that it may call.
+
+    ``input_fault``: what is wrong with an input, by the flow's schema, or ``""``.
+    """
 
     flow: model.Flow
     phases: tuple[tuple[model.Phase, tuple[model.Step, ...]], ...]
     handlers: frozenset[str] = field(default_factory=frozenset)
+    input_fault: Callable[[Any], str] = field(default=lambda _values: "", compare=False)
 
 
 def plan_flow(flow: model.Flow) -> Plan:
@@ -32,7 +38,14 @@ def plan_flow(flow: model.Flow) -> Plan:
     problems += _phase_problems(flow, names)
     rank = {name: index for index, name in enumerate(names)}
     steps = _ordered(flow.steps, rank, problems)
-    calls = [step for step in walk_steps(steps) if isinstance(step.action, model.Call)]
+    catches = tuple(replace(catch, do=_ordered(catch.do, {}, problems)) for catch in flow.catch)
+    flow = replace(flow, catch=catches, finally_=_ordered(flow.finally_, {}, problems))
+    every = [step for block in (steps, *flow.own_blocks()[1:]) for step in walk_steps(block)]
+    problems += [
+        Problem("a flow ends as a whole: return has no place in branches that run side by side", step.origin, step.path)
+        for step in _returns_in_parallel(every)
+    ]
+    calls = [step for step in every if isinstance(step.action, model.Call)]
     handlers = frozenset(step.action.handler for step in calls if isinstance(step.action, model.Call))
     problems += [
         Problem("kernel handlers are callable from official flows only", step.origin, step.path)
@@ -41,6 +54,9 @@ def plan_flow(flow: model.Flow) -> Plan:
         and step.action.handler.startswith(model.KERNEL_PREFIX)
         and (flow.layer is not model.Layer.CORE or step.acts_as)
     ]
+    fault, input_fault = _input_check(flow)
+    if fault:
+        problems.append(Problem(f"input: {fault}", flow.origin, "input"))
     if problems:
         raise invalid(flow.origin.source, problems)
     phases = flow.phases or (model.Phase(""),)
@@ -48,7 +64,19 @@ def plan_flow(flow: model.Flow) -> Plan:
         replace(flow, steps=steps),
         tuple((phase, tuple(step for step in steps if step.phase == phase.name)) for phase in phases),
         handlers,
+        input_fault,
     )
+
+
+def _input_check(flow: model.Flow) -> tuple[str, Callable[[Any], str]]:
+    """``(fault of the schema, check)``."""
+    if flow.input is None:
+        return "", lambda _values: ""
+    try:
+        checker = Checker(flow.input)
+    except SchemaRefused as refused:
+        return str(refused), lambda _values: ""
+    return "", lambda values: checker.problem(values, len(repr(values))) or ""
 
 
 def walk_steps(steps: tuple[model.Step, ...]) -> Iterator[model.Step]:
@@ -68,12 +96,25 @@ def blocks_of(step: model.Step) -> Iterator[tuple[model.Step, ...]]:
             yield from (steps for _, steps in branches)
         case model.Choose(cases):
             yield from (case.do for case in cases)
-        case model.Each() | model.Loop():
+        case model.Each() | model.Loop() | model.Construct():
             yield step.action.do
         case _:
             pass
     yield from (catch.do for catch in step.catch)
     yield step.finally_
+
+
+def _returns_in_parallel(steps: list[model.Step]) -> Iterator[model.Step]:
+    for step in steps:
+        action = step.action
+        inner: Iterator[model.Step]
+        if isinstance(action, model.Parallel):
+            inner = (one for _, block in action.branches for one in walk_steps(block))
+        elif isinstance(action, model.Construct) or (isinstance(action, model.Each) and action.parallel != 1):
+            inner = walk_steps(action.do)
+        else:
+            continue
+        yield from (one for one in inner if isinstance(one.action, model.Return))
 
 
 def _phase_problems(flow: model.Flow, names: list[str]) -> list[Problem]:
@@ -155,7 +196,7 @@ def _with_ordered_blocks(step: model.Step, problems: list[Problem]) -> model.Ste
             action = replace(action, branches=tuple((name, block(steps)) for name, steps in action.branches))
         case model.Choose(cases):
             action = model.Choose(tuple(replace(case, do=block(case.do)) for case in cases))
-        case model.Each() | model.Loop():
+        case model.Each() | model.Loop() | model.Construct():
             action = replace(action, do=block(action.do))
         case _:
             pass

@@ -5,11 +5,20 @@ A *routine* is a generator. It yields a request and is resumed with the answer:
 ========== ============================================================ =========================
 request    meaning                                                      answered with
 ========== ============================================================ =========================
-Invoke     run a handler (an effect; the driver answers)                its value, or StepFailed
+Invoke     run a handler (an effect; the driver answers, in time)       its value, or StepFailed
+Open       begin to read a handler's items (an effect)                  Opened, or a plain value
+Next       the next item of what was opened (an effect)                 the item, or END
 Sleep      let time pass (an effect)                                    None
+Until      wait for an instant (an effect)                              None
+Listen     wait for an event (an effect)                                its payload
 Await      wait until a handler of that name exists (an effect)         None
+Publish    publish an event (an effect)                                 None
+Produce    hand an item to whoever reads the run (an effect)            None, once it was taken
 Fork       run routines side by side, bounded in number and time        Joined
 ========== ============================================================ =========================
+
+Every effect with an answer has a ``place``: the same name in each execution of the same flow, and no other's. So a run
+that was recorded can be answered again.
 
 Invariants:
   * A child never outlives its Fork: when the Fork ends early, the rest is interrupted and awaited.
@@ -22,9 +31,9 @@ Not here: what the routines are (``machine``), time, threads, asyncio (the kerne
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from core_runtime.rules.flow.model import FlowError, StepResult
 
@@ -38,64 +47,161 @@ class Interrupt(Exception):  # noqa: N818  (a signal, like StopIteration)
 
 
 class StepFailed(Exception):  # noqa: N818  (carries an error, is not one)
-    """A step failed with ``error``; ``stop`` passes every block up to the run."""
+    """A step failed with ``error``; ``stop`` passes every block up to the run, ``final`` is not tried again."""
 
-    def __init__(self, error: FlowError, *, stop: bool = False) -> None:
+    def __init__(self, error: FlowError, *, stop: bool = False, final: bool = False) -> None:
         super().__init__(error.title)
         self.error = error
         self.stop = stop
+        self.final = final
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Invoke:
-    """Effect: call ``handler`` with ``args`` for the step at ``path``."""
+    """Effect: call ``handler`` with ``args`` for the step at ``path``; a ``timeout`` error after ``timeout_s``.
+
+    ``acts_as``: the Packs whose rights count, all of them. ``once``: the key under which it must happen once.
+    ``pack``: the only one that may answer, or ``""``. ``body``: what a construct may run, by ``Tasks.adopt``.
+    """
 
     handler: str
     args: Any
     path: str
     attempt: int = 1
     timeout_s: float = 0.0
+    acts_as: tuple[str, ...] = ()
+    place: str = ""
+    once: str = ""
+    pack: str = ""
+    body: Callable[[Mapping[str, Any]], Routine] | None = None
+    token: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Open:
+    """Effect: call ``handler`` for its items, at most ``buffer`` ahead of the reader."""
+
+    handler: str
+    args: Any
+    path: str
+    attempt: int
+    timeout_s: float
+    acts_as: tuple[str, ...]
+    buffer: int
+    once: str = ""
+    place: str = ""
     token: int = 0
 
 
 @dataclass(frozen=True, slots=True)
+class Opened:
+    """Answer: items come; ``handle`` is the driver's own."""
+
+    handle: Any
+
+
+@dataclass(slots=True, eq=False)
+class Next:
+    """Effect: the next item, a ``timeout`` error when none comes within ``idle_s``."""
+
+    handle: Any
+    idle_s: float | None
+    place: str = ""
+    token: int = 0
+
+
+END: Final = object()
+"""Answer to ``Next``: there are no more items."""
+
+
+@dataclass(slots=True, eq=False)
+class Close:
+    """Effect without an answer: nobody reads on."""
+
+    handle: Any
+
+
+@dataclass(slots=True, eq=False)
 class Sleep:
     """Effect: answer after ``delay_s``."""
 
     delay_s: float
+    place: str = ""
     token: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
+class Until:
+    """Effect: answer when ``instant`` (seconds since 1970, or ISO 8601 text) has come."""
+
+    instant: Any
+    place: str = ""
+    token: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Listen:
+    """Effect: answer with the payload of the first event under ``topic`` that ``accepts`` takes."""
+
+    topic: str
+    accepts: Callable[[Any], bool]
+    acts_as: tuple[str, ...]
+    place: str = ""
+    token: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Publish:
+    """Effect: publish ``payload`` under ``topic``."""
+
+    topic: str
+    payload: Any
+    acts_as: tuple[str, ...]
+    place: str = ""
+    token: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Produce:
+    """Effect: one item of the run's own stream."""
+
+    value: Any
+    place: str = ""
+    token: int = 0
+
+
+@dataclass(slots=True, eq=False)
 class Await:
     """Effect: answer when a handler called ``handler`` exists."""
 
     handler: str
+    place: str = ""
     token: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Abandon:
     """Effect: nobody waits for ``token`` any more; end what it started."""
 
     token: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Began:
     """Effect without an answer: a step begins."""
 
     path: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Ended:
     """Effect without an answer: a step ended."""
 
     result: StepResult
 
 
-Effect = Invoke | Sleep | Await | Abandon | Began | Ended
+Asking = Invoke | Open | Next | Sleep | Until | Listen | Await | Publish | Produce
+Effect = Asking | Abandon | Began | Ended | Close
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,9 +228,10 @@ class Fork:
     wait: int
     limit: int = 0
     timeout_s: float | None = None
+    place: str = ""
 
 
-Request = Invoke | Sleep | Await | Fork
+Request = Asking | Fork
 Routine = Generator[Request, Any, Any]
 
 
@@ -132,11 +239,22 @@ Routine = Generator[Request, Any, Any]
 class _Task:
     routine: Routine
     group: _Group | None = None
+    owned: _Bodies | None = None
     position: int = 0
     token: int = 0
     children: _Group | None = None
+    bodies: _Bodies | None = None
     interrupt: Interrupt | None = None
     interrupted: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class _Bodies:
+    """Routines that run while their owner waits for an effect, and the owner's answer if it came before they ended."""
+
+    owner: _Task
+    live: dict[int, _Task] = field(default_factory=dict)
+    held: tuple[Any, Exception | None] | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -185,13 +303,40 @@ class Tasks:
         elif token in self._waiting:
             task = self._waiting.pop(token)
             task.token = 0
-            self._ready.append((task, value, StepFailed(error) if error else None))
+            self._settle(task, value, StepFailed(error) if error else None)
         self.run()
+
+    def adopt(self, token: int, routine: Routine, ended: Callable[[Result], None]) -> bool:
+        """Run ``routine`` while the effect ``token`` is under way; False when nobody waits for that any more.
+
+        ``ended`` is told its result. The effect's answer counts only after its routines have ended.
+        """
+        owner = self._waiting.get(token)
+        if owner is None:
+            routine.close()
+            return False
+        if owner.bodies is None:
+            owner.bodies = _Bodies(owner)
+        number = next(self._tokens)
+        body = _Task(_told(routine, ended), owned=owner.bodies, position=number)
+        owner.bodies.live[number] = body
+        self._ready.append((body, None, None))
+        self.run()
+        return True
 
     def interrupt(self, kind: str = "cancelled") -> None:
         """End the root routine, cleaning up as it says."""
         self._interrupt(self._root, kind)
         self.run()
+
+    def _settle(self, task: _Task, value: Any, error: Exception | None) -> None:
+        """Resume a task with its answer, once what it owns has ended."""
+        if task.bodies is None or not task.bodies.live:
+            self._ready.append((task, value, error))
+            return
+        task.bodies.held = (value, error)
+        for body in list(task.bodies.live.values()):
+            self._interrupt(body, "cancelled")
 
     def _resume(self, task: _Task, value: Any, error: Exception | None) -> None:
         if task.interrupt is not None:
@@ -209,9 +354,9 @@ class Tasks:
         if isinstance(request, Fork):
             self._fork(task, request)
             return
-        task.token = next(self._tokens)
+        task.token = request.token = next(self._tokens)
         self._waiting[task.token] = task
-        self.effects.append(_with_token(request, task.token))
+        self.effects.append(request)
 
     def _fork(self, task: _Task, fork: Fork) -> None:
         group = _Group(
@@ -225,7 +370,7 @@ class Tasks:
         if fork.timeout_s is not None:
             group.timer = next(self._tokens)
             self._timers[group.timer] = group
-            self.effects.append(Sleep(fork.timeout_s, group.timer))
+            self.effects.append(Sleep(fork.timeout_s, f"{fork.place}!timeout", group.timer))
         self._proceed(group)
 
     def _proceed(self, group: _Group) -> None:
@@ -234,7 +379,7 @@ class Tasks:
             self._close(group, "cancelled")
         while group.waiting and not group.closing and len(group.live) < group.limit:
             position, routine = group.waiting.popleft()
-            child = _Task(routine, group, position)
+            child = _Task(routine, group, position=position)
             group.live[position] = child
             self._ready.append((child, None, None))
         if not group.live:
@@ -256,6 +401,13 @@ class Tasks:
             self._interrupt(child, kind)
 
     def _finish(self, task: _Task, result: Result) -> None:
+        if task.owned is not None:
+            bodies = task.owned
+            del bodies.live[task.position]
+            if not bodies.live and bodies.held is not None:
+                (value, error), bodies.held = bodies.held, None
+                self._ready.append((bodies.owner, value, error))
+            return
         if task.group is None:
             self.result = result
             return
@@ -276,16 +428,17 @@ class Tasks:
             self._waiting.pop(task.token)
             self.effects.append(Abandon(task.token))
             task.token = 0
-            self._ready.append((task, None, Interrupt(kind)))
+            self._settle(task, None, Interrupt(kind))
         else:
             task.interrupt = Interrupt(kind)
 
 
-def _with_token(request: Invoke | Sleep | Await, token: int) -> Effect:
-    match request:
-        case Sleep(delay_s):
-            return Sleep(delay_s, token)
-        case Await(handler):
-            return Await(handler, token)
-        case Invoke():
-            return Invoke(request.handler, request.args, request.path, request.attempt, request.timeout_s, token)
+def _told(routine: Routine, ended: Callable[[Result], None]) -> Routine:
+    """Let ``ended`` know how the routine ended, whichever way."""
+    try:
+        value = yield from routine
+    except (StepFailed, Interrupt) as raised:
+        ended(Result(raised=raised))
+        raise
+    ended(Result(value))
+    return value

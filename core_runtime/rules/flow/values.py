@@ -5,7 +5,10 @@ Invariants:
   * A substituted value is never parsed again: what came from a Pack stays data.
   * A path walks maps and lists only. No attribute, no environment, no file is reachable.
 
-Not here: conditions richer than a path. They are refused by name, so that a document never means less than it says.
+Anything richer than a path is an expression of CEL, compiled by the ``Expressions`` that ``use`` was given; without it
+such a document is refused by name, so that it never means less than it says.
+
+Not here: the engine of expressions (``drivers.cel``).
 """
 
 from __future__ import annotations
@@ -19,7 +22,12 @@ from typing import Any
 Lookup = Callable[[tuple[str, ...]], Any]
 """Reads one path in the run's variables."""
 
-_REFERENCE = re.compile(r"\$\$\{|\$\{([^{}]*)\}?")
+Compiled = tuple[Callable[[Lookup], Any], frozenset[str]]
+Expressions = Callable[[str], Compiled]
+"""Compiles the text between ``${`` and ``}``: an evaluation that raises ``ExpressionFailed``, and the roots it reads.
+Raises ``ValueProblem`` for what is no expression."""
+
+MAX_EXPRESSION_CHARS = 2_000
 _PATH = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z0-9_-]+)*\Z")
 _DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)(ms|s|m|h)\Z")
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -27,6 +35,10 @@ _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 class ValueProblem(ValueError):  # noqa: N818  (a problem of a document, told with its place)
     """A value that can't be understood; the text says what was expected."""
+
+
+class ExpressionFailed(Exception):  # noqa: N818  (becomes an error of the step that reads the value)
+    """An expression could not be evaluated with these variables; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +62,21 @@ def walk(value: Any, path: Sequence[str]) -> Any:
     return value
 
 
+class _Engine:
+    """The one engine of this process, bound by ``use``."""
+
+    expressions: Expressions | None = None
+
+
+def use(expressions: Expressions | None) -> None:
+    """Let expressions be compiled by this from now on; None takes them away."""
+    _Engine.expressions = expressions
+
+
 def parse_path(text: str) -> tuple[str, ...]:
     """``a.b.0`` as its parts."""
     if not _PATH.match(text):
-        raise ValueProblem(
-            f"expected a path such as ${{name.part}}, got ${{{text[:80]}}}; this version resolves paths only, "
-            "so compute anything richer in a step and refer to its result"
-        )
+        raise ValueProblem(f"expected a path such as name.part, got {text[:80]!r}")
     return tuple(text.split("."))
 
 
@@ -99,40 +119,74 @@ def _compile_list(source: Sequence[Any]) -> Value:
 
 def _compile_text(source: str) -> Value:
     pieces = _split(source)
-    paths = [piece for piece in pieces if isinstance(piece, tuple)]
-    roots = frozenset(path[0] for path in paths)
-    if not paths:
+    found = [piece for piece in pieces if isinstance(piece, tuple)]
+    roots: frozenset[str] = frozenset().union(*(names for _, names in found))
+    if not found:
         text = "".join(str(piece) for piece in pieces)
         return Value(source, lambda _lookup: text)
     if len(pieces) == 1:
-        path = paths[0]
-        return Value(source, lambda lookup: lookup(path), roots)
+        return Value(source, found[0][0], roots)
     return Value(
         source,
-        lambda lookup: "".join(_shown(lookup(p)) if isinstance(p, tuple) else p for p in pieces),
+        lambda lookup: "".join(_shown(one[0](lookup)) if isinstance(one, tuple) else one for one in pieces),
         roots,
     )
 
 
-def _split(source: str) -> list[str | tuple[str, ...]]:
-    """Literal text and paths in order; ``$${`` stands for a literal ``${``."""
-    pieces: list[str | tuple[str, ...]] = []
+def _split(source: str) -> list[str | Compiled]:
+    """Literal text and compiled references in order; ``$${`` stands for a literal ``${``."""
+    pieces: list[str | Compiled] = []
     position = 0
-    for match in _REFERENCE.finditer(source):
-        if match.start() > position:
-            pieces.append(source[position : match.start()])
-        if match.group(1) is None:
-            pieces.append("${")
-        elif not match.group(0).endswith("}"):
-            raise ValueProblem(
-                f"a reference that begins with ${{ needs its closing brace: {source[match.start() :]!r:.80}"
-            )
-        else:
-            pieces.append(parse_path(match.group(1).strip()))
-        position = match.end()
+    while (start := source.find("${", position)) >= 0:
+        if start > position and source[start - 1] == "$":
+            pieces.append(f"{source[position : start - 1]}${{")
+            position = start + 2
+            continue
+        if start > position:
+            pieces.append(source[position:start])
+        end = _closing(source, start + 2)
+        pieces.append(_reference(source[start + 2 : end].strip()))
+        position = end + 1
     if position < len(source):
         pieces.append(source[position:])
     return pieces
+
+
+def _closing(source: str, start: int) -> int:
+    """Where the reference that begins at ``start`` ends: its brace, not one of a map or a text within."""
+    depth, quote = 0, ""
+    index = start
+    while index < len(source):
+        character = source[index]
+        if quote:
+            if character == "\\":
+                index += 1
+            elif character == quote:
+                quote = ""
+        elif character in "'\"":
+            quote = character
+        elif character == "{":
+            depth += 1
+        elif character == "}":
+            if not depth:
+                return index
+            depth -= 1
+        index += 1
+    raise ValueProblem(f"a reference that begins with ${{ needs its closing brace: {source[start - 2 :]!r:.80}")
+
+
+def _reference(text: str) -> Compiled:
+    if _PATH.match(text):
+        path = tuple(text.split("."))
+        return (lambda lookup: lookup(path)), frozenset(path[:1])
+    if not text or len(text) > MAX_EXPRESSION_CHARS:
+        raise ValueProblem(f"expected a path or an expression of at most {MAX_EXPRESSION_CHARS} characters")
+    if _Engine.expressions is None:
+        raise ValueProblem(
+            f"expected a path such as ${{name.part}}, got ${{{text[:80]}}}; anything richer needs the expression "
+            "engine (CEL), which this machine does not have: rumi doctor"
+        )
+    return _Engine.expressions(text)
 
 
 def _shown(value: Any) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from core_runtime.diagnostics import Diagnostics
-from core_runtime.flow_composer import FlowComposer, read_flow
+from core_runtime.flow_composer import FlowComposer, PackDocument, read_flow
+from core_runtime.rules.flow.compose import World
 from core_runtime.rules.flow.model import Layer
 from core_runtime.rules.flow.plan import plan_flow, walk_steps
 from tests.support.documents import ROOT
@@ -33,14 +34,15 @@ def test_a_higher_layer_replaces_an_unsealed_flow(folders):
     for name in ("core", "ecosystem", "user"):
         (folders / name / "x.flow.yaml").write_text(OPEN.format(about=name))
     flows, diagnostics = compose(folders)
-    assert (flows["a.b"].about, flows["a.b"].layer, diagnostics.issues()) == ("user", Layer.USER, [])
+    flow = flows["a.b"].plan.flow
+    assert (flow.about, flow.layer, diagnostics.issues()) == ("user", Layer.USER, [])
 
 
 def test_a_sealed_flow_refuses_and_names_both(folders):
     (folders / "core" / "x.flow.yaml").write_text(SEALED)
     (folders / "user" / "mine.flow.yaml").write_text(OPEN.format(about="user"))
     flows, diagnostics = compose(folders)
-    assert flows["a.b"].layer is Layer.CORE
+    assert flows["a.b"].plan.flow.layer is Layer.CORE
     [issue] = diagnostics.issues()
     assert issue.code == "flow_sealed"
     assert "mine.flow.yaml" in issue.detail
@@ -80,11 +82,78 @@ def test_a_mended_file_takes_its_issue_back(folders):
     assert diagnostics.issues() == []
 
 
-def test_modifiers_are_refused_by_name(folders):
-    (folders / "user" / "m.flow.yaml").write_text("modify: a.b\nid: x\nops: []\n")
-    _, diagnostics = compose(folders)
+def test_what_did_not_change_is_understood_once_and_what_is_gone_is_no_issue_any_more(folders):
+    good, bad = folders / "user" / "good.flow.yaml", folders / "user" / "bad.flow.yaml"
+    good.write_text(OPEN.format(about="x"))
+    bad.write_text("flow: [")
+    twice = folders / "user" / "twice.flow.yaml"
+    twice.write_text(OPEN.format(about="y"))
+    diagnostics = Diagnostics()
+    composer = FlowComposer(core=folders / "core", user=[folders / "user"], diagnostics=diagnostics)
+    composer.load()
+    assert {issue.code for issue in diagnostics.issues()} == {"flow_refused", "flow_twice"}
+    bad.unlink()
+    twice.unlink()
+    first = composer.load()
+    assert diagnostics.issues() == []
+    assert composer.load()["a.b"] is first["a.b"]
+    good.write_text(OPEN.format(about="z"))
+    assert composer.load()["a.b"].plan.flow.about == "z"
+
+
+MODIFIER = """
+modify: a.b
+id: mine.guard
+ops: [{{insert: {{before: {target}}}, steps: [{{id: guard, call: g}}]}}]
+"""
+
+
+def test_the_users_modifier_changes_a_flow_and_a_mended_one_takes_its_issue_back(folders):
+    (folders / "core" / "x.flow.yaml").write_text("flow: a.b\nsteps: [{id: k, call: k}]\n")
+    file = folders / "user" / "guard.modifier.yaml"
+    file.write_text(MODIFIER.format(target="nothing") + "if_missing: fail\n")
+    flows, diagnostics = compose(folders)
+    assert [step.id for _, steps in flows["a.b"].plan.phases for step in steps] == ["k"]
     [issue] = diagnostics.issues()
-    assert "modify 'a.b' is not applied" in issue.detail
+    assert (issue.code, "no step 'nothing'" in issue.detail, "flow explain a.b" in issue.hint) == ("flow_modifier", True, True)
+    file.write_text(MODIFIER.format(target="k"))
+    composer = FlowComposer(core=folders / "core", user=[folders / "user"], diagnostics=diagnostics)
+    assert [step.id for _, steps in composer.load()["a.b"].plan.phases for step in steps] == ["guard", "k"]
+    assert diagnostics.issues() == []
+
+
+def with_packs(folders, *documents, may_modify=True):
+    diagnostics = Diagnostics()
+    composer = FlowComposer(
+        core=folders / "core", diagnostics=diagnostics,
+        packs=lambda: [PackDocument(pack, f"{pack}:{name}", data.encode()) for pack, name, data in documents],
+    )  # fmt: skip
+    return composer.load(World(may_modify=lambda _pack, _flow: may_modify)), diagnostics
+
+
+def test_a_packs_flow_and_another_packs_modifier(folders):
+    documents = [
+        ("acme", "answer.flow.yaml", "flow: a.b\nsteps: [{id: k, call: k}]"),
+        ("guard", "guard.modifier.yaml", MODIFIER.format(target="k")),
+    ]
+    flows, diagnostics = with_packs(folders, *documents)
+    steps = {step.id: step for _, block in flows["a.b"].plan.phases for step in block}
+    assert ({name: step.acts_as for name, step in steps.items()}, diagnostics.issues()) == (
+        {"guard": ("guard",), "k": ("acme",)}, [],
+    )  # fmt: skip
+    refused, diagnostics = with_packs(folders, *documents, may_modify=False)
+    assert [step.id for _, block in refused["a.b"].plan.phases for step in block] == ["k"]
+    assert "flow.modify" in diagnostics.issues()[0].detail
+
+
+def test_a_pack_can_not_replace_a_flow_of_the_host_nor_use_its_handlers(folders):
+    (folders / "core" / "x.flow.yaml").write_text("flow: a.b\nsteps: [{id: k, call: k}]\n")
+    flows, diagnostics = with_packs(
+        folders, ("acme", "x.flow.yaml", "flow: a.b\nsteps: [{call: mine}]"),
+        ("acme", "y.flow.yaml", 'flow: a.c\nsteps: [{call: "kernel:trust.open"}]'),
+    )  # fmt: skip
+    assert flows["a.b"].plan.handlers == {"k"}
+    assert sorted(issue.code for issue in diagnostics.issues()) == ["flow_refused", "flow_taken"]
 
 
 def test_missing_folders_hold_no_flows(tmp_path):

@@ -1,0 +1,227 @@
+"""Routes about flows and their runs: what there is, why it is so, running it, going on with what was cut off."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator
+from typing import Annotated, Any
+
+import msgspec
+
+from backend_core.errors import AuthorError, HostError, RumiError
+from core_runtime.api.call import STEP_PATH, Call
+from core_runtime.api.context import Api
+from core_runtime.api.envelope import failure_body, plain
+from core_runtime.api.sse import EventStream, event, event_bytes
+from core_runtime.api.table import OBJECT, OBJECTS, Endpoint
+from core_runtime.diagnostics import fail_soft
+from core_runtime.flow_composer import read_document
+from core_runtime.flow_runs import RunReport
+from core_runtime.kernel import Kernel
+from core_runtime.rules.flow import explain as explained
+from core_runtime.rules.flow import model
+from core_runtime.rules.flow.compose import Composition
+from core_runtime.rules.flow.modifier import Modifier
+
+TIMEOUT_MOST_S = 86_400.0
+
+
+class RunFlow(msgspec.Struct, forbid_unknown_fields=True):
+    """``input`` as the flow's schema asks for it; ``timeout`` in seconds."""
+
+    input: Any = msgspec.field(default_factory=dict)
+    timeout: Annotated[float, msgspec.Meta(gt=0, le=TIMEOUT_MOST_S)] | None = None
+
+
+class Document(msgspec.Struct, forbid_unknown_fields=True):
+    """A flow's or a modifier's text; ``name`` ends with .yaml or .json."""
+
+    text: str
+    name: str = "flow.yaml"
+
+
+def _kernel(api: Api) -> Kernel:
+    if api.kernel is None:
+        raise HostError("Flows are not there yet", code="starting", detail="The host is still starting.")
+    return api.kernel
+
+
+def _flow_id(call: Call) -> str:
+    return call.name("flow_id")
+
+
+async def flows(api: Api, call: Call) -> Any:
+    del call
+    found = await _kernel(api).flows()
+    return [_shown(flow_id, composition) for flow_id, composition in sorted(found.items())]
+
+
+async def show(api: Api, call: Call) -> Any:
+    composition = await _kernel(api).flow(_flow_id(call))
+    return {**_shown(_flow_id(call), composition), "document": plain(composition.document)}
+
+
+async def explain(api: Api, call: Call) -> Any:
+    """``step`` narrows to one; ``without`` names a modifier: the difference that it makes."""
+    kernel = _kernel(api)
+    composition = await kernel.flow(_flow_id(call))
+    found = explained.as_data(composition)
+    step, without = call.text("step", STEP_PATH), call.text("without")
+    if step:
+        found["steps"] = [one for one in found["steps"] if one["path"] == step]
+    answer = {**found, "mermaid": explained.as_mermaid(composition)}
+    if without:
+        answer["difference"] = await kernel.difference(_flow_id(call), without)
+    return answer
+
+
+async def plan(api: Api, call: Call) -> Any:
+    """What a run would call, with the Packs whose rights it needs; nothing is called."""
+    return explained.as_dry_run((await _kernel(api).flow(_flow_id(call))).plan)
+
+
+async def validate(api: Api, call: Call) -> Any:
+    del api
+    body = await call.body(Document)
+    try:
+        found = read_document(body.text.encode(), source=body.name[:200], layer=model.Layer.USER)
+    except AuthorError as problem:
+        problems = problem.fields.get("problems") or [
+            {"line": problem.fields.get("line", 0), "column": problem.fields.get("column", 0), "text": problem.detail}
+        ]
+        return {"valid": False, "kind": "", "id": "", "problems": problems}
+    kind = "modifier" if isinstance(found, Modifier) else "flow"
+    name = found.id if isinstance(found, Modifier) else found.flow.id
+    return {"valid": True, "kind": kind, "id": name, "problems": []}
+
+
+async def run(api: Api, call: Call) -> Any:
+    kernel, flow_id, actor = _kernel(api), _flow_id(call), call.actor
+    body = await call.body(RunFlow)
+    if call.wants_events:
+        api.streams.admit()
+        return EventStream(api.streams, _events(api, kernel, flow_id, body, actor))
+    work = _limited(kernel.run(flow_id, values=body.input, actor=actor), body.timeout)
+    return _ran(await call.while_connected(work))
+
+
+async def runs(api: Api, call: Call) -> Any:
+    del call
+    return await asyncio.to_thread(_kernel(api).runs.listed)
+
+
+async def run_of(api: Api, call: Call) -> Any:
+    report = await asyncio.to_thread(_kernel(api).runs.get, call.name("run_id"))
+    return _ran(report)
+
+
+async def resume(api: Api, call: Call) -> Any:
+    return _ran(await call.while_connected(_kernel(api).resume(call.name("run_id"))))
+
+
+async def cancel(api: Api, call: Call) -> Any:
+    _kernel(api).runs.cancel(call.name("run_id"))
+    return {"run_id": call.name("run_id"), "cancelled": True}
+
+
+async def _limited(work: Any, timeout_s: float | None) -> RunReport:
+    try:
+        async with asyncio.timeout(timeout_s):
+            report: RunReport = await work
+            return report
+    except TimeoutError:
+        raise HostError(
+            f"The run did not end within {timeout_s:g} s",
+            code="timeout",
+            detail="It was ended, with its finally steps.",
+            hint="Give it more time, or let it be journalled and resume it.",
+        ) from None
+
+
+async def _events(api: Api, kernel: Kernel, flow_id: str, body: RunFlow, actor: str) -> AsyncGenerator[bytes, None]:
+    """``item`` for each that the flow yields, then ``run`` with the report, or ``error``. Leaving ends the run."""
+    items: asyncio.Queue[Any] = asyncio.Queue(1)
+    work = asyncio.ensure_future(
+        _limited(kernel.run(flow_id, values=body.input, actor=actor, emit=items.put), body.timeout)
+    )
+    with fail_soft(api.host.diagnostics, "api:runFlow", "api", step_id=flow_id) as outcome:
+        try:
+            async for item in _until_done(items, work):
+                yield event("item", plain(item))
+            yield event("run", _ran(await work))
+        except RumiError as exc:
+            yield event_bytes("error", failure_body(exc))
+        finally:
+            work.cancel()
+            with contextlib.suppress(asyncio.CancelledError, RumiError):
+                await work
+    if not outcome.ok:
+        yield event_bytes("error", failure_body(HostError("The host could not carry the run", code="internal")))
+
+
+async def _until_done(items: asyncio.Queue[Any], work: asyncio.Future[RunReport]) -> AsyncGenerator[Any, None]:
+    """Every item that comes before ``work`` is done, and those that lie there then."""
+    while not work.done():
+        getting = asyncio.ensure_future(items.get())
+        try:
+            await asyncio.wait({getting, work}, return_when=asyncio.FIRST_COMPLETED)
+            if getting.done():
+                yield getting.result()
+        finally:
+            getting.cancel()
+    while not items.empty():
+        yield items.get_nowait()
+
+
+def _ran(report: RunReport) -> dict[str, Any]:
+    return {**report.as_dict(), "output": plain(report.output)}
+
+
+def _shown(flow_id: str, composition: Composition) -> dict[str, Any]:
+    flow = composition.plan.flow
+    return {
+        "flow": flow_id,
+        "version": flow.version,
+        "about": flow.about,
+        "layer": flow.layer.name.lower(),
+        "source": flow.origin.source,
+        "pack": flow.origin.pack,
+        "sealed": flow.is_sealed(),
+        "journal": flow.journal.value,
+        "input": dict(flow.input) if flow.input is not None else None,
+        "digest": composition.digest,
+        "modifiers": sorted({change.modifier for change in composition.changes}),
+    }
+
+
+ENDPOINTS = (
+    Endpoint("GET", "/api/flows", "listFlows", "Every flow as it would run now", flows, OBJECTS),
+    Endpoint(
+        "POST", "/api/flows/validate", "validateFlow", "Read the text of a flow or modifier: its problems, with places",
+        validate, body=Document, body_required=True,
+    ),
+    Endpoint("GET", "/api/flows/{flow_id}", "showFlow", "One flow, composed", show, errors=(404,)),
+    Endpoint(
+        "GET", "/api/flows/{flow_id}/explain", "explainFlow",
+        "Each step with its origin, who it acts as, and what modifiers did to it", explain, errors=(404,),
+        texts=("step", "without"),
+    ),
+    Endpoint(
+        "GET", "/api/flows/{flow_id}/plan", "planFlow", "What a run would call; calls nothing", plan, errors=(404,)
+    ),
+    Endpoint(
+        "POST", "/api/flows/{flow_id}/run", "runFlow",
+        "Run a flow to its end. Accept: text/event-stream: item for each that it yields, then run or error",
+        run, OBJECT, body=RunFlow, errors=(400, 404, 409, 413, 422, 502, 504), events=True,
+    ),
+    Endpoint("GET", "/api/runs", "listRuns", "Runs, newest first; cut-off ones may be resumed", runs, OBJECTS),
+    Endpoint("GET", "/api/runs/{run_id}", "showRun", "One run with its steps", run_of, errors=(400, 404)),
+    Endpoint(
+        "POST", "/api/runs/{run_id}/resume", "resumeRun", "Go on with a journalled run that was cut off", resume,
+        errors=(400, 404, 409, 502, 504),
+    ),
+    Endpoint(
+        "POST", "/api/runs/{run_id}/cancel", "cancelRun", "End a run; its finally steps run", cancel, errors=(404,)
+    ),
+)  # fmt: skip

@@ -1,0 +1,192 @@
+"""The journal of one run of a flow: what each effect was answered with, in the order of the answers.
+
+``user_data/runs/<run id>.jsonl``, mode 0600, one JSON object a line:
+
+===== ==========================================================================================
+first ``{"run", "flow", "digest", "started_at", "input"}``
+then  for each answer ``{"p": place, "v": value}``, ``{"p": place, "e": error}``, or of a stream's beginning and end
+      ``{"p": place, "s": "opened" | "end"}``
+last  ``{"end": status, "ended_at", "duration_s", "error", "output": value}``
+===== ==========================================================================================
+
+Values are MessagePack in base64, since JSON has no octets; so they are for programs, and the rest is for people.
+
+Invariants:
+  * A line is written before the answer it tells of counts; with ``sync`` it is on the disk by then.
+  * A torn last line (a crash) is dropped when the journal is opened again; anything else that is not a line of ours
+    is ``TrustError``: a run is never resumed from half an account.
+
+Not here: which run may be resumed (``flow_runs``), what the answers mean (``rules.flow``).
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from backend_core.errors import HostError, RequestError, TrustError, quote
+from backend_core.files import fsync_folder, private_folder, read_bounded, write_all
+from core_runtime.drivers.faults import hit
+from core_runtime.rules.flow.model import FlowError
+from core_runtime.rules.values import ValueProblem, pack, unpack
+
+SUFFIX: Final = ".jsonl"
+MAX_JOURNAL_BYTES: Final = 256 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """One answer: a value, an error, or what of a stream it tells (``opened``, ``end``)."""
+
+    place: str
+    value: Any = None
+    error: FlowError | None = None
+    stream: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """A journal that was read: its head, its answers, and its end where the run came to one."""
+
+    head: Mapping[str, Any]
+    answers: tuple[Recorded, ...]
+    end: Mapping[str, Any] | None
+    length_bytes: int
+
+
+class RunJournal:
+    """Append-only. Raises ``HostError`` where the disk does not take a line; ``RequestError`` for what has no form."""
+
+    def __init__(self, path: Path, fd: int, *, sync: bool) -> None:
+        self.path = path
+        self._fd = fd
+        self._sync = sync
+
+    @classmethod
+    def create(cls, folder: Path, run_id: str, head: Mapping[str, Any], values: Any, *, sync: bool) -> RunJournal:
+        """Begin a run's journal."""
+        private_folder(folder)
+        path = folder / f"{run_id}{SUFFIX}"
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        journal = cls(path, fd, sync=sync)
+        journal._line({**head, "input": _encoded(values)})
+        if sync:
+            fsync_folder(folder)
+        return journal
+
+    @classmethod
+    def reopen(cls, path: Path, account: Account, *, sync: bool) -> RunJournal:
+        """Go on with a journal that was read: a torn last line is cut off."""
+        fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC)
+        os.ftruncate(fd, account.length_bytes)
+        return cls(path, fd, sync=sync)
+
+    def answer(self, place: str, value: Any, error: FlowError | None, *, stream: str = "") -> None:
+        """Tell of one answer."""
+        if stream:
+            self._line({"p": place, "s": stream})
+        else:
+            self._line({"p": place, "v": _encoded(value)} if error is None else {"p": place, "e": error.as_dict()})
+        hit("run.answered")
+
+    def end(self, outcome: Mapping[str, Any], output: Any) -> None:
+        """Tell how the run ended, and close."""
+        self._line({**outcome, "output": _encoded(output)})
+        self.close()
+
+    def close(self) -> None:
+        """Give the descriptor back; idempotent."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _line(self, record: Mapping[str, Any]) -> None:
+        try:
+            write_all(self._fd, json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode() + b"\n")
+            if self._sync:
+                os.fdatasync(self._fd)
+        except OSError as error:
+            raise HostError(
+                "The run's journal can't be written",
+                code="storage",
+                detail=f"{self.path.name}: {error.strerror or error}",
+                hint="Make room on the disk that holds user_data, then run the flow again.",
+            ) from error
+
+
+def read_account(path: Path) -> Account:
+    """Read a journal. ``TrustError`` ``journal_broken`` when it is no account of a run."""
+    data = read_bounded(path, MAX_JOURNAL_BYTES)
+    length = data.rfind(b"\n") + 1
+    records = list(_records(path, data[:length]))
+    if not records or not isinstance(records[0].get("run"), str):
+        raise _broken(path, 1)
+    answers = []
+    end = None
+    for number, record in enumerate(records[1:], 2):
+        if end is not None:
+            raise _broken(path, number)
+        if "end" in record:
+            end = {**record, "output": _decoded(path, number, record.get("output"))}
+            continue
+        answers.append(_recorded(path, number, record))
+    head = {**records[0], "input": _decoded(path, 1, records[0].get("input"))}
+    return Account(head, tuple(answers), end, length)
+
+
+def _records(path: Path, data: bytes) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(data.splitlines(), 1):
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise _broken(path, number) from error
+        if not isinstance(record, dict):
+            raise _broken(path, number)
+        yield record
+
+
+def _recorded(path: Path, number: int, record: Mapping[str, Any]) -> Recorded:
+    place = record.get("p")
+    if not isinstance(place, str):
+        raise _broken(path, number)
+    if record.get("s") in {"opened", "end"}:
+        return Recorded(place, stream=record["s"])
+    if "e" not in record:
+        return Recorded(place, _decoded(path, number, record.get("v")))
+    try:
+        return Recorded(place, error=FlowError(**record["e"]))
+    except TypeError as error:
+        raise _broken(path, number) from error
+
+
+def _encoded(value: Any) -> str:
+    try:
+        return base64.b64encode(pack(value)).decode("ascii")
+    except ValueProblem as problem:
+        raise RequestError(
+            "This value can't be kept in a journal",
+            code="value",
+            detail=str(problem),
+            hint="Return plain data (no functions, no open files) from handlers of a journalled flow.",
+        ) from problem
+
+
+def _decoded(path: Path, number: int, text: Any) -> Any:
+    try:
+        return unpack(base64.b64decode(text, validate=True))
+    except (ValueProblem, ValueError, TypeError) as error:
+        raise _broken(path, number) from error
+
+
+def _broken(path: Path, line: int) -> TrustError:
+    return TrustError(
+        "This journal is no account of a run",
+        code="journal_broken",
+        detail=f"{quote(path.name)}, line {line} is not what the host writes.",
+        hint="Start the flow anew; what the run has done so far stands.",
+    )

@@ -1,0 +1,390 @@
+"""The runs of flows: which there are, which may be beside which, and going on with one that was cut off.
+
+Invariants:
+  * A run's ``concurrency`` is decided before its first step; runs of one key never overlap against its mode.
+  * A journalled run that has no end is resumable, with the very flow it began with: another digest is refused.
+  * What is kept of runs is bounded, in number and in age.
+
+Not here: one run (``flow_run``), what a flow is (``flow_composer``), who may ask (``api``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import time
+from collections import OrderedDict, deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from backend_core.errors import ConflictError, NotFoundError, RequestError, RumiError, TooLargeError, quote
+from core_runtime.drivers.run_journal import SUFFIX, Account, Recorded, RunJournal, read_account
+from core_runtime.flow_run import Emit, FlowRun, Handlers
+from core_runtime.rules.flow import model
+from core_runtime.rules.flow.plan import Plan
+from core_runtime.rules.flow.run import Surroundings
+from core_runtime.rules.flow.scope import Scope
+from core_runtime.rules.values import ValueProblem, pack
+
+KEPT_RUNS: Final = 500
+KEPT_S: Final = 30 * 86_400.0
+MAX_STEPS_KEPT: Final = 2_000
+_DIAGNOSTIC_STATUS = {
+    model.Status.OK: "success",
+    model.Status.SKIPPED: "skipped",
+    model.Status.FAILED: "failed",
+    model.Status.TIMEOUT: "failed",
+    model.Status.CANCELLED: "failed",
+}
+RUN_EVENT: Final = "flow.run"
+STEP_EVENT: Final = "flow.step"
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """A step's result with what it took."""
+
+    result: model.StepResult
+    started_at: float
+    duration_s: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON for the API."""
+        error = self.result.error
+        return {
+            "step": self.result.path,
+            "phase": self.result.phase,
+            "handler": self.result.handler,
+            "status": self.result.status.value,
+            "reason": self.result.reason,
+            "attempts": self.result.attempts,
+            "error": error.as_dict() if error else None,
+            "started_at": self.started_at,
+            "duration_s": round(self.duration_s, 6),
+        }
+
+
+@dataclass(slots=True)
+class RunReport:
+    """One run, from its id to its output. ``status`` None: under way."""
+
+    run_id: str
+    flow: str
+    digest: str
+    started_at: float
+    actor: str = ""
+    status: model.RunStatus | None = None
+    duration_s: float = 0.0
+    steps: deque[StepReport] = field(default_factory=lambda: deque(maxlen=MAX_STEPS_KEPT))
+    error: model.FlowError | None = None
+    output: Any = None
+    resumable: bool = False
+
+    def summary(self) -> dict[str, Any]:
+        """JSON for lists."""
+        return {
+            "run_id": self.run_id,
+            "flow": self.flow,
+            "digest": self.digest,
+            "actor": self.actor,
+            "status": self.status.value if self.status else "cut" if self.resumable else "running",
+            "resumable": self.resumable,
+            "started_at": self.started_at,
+            "duration_s": round(self.duration_s, 6),
+            "error": self.error.as_dict() if self.error else None,
+        }
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON of the whole, without the output."""
+        return {**self.summary(), "steps": [step.as_dict() for step in self.steps]}
+
+
+@dataclass(slots=True)
+class _Live:
+    report: RunReport
+    key: str
+    task: asyncio.Task[RunReport]
+
+
+class FlowRuns:
+    """Those of one kernel. For the event loop's thread."""
+
+    def __init__(self, kernel: Handlers, folder: Path, surroundings: Surroundings) -> None:
+        self._kernel = kernel
+        self._folder = folder
+        self._surroundings = surroundings
+        self._live: dict[str, _Live] = {}
+        self._done: OrderedDict[str, RunReport] = OrderedDict()
+        self._turns: dict[str, asyncio.Condition] = {}
+
+    async def run(
+        self, plan: Plan, digest: str, values: Any, *, actor: str = "", emit: Emit | None = None
+    ) -> RunReport:
+        """Run a flow to its end. Cancelling this coroutine cancels the run, with its ``finally`` steps.
+
+        Raises:
+            RequestError: the input is not what the flow asks for. ConflictError: ``run_overlaps``.
+        """
+        fault = plan.input_fault(values)
+        if fault:
+            raise RequestError(
+                f"The input does not fit the flow {plan.flow.id}",
+                code="input_invalid",
+                detail=fault,
+                hint=f"Its schema: rumi flow explain {plan.flow.id}",
+            )
+        report = RunReport(secrets.token_hex(8), plan.flow.id, digest, time.time(), actor)
+        key = _key(plan.flow, values)
+        await self._take_turn(plan.flow, key)
+        journal = None
+        if plan.flow.journal in {model.Journal.FILE, model.Journal.SYNC}:
+            head = {"run": report.run_id, "flow": plan.flow.id, "digest": digest, "started_at": report.started_at,
+                    "actor": actor}  # fmt: skip
+            sync = plan.flow.journal is model.Journal.SYNC
+            journal = RunJournal.create(self._folder, report.run_id, head, values, sync=sync)
+        return await self._start(plan, report, key, values, journal, deque(), emit)
+
+    async def resume(self, run_id: str, plan: Plan, digest: str, account: Account) -> RunReport:
+        """Go on with a run that was cut off, from its last finished step."""
+        if account.head.get("digest") != digest:
+            raise ConflictError(
+                f"The flow {plan.flow.id} has changed since",
+                code="flow_changed",
+                detail=f"The run began with {account.head.get('digest')}; the flow is {digest} now.",
+                hint=f"See what changed (rumi flow explain {plan.flow.id}), then start it anew.",
+            )
+        if run_id in self._live:
+            raise ConflictError("The run is under way", code="run_live", detail=run_id)
+        values = account.head.get("input")
+        report = RunReport(run_id, plan.flow.id, digest, float(account.head["started_at"]), str(account.head["actor"]))
+        key = _key(plan.flow, values)
+        await self._take_turn(plan.flow, key)
+        journal = RunJournal.reopen(
+            self._folder / f"{run_id}{SUFFIX}", account, sync=plan.flow.journal is model.Journal.SYNC
+        )
+        return await self._start(plan, report, key, values, journal, deque(account.answers), None)
+
+    def account(self, run_id: str) -> Account:
+        """The journal of a run that may be resumed. ``NotFoundError``, ``ConflictError``, ``TrustError``."""
+        path = self._journal_path(run_id)
+        if not path.is_file():
+            raise _unknown(run_id, "There is no such run")
+        account = read_account(path)
+        if account.end is not None:
+            raise ConflictError("That run came to its end", code="run_ended", detail=str(account.end.get("end")))
+        return account
+
+    def cancel(self, run_id: str) -> None:
+        """End a run that is under way; its ``finally`` steps run. ``NotFoundError`` when it is not."""
+        live = self._live.get(run_id)
+        if live is None:
+            raise _unknown(run_id, "No such run is under way")
+        live.task.cancel()
+
+    def listed(self) -> list[dict[str, Any]]:
+        """Every known run, newest first. Blocks: looks at the journals of cut-off runs."""
+        reports = {**{report.run_id: report for report in self._cut()}, **self._done}
+        reports |= {run_id: live.report for run_id, live in self._live.items()}
+        return [report.summary() for report in sorted(reports.values(), key=lambda r: -r.started_at)]
+
+    def get(self, run_id: str) -> RunReport:
+        """One run. Blocks. ``NotFoundError``."""
+        live = self._live.get(run_id)
+        found = live.report if live else self._done.get(run_id)
+        if found is None:
+            found = next((report for report in self._cut() if report.run_id == run_id), None)
+        if found is None:
+            raise _unknown(run_id, "There is no such run")
+        return found
+
+    async def close(self) -> None:
+        """End every run."""
+        tasks = [live.task for live in self._live.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # --- inside ------------------------------------------------------------------------------------------------------
+
+    async def _start(
+        self, plan: Plan, report: RunReport, key: str, values: Any, journal: RunJournal | None,
+        history: deque[Recorded], emit: Emit | None,
+    ) -> RunReport:  # fmt: skip
+        def note(result: model.StepResult, started_at: float, duration_s: float) -> None:
+            self._note(report, StepReport(result, started_at, duration_s))
+
+        run = FlowRun(
+            self._kernel, plan, report.run_id, values, note, self._surroundings, emit, journal, history
+        )  # fmt: skip
+        task = asyncio.ensure_future(self._drive(run, report, journal))
+        self._live[report.run_id] = _Live(report, key, task)
+        self._told(report)
+        try:
+            return await task
+        except asyncio.CancelledError:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+            raise
+        finally:
+            del self._live[report.run_id]
+            self._keep(report)
+            self._told(report)
+            turn = self._turn(plan.flow.id, key)
+            async with turn:
+                turn.notify_all()
+            if not self._others(plan.flow.id, key):
+                self._turns.pop(f"{plan.flow.id}\0{key}", None)
+
+    async def _drive(self, run: FlowRun, report: RunReport, journal: RunJournal | None) -> RunReport:
+        started = time.monotonic()
+        try:
+            outcome = await run.drive()
+        except asyncio.CancelledError:
+            report.status, report.duration_s = model.RunStatus.CANCELLED, time.monotonic() - started
+            if journal is not None:
+                self._end_journal(run, report)
+            raise
+        report.duration_s = time.monotonic() - started
+        report.status, report.error = outcome.status, outcome.error
+        report.output = _bounded(outcome.output, run.plan.flow.limits.output_bytes)
+        if journal is not None:
+            self._end_journal(run, report)
+        return report
+
+    def _end_journal(self, run: FlowRun, report: RunReport) -> None:
+        path = self._journal_path(report.run_id)
+        with contextlib.suppress(RumiError, OSError):
+            account = read_account(path)
+            ending = RunJournal.reopen(path, account, sync=run.plan.flow.journal is model.Journal.SYNC)
+            error = report.error.as_dict() if report.error else None
+            status = report.status.value if report.status else ""
+            told = {"end": status, "ended_at": time.time(), "duration_s": report.duration_s, "error": error}
+            ending.end(told, report.output)
+        self._prune()
+
+    def _note(self, report: RunReport, step: StepReport) -> None:
+        report.steps.append(step)
+        result, error = step.result, step.result.error
+        host = self._kernel.host
+        host.diagnostics.record(
+            phase=result.phase or report.flow,
+            step_id=result.path,
+            handler=result.handler or None,
+            status=_DIAGNOSTIC_STATUS[result.status],
+            target={"kind": "flow", "id": report.flow},
+            error={"type": error.type, "message": error.title} if error else None,
+            meta={"run_id": report.run_id, "reason": result.reason, "duration_s": step.duration_s},
+        )
+        host.events.publish(STEP_EVENT, {"run_id": report.run_id, "flow": report.flow, **step.as_dict()})
+
+    def _told(self, report: RunReport) -> None:
+        self._kernel.host.events.publish(RUN_EVENT, report.summary())
+
+    def _keep(self, report: RunReport) -> None:
+        self._done[report.run_id] = report
+        while len(self._done) > KEPT_RUNS:
+            self._done.popitem(last=False)
+
+    # -- beside each other
+
+    async def _take_turn(self, flow: model.Flow, key: str) -> None:
+        """Wait, replace or refuse, as the flow's ``concurrency`` says, until this run may begin."""
+        rule = flow.concurrency
+        turn = self._turn(flow.id, key)
+        async with turn:
+            while len(others := self._others(flow.id, key)) >= _allowed(rule):
+                if rule.mode is model.Overlap.SINGLE:
+                    raise ConflictError(
+                        f"A run of {flow.id} is under way",
+                        code="run_overlaps",
+                        detail=f"{others[0].report.run_id} runs with the same key, and there is one at a time.",
+                        hint=f"Wait for it, or end it: rumi flow cancel {others[0].report.run_id}",
+                        fields={"run_id": others[0].report.run_id},
+                    )
+                if rule.mode is model.Overlap.RESTART:
+                    for other in others:
+                        other.task.cancel()
+                await turn.wait()
+
+    def _others(self, flow_id: str, key: str) -> list[_Live]:
+        return [live for live in self._live.values() if live.report.flow == flow_id and live.key == key]
+
+    def _turn(self, flow_id: str, key: str) -> asyncio.Condition:
+        return self._turns.setdefault(f"{flow_id}\0{key}", asyncio.Condition())
+
+    # -- on disk
+
+    def _journal_path(self, run_id: str) -> Path:
+        if not run_id.isalnum() or len(run_id) > 64:
+            raise RequestError("That is no run's id", code="run_id_invalid", detail=quote(run_id, 80))
+        return self._folder / f"{run_id}{SUFFIX}"
+
+    def _cut(self) -> list[RunReport]:
+        """Runs of which only the journal is left; those without an end may be resumed."""
+        found = []
+        with contextlib.suppress(FileNotFoundError):
+            for path in sorted(self._folder.glob(f"*{SUFFIX}")):
+                run_id = path.name.removesuffix(SUFFIX)
+                if run_id in self._live or run_id in self._done:
+                    continue
+                with contextlib.suppress(RumiError, OSError, ValueError, KeyError):
+                    found.append(_report(read_account(path)))
+        return found
+
+    def _prune(self) -> None:
+        """Old journals go, and the oldest beyond the number that is kept; never one of a run that is under way."""
+        with contextlib.suppress(OSError):
+            paths = sorted(self._folder.glob(f"*{SUFFIX}"), key=lambda path: -path.stat().st_mtime)
+            oldest = time.time() - KEPT_S
+            for number, path in enumerate(paths):
+                over = number >= KEPT_RUNS or path.stat().st_mtime < oldest
+                if over and path.name.removesuffix(SUFFIX) not in self._live:
+                    path.unlink(missing_ok=True)
+
+
+def _unknown(run_id: str, title: str) -> NotFoundError:
+    return NotFoundError(title, code="run_unknown", detail=quote(run_id, 80), hint="List them: rumi flow runs")
+
+
+def _report(account: Account) -> RunReport:
+    head: Mapping[str, Any] = account.head
+    report = RunReport(str(head["run"]), str(head["flow"]), str(head["digest"]), float(head["started_at"]))
+    report.actor = str(head.get("actor", ""))
+    if account.end is None:
+        report.resumable = True
+        return report
+    report.status = model.RunStatus(account.end["end"])
+    report.duration_s = float(account.end.get("duration_s", 0.0))
+    report.output = account.end["output"]
+    error = account.end.get("error")
+    report.error = model.FlowError(**error) if isinstance(error, dict) else None
+    return report
+
+
+def _key(flow: model.Flow, values: Any) -> str:
+    key = flow.concurrency.key
+    return "" if key is None else repr(key.get(Scope({"input": values}).lookup))
+
+
+def _allowed(rule: model.Concurrency) -> float:
+    if rule.mode is model.Overlap.PARALLEL:
+        return rule.max or float("inf")
+    return 1
+
+
+def _bounded(output: Any, limit_bytes: int) -> Any:
+    """The output, if it is plain data of at most ``limit_bytes``."""
+    try:
+        size = len(pack(output))
+    except ValueProblem as problem:
+        raise RequestError("The flow's output is no plain data", code="value", detail=str(problem)) from problem
+    if size > limit_bytes:
+        raise TooLargeError(
+            "The flow's output is too large", code="output_too_large", detail=f"{size} bytes; at most {limit_bytes}.",
+            hint="Put large data into user_data and return its path, or raise limits.output_bytes.",
+        )  # fmt: skip
+    return output

@@ -1,0 +1,95 @@
+"""What the steps of one run share: plan, budget, records, and what the run may ask about other flows. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from core_runtime.rules.flow import model
+from core_runtime.rules.flow.plan import Plan
+from core_runtime.rules.flow.scope import Scope
+from core_runtime.rules.flow.tasks import Ended, StepFailed, Tasks
+from core_runtime.rules.flow.values import ExpressionFailed, Value
+
+CALL_TIMEOUT_S = 60.0
+Actors = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a run asks about other flows. ``jitter`` gives numbers from 0 to 1 for the spread of retries."""
+
+    plan_of: Callable[[str], Plan | None] = lambda _flow: None
+    may_run: Callable[[Actors, str], bool] = lambda _actors, _flow: True
+    jitter: Callable[[], float] = lambda: 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """What steps inherit from what is around them. ``place`` tells iterations apart; ``flow`` is the one that runs."""
+
+    flow: model.Flow
+    phase: model.Phase
+    on_error: model.OnError
+    place: str = ""
+    depth: int = 0
+
+
+@dataclass(slots=True)
+class Run:
+    """One run. ``memory``: values of its ``once`` steps that ended well."""
+
+    plan: Plan
+    run_id: str
+    surroundings: Surroundings
+    memory: dict[str, Any] = field(default_factory=dict)
+    tasks: Tasks = field(init=False)
+    results: dict[str, model.StepResult] = field(default_factory=dict)
+    degraded: bool = False
+    budget: int = 0
+
+    def spend(self, path: str) -> None:
+        """One step more; ``StepFailed`` past the limit, which nothing catches."""
+        self.budget -= 1
+        if self.budget < 0:
+            limit = self.plan.flow.limits.steps
+            raise StepFailed(error_of("limit", f"The run took more than {limit} steps", path), stop=True)
+
+    def ended(self, result: model.StepResult) -> None:
+        """Record a step's result, and tell of it."""
+        self.results[result.path] = result
+        self.tasks.effects.append(Ended(result))
+
+
+class Returned(StepFailed):
+    """A ``return`` on its way out: nothing catches it, ``finally`` runs."""
+
+    def __init__(self, value: Any) -> None:
+        super().__init__(error_of("returned", "The flow has returned", ""), stop=True)
+        self.value = value
+
+
+def error_of(kind: str, title: str, path: str, attempt: int = 1, *, retryable: bool = False) -> model.FlowError:
+    """An error of the kernel's own."""
+    return model.FlowError(kind, title, instance=path, attempt=attempt, retryable=retryable)
+
+
+def resolved(value: Value | None, scope: Scope, path: str, default: Any = None) -> Any:
+    """A value of the document; an expression that fails is the step's failure."""
+    if value is None:
+        return default
+    try:
+        return value.get(scope.lookup)
+    except ExpressionFailed as failure:
+        raise StepFailed(error_of("expression", str(failure), path)) from failure
+
+
+def truth(value: Value | None, scope: Scope, path: str) -> bool:
+    """A condition; none at all holds."""
+    return value is None or bool(resolved(value, scope, path))
+
+
+def flat_inputs(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's variables as its outcome tells them: without what the kernel itself put there."""
+    return {name: value for name, value in values.items() if name not in {"input", "run"}}

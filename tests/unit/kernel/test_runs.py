@@ -1,0 +1,254 @@
+"""Runs of flows on a real host without sandboxes: streams, events, who acts, concurrency, journals and resuming."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+
+import pytest
+
+from backend_core.errors import ConflictError, HostError, NotFoundError, RequestError, TrustError
+from core_runtime.drivers.run_journal import RunJournal, read_account
+from core_runtime.kernel import Kernel
+from core_runtime.rules.flow.model import RunStatus
+from tests.support.hosts import bare_host, with_bus
+
+
+def tell(tmp_path, story, *flows, keys=None):
+    """Run ``story(kernel)`` on a host with these flows of the user and these interfaces."""
+
+    async def whole():
+        host = await with_bus(bare_host(tmp_path))
+        folder = host.settings.home / "user_data" / "flows"
+        folder.mkdir(parents=True, exist_ok=True)
+        for number, flow in enumerate(flows):
+            (folder / f"{number}.flow.json").write_text(json.dumps(flow))
+        kernel = Kernel(host)
+        for key, fn in (keys or {}).items():
+            host.registry.register(key, fn)
+        try:
+            return await story(kernel)
+        finally:
+            await kernel.runs.close()
+            await host.close()
+
+    return asyncio.run(whole())
+
+
+def flow(*steps, **words):
+    return {"flow": "t.flow", "steps": list(steps), **words}
+
+
+async def numbers(args, ctx):
+    for number in range(args["n"]):
+        yield {"n": number}
+
+
+def test_items_of_a_handler_leave_the_run_as_they_come(tmp_path):
+    items = []
+
+    async def emit(item):
+        items.append(item)
+
+    async def story(kernel):
+        return await kernel.run("t.flow", values={"n": 3}, emit=emit)
+
+    step = {"id": "s", "call": "acme.numbers", "with": {"n": "${input.n}"},
+            "stream": {"yield": "${item.n}", "collect": "${item.n}", "as": "last"}}  # fmt: skip
+    report = tell(tmp_path, story, flow(step, output="${last}"), keys={"acme.numbers": numbers})
+    assert (report.status, report.output, items) == (RunStatus.OK, 2, [0, 1, 2])
+
+
+def test_a_stream_that_nobody_said_to_read_is_an_error_that_says_how(tmp_path):
+    report = tell(
+        tmp_path, lambda kernel: kernel.run("t.flow"), flow({"id": "s", "call": "acme.numbers", "with": {"n": 1}}),
+        keys={"acme.numbers": numbers},
+    )  # fmt: skip
+    assert report.steps[0].result.error.cause == "Give the step the word stream."
+
+
+def test_events_are_published_and_waited_for(tmp_path):
+    async def story(kernel):
+        heard = []
+        kernel.host.events.subscribe("acme.*", heard.append)
+        running = asyncio.ensure_future(kernel.run("t.flow", values={"id": 7}))
+        while not kernel.host.events.list_subscribers().get("acme.done"):  # noqa: ASYNC110 - nothing tells of it
+            await asyncio.sleep(0)
+        kernel.host.events.publish("acme.done", {"id": 6})
+        kernel.host.events.publish("acme.done", {"id": 7, "value": "mine"})
+        return await running, heard
+
+    report, heard = tell(tmp_path, story, flow(
+        {"id": "e", "emit": "acme.begun", "with": {"id": "${input.id}"}},
+        {"id": "w", "wait": {"event": "acme.done", "match": {"id": "${input.id}"}}, "as": "got", "timeout": "20s"},
+        output="${got.value}",
+    ))  # fmt: skip
+    assert (report.output, heard[0]) == ("mine", {"id": 7})
+
+
+def test_an_input_that_does_not_fit_starts_nothing(tmp_path):
+    with pytest.raises(RequestError, match="integer"):
+        tell(tmp_path, lambda kernel: kernel.run("t.flow", values={"n": "x"}),
+             flow({"id": "s", "call": "k"}, input={"type": "object", "properties": {"n": {"type": "integer"}}}))  # fmt: skip
+
+
+def test_a_flow_that_is_not_there_names_those_that_are(tmp_path):
+    with pytest.raises(NotFoundError) as refused:
+        tell(tmp_path, lambda kernel: kernel.run("no.flow"), flow({"id": "s", "call": "k"}))
+    assert "t.flow" in refused.value.detail
+
+
+# --- beside each other -----------------------------------------------------------------------------------------------
+
+
+def overlapping(tmp_path, mode, *inputs, **words):
+    """What becomes of runs that are started one after another while the first still waits for its gate."""
+    order: list[str] = []
+
+    async def story(kernel):
+        gate = asyncio.Event()
+
+        async def work(args, ctx):
+            order.append(f"begin {args}")
+            try:
+                await gate.wait()
+            finally:
+                order.append(f"end {args}")
+            return args
+
+        kernel.host.registry.register("acme.work", work)
+        runs = []
+        for value in inputs:
+            runs.append(asyncio.ensure_future(kernel.run("t.flow", values={"k": value, "n": len(runs)})))
+            for _ in range(50):
+                await asyncio.sleep(0.002)
+                if f"begin {len(runs) - 1}" in order:
+                    break
+        gate.set()
+        return [
+            type(found).__name__ if isinstance(found, BaseException) else found.status.value
+            for found in await asyncio.gather(*runs, return_exceptions=True)
+        ]
+
+    rule = {"key": "${input.k}", "mode": mode, **words}
+    return tell(tmp_path, story, flow({"id": "w", "call": "acme.work", "with": "${input.n}"}, concurrency=rule)), order
+
+
+def test_single_refuses_a_second_run_of_the_same_key_only(tmp_path):
+    ended, order = overlapping(tmp_path, "single", "a", "a", "b")
+    assert ended == ["ok", "ConflictError", "ok"]
+    assert "begin 1" not in order
+
+
+def test_restart_ends_the_run_before(tmp_path):
+    ended, order = overlapping(tmp_path, "restart", "a", "a")
+    assert ended == ["CancelledError", "ok"]
+    assert order.index("end 0") < order.index("begin 1")
+
+
+def test_queue_runs_one_after_another_and_parallel_up_to_its_bound(tmp_path):
+    ended, order = overlapping(tmp_path, "queue", "a", "a")
+    assert (ended, order) == (["ok", "ok"], ["begin 0", "end 0", "begin 1", "end 1"])
+    ended, order = overlapping(tmp_path, "parallel", "a", "a", "a", max=2)
+    assert ended == ["ok", "ok", "ok"]
+    assert order.index("end 0") < order.index("begin 2")
+    assert order[:2] == ["begin 0", "begin 1"]
+
+
+# --- journals --------------------------------------------------------------------------------------------------------
+
+JOURNALLED = flow(
+    {"id": "first", "call": "acme.step", "with": {"n": 1}, "as": "a"},
+    {"id": "many", "each": {"in": [1, 2, 3], "parallel": 3}, "do": [{"id": "x", "call": "acme.step", "with": {"n": "${item}"}}]},
+    {"id": "s", "call": "acme.numbers", "with": {"n": 3}, "stream": {"collect": "${item.n}", "as": "last"}},
+    {"id": "pause", "wait": "1ms"},
+    {"id": "pay", "call": "acme.step", "with": {"n": "${a.n}"}, "as": "paid", "once": "pay"},
+    output={"a": "${a}", "last": "${last}", "paid": "${paid}"}, journal="file",
+)  # fmt: skip
+
+
+def keys(calls):
+    async def step(args, ctx):
+        calls.append((args["n"], ctx["idempotency_key"]))
+        return {"n": args["n"], "bytes": b"\x00\xff"}
+
+    return {"acme.step": step, "acme.numbers": numbers}
+
+
+def journal_of(tmp_path):
+    [path] = (tmp_path / "user_data" / "runs").glob("*.jsonl")
+    return path
+
+
+def test_a_run_cut_at_any_answer_resumes_to_the_same_end(tmp_path):
+    whole = tell(tmp_path, lambda kernel: kernel.run("t.flow"), JOURNALLED, keys=keys([]))
+    path = journal_of(tmp_path)
+    lines = path.read_bytes().splitlines(keepends=True)
+    assert json.loads(lines[-1])["end"] == "ok"
+    assert path.stat().st_mode & 0o777 == 0o600
+    for cut in range(1, len(lines)):
+        path.write_bytes(b"".join(lines[:cut]) + b'{"torn')
+        calls: list[tuple[int, str | None]] = []
+        [told] = tell(tmp_path, lambda kernel: asyncio.to_thread(kernel.runs.listed), JOURNALLED)
+        assert (told["status"], told["resumable"]) == ("cut", True)
+        report = tell(tmp_path, lambda kernel: kernel.resume(path.name.partition(".")[0]), JOURNALLED, keys=keys(calls))
+        assert (report.status, report.output) == (RunStatus.OK, whole.output), cut
+        answered = sum(b'@1","v"' in line for line in lines[1:cut])  # calls; items of the stream have numbers
+        assert len(calls) + answered == 5, "each call was made once, before the cut or after it"
+        assert read_account(path).end is not None
+
+
+def test_the_key_of_a_once_step_is_the_same_when_it_is_done_again(tmp_path):
+    first: list[tuple[int, str | None]] = []
+    tell(tmp_path, lambda kernel: kernel.run("t.flow"), JOURNALLED, keys=keys(first))
+    path = journal_of(tmp_path)
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(line for line in lines if b'"pay@1"' not in line and b'"end":' not in line))
+    again: list[tuple[int, str | None]] = []
+    tell(tmp_path, lambda kernel: kernel.resume(path.name.partition(".")[0]), JOURNALLED, keys=keys(again))
+    assert again == [first[-1]]
+    assert first[-1][1] == f"{path.name.partition('.')[0]}/pay"
+
+
+def test_a_changed_flow_refuses_to_resume(tmp_path):
+    tell(tmp_path, lambda kernel: kernel.run("t.flow"), JOURNALLED, keys=keys([]))
+    path = journal_of(tmp_path)
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:2]))
+    changed = {**JOURNALLED, "version": 2}
+    with pytest.raises(ConflictError) as refused:
+        tell(tmp_path, lambda kernel: kernel.resume(path.name.partition(".")[0]), changed, keys=keys([]))
+    assert refused.value.code == "flow_changed"
+
+
+def test_a_run_that_ended_is_not_resumed_and_an_edited_journal_is_no_account(tmp_path):
+    tell(tmp_path, lambda kernel: kernel.run("t.flow"), JOURNALLED, keys=keys([]))
+    path = journal_of(tmp_path)
+    run_id = path.name.partition(".")[0]
+    with pytest.raises(ConflictError, match="came to its end"):
+        tell(tmp_path, lambda kernel: kernel.resume(run_id), JOURNALLED, keys=keys([]))
+    for broken in (b"[]\n", b'{"run": 5}\n', path.read_bytes().replace(b'"v":"', b'"v":"!', 1)):
+        path.write_bytes(broken)
+        with pytest.raises(TrustError):
+            tell(tmp_path, lambda kernel: kernel.resume(run_id), JOURNALLED, keys=keys([]))
+    with pytest.raises(NotFoundError):
+        tell(tmp_path, lambda kernel: kernel.resume("0" * 16), JOURNALLED)
+    for bad in ("../permissions/x", "a/b", ""):
+        with pytest.raises(RequestError):
+            tell(tmp_path, lambda kernel, name=bad: kernel.resume(name), JOURNALLED)
+
+
+def test_a_full_disk_is_an_error_that_says_so(tmp_path):
+    journal = RunJournal(tmp_path / "x.jsonl", os.open("/dev/full", os.O_WRONLY), sync=False)
+    with pytest.raises(HostError, match="No space left"):
+        journal.answer("a@1", 1, None)
+    journal.close()
+
+
+def test_what_can_not_be_kept_fails_its_step_only(tmp_path):
+    report = tell(
+        tmp_path, lambda kernel: kernel.run("t.flow"),
+        flow({"id": "f", "call": "acme.fn"}, {"id": "g", "call": "acme.step", "with": {"n": 1}}, journal="file"),
+        keys={"acme.fn": lambda args, ctx: {"fn": print}, **keys([])},
+    )  # fmt: skip
+    assert [step.result.status.value for step in report.steps] == ["failed", "ok"]
