@@ -15,7 +15,7 @@ import contextlib
 import secrets
 import time
 from collections import OrderedDict, deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -119,6 +119,7 @@ class FlowRuns:
         self._live: dict[str, _Live] = {}
         self._done: OrderedDict[str, RunReport] = OrderedDict()
         self._turns: dict[str, asyncio.Condition] = {}
+        self._claimed: set[str] = set()
 
     async def run(
         self, plan: Plan, digest: str, values: Any, *, actor: str = "", emit: Emit | None = None
@@ -148,7 +149,7 @@ class FlowRuns:
         return await self._start(plan, report, key, values, journal, deque(), emit)
 
     async def resume(self, run_id: str, plan: Plan, digest: str, account: Account) -> RunReport:
-        """Go on with a run that was cut off, from its last finished step."""
+        """Go on with a run that was cut off, from its last finished step. Only under a ``claim``."""
         if account.head.get("digest") != digest:
             raise ConflictError(
                 f"The flow {plan.flow.id} has changed since",
@@ -156,8 +157,6 @@ class FlowRuns:
                 detail=f"The run began with {account.head.get('digest')}; the flow is {digest} now.",
                 hint=f"See what changed (rumi flow explain {plan.flow.id}), then start it anew.",
             )
-        if run_id in self._live:
-            raise ConflictError("The run is under way", code="run_live", detail=run_id)
         values = account.head.get("input")
         report = RunReport(run_id, plan.flow.id, digest, float(account.head["started_at"]), str(account.head["actor"]))
         key = _key(plan.flow, values)
@@ -166,6 +165,17 @@ class FlowRuns:
             self._folder / f"{run_id}{SUFFIX}", account, sync=plan.flow.journal is model.Journal.SYNC
         )
         return await self._start(plan, report, key, values, journal, deque(account.answers), None)
+
+    @contextlib.contextmanager
+    def claim(self, run_id: str) -> Iterator[None]:
+        """Hold a run for one resumption, from reading its journal to its end: another is ``ConflictError``."""
+        if run_id in self._live or run_id in self._claimed:
+            raise ConflictError("The run is under way", code="run_live", detail=quote(run_id, 80))
+        self._claimed.add(run_id)
+        try:
+            yield
+        finally:
+            self._claimed.discard(run_id)
 
     def account(self, run_id: str) -> Account:
         """The journal of a run that may be resumed. ``NotFoundError``, ``ConflictError``, ``TrustError``."""

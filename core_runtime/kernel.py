@@ -103,9 +103,10 @@ class Kernel:
 
     async def resume(self, run_id: str) -> RunReport:
         """Go on with a journalled run that was cut off; what it has done is not done again."""
-        account = await asyncio.to_thread(self.runs.account, run_id)
-        composition = await self.flow(str(account.head.get("flow", "")))
-        return await self.runs.resume(run_id, composition.plan, composition.digest, account)
+        with self.runs.claim(run_id):
+            account = await asyncio.to_thread(self.runs.account, run_id)
+            composition = await self.flow(str(account.head["flow"]))
+            return await self.runs.resume(run_id, composition.plan, composition.digest, account)
 
     async def run_flow(self, flow: model.Flow | Plan, *, values: Any = None) -> RunReport:
         """Run a flow that no file holds."""

@@ -25,18 +25,20 @@ import base64
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
 from backend_core.errors import HostError, RequestError, TrustError, quote
 from backend_core.files import fsync_folder, private_folder, read_bounded, write_all
 from core_runtime.drivers.faults import hit
-from core_runtime.rules.flow.model import FlowError
+from core_runtime.rules.flow.model import FlowError, RunStatus
 from core_runtime.rules.values import ValueProblem, pack, unpack
 
 SUFFIX: Final = ".jsonl"
 MAX_JOURNAL_BYTES: Final = 256 * 1024 * 1024
+END_BYTES: Final = 32 * 1024 * 1024
+"""Kept free for the last line, which holds the run's output."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +108,16 @@ class RunJournal:
             self._fd = -1
 
     def _line(self, record: Mapping[str, Any]) -> None:
+        line = json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+        if "end" not in record and os.fstat(self._fd).st_size + len(line) > MAX_JOURNAL_BYTES - END_BYTES:
+            raise HostError(
+                "The run's journal is full",
+                code="journal_full",
+                detail=f"{self.path.name}: at most {MAX_JOURNAL_BYTES} bytes, with room for its end.",
+                hint="Pass large data as a path in user_data, or split the flow.",
+            )
         try:
-            write_all(self._fd, json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode() + b"\n")
+            write_all(self._fd, line)
             if self._sync:
                 os.fdatasync(self._fd)
         except OSError as error:
@@ -124,7 +134,7 @@ def read_account(path: Path) -> Account:
     data = read_bounded(path, MAX_JOURNAL_BYTES)
     length = data.rfind(b"\n") + 1
     records = list(_records(path, data[:length]))
-    if not records or not isinstance(records[0].get("run"), str):
+    if not records or not _is_head(records[0]):
         raise _broken(path, 1)
     answers = []
     end = None
@@ -132,6 +142,8 @@ def read_account(path: Path) -> Account:
         if end is not None:
             raise _broken(path, number)
         if "end" in record:
+            if not _is_end(record):
+                raise _broken(path, number)
             end = {**record, "output": _decoded(path, number, record.get("output"))}
             continue
         answers.append(_recorded(path, number, record))
@@ -143,7 +155,7 @@ def _records(path: Path, data: bytes) -> Iterator[dict[str, Any]]:
     for number, line in enumerate(data.splitlines(), 1):
         try:
             record = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise _broken(path, number) from error
         if not isinstance(record, dict):
             raise _broken(path, number)
@@ -158,10 +170,28 @@ def _recorded(path: Path, number: int, record: Mapping[str, Any]) -> Recorded:
         return Recorded(place, stream=record["s"])
     if "e" not in record:
         return Recorded(place, _decoded(path, number, record.get("v")))
-    try:
-        return Recorded(place, error=FlowError(**record["e"]))
-    except TypeError as error:
-        raise _broken(path, number) from error
+    if not _is_error(record["e"]):
+        raise _broken(path, number)
+    return Recorded(place, error=FlowError(**record["e"]))
+
+
+def _is_head(record: Mapping[str, Any]) -> bool:
+    texts = all(isinstance(record.get(word), str) for word in ("run", "flow", "digest", "actor"))
+    return texts and _is_number(record.get("started_at"))
+
+
+def _is_end(record: Mapping[str, Any]) -> bool:
+    error, ends = record.get("error"), [status.value for status in RunStatus]
+    return record["end"] in ends and _is_number(record.get("duration_s")) and (error is None or _is_error(error))
+
+
+def _is_error(value: Any) -> bool:
+    known = {one.name for one in fields(FlowError)}
+    return isinstance(value, dict) and {"type", "title"} <= value.keys() <= known
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _encoded(value: Any) -> str:

@@ -127,6 +127,9 @@ class Rewrite:
             if node.removed:
                 self.changes.append(change_of(modifier, op, path, Status.SKIPPED, "it is gone already"))
                 continue
+            for other in self._around[path]:
+                if node.id in _needs(other.own) and other.path in self.index.closed:
+                    raise Refused(modifier, op, path, f"the sealed step {other.path} needs it")
             self._outdo(modifier, path)
             self._applied(_Touch(modifier, op), path, node.own, None)
             node.removed = True

@@ -18,13 +18,17 @@ from core_runtime.rules.globs import matches
 
 @dataclass(slots=True)
 class Index:
-    """Of the original flow. ``closed``: path of a step or block → the sentence why it is sealed."""
+    """Of the original flow. ``closed``: path of a step or block → the sentence why it is sealed.
+
+    ``holding``: path of an open step around a sealed one → why it is not changed as a whole; its blocks are open.
+    """
 
     steps: dict[str, Node] = field(default_factory=dict)
     ids: dict[str, list[str]] = field(default_factory=dict)
     block_phase: dict[str, str] = field(default_factory=dict)
     closed: dict[str, str] = field(default_factory=dict)
     beside: dict[str, str] = field(default_factory=dict)
+    holding: dict[str, str] = field(default_factory=dict)
     handlers_of: Callable[[str], Iterable[str]] = lambda _alias: ()
 
     @classmethod
@@ -71,6 +75,8 @@ class Index:
         closed = closed or (f"the step {node.path} is sealed" if node.own.get("sealed") is True else "")
         if closed:
             self.closed[node.path] = closed
+        elif inner_sealed := next((one for one in node.walk() if one.own.get("sealed") is True), None):
+            self.holding[node.path] = f"the step {inner_sealed.path} inside {node.path} is sealed"
         for block in node.blocks:
             self._open_block(block.path, "", closed)
             for inner in block.nodes:
@@ -84,7 +90,7 @@ class Index:
 
 def closed_by(index: Index, path: str, *, beside: bool) -> str:
     """Why the step may not be touched, or with ``beside`` why nothing may stand next to it; ``""`` when it may."""
-    return index.beside[path] if beside else index.closed.get(path, "")
+    return index.beside[path] if beside else index.closed.get(path) or index.holding.get(path, "")
 
 
 def _sealed_phase(phase: model.Phase) -> str:

@@ -28,6 +28,7 @@ Expressions = Callable[[str], Compiled]
 Raises ``ValueProblem`` for what is no expression."""
 
 MAX_EXPRESSION_CHARS = 2_000
+MAX_INDEX_DIGITS = 12
 _PATH = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z0-9_-]+)*\Z")
 _DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)(ms|s|m|h)\Z")
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -55,11 +56,15 @@ def walk(value: Any, path: Sequence[str]) -> Any:
     for part in path:
         if isinstance(value, Mapping):
             value = value.get(part)
-        elif isinstance(value, list | tuple) and part.isdecimal() and int(part) < len(value):
+        elif isinstance(value, list | tuple) and _is_index(part, len(value)):
             value = value[int(part)]
         else:
             return None
     return value
+
+
+def _is_index(part: str, length: int) -> bool:
+    return part.isdecimal() and len(part) <= MAX_INDEX_DIGITS and int(part) < length
 
 
 class _Engine:

@@ -1,0 +1,277 @@
+"""A hostile Pack's flows, modifiers and answers, and journals that somebody wrote by hand."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from types import SimpleNamespace
+
+import pytest
+import yaml
+
+from backend_core.errors import AuthorError, ConflictError, HostError, RequestError, TrustError
+from core_runtime.drivers import run_journal
+from core_runtime.drivers.run_journal import RunJournal, read_account
+from core_runtime.handlers.flows import documents
+from core_runtime.kernel import Kernel
+from core_runtime.rules.flow import model
+from core_runtime.rules.flow.changes import Status
+from core_runtime.rules.flow.compose import Base, Composition, World, compose
+from core_runtime.rules.flow.explain import as_mermaid
+from core_runtime.rules.flow.modifier import parse_modifier
+from core_runtime.rules.flow.parse import parse_flow
+from core_runtime.rules.flow.plan import plan_flow, walk_steps
+from core_runtime.rules.flow.values import compile_value, walk
+from tests.support.flows import Playbook
+from tests.support.hosts import bare_host, with_bus
+
+OPEN = """
+flow: acme.answer
+steps:
+  - {id: read, call: store.read}
+  - {id: save, call: store.append, with: {text: "${input.text}"}}
+"""
+
+
+def composed(flow: str, ops: str, *, owner: str = "acme", granted: str = "acme.answer", modify="acme.answer") -> Composition:
+    document = yaml.safe_load(flow)
+    layer = model.Layer.ECOSYSTEM if owner else model.Layer.CORE
+    base = Base(document, parse_flow(document, source="f.yaml", pack=owner, layer=layer))
+    words = {"modify": modify, "id": "evil.screen", "ops": yaml.safe_load(ops)}
+    change = parse_modifier(words, source="m.yaml", pack="evil", layer=model.Layer.ECOSYSTEM)
+    return compose(base, [change], World(may_modify=lambda _pack, flow_id: flow_id == granted))
+
+
+def acting(found: Composition) -> dict[str, tuple[str, ...]]:
+    return {step.path: step.acts_as for step in walk_steps(found.plan.flow.steps)}
+
+
+def refusals(found: Composition) -> list[str]:
+    return [change.why for change in found.changes if change.status is Status.REFUSED]
+
+
+def test_each_step_acts_as_who_supplied_it():
+    ops = """
+- {insert: {after: save}, steps: [{id: mine, do: [{id: inner, call: x.y}], catch: [{do: [{id: caught, call: x.y}]}]}]}
+- {wrap: [read], with: {id: around, finally: [{id: last, call: x.y}]}}
+- {replace: save, step: {id: save, call: store.drop}}
+"""
+    found = acting(composed(OPEN, ops))
+    assert found.pop("around/read") == ("acme",)
+    assert len(found) == 6
+    assert set(found.values()) == {("evil",)}
+
+
+def test_a_patched_step_acts_as_both():
+    ops = "[{patch: save, json_patch: [{op: replace, path: /call, value: secret.read}]}]"
+    assert acting(composed(OPEN, ops))["save"] == ("acme", "evil")
+
+
+@pytest.mark.parametrize("owner", ["", "acme"])
+@pytest.mark.parametrize(
+    "ops",
+    [
+        '[{insert: {after: save}, steps: [{id: mine, call: "kernel:trust.open"}]}]',
+        '[{replace: save, step: {call: "kernel:trust.open"}}]',
+        '[{patch: save, json_patch: [{op: replace, path: /call, value: "kernel:trust.open"}]}]',
+        '[{wrap: [save], with: {id: w, finally: [{id: f, call: "kernel:trust.open"}]}}]',
+    ],
+)
+def test_a_packs_step_never_reaches_the_hosts_handlers(owner, ops):
+    found = composed(OPEN, ops, owner=owner)
+    assert found.plan.handlers == {"store.read", "store.append"}
+    assert refusals(found)
+    with pytest.raises(AuthorError):
+        plan_flow(parse_flow({"flow": "a.b", "steps": [{"call": "kernel:trust.open"}]}, source="f", pack="evil"))
+
+
+@pytest.mark.parametrize("glob", ["acme.answer", "*", "acme.*"])
+def test_a_modifier_reaches_no_flow_it_was_not_granted(glob):
+    found = composed(OPEN, "[{remove: save}]", granted="acme.other", modify=glob)
+    assert "save" in acting(found)
+    assert refusals(found) == ["evil was not granted flow.modify for acme.answer"]
+
+
+HOLDING = """
+flow: acme.answer
+steps:
+  - {id: outer, do: [{id: middle, do: [{id: guard, call: guard.check, sealed: true}]}]}
+  - {id: save, call: store.append}
+"""
+
+
+@pytest.mark.parametrize(
+    "ops",
+    [
+        "[{remove: outer}]",
+        "[{remove: outer/middle}]",
+        "[{replace: outer, step: {call: x.y}}]",
+        "[{patch: outer, json_patch: [{op: add, path: /enabled, value: false}]}]",
+        "[{wrap: [outer], with: {id: w, enabled: false}}]",
+    ],
+)
+def test_a_step_around_a_sealed_one_is_not_changed_as_a_whole(ops):
+    found = composed(HOLDING, ops)
+    assert set(acting(found)) == {"outer", "outer/middle", "outer/middle/guard", "save"}
+    assert ["is sealed" in why for why in refusals(found)] == [True]
+
+
+def test_steps_may_still_stand_beside_a_sealed_one():
+    found = composed(HOLDING, "[{insert: {first_in: outer}, steps: [{id: mine, call: x.y}]}]")
+    assert "outer/mine" in acting(found)
+
+
+NEEDED = """
+flow: acme.answer
+phases: [first, {name: act, sealed: true}]
+steps:
+  - {id: check, phase: first, call: a.check}
+  - {id: act, phase: act, call: a.act, needs: [check]}
+"""
+
+
+def test_what_a_sealed_step_needs_is_not_taken_away():
+    found = composed(NEEDED, "[{remove: check}]")
+    assert set(acting(found)) == {"check", "act"}
+    assert refusals(found) == ["the sealed step act needs it"]
+
+
+def test_no_name_ends_a_label_of_the_graph():
+    call = 'x"] --> n9["<b onclick=y>`'
+    found = composed(yaml.safe_dump({"flow": "acme.answer", "steps": [{"id": "save", "call": call}]}), "[{remove: gone}]")
+    [line] = as_mermaid(found).splitlines()[1:]
+    assert line.count('"') == 2
+    assert not set("<`") & set(line)
+    with pytest.raises(AuthorError):
+        parse_flow({"flow": "a.b\nINFO forged", "steps": [{"call": "k"}]}, source="f", pack="evil")
+    with pytest.raises(AuthorError):
+        parse_flow({"flow": "a.b", "steps": [{"id": "x\x1b[2J", "call": "k\x1b[2J"}]}, source="f", pack="evil")
+
+
+def test_a_huge_index_is_absent():
+    path = f"a.{'9' * 5_000}"
+    assert compile_value(f"${{{path}}}").get(lambda parts: walk({"a": [1]}, parts)) is None
+
+
+def test_flows_that_run_each_other_end_with_a_named_error():
+    text = "flow: a.b\nsteps: [{id: again, flow: a.b}]\n"
+    outcome = Playbook(text, {}, flows={"a.b": text}).run()
+    assert (outcome.status, outcome.error.type) == (model.RunStatus.FAILED, "limit")
+
+
+# --- journals --------------------------------------------------------------------------------------------------------
+
+JOURNALLED = {"flow": "t.flow", "journal": "file", "steps": [{"id": "one", "call": "t.one"}, {"id": "two", "call": "t.two"}]}
+
+
+def tell(tmp_path, story):
+    """Run ``story(kernel, calls)`` on a host with one journalled flow; ``calls`` are what its steps did."""
+
+    async def whole():
+        calls: list[str] = []
+        host = await with_bus(bare_host(tmp_path))
+        folder = host.settings.home / "user_data" / "flows"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "t.flow.json").write_text(json.dumps(JOURNALLED))
+        kernel = Kernel(host)
+        for name in ("one", "two"):
+            host.registry.register(f"t.{name}", lambda _args, _ctx, name=name: calls.append(name))
+        try:
+            return await story(kernel, calls)
+        finally:
+            await kernel.runs.close()
+            await host.close()
+
+    return asyncio.run(whole())
+
+
+def journals(kernel):
+    return kernel.host.settings.home / "user_data" / "runs"
+
+
+async def cut(kernel, calls):
+    """A run that was killed after its first step."""
+    report = await kernel.run("t.flow")
+    path = journals(kernel) / f"{report.run_id}.jsonl"
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:2]))
+    kernel.runs._done.clear()
+    calls.clear()
+    return report.run_id
+
+
+def test_two_resumptions_of_one_run_act_once(tmp_path):
+    async def story(kernel, calls):
+        run_id = await cut(kernel, calls)
+        ends = await asyncio.gather(*(kernel.resume(run_id) for _ in range(3)), return_exceptions=True)
+        return calls, ends
+
+    calls, ends = tell(tmp_path, story)
+    assert calls == ["two"]
+    assert sorted(type(end).__name__ for end in ends) == ["ConflictError", "ConflictError", "RunReport"]
+    assert {end.code for end in ends if isinstance(end, ConflictError)} == {"run_live"}
+
+
+HEAD = {"run": "f", "flow": "t.flow", "digest": "d", "started_at": 1, "actor": "", "input": "wA=="}
+FORGED = [
+    json.dumps({**HEAD, "started_at": []}),
+    json.dumps({"run": "f"}),
+    json.dumps({**HEAD, "flow": {}}),
+    f'{json.dumps(HEAD)}\n{json.dumps({"end": "ok", "duration_s": [], "output": "wA=="})}',
+    f'{json.dumps(HEAD)}\n{json.dumps({"end": "ok", "duration_s": 1, "output": "wA==", "error": {"x": 1}})}',
+    f'{json.dumps(HEAD)}\n{json.dumps({"end": "ok", "duration_s": 1, "output": "wA==", "error": {"type": "x"}})}',
+    f'{json.dumps(HEAD)}\n{json.dumps({"p": "x", "e": []})}',
+    "[" * 200_000,
+]
+
+
+@pytest.mark.parametrize("text", FORGED, ids=range(len(FORGED)))
+def test_a_forged_journal_is_refused_and_hides_no_other_run(tmp_path, text):
+    async def story(kernel, calls):
+        run_id = await cut(kernel, calls)
+        (journals(kernel) / "f.jsonl").write_text(f"{text}\n")
+        with pytest.raises(TrustError):
+            await kernel.resume("f")
+        return run_id, calls, kernel.runs.listed()
+
+    run_id, calls, listed = tell(tmp_path, story)
+    assert ([one["run_id"] for one in listed], calls) == ([run_id], [])
+
+
+@pytest.mark.parametrize("run_id", ["../x", "..", "a/b", "a\0b", "", "a" * 65, "a.b"])
+def test_a_run_id_is_never_a_path(tmp_path, run_id):
+    async def story(kernel, _calls):
+        with pytest.raises(RequestError) as caught:
+            await kernel.resume(run_id)
+        return caught.value.code
+
+    assert tell(tmp_path, story) == "run_id_invalid"
+
+
+def test_a_journal_has_an_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_journal, "MAX_JOURNAL_BYTES", 4_000)
+    monkeypatch.setattr(run_journal, "END_BYTES", 1_000)
+    journal = RunJournal.create(tmp_path, "f", {word: HEAD[word] for word in HEAD if word != "input"}, {}, sync=False)
+    with pytest.raises(HostError, match="journal is full"):
+        for number in range(1_000):
+            journal.answer(f"s#{number}", "x" * 50, None)
+    journal.end({"end": "failed", "duration_s": 1.0, "error": None}, None)
+    assert journal.path.stat().st_size < 4_000
+    assert read_account(journal.path).end["end"] == "failed"
+
+
+def test_a_flow_whose_bytes_differ_from_the_grant_is_not_loaded(tmp_path):
+    folder = tmp_path / "backend" / "flows"
+    folder.mkdir(parents=True)
+    good, swapped = b"flow: a.good\nsteps: [{call: k}]\n", b"flow: a.evil\nsteps: [{call: k}]\n"
+    (folder / "good.yaml").write_bytes(good)
+    (folder / "swapped.yaml").write_bytes(swapped)
+    (folder / "added.yaml").write_bytes(swapped)
+    fingerprint = SimpleNamespace(sha256=hashlib.sha256(good).hexdigest())
+    names = ("good", "swapped")
+    grant = SimpleNamespace(digest="d", files={f"backend/flows/{name}.yaml": fingerprint for name in names})
+    approvals = SimpleNamespace(
+        list=lambda: [SimpleNamespace(pack_id="acme")], grant=lambda _pack: grant, copy_path=lambda _digest: tmp_path
+    )
+    host = SimpleNamespace(built=lambda _name: True, approvals=approvals)
+    assert [document.name for document in documents(host)] == ["acme:backend/flows/good.yaml"]
