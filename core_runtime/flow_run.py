@@ -242,7 +242,7 @@ class FlowRun:
         elif not self.kernel.has_handler(effect.handler):
             raise NotFoundError(f"Nobody provides {effect.handler!r} now", code="missing")
         result = await interfaces.call(
-            host, effect.handler, args, effect.timeout_s or None, caller=caller, idempotency_key=self._once(effect.once)
+            host, effect.handler, args, effect.timeout_s or None, caller=caller, idempotency_key=self._once(effect)
         )
         if isinstance(result, AsyncIterator):
             await _closed(result)
@@ -303,7 +303,7 @@ class FlowRun:
         caller = await self._acting(effect.acts_as, effect.handler)
         result = await interfaces.call(
             self.kernel.host, effect.handler, effect.args, effect.timeout_s or None, caller=caller,
-            idempotency_key=self._once(effect.once),
+            idempotency_key=self._once(effect),
         )  # fmt: skip
         return tasks.Opened(result) if isinstance(result, AsyncIterator) else result
 
@@ -385,8 +385,10 @@ class FlowRun:
     def _after(self, token: int, delay_s: float) -> None:
         self._work[token] = _Timer(asyncio.get_running_loop().call_later(delay_s, self._ring, token))
 
-    def _once(self, key: str) -> str | None:
-        return f"{self.run_id}/{key}" if key else None
+    def _once(self, effect: tasks.Invoke | tasks.Open) -> str | None:
+        """Of each supplier its own, so that nobody's step can pass for another's that was done already."""
+        supplier = "+".join(effect.acts_as)
+        return "/".join(filter(None, (self.run_id, supplier, effect.once))) if effect.once else None
 
     # --- work
 

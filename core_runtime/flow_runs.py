@@ -122,9 +122,12 @@ class FlowRuns:
         self._claimed: set[str] = set()
 
     async def run(
-        self, plan: Plan, digest: str, values: Any, *, actor: str = "", emit: Emit | None = None
-    ) -> RunReport:
+        self, plan: Plan, digest: str, values: Any, *, actor: str = "", emit: Emit | None = None,
+        parts: Mapping[str, str] | None = None,
+    ) -> RunReport:  # fmt: skip
         """Run a flow to its end. Cancelling this coroutine cancels the run, with its ``finally`` steps.
+
+        ``parts``: the digests of the flows that it can run, kept in its journal.
 
         Raises:
             RequestError: the input is not what the flow asks for. ConflictError: ``run_overlaps``.
@@ -143,12 +146,14 @@ class FlowRuns:
         journal = None
         if plan.flow.journal in {model.Journal.FILE, model.Journal.SYNC}:
             head = {"run": report.run_id, "flow": plan.flow.id, "digest": digest, "started_at": report.started_at,
-                    "actor": actor}  # fmt: skip
+                    "actor": actor, "parts": dict(parts or {})}  # fmt: skip
             sync = plan.flow.journal is model.Journal.SYNC
             journal = RunJournal.create(self._folder, report.run_id, head, values, sync=sync)
         return await self._start(plan, report, key, values, journal, deque(), emit)
 
-    async def resume(self, run_id: str, plan: Plan, digest: str, account: Account) -> RunReport:
+    async def resume(
+        self, run_id: str, plan: Plan, digest: str, account: Account, parts: Mapping[str, str]
+    ) -> RunReport:
         """Go on with a run that was cut off, from its last finished step. Only under a ``claim``."""
         if account.head.get("digest") != digest:
             raise ConflictError(
@@ -156,6 +161,13 @@ class FlowRuns:
                 code="flow_changed",
                 detail=f"The run began with {account.head.get('digest')}; the flow is {digest} now.",
                 hint=f"See what changed (rumi flow explain {plan.flow.id}), then start it anew.",
+            )
+        if account.head.get("parts", {}) != parts:
+            raise ConflictError(
+                f"A flow that {plan.flow.id} runs has changed since",
+                code="flow_changed",
+                detail=f"It can run {', '.join(sorted(parts)) or 'no other'} now; one of them was not so at the start.",
+                hint="Start it anew; what the run has done so far stands.",
             )
         values = account.head.get("input")
         report = RunReport(run_id, plan.flow.id, digest, float(account.head["started_at"]), str(account.head["actor"]))

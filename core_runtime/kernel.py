@@ -25,7 +25,7 @@ from core_runtime.handlers.host import Host
 from core_runtime.rules.flow import model, values
 from core_runtime.rules.flow.compose import Composition, World
 from core_runtime.rules.flow.explain import as_diff
-from core_runtime.rules.flow.plan import Plan, plan_flow
+from core_runtime.rules.flow.plan import Plan, plan_flow, walk_steps
 from core_runtime.rules.flow.run import Surroundings
 
 RUNS_FOLDER = "runs"
@@ -47,6 +47,7 @@ class Kernel:
         self.last_runs: dict[str, RunReport] = {}
         self._handlers: dict[str, KernelHandler] = dict(table.registered())
         self._plans: dict[str, Plan] = {}
+        self._digests: dict[str, str] = {}
         surroundings = Surroundings(self._plans.get, self._may_run, random.random)
         self.runs = FlowRuns(self, host.settings.home / "user_data" / RUNS_FOLDER, surroundings)
         values.use(None if cel.available() else cel.compile_expression)
@@ -72,6 +73,7 @@ class Kernel:
         found = await asyncio.to_thread(self.composer.load, self._world())
         self._plans.clear()
         self._plans.update({flow_id: composition.plan for flow_id, composition in found.items()})
+        self._digests = {flow_id: composition.digest for flow_id, composition in found.items()}
         return found
 
     async def flow(self, flow_id: str) -> Composition:
@@ -97,7 +99,10 @@ class Kernel:
     ) -> RunReport:
         """Run the flow of that name as it is now. Cancelling this coroutine cancels the run."""
         composition = await self.flow(flow_id)
-        report = await self.runs.run(composition.plan, composition.digest, values, actor=actor, emit=emit)
+        parts = self._parts(composition.plan)
+        report = await self.runs.run(
+            composition.plan, composition.digest, values, actor=actor, emit=emit, parts=parts
+        )  # fmt: skip
         self.last_runs[flow_id] = report
         return report
 
@@ -106,12 +111,26 @@ class Kernel:
         with self.runs.claim(run_id):
             account = await asyncio.to_thread(self.runs.account, run_id)
             composition = await self.flow(str(account.head["flow"]))
-            return await self.runs.resume(run_id, composition.plan, composition.digest, account)
+            parts = self._parts(composition.plan)
+            return await self.runs.resume(run_id, composition.plan, composition.digest, account, parts)
 
     async def run_flow(self, flow: model.Flow | Plan, *, values: Any = None) -> RunReport:
         """Run a flow that no file holds."""
         plan = flow if isinstance(flow, Plan) else plan_flow(flow)
         return await self.runs.run(plan, "", values)
+
+    def _parts(self, plan: Plan) -> dict[str, str]:
+        """The digest of every flow that a journalled run can come to run, ``""`` where there is none of that name."""
+        found: dict[str, str] = {}
+        pending = [plan] if plan.flow.journal in {model.Journal.FILE, model.Journal.SYNC} else []
+        while pending:
+            for block in pending.pop().flow.own_blocks():
+                for step in walk_steps(block):
+                    if isinstance(step.action, model.Subflow) and step.action.flow not in found:
+                        name = step.action.flow
+                        found[name] = self._digests.get(name, "")
+                        pending += [self._plans[name]] if name in self._plans else []
+        return found
 
     def _world(self) -> World:
         registry, aliases = self.host.registry, self.host.aliases

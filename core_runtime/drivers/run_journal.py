@@ -3,7 +3,7 @@
 ``user_data/runs/<run id>.jsonl``, mode 0600, one JSON object a line:
 
 ===== ==========================================================================================
-first ``{"run", "flow", "digest", "started_at", "input"}``
+first ``{"run", "flow", "digest", "started_at", "actor", "parts": {flow below: its digest}, "input"}``
 then  for each answer ``{"p": place, "v": value}``, ``{"p": place, "e": error}``, or of a stream's beginning and end
       ``{"p": place, "s": "opened" | "end"}``
 last  ``{"end": status, "ended_at", "duration_s", "error", "output": value}``

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -19,12 +21,15 @@ from core_runtime.rules.flow import model
 from core_runtime.rules.flow.changes import Status
 from core_runtime.rules.flow.compose import Base, Composition, World, compose
 from core_runtime.rules.flow.explain import as_mermaid
+from core_runtime.rules.flow.machine import Machine
 from core_runtime.rules.flow.modifier import parse_modifier
 from core_runtime.rules.flow.parse import parse_flow
 from core_runtime.rules.flow.plan import plan_flow, walk_steps
 from core_runtime.rules.flow.values import compile_value, walk
+from tests.e2e.test_flows import SHOUT, acme, flow_pack, run
 from tests.support.flows import Playbook
 from tests.support.hosts import bare_host, with_bus
+from tests.support.running_host import RunningHost
 
 OPEN = """
 flow: acme.answer
@@ -160,6 +165,18 @@ def test_flows_that_run_each_other_end_with_a_named_error():
     assert (outcome.status, outcome.error.type) == (model.RunStatus.FAILED, "limit")
 
 
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_a_once_key_is_shared_with_nobody(place):
+    """Neither is the owner's step taken for done, nor does the other Pack's get the owner's value."""
+    flow = "flow: acme.answer\nsteps: [{id: own, call: own.secret, once: key, as: own}]"
+    ops = f"[{{insert: {{{place}: own}}, steps: [{{id: mine, call: x.y, once: key, as: mine}}]}}]"
+    book = Playbook(flow, {"own.secret": lambda _args: "secret", "x.y": lambda _args: "mine"})
+    book.machine = Machine(composed(flow, ops).plan, run_id="r")
+    outcome = book.run()
+    assert outcome.variables == {"own": "secret", "mine": "mine"}
+    assert len(book.calls) == 2
+
+
 # --- journals --------------------------------------------------------------------------------------------------------
 
 JOURNALLED = {"flow": "t.flow", "journal": "file", "steps": [{"id": "one", "call": "t.one"}, {"id": "two", "call": "t.two"}]}
@@ -190,9 +207,9 @@ def journals(kernel):
     return kernel.host.settings.home / "user_data" / "runs"
 
 
-async def cut(kernel, calls):
+async def cut(kernel, calls, flow="t.flow"):
     """A run that was killed after its first step."""
-    report = await kernel.run("t.flow")
+    report = await kernel.run(flow)
     path = journals(kernel) / f"{report.run_id}.jsonl"
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:2]))
     kernel.runs._done.clear()
@@ -210,6 +227,24 @@ def test_two_resumptions_of_one_run_act_once(tmp_path):
     assert calls == ["two"]
     assert sorted(type(end).__name__ for end in ends) == ["ConflictError", "ConflictError", "RunReport"]
     assert {end.code for end in ends if isinstance(end, ConflictError)} == {"run_live"}
+
+
+def test_a_changed_flow_below_refuses_to_resume(tmp_path):
+    inner = {"flow": "t.inner", "steps": [{"id": "x", "call": "t.two"}]}
+    outer = {"flow": "t.outer", "journal": "file", "steps": [{"id": "a", "call": "t.one"}, {"id": "b", "flow": "t.inner"}]}
+
+    async def story(kernel, calls):
+        folder = kernel.host.settings.home / "user_data" / "flows"
+        (folder / "outer.flow.json").write_text(json.dumps(outer))
+        (folder / "inner.flow.json").write_text(json.dumps(inner))
+        run_id = await cut(kernel, calls, "t.outer")
+        (folder / "inner.flow.json").write_text(json.dumps({**inner, "steps": [{"id": "x", "call": "t.one"}]}))
+        with pytest.raises(ConflictError) as caught:
+            await kernel.resume(run_id)
+        (folder / "inner.flow.json").write_text(json.dumps(inner))
+        return caught.value.code, (await kernel.resume(run_id)).status, calls
+
+    assert tell(tmp_path, story) == ("flow_changed", model.RunStatus.OK, ["two"])
 
 
 HEAD = {"run": "f", "flow": "t.flow", "digest": "d", "started_at": 1, "actor": "", "input": "wA=="}
@@ -275,3 +310,33 @@ def test_a_flow_whose_bytes_differ_from_the_grant_is_not_loaded(tmp_path):
     )
     host = SimpleNamespace(built=lambda _name: True, approvals=approvals)
     assert [document.name for document in documents(host)] == ["acme:backend/flows/good.yaml"]
+
+
+# --- on a real host --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[RunningHost]:
+    with RunningHost(tmp_path / "home", "embedded") as running:
+        yield running
+
+
+PATCH = """
+modify: acme.answer
+id: shout.more
+ops: [{patch: double, json_patch: [{op: replace, path: /call, value: %s}]}]
+"""
+
+
+@pytest.mark.embedded
+@pytest.mark.parametrize("key", ["acme.double", "shout.secret"])
+def test_a_patched_step_needs_the_rights_of_both(host: RunningHost, key: str) -> None:
+    """Each of the two Packs owns one key; neither asked to use the other's, so neither key is within both's rights."""
+    acme(host)
+    asks = [{"type": "flow.modify", "flows": ["acme.answer"]}]
+    host.put_pack("shout", flow_pack("shout", SHOUT, {"m.yaml": PATCH % key}, asks=asks, provides=("shout.add", "shout.secret")))
+    host.ok("POST", "/api/packs/shout/approve", {"permissions": asks})
+    [step] = host.ok("GET", "/api/flows/acme.answer/explain")["steps"]
+    assert (step["acts_as"], step["handler"]) == (["acme", "shout"], key)
+    report = run(host, "acme.answer", {"value": 1})
+    assert [step["error"]["type"] for step in report["steps"]] == ["denied"], report

@@ -38,12 +38,12 @@ class Block:
 
 @dataclass(slots=True)
 class Run:
-    """One run. ``memory``: values of its ``once`` steps that ended well."""
+    """One run. ``memory``: values of its ``once`` steps that ended well, by supplier and key."""
 
     plan: Plan
     run_id: str
     surroundings: Surroundings
-    memory: dict[str, Any] = field(default_factory=dict)
+    memory: dict[tuple[Actors, str], Any] = field(default_factory=dict)
     tasks: Tasks = field(init=False)
     results: dict[str, model.StepResult] = field(default_factory=dict)
     degraded: bool = False

@@ -9,7 +9,7 @@ Invariants:
   * A step whose output is absent because it failed leaves its names *absent*: a step that reads one is skipped with
     reason ``upstream`` and does not run on null.
   * A cancellation and a ``return`` are never caught; ``finally`` runs all the same.
-  * A step with ``once`` acts once for each key in a run; where the key comes again, its value stands.
+  * A step with ``once`` acts once for each key and supplier in a run; where the key comes again, its value stands.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ class Steps:
     def _once(self, step: model.Step, block: Block, scope: Scope) -> Routine:
         if step.once is None:
             return (yield from self._attempts(step, block, scope))
-        key = once_key(step, scope)
+        key = step.acts_as, once_key(step, scope)
         if key in self.run.memory:
             return self.run.memory[key]
         value = yield from self._attempts(step, block, scope)
