@@ -165,6 +165,13 @@ def test_flows_that_run_each_other_end_with_a_named_error():
     assert (outcome.status, outcome.error.type) == (model.RunStatus.FAILED, "limit")
 
 
+def test_a_text_that_doubles_ends_with_a_named_error():
+    double = '[{id: more, set: {s: "${s}${s}"}, on_error: fail}]'
+    text = f'flow: a.b\nvars: {{s: "x"}}\nsteps: [{{id: grow, loop: {{max: 60}}, do: {double}, on_error: fail}}]\n'
+    outcome = Playbook(text, {}).run()
+    assert (outcome.status, outcome.error.type) == (model.RunStatus.FAILED, "expression")
+
+
 @pytest.mark.parametrize("place", ["before", "after"])
 def test_a_once_key_is_shared_with_nobody(place):
     """Neither is the owner's step taken for done, nor does the other Pack's get the owner's value."""

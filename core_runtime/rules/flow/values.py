@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,8 @@ Raises ``ValueProblem`` for what is no expression."""
 
 MAX_EXPRESSION_CHARS = 2_000
 MAX_INDEX_DIGITS = 12
+MAX_TEXT_CHARS = 8 * 1024 * 1024
+"""Of a text put together from references: a loop that doubles one would fill the host's memory."""
 _PATH = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z0-9_-]+)*\Z")
 _DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)(ms|s|m|h)\Z")
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -133,7 +135,7 @@ def _compile_text(source: str) -> Value:
         return Value(source, found[0][0], roots)
     return Value(
         source,
-        lambda lookup: "".join(_shown(one[0](lookup)) if isinstance(one, tuple) else one for one in pieces),
+        lambda lookup: _text_of(_shown(one[0](lookup)) if isinstance(one, tuple) else one for one in pieces),
         roots,
     )
 
@@ -192,6 +194,17 @@ def _reference(text: str) -> Compiled:
             "engine (CEL), which this machine does not have: rumi doctor"
         )
     return _Engine.expressions(text)
+
+
+def _text_of(parts: Iterable[str]) -> str:
+    """The parts as one text; what is too long is refused before it is put together."""
+    found, length = [], 0
+    for part in parts:
+        length += len(part)
+        if length > MAX_TEXT_CHARS:
+            raise ExpressionFailed(f"a text of a flow has at most {MAX_TEXT_CHARS} characters")
+        found.append(part)
+    return "".join(found)
 
 
 def _shown(value: Any) -> str:
