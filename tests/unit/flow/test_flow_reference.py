@@ -1,0 +1,79 @@
+"""The reference of flows: every example is read by the host's own reader, modifiers are composed, one flow is run."""
+
+from __future__ import annotations
+
+import json
+import re
+import textwrap
+
+import pytest
+
+from core_runtime.api.endpoints_flows import ENDPOINTS
+from core_runtime.drivers import cel
+from core_runtime.flow_composer import read_document
+from core_runtime.rules.flow import model, values
+from core_runtime.rules.flow.changes import Status
+from core_runtime.rules.flow.compose import Base, World, compose
+from core_runtime.rules.flow.modifier import Modifier
+from core_runtime.rules.flow.parse import ADVERBS, FLOW_WORDS, VERBS
+from rumi_setup.cli.flows import flow as commands
+from tests.support.documents import ROOT, marked_block
+from tests.support.flows import Playbook
+
+PAGES = [ROOT / "docs/reference/flows.md", ROOT / "docs/reference/flows.ja.md"]
+TEXT = PAGES[0].read_text(encoding="utf-8")
+FENCE = re.compile(r"^(<!-- needs: expressions -->\n)?```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+YAML = [(bool(needs), body) for needs, kind, body in FENCE.findall(TEXT) if kind == "yaml"]
+ORDER = marked_block(PAGES[0], "example: shop.order")
+
+
+def read(block: str) -> Base | Modifier:
+    """A block as it stands, or, where it shows steps only, as those of a flow."""
+    text = f"flow: shown.steps\nsteps:\n{textwrap.indent(block, '  ')}" if block.startswith("- ") else block
+    return read_document(text.encode(), source="flows.md.yaml", layer=model.Layer.USER)
+
+
+def test_both_languages_show_the_same_examples_and_sections() -> None:
+    english, japanese = (page.read_text(encoding="utf-8") for page in PAGES)
+    assert FENCE.findall(english) == FENCE.findall(japanese)
+    assert english.count("\n## ") == japanese.count("\n## ")
+    assert english.count("\n|") == japanese.count("\n|")
+
+
+@pytest.mark.parametrize(("needs_engine", "block"), YAML)
+def test_each_example_is_read(needs_engine: bool, block: str) -> None:  # noqa: FBT001
+    if needs_engine:
+        with pytest.raises(Exception, match="expression engine"):
+            read(block)
+        values.use(cel.compile_expression)
+    assert isinstance(read(block), Base | Modifier)
+
+
+def test_the_modifiers_apply_to_the_flow_of_the_page() -> None:
+    base = read(ORDER)
+    assert isinstance(base, Base)
+    modifiers = [found for needs, block in YAML if not needs and isinstance(found := read(block), Modifier)]
+    assert len(modifiers) == 2
+    for modifier in modifiers:
+        composition = compose(base, [modifier], World())
+        assert {change.status for change in composition.changes} == {Status.APPLIED}, composition.changes
+        assert composition.digest != compose(base, []).digest
+
+
+def test_the_flow_of_the_page_gives_what_the_page_says() -> None:
+    prices = {"tea": 3, "pot": 20}
+    play = Playbook(ORDER, {"shop.price": lambda args: prices[args["name"]]}, values={"items": ["tea", "pot"]})
+    outcome = play.run()
+    assert outcome.status is model.RunStatus.DEGRADED
+    assert outcome.output == json.loads(marked_block(PAGES[0], "example: shop.order output"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_word_command_and_route_is_there(page) -> None:
+    text = page.read_text(encoding="utf-8")
+    shown = set(re.findall(r"[a-z_]+", text))
+    assert not (ADVERBS | set(VERBS) | FLOW_WORDS) - shown
+    assert not set(commands.list_commands(None)) - shown
+    for endpoint in ENDPOINTS:
+        path = endpoint.path.replace("/api/runs/{run_id}/cancel", "…/cancel")
+        assert path in text, endpoint.path
