@@ -41,7 +41,7 @@ def test_both_languages_show_the_same_examples_and_sections() -> None:
 
 
 @pytest.mark.parametrize(("needs_engine", "block"), YAML)
-def test_each_example_is_read(needs_engine: bool, block: str) -> None:  # noqa: FBT001
+def test_each_example_is_read(needs_engine: bool, block: str) -> None:
     if needs_engine:
         with pytest.raises(Exception, match="expression engine"):
             read(block)
@@ -66,6 +66,20 @@ def test_the_flow_of_the_page_gives_what_the_page_says() -> None:
     outcome = play.run()
     assert outcome.status is model.RunStatus.DEGRADED
     assert outcome.output == json.loads(marked_block(PAGES[0], "example: shop.order output"))
+
+
+def test_the_authors_guides_modifier_applies_with_the_permission_it_names() -> None:
+    marker = "example: flows/screen.yaml"
+    block, again = (marked_block(ROOT / f"docs/ecosystem{language}.md", marker) for language in ("", ".ja"))
+    assert block == again
+    base = read(ORDER)
+    found = read_document(block.encode(), source="screen.yaml", layer=model.Layer.ECOSYSTEM, pack="my_pack")
+    assert isinstance(base, Base)
+    assert isinstance(found, Modifier)
+    granted = compose(base, [found], World(may_modify=lambda pack, flow: (pack, flow) == ("my_pack", "shop.order")))
+    assert {change.status for change in granted.changes} == {Status.APPLIED}
+    assert granted.plan.phases[0][1][0].acts_as == ("my_pack",)
+    assert {change.status for change in compose(base, [found]).changes} == {Status.REFUSED}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
