@@ -2,7 +2,8 @@
 
 Invariants:
   * A file that can't be understood is an Issue with line and column; the others load all the same.
-  * The order in which files are found never matters: within a layer two files of one flow id refuse each other.
+  * The order in which files are found never matters: within a layer two files of one flow id refuse each other,
+    except that a Pack's gives way to a file of the host or the operator.
   * A higher layer replaces a whole flow of the same id, except where the lower one sealed any part of it: sealed flows
     refuse, always, and the refusal names both files.
   * What a Pack brings is read from its approved copy, and is its: its flows, its modifiers, its steps.
@@ -103,8 +104,14 @@ class FlowComposer:
                 found.append(one)
         self._known = read
         bases: dict[str, Base] = {}
+        claimed = {
+            base.flow.id: base.flow
+            for base in found
+            if not base.flow.origin.pack and base.flow.layer is not model.Layer.USER
+        }
+        free = [base for base in found if not self._taken(base, claimed)]
         for layer in model.Layer:
-            for base in self._unambiguous(base for base in found if base.flow.layer is layer):
+            for base in self._unambiguous(base for base in free if base.flow.layer is layer):
                 self._admit(bases, base)
         for code, subject in before - self._raised:
             self._diagnostics.resolve(code, subject)
@@ -165,6 +172,15 @@ class FlowComposer:
                 self._issue("flow_twice", flow_id, "Two files hold one flow", f"{flow_id}: {files}. Neither is used.")
         return [same[0] for _, same in sorted(by_id.items()) if len(same) == 1]
 
+    def _taken(self, base: Base, claimed: Mapping[str, model.Flow]) -> bool:
+        """Whether a Pack's flow has the id of a file of its own layer or below, be that file used or not."""
+        flow, other = base.flow, claimed.get(base.flow.id)
+        if not flow.origin.pack or other is None:
+            return False
+        detail = f"{flow.origin.source} would replace the flow {flow.id} of {other.origin.source}."
+        self._issue("flow_taken", flow.id, "A Pack can't replace a flow that is there", detail)
+        return True
+
     def _admit(self, bases: dict[str, Base], base: Base) -> None:
         flow, below = base.flow, bases.get(base.flow.id)
         if below is not None and below.flow.is_sealed():
@@ -172,10 +188,6 @@ class FlowComposer:
                 f"{flow.origin.source} would replace the flow {flow.id} of {below.flow.origin.source}, which is sealed."
             )
             self._issue("flow_sealed", flow.id, "A sealed flow can't be replaced", detail)
-            return
-        if below is not None and flow.origin.pack:
-            detail = f"{flow.origin.source} would replace the flow {flow.id} of {below.flow.origin.source}."
-            self._issue("flow_taken", flow.id, "A Pack can't replace a flow that is there", detail)
             return
         bases[flow.id] = base
 

@@ -187,3 +187,20 @@ def test_phase_file_and_interface_names_stand_in_the_flow_only():
     )  # fmt: skip
     for name in ("setup.py", '"setup"', "io.http.routes", "runtime_boot"):
         assert name not in sources, name
+
+
+@pytest.mark.parametrize("twice", [False, True], ids=["one file", "two files that refuse each other"])
+def test_a_packs_flow_neither_removes_nor_becomes_one_of_the_operators_in_its_layer(folders, twice):
+    (folders / "ecosystem" / "x.flow.yaml").write_text(SEALED)
+    if twice:
+        (folders / "ecosystem" / "y.flow.yaml").write_text(SEALED)
+    theirs = PackDocument("other", "other:backend/flows/x.yaml", OPEN.format(about="theirs").encode())
+    diagnostics = Diagnostics()
+    composer = FlowComposer(
+        core=folders / "core", ecosystem=[folders / "ecosystem"], packs=lambda: [theirs], diagnostics=diagnostics
+    )
+    found = composer.load()
+    assert [one.plan.flow.origin.pack for one in found.values()] == ([] if twice else [""])
+    [taken] = [issue for issue in diagnostics.issues() if issue.code == "flow_taken"]
+    assert "other:backend/flows/x.yaml" in taken.detail
+    assert "x.flow.yaml" in taken.detail or "y.flow.yaml" in taken.detail
