@@ -287,8 +287,7 @@ class FlowRun:
             self._bell.set()
             result = await ended
             if isinstance(result.raised, tasks.StepFailed):
-                error = result.raised.error
-                raise PackError(error.title, code=error.type, detail=error.detail, retryable=error.retryable)
+                raise _as_exception(result.raised.error)
             if result.raised is not None:
                 raise ConflictError("The block was ended", code="cancelled", detail=effect.path)
             return result.value
@@ -340,9 +339,16 @@ class FlowRun:
             if not found.done():
                 found.set_result(payload)
 
+        def fail(error: RumiError) -> None:
+            if not found.done():
+                found.set_exception(error)
+
         def heard(payload: Any) -> None:
-            if effect.accepts(payload):
-                loop.call_soon_threadsafe(settle, payload)
+            try:
+                if effect.accepts(payload):
+                    loop.call_soon_threadsafe(settle, payload)
+            except tasks.StepFailed as failure:
+                loop.call_soon_threadsafe(fail, _as_exception(failure.error))
 
         number = host.events.subscribe(effect.topic, heard)
         try:
@@ -483,6 +489,10 @@ def _instant(value: Any) -> float:
         detail = f"expected seconds since 1970 or ISO 8601, got {quote(value, 60)}"
         raise RequestError("That is no instant", code="value", detail=detail) from None
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def _as_exception(error: model.FlowError) -> PackError:
+    return PackError(error.title, code=error.type, detail=error.detail, retryable=error.retryable)
 
 
 def _known_error(exc: RumiError, path: str, attempt: int = 1) -> model.FlowError:

@@ -39,7 +39,9 @@ steps:
 """
 
 
-def composed(flow: str, ops: str, *, owner: str = "acme", granted: str = "acme.answer", modify="acme.answer") -> Composition:
+def composed(
+    flow: str, ops: str, *, owner: str = "acme", granted: str = "acme.answer", modify="acme.answer"
+) -> Composition:
     document = yaml.safe_load(flow)
     layer = model.Layer.ECOSYSTEM if owner else model.Layer.CORE
     base = Base(document, parse_flow(document, source="f.yaml", pack=owner, layer=layer))
@@ -144,7 +146,9 @@ def test_what_a_sealed_step_needs_is_not_taken_away():
 
 def test_no_name_ends_a_label_of_the_graph():
     call = 'x"] --> n9["<b onclick=y>`'
-    found = composed(yaml.safe_dump({"flow": "acme.answer", "steps": [{"id": "save", "call": call}]}), "[{remove: gone}]")
+    found = composed(
+        yaml.safe_dump({"flow": "acme.answer", "steps": [{"id": "save", "call": call}]}), "[{remove: gone}]"
+    )
     [line] = as_mermaid(found).splitlines()[1:]
     assert line.count('"') == 2
     assert not set("<`") & set(line)
@@ -172,6 +176,24 @@ def test_a_text_that_doubles_ends_with_a_named_error():
     assert (outcome.status, outcome.error.type) == (model.RunStatus.FAILED, "expression")
 
 
+@pytest.mark.parametrize("change", ['["${s}", "${s}"]', '{a: "${s}", b: {c: "${s}"}}', '["${s}"]'])
+def test_a_value_that_doubles_or_deepens_ends_with_a_named_error(change):
+    """It holds itself twice, so it takes no memory until somebody writes it out: as text, for a journal, for a caller."""
+    grow = f"[{{id: more, set: {{s: {change}}}, on_error: fail}}]"
+    text = f'flow: a.b\nvars: {{s: "x"}}\nsteps: [{{id: grow, loop: {{max: 90}}, do: {grow}, on_error: fail}}]\n'
+    outcome = Playbook(text, {}).run()
+    assert (outcome.status, outcome.error.type) == (model.RunStatus.FAILED, "expression")
+
+
+@pytest.mark.parametrize("end", ['output: "${all}"', 'output: {text: "all: ${all}"}'])
+def test_what_was_collected_is_bounded_when_it_is_written_out(end):
+    big, items = "x" * 1_000_000, list(range(100))
+    each = '{id: e, each: {in: "${input.items}", collect: "${input.big}"}, do: [{id: s, set: {n: 1}}], as: all}'
+    book = Playbook(f"flow: a.b\n{end}\nsteps: [{each}]", {}, values={"big": big, "items": items})
+    outcome = book.run()
+    assert (outcome.status, outcome.error.type if outcome.error else None) == (model.RunStatus.FAILED, "expression")
+
+
 @pytest.mark.parametrize("place", ["before", "after"])
 def test_a_once_key_is_shared_with_nobody(place):
     """Neither is the owner's step taken for done, nor does the other Pack's get the owner's value."""
@@ -186,7 +208,11 @@ def test_a_once_key_is_shared_with_nobody(place):
 
 # --- journals --------------------------------------------------------------------------------------------------------
 
-JOURNALLED = {"flow": "t.flow", "journal": "file", "steps": [{"id": "one", "call": "t.one"}, {"id": "two", "call": "t.two"}]}
+JOURNALLED = {
+    "flow": "t.flow",
+    "journal": "file",
+    "steps": [{"id": "one", "call": "t.one"}, {"id": "two", "call": "t.two"}],
+}
 
 
 def tell(tmp_path, story):
@@ -238,7 +264,11 @@ def test_two_resumptions_of_one_run_act_once(tmp_path):
 
 def test_a_changed_flow_below_refuses_to_resume(tmp_path):
     inner = {"flow": "t.inner", "steps": [{"id": "x", "call": "t.two"}]}
-    outer = {"flow": "t.outer", "journal": "file", "steps": [{"id": "a", "call": "t.one"}, {"id": "b", "flow": "t.inner"}]}
+    outer = {
+        "flow": "t.outer",
+        "journal": "file",
+        "steps": [{"id": "a", "call": "t.one"}, {"id": "b", "flow": "t.inner"}],
+    }
 
     async def story(kernel, calls):
         folder = kernel.host.settings.home / "user_data" / "flows"
@@ -259,10 +289,10 @@ FORGED = [
     json.dumps({**HEAD, "started_at": []}),
     json.dumps({"run": "f"}),
     json.dumps({**HEAD, "flow": {}}),
-    f'{json.dumps(HEAD)}\n{json.dumps({"end": "ok", "duration_s": [], "output": "wA=="})}',
-    f'{json.dumps(HEAD)}\n{json.dumps({"end": "ok", "duration_s": 1, "output": "wA==", "error": {"x": 1}})}',
-    f'{json.dumps(HEAD)}\n{json.dumps({"end": "ok", "duration_s": 1, "output": "wA==", "error": {"type": "x"}})}',
-    f'{json.dumps(HEAD)}\n{json.dumps({"p": "x", "e": []})}',
+    f"{json.dumps(HEAD)}\n{json.dumps({'end': 'ok', 'duration_s': [], 'output': 'wA=='})}",
+    f"{json.dumps(HEAD)}\n{json.dumps({'end': 'ok', 'duration_s': 1, 'output': 'wA==', 'error': {'x': 1}})}",
+    f"{json.dumps(HEAD)}\n{json.dumps({'end': 'ok', 'duration_s': 1, 'output': 'wA==', 'error': {'type': 'x'}})}",
+    f"{json.dumps(HEAD)}\n{json.dumps({'p': 'x', 'e': []})}",
     "[" * 200_000,
 ]
 
@@ -341,7 +371,9 @@ def test_a_patched_step_needs_the_rights_of_both(host: RunningHost, key: str) ->
     """Each of the two Packs owns one key; neither asked to use the other's, so neither key is within both's rights."""
     acme(host)
     asks = [{"type": "flow.modify", "flows": ["acme.answer"]}]
-    host.put_pack("shout", flow_pack("shout", SHOUT, {"m.yaml": PATCH % key}, asks=asks, provides=("shout.add", "shout.secret")))
+    host.put_pack(
+        "shout", flow_pack("shout", SHOUT, {"m.yaml": PATCH % key}, asks=asks, provides=("shout.add", "shout.secret"))
+    )
     host.ok("POST", "/api/packs/shout/approve", {"permissions": asks})
     [step] = host.ok("GET", "/api/flows/acme.answer/explain")["steps"]
     assert (step["acts_as"], step["handler"]) == (["acme", "shout"], key)

@@ -31,6 +31,11 @@ MAX_EXPRESSION_CHARS = 2_000
 MAX_INDEX_DIGITS = 12
 MAX_TEXT_CHARS = 8 * 1024 * 1024
 """Of a text put together from references: a loop that doubles one would fill the host's memory."""
+MAX_VALUE_UNITS = 1_000_000
+"""Of a value put together from references, written out: one for each entry, and one for each 64 characters or bytes.
+Lists that hold one list twice take little memory, and grow without end once they become text or octets."""
+MAX_VALUE_DEPTH = 64
+"""As deep as the bus carries a value (``rules.values``)."""
 _PATH = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z0-9_-]+)*\Z")
 _DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)(ms|s|m|h)\Z")
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -96,32 +101,54 @@ def parse_duration_s(value: Any) -> float:
 
 
 def compile_value(source: Any) -> Value:
-    """Compile any JSON value; raises ``ValueProblem``."""
+    """Compile any JSON value; raises ``ValueProblem``. Resolving raises ``ExpressionFailed`` for what is too large."""
+    found = _compile(source)
+    if not found.roots:
+        return found
+    return Value(source, lambda lookup: bounded(found.get(lookup)), found.roots)
+
+
+def bounded(value: Any) -> Any:
+    """``value``, or ``ExpressionFailed`` where it would be too large or too deep once it is written out."""
+    try:
+        _extent(value, {})
+    except RecursionError:
+        raise ExpressionFailed(f"a value of a flow is at most {MAX_VALUE_DEPTH} deep") from None
+    return value
+
+
+def _extent(value: Any, seen: dict[int, tuple[int, int]]) -> tuple[int, int]:
+    """Units and depth. What is held several times counts each time, but is looked at once."""
+    if isinstance(value, str | bytes):
+        return 1 + len(value) // 64, 0
+    if not isinstance(value, Mapping | list | tuple):
+        return 1, 0
+    known = seen.get(id(value))
+    if known is None:
+        units, depth = 1, 0
+        for item in value.values() if isinstance(value, Mapping) else value:
+            more, below = _extent(item, seen)
+            units, depth = units + more, max(depth, below)
+        known = seen[id(value)] = units, depth + 1
+        if units > MAX_VALUE_UNITS:
+            raise ExpressionFailed(f"a value of a flow has at most {MAX_VALUE_UNITS} entries")
+        if depth + 1 > MAX_VALUE_DEPTH:
+            raise ExpressionFailed(f"a value of a flow is at most {MAX_VALUE_DEPTH} deep")
+    return known
+
+
+def _compile(source: Any) -> Value:
     if isinstance(source, str):
         return _compile_text(source)
     if isinstance(source, Mapping):
-        return _compile_map(source)
+        entries = [(str(key), _compile(item)) for key, item in source.items()]
+        roots = frozenset().union(*(item.roots for _, item in entries))
+        return Value(source, lambda lookup: {key: item.get(lookup) for key, item in entries}, roots)
     if isinstance(source, list | tuple):
-        return _compile_list(source)
+        items = [_compile(item) for item in source]
+        roots = frozenset().union(*(item.roots for item in items))
+        return Value(source, lambda lookup: [item.get(lookup) for item in items], roots)
     return Value(source, lambda _lookup: source)
-
-
-def _compile_map(source: Mapping[str, Any]) -> Value:
-    entries = [(str(key), compile_value(item)) for key, item in source.items()]
-    return Value(
-        source,
-        lambda lookup: {key: item.get(lookup) for key, item in entries},
-        frozenset().union(*(item.roots for _, item in entries)),
-    )
-
-
-def _compile_list(source: Sequence[Any]) -> Value:
-    items = [compile_value(item) for item in source]
-    return Value(
-        source,
-        lambda lookup: [item.get(lookup) for item in items],
-        frozenset().union(*(item.roots for item in items)),
-    )
 
 
 def _compile_text(source: str) -> Value:
@@ -211,4 +238,4 @@ def _shown(value: Any) -> str:
     """A value inside a longer text: text as it is, null as nothing, anything else as JSON."""
     if value is None:
         return ""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return value if isinstance(value, str) else json.dumps(bounded(value), ensure_ascii=False, default=str)

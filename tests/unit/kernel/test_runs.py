@@ -68,6 +68,19 @@ def test_a_stream_that_nobody_said_to_read_is_an_error_that_says_how(tmp_path):
     assert report.steps[0].result.error.cause == "Give the step the word stream."
 
 
+def test_an_event_that_can_not_be_compared_fails_the_step_that_waits(tmp_path):
+    async def story(kernel):
+        running = asyncio.ensure_future(kernel.run("t.flow", values={"big": "x" * 5_000_000}))
+        while not kernel.host.events.list_subscribers().get("acme.done"):  # noqa: ASYNC110 - nothing tells of it
+            await asyncio.sleep(0)
+        kernel.host.events.publish("acme.done", {"id": "x"})
+        return await running
+
+    step = {"id": "w", "wait": {"event": "acme.done", "match": {"id": "${input.big}${input.big}"}}}
+    report = tell(tmp_path, story, flow(step))
+    assert report.steps[0].result.error.type == "expression"
+
+
 def test_events_are_published_and_waited_for(tmp_path):
     async def story(kernel):
         heard = []
