@@ -1562,6 +1562,7 @@ class Agent:
         self.next_request = 0
         self.next_export = 0
         self.mirror: dict[str, list[Entry]] = {}
+        self.mirroring = allocate_lock()
         self.observers: dict[int, Observer] = {}
         self.next_observer = 0
         self.subscriptions: dict[int, Subscription] = {}
@@ -2068,27 +2069,36 @@ class Agent:
         except RemoteError as exc:
             self.log(40, "stderr", f"the values of {key!r} could not be decoded: {exc.detail}")
             return
-        old = self.current_value(key)
         made = [Entry(self, key, entry, value) for entry, value in zip(entries, values)]
-        if made:
-            self.mirror[key] = made
-        else:
-            self.mirror.pop(key, None)
-        self.changed(key, old)
+        self.remirror(key, lambda _known: made)
 
-    def current_value(self, key: str) -> Any:
+    def last(self, key: str) -> Entry | None:
+        """The entry that ``get`` answers from."""
         for entry in reversed(self.mirror.get(key, ())):
             if entry.owner:
-                return entry.shown()
+                return entry
         return None
 
-    def changed(self, key: str, old: Any) -> None:
+    def remirror(self, key: str, change: Callable[[list[Entry]], list[Entry] | None]) -> None:
+        """Put what ``change`` makes of the entries in their place (None: leave them); tell of another ``last``.
+
+        The host's word on what is known already is no news.
+        """
+        with self.mirroring:
+            old = self.last(key)
+            made = change(self.mirror.get(key, []))
+            if made:
+                self.mirror[key] = made
+            elif made is not None:
+                self.mirror.pop(key, None)
+            new = self.last(key)
+        if (old and old.registration) != (new and new.registration):
+            self.changed(key, old and old.shown(), new and new.shown())
+
+    def changed(self, key: str, old: Any, new: Any) -> None:
         """Tell the observers of ``key``, each in order of events, in threads of their own."""
-        interested = [o for o in list(self.observers.values()) if o.matches(key)]
-        if interested:
-            new = self.current_value(key)
-            for observer in interested:
-                self.start(observer.serial.post((key, old, new)))
+        for observer in [o for o in list(self.observers.values()) if o.matches(key)]:
+            self.start(observer.serial.post((key, old, new)))
 
     def on_event(self, _number: int, subscription: int, event: Any, _refs: list[Any], body: Any) -> Run | None:
         target = self.subscriptions.get(subscription)
@@ -3052,26 +3062,25 @@ class InterfaceRegistry:
     def _note(self, key: str, value: Any, meta: Any, number: int, schemas: Any, source: str | None) -> None:
         """Until the host's MIRROR arrives, ``get`` knows what was just registered."""
         agent = self._agent
-        entries = agent.mirror.get(key, [])
-        if any(entry.registration == number for entry in entries):
-            return
-        info = {
-            "owner": not any(e.owner and not e.mine for e in entries), "pack": agent.pack_id, "ts": time(),
-            "meta": meta, "callable": callable(value), "mine": True, "registration": number, "source": source,
-            **schemas,
-        }  # fmt: skip
-        old = agent.current_value(key)
-        agent.mirror[key] = [*entries, Entry(agent, key, info, value)]
-        agent.changed(key, old)
+
+        def with_it(entries: list[Entry]) -> list[Entry] | None:
+            if any(entry.registration == number for entry in entries):
+                return None
+            info = {
+                "owner": not any(e.owner and not e.mine for e in entries), "pack": agent.pack_id, "ts": time(),
+                "meta": meta, "callable": callable(value), "mine": True, "registration": number, "source": source,
+                **schemas,
+            }  # fmt: skip
+            return [*entries, Entry(agent, key, info, value)]
+
+        agent.remirror(key, with_it)
 
     def get(self, key: str, strategy: str = "last") -> Any:
         """The value under ``key``: the owner's ``last`` or ``first``, or ``all`` of them. None or [] when absent."""
-        entries = self._agent.mirror.get(key, ())
         if strategy == "last":
-            for entry in reversed(entries):
-                if entry.owner:
-                    return entry.shown()
-            return None
+            last = self._agent.last(key)
+            return None if last is None else last.shown()
+        entries = self._agent.mirror.get(key, ())
         if strategy == "all":
             return [entry.itself() for entry in entries]
         if strategy != "first":
@@ -3081,22 +3090,16 @@ class InterfaceRegistry:
             return None
         return owned[0].shown() if len(owned) == 1 else owned[0].itself()
 
-    def _last(self, key: str) -> Entry | None:
-        for entry in reversed(self._agent.mirror.get(key, ())):
-            if entry.owner:
-                return entry
-        return None
-
     def get_schema(self, key: str) -> dict[str, Any] | None:
         """``{input, output}`` of what ``last`` answers; None without one."""
-        entry = self._last(key)
+        entry = self._agent.last(key)
         if entry is None or (entry.input is None and entry.output is None):
             return None
         return {"input": entry.input, "output": entry.output}
 
     def get_source(self, key: str) -> str | None:
         """The source text given at registration, where this Pack can see it."""
-        entry = self._last(key)
+        entry = self._agent.last(key)
         return entry.source if entry is not None else None
 
     def observe(self, pattern: str, callback: Any, immediate: bool = False) -> str:
@@ -3160,15 +3163,7 @@ class InterfaceRegistry:
         count = int(agent.ask([UNREGISTER, numbers]))
         for number in numbers:
             SOURCES.pop(number, None)
-        entries = agent.mirror.get(key, [])
-        left = [e for e in entries if e.registration not in numbers]
-        if len(left) != len(entries):
-            old = agent.current_value(key)
-            if left:
-                agent.mirror[key] = left
-            else:
-                agent.mirror.pop(key, None)
-            agent.changed(key, old)
+        agent.remirror(key, lambda entries: [e for e in entries if e.registration not in numbers])
         return count
 
 

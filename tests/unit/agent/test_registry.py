@@ -229,6 +229,22 @@ def test_temporary_override_and_observers(start, host: FakeHost) -> None:
     assert len(host.call("seen")) == count
 
 
+def test_observers_hear_nothing_of_what_is_only_said_again(start, host: FakeHost) -> None:
+    start("""
+        def run(context):
+            ir = context["interface_registry"]
+            seen = []
+            ir.observe("conf.*", lambda key, old, new: seen.append([key, old, new]))
+            ir.register("conf.a", 1)
+            ir.register("seen", lambda: list(seen))
+            ir.register("add", lambda value: ir.register("conf.b", value))
+    """)
+    host.mirror("conf.a")  # as when it comes late, after the answer that told the same
+    host.call("add", 5)
+    wait_until(lambda: ["conf.b", None, 5] in host.call("seen"), "what comes after it")
+    assert host.call("seen") == [["conf.a", None, 1], ["conf.b", None, 5]]
+
+
 def test_events(start, host: FakeHost) -> None:
     peer = start("""
         import time
