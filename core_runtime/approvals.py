@@ -643,6 +643,14 @@ class Approvals:
         except OSError as error:
             raise pack_folders.storage_error(error, "The decision could not be written; nothing changed.") from error
 
+    def rotate_key(self, *, actor: str) -> None:
+        """Prepare a new signing key. The next start signs everything again with it; until then the old one holds.
+
+        ``TrustError`` when there is no usable key: then nothing is prepared.
+        """
+        self.grants.keyring.prepare_rotation()
+        self._audit.append("trust.key_rotation", actor=actor)
+
     def _prepare(self) -> None:
         """Make key and counters where they were lost: the operator's decision to go on without the old grants."""
         lost = self.grants.prepare()

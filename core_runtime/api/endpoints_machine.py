@@ -111,6 +111,11 @@ async def execute(api: Api, call: Call) -> Any:
     return {"pack_id": pack_id, "privilege": privilege, "result": result}
 
 
+async def reset_privileges(api: Api, call: Call) -> Any:
+    await asyncio.to_thread(api.host.privileges.reset, actor=call.actor)
+    return {"granted": []}
+
+
 ENDPOINTS = (
     Endpoint(
         "GET", "/api/docker/status", "dockerStatus", "Docker, and what isolates Packs on this machine", docker_status
@@ -135,6 +140,13 @@ ENDPOINTS = (
         errors=(404, 409),
     ),
     Endpoint("GET", "/api/privileges", "listPrivileges", "Operations that the host performs for Packs", privileges, {}),
+    Endpoint(
+        "POST",
+        "/api/privileges/reset",
+        "resetPrivileges",
+        "Take every one from every Pack: the way out when what is granted can't be believed",
+        reset_privileges,
+    ),
     Endpoint(
         "POST",
         "/api/privileges/{pack}/grant/{priv}",

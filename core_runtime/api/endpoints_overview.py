@@ -70,6 +70,11 @@ async def acknowledge(api: Api, call: Call) -> Any:
     return {"acknowledged": True}
 
 
+async def rotate_key(api: Api, call: Call) -> Any:
+    await asyncio.to_thread(api.host.approvals.rotate_key, actor=call.actor)
+    return {"prepared": True, "takes_effect": "next_start"}
+
+
 ENDPOINTS = (
     Endpoint("GET", "/api/health", "health", "Whether the host serves, and how far its start has come", health),
     Endpoint("GET", "/api/diagnostics", "diagnostics", "The event log with its summary", diagnostics),
@@ -99,6 +104,14 @@ ENDPOINTS = (
         acknowledge,
         body=Acknowledge,
         errors=(409,),
+    ),
+    Endpoint(
+        "POST",
+        "/api/trust/rotate-key",
+        "rotateKey",
+        "Prepare a new signing key; the next start signs everything again with it",
+        rotate_key,
+        errors=(403,),
     ),
     Endpoint(
         "GET",

@@ -34,7 +34,10 @@ DOCUMENT_LIMIT_BYTES = 16 * 1024 * 1024
 
 _HINTS: Final = {
     "key_missing": "Put the key back from a backup, or approve the Packs again (a new key is made then).",
-    "key_readable_by_others": "Find out who could read it, then run: chmod 600 user_data/permissions/.secret_key",
+    "key_readable_by_others": (
+        "Run: chmod 600 user_data/permissions/.secret_key — start the host again, and if somebody may have read it: "
+        "rumi trust rotate-key"
+    ),
     "key_foreign": "Give the file to the user who runs the host (chown), or approve the Packs again after removing it.",
     "key_malformed": "Put the key back from a backup, or remove it and approve the Packs again.",
     "key_unreadable": "Check the file and its folder (owner, permissions, disk), then scan again.",
@@ -108,12 +111,16 @@ class Keyring:
 
     def rotate(self) -> int:
         """Make a new key and sign everything again that verifies now; the number of documents."""
+        self.prepare_rotation()
+        return self.recover()
+
+    def prepare_rotation(self) -> None:
+        """Make the next key, with which ``recover`` signs everything again. ``TrustError`` without a key to replace."""
         self.text()
         with contextlib.suppress(FileExistsError):
             _create(self.folder / NEXT_FILE, secrets.token_hex(32))
         fsync_folder(self.folder)
         hit("rotate.prepared")
-        return self.recover()
 
     def recover(self) -> int:
         """Finish a rotation that a crash interrupted; 0 when there was none."""

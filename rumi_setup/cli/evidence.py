@@ -1,4 +1,4 @@
-"""`rumi audit`: what was decided and done, and whether the record of it is whole."""
+"""`rumi audit` and `rumi trust`: what was decided and done, whether the record is whole, and the key that signs it."""
 
 from __future__ import annotations
 
@@ -64,6 +64,22 @@ def acknowledge(reason: str) -> None:
     else:
         show.words(say("Acknowledged. Packs may start and be approved again."))
     show.next_step("./rumi pack list")
+
+
+@click.group(cls=Lazy, context_settings=SETTINGS, help=say("The signing key: rotate-key"))
+def trust() -> None:
+    pass
+
+
+@trust.command("rotate-key", help=say("Prepare a new signing key; the next start signs everything again with it."))
+@json_option
+def rotate_key() -> None:
+    done = link.ask("POST", "/api/trust/rotate-key", {})
+    if show.wants_json():
+        show.data(done)
+    else:
+        show.words(say("The new key is ready. Until the host is started again, the old one holds."))
+    show.next_step("./rumi down && ./rumi up")
 
 
 def _line(record: Any) -> str:

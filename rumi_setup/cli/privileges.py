@@ -17,7 +17,7 @@ from rumi_setup.core.words import language
 
 
 @click.group(cls=Lazy, context_settings=SETTINGS,
-             help=say("Operations of the host for Packs: list, grant, revoke, execute"))  # fmt: skip
+             help=say("Operations of the host for Packs: list, grant, revoke, reset, execute"))  # fmt: skip
 def privilege() -> None:
     pass
 
@@ -61,6 +61,17 @@ def grant(pack_id: str, name: str, options: tuple[str, ...], until: str | None) 
 @json_option
 def revoke(pack_id: str, name: str) -> None:
     _done(link.ask("DELETE", _path(pack_id, "grant", name)))
+
+
+@privilege.command(help=say("Take every operation from every Pack: for when what is granted can't be believed."))
+@json_option
+def reset() -> None:
+    done = link.ask("POST", "/api/privileges/reset", {})
+    if show.wants_json():
+        show.data(done)
+    else:
+        show.words(say("No Pack holds an operation any more."))
+    show.next_step("./rumi privilege list")
 
 
 @privilege.command(help=say("Perform an operation in a Pack's name."))

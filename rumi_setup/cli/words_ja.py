@@ -129,8 +129,8 @@ JAPANESE: dict[str, str] = {
     "Check that nothing was edited, reordered or taken away.": "改ざん・並べ替え・削除がないかを検証します。",
     "Go on although the trail was changed; that you did is recorded.":
         "記録が変更されていても続行します（続行したことは記録されます）。",
-    "Operations of the host for Packs: list, grant, revoke, execute":
-        "Pack のためのホスト操作: 一覧・許可・取り消し・実行",
+    "Operations of the host for Packs: list, grant, revoke, reset, execute":
+        "Pack のためのホスト操作: 一覧・許可・取り消し・全取り消し・実行",
     "Every operation with its risk and its parameters, and who may use it.":
         "すべての操作の危険度と引数、使用を許された Pack。",
     "Let a Pack use an operation that it declares.": "Pack が宣言した操作の使用を許可します。",
@@ -357,4 +357,12 @@ JAPANESE: dict[str, str] = {
     "journal": "ジャーナル",
     "modifiers": "モディファイア",
     "run_id": "実行 ID",
+    "The signing key: rotate-key": "署名鍵: rotate-key",
+    "Prepare a new signing key; the next start signs everything again with it.":
+        "新しい署名鍵を用意します。次の起動ですべてに署名し直します。",
+    "The new key is ready. Until the host is started again, the old one holds.":
+        "新しい鍵を用意しました。ホストを起動し直すまでは古い鍵が有効です。",
+    "Take every operation from every Pack: for when what is granted can't be believed.":
+        "すべての Pack からすべての操作を取り消します。許可の記録を信じられないときのためです。",
+    "No Pack holds an operation any more.": "操作を許可された Pack はなくなりました。",
 }  # fmt: skip

@@ -157,6 +157,12 @@ def test_fetch_and_where_missing_packages_lead(host, capsys) -> None:
     assert run(capsys, "pack", "approve", "my_pack")[2] == "Next: ./rumi pack fetch my_pack\n"
 
 
+def test_the_key_is_rotated_at_the_next_start(host, capsys) -> None:
+    host.answers["POST /api/trust/rotate-key"] = {"prepared": True, "takes_effect": "next_start"}
+    code, _, told = run(capsys, "trust", "rotate-key")
+    assert (code, "the old one holds" in told) == (0, True)
+
+
 def test_audit(host, capsys) -> None:
     record = {"seq": 7, "ts": 1_700_000_000.0, "prev": "0" * 64, "event": "pack.approved", "pack_id": "p", "actor": "me", "reason": EVIL}
     host.answers["GET /api/audit?lines=5&pack=p&event=pack."] = [record]
@@ -172,6 +178,12 @@ def test_audit(host, capsys) -> None:
     host.answers["POST /api/audit/acknowledge"] = {"acknowledged": True}
     assert run(capsys, "audit", "acknowledge", "--reason", "why")[0] == 0
     assert host.asked[-1].body == {"reason": "why"}
+
+
+def test_privileges_are_reset(host, capsys) -> None:
+    host.answers["POST /api/privileges/reset"] = {"granted": []}
+    code, _, told = run(capsys, "privilege", "reset")
+    assert (code, "No Pack holds" in told, "./rumi privilege list" in told) == (0, True, True)
 
 
 def test_privileges(host, capsys) -> None:
