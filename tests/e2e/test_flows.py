@@ -129,6 +129,18 @@ def test_another_packs_step_acts_with_its_own_rights_only(host: RunningHost) -> 
     assert run(host, "acme.answer", {"value": 1})["output"] == {"doubled": 2, "caller": "acme"}, "gone with its Pack"
 
 
+def test_running_another_packs_flow_needs_the_right(host: RunningHost) -> None:
+    acme(host)
+    asks = [{"type": "flow.run", "flows": ["acme.answer"]}]
+    outer = 'flow: shout.outer\nsteps: [{id: inner, flow: acme.answer, with: {value: 4}, as: found}]\noutput: "${found}"'
+    host.put_pack("shout", flow_pack("shout", SHOUT, {"outer.flow.yaml": outer}, asks=asks, provides=("shout.add", "shout.secret")))
+    host.ok("POST", "/api/packs/shout/approve", {"permissions": []})
+    report = run(host, "shout.outer", {})
+    assert ([step["error"]["type"] for step in report["steps"]], report["output"]) == (["denied"], None), report
+    host.ok("POST", "/api/packs/shout/permissions", {"permissions": ["flow.run"]})
+    assert run(host, "shout.outer", {})["output"] == {"doubled": 8, "caller": "acme"}, "its steps act as their own Pack"
+
+
 def test_a_step_put_into_a_flow_borrows_nothing_from_its_owner(host: RunningHost) -> None:
     """The modifier's Pack calls a key of the flow's owner that it never asked to use."""
     acme(host)
