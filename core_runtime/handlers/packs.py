@@ -101,6 +101,7 @@ async def approve(
                 )  # fmt: skip
             host.diagnostics.resolve(MODIFIED, pack_id)
             host.permissions.forget(pack_id)
+            starting.settle_owners(host)
             await asyncio.to_thread(_keep_own_secrets, host, pack_id, actor)
             await _stop_quietly(host, pack_id, "approved anew")
         if not starting.is_running(host, pack_id):
@@ -115,6 +116,7 @@ async def reject(host: Host, pack_id: str, *, reason: str = "", actor: str = "op
     async with host.exclusively(pack_id):
         await asyncio.to_thread(host.approvals.reject, pack_id, reason=reason, actor=actor)
         await starting.stop_one(host, pack_id, reason="rejected")
+        starting.settle_owners(host)
     await asyncio.to_thread(operator_view.write, host, pack_id)
     return await status(host, pack_id)
 
@@ -141,6 +143,7 @@ async def remove(host: Host, pack_id: str, *, actor: str = "operator") -> None:
         await asyncio.to_thread(operator_view.remove, host, pack_id)
         starting.forget(host, pack_id)
         host.permissions.forget(pack_id, uses=True)
+        starting.settle_owners(host)
 
 
 async def clean(host: Host, pack_id: str, *, dry_run: bool, actor: str = "operator") -> dict[str, Any]:

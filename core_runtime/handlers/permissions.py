@@ -17,7 +17,7 @@ from typing import Any
 
 from backend_core.errors import DeniedError, NotFoundError, quote
 from core_runtime.approval_manager import PackStatus
-from core_runtime.handlers import operator_view, packs
+from core_runtime.handlers import operator_view, packs, starting
 from core_runtime.handlers.host import Host
 from core_runtime.permission_manager import Ask, Usage
 from core_runtime.rules.grants import Grant, thaw
@@ -84,6 +84,7 @@ async def _held(host: Host, pack_id: str) -> Grant:
 async def _tell(host: Host, pack_id: str, change: str, types: Sequence[str]) -> None:
     """Show the Pack what it sees now, and everybody else that it changed."""
     host.show_rights(pack_id)
+    starting.settle_owners(host)
     host.events.publish(CHANGED, {"pack_id": pack_id, "change": change, "types": list(types)})
     await asyncio.to_thread(operator_view.write, host, pack_id)
 

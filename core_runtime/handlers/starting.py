@@ -168,6 +168,14 @@ def appoint(host: Host, key: str, pack_id: str) -> None:
         host.registry.set_owner(key, host.approvals.owners().get(key, pack_id))
 
 
+def settle_owners(host: Host) -> None:
+    """Who owns a key is decided at once. One that nobody is approved for keeps its owner: it is missing."""
+    decided = {**host.approvals.owners(), **host.active.interface_overrides}
+    for key, pack_id in decided.items():
+        if host.registry.owner(key) not in {None, pack_id}:
+            host.registry.set_owner(key, pack_id)
+
+
 async def mark(host: Host, pack_id: str, event: str, cause: str) -> None:
     """Tell the approval manager what became of a start.
 

@@ -83,6 +83,7 @@ async def approve(
         if not (runs and await _beside(host, pack_id, options)):
             with host.bus.holding(pack_id):
                 await _in_its_place(host, pack_id, options, served)
+    starting.settle_owners(host)
     await asyncio.to_thread(operator_view.write, host, pack_id)
     return await packs.status(host, pack_id)
 
@@ -103,6 +104,7 @@ async def rollback(host: Host, pack_id: str, *, actor: str = OPERATOR) -> PackSt
             finally:
                 _forget_rights(host, pack_id)
                 await _serve_again(host, pack_id, served)
+    starting.settle_owners(host)
     await asyncio.to_thread(operator_view.write, host, pack_id)
     return await packs.status(host, pack_id)
 

@@ -226,6 +226,10 @@ def test_taking_over_a_key_needs_the_declaration_and_the_operator(host: RunningH
     assert host.result("give.one", 1) == {"one": 1}, "the first owner's value stays"
     granted = host.ok("POST", "/api/packs/second/approve", {"replace": ["give.one"]})
     assert "interface.replace" in {p["type"] for p in granted["approval"]["permissions"]}
+    assert host.result("give.one", 1) == {"second": 1}, "once granted, and for this key only"
+    assert host.result("give.two", 1) == {"two": 1}
+    host.ok("DELETE", "/api/packs/second/permissions", {"permissions": ["interface.replace"]})
+    assert host.result("give.one", 1) == {"one": 1}, "taken back, it acts at once"
 
 
 def test_reserved_names_are_refused_at_scan(host: RunningHost) -> None:
