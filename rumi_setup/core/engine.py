@@ -62,7 +62,8 @@ class _Place:
 
     @property
     def cgroup(self) -> str:
-        return f"rumi-eng-{self.tag.strip('_')}"
+        """Of the folder's name as digits, since that may hold underscores where containerd's namespaces take none."""
+        return f"rumi-eng-{self.tag.encode().hex()}"
 
 
 def possible() -> str:
