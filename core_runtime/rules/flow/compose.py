@@ -28,7 +28,7 @@ from backend_core.ecosystem.versions import in_range
 from core_runtime.rules.flow import model, tree
 from core_runtime.rules.flow.changes import Change, Status
 from core_runtime.rules.flow.modifier import IfMissing, Insert, Modifier, Op, Wrap
-from core_runtime.rules.flow.parse import Supplied
+from core_runtime.rules.flow.parse_scalars import Supplied
 from core_runtime.rules.flow.plan import Plan, blocks_of, plan_flow
 from core_runtime.rules.flow.rewrite import Refused, Rewrite, change_of
 from core_runtime.rules.flow.targets import Index, closed_by

@@ -22,7 +22,8 @@ from backend_core.ecosystem.json_patch import PatchError, parse_pointer
 from backend_core.ecosystem.versions import is_version_range
 from backend_core.errors import quote
 from core_runtime.rules.flow import model
-from core_runtime.rules.flow.parse import Path, Problem, Where, invalid, step_problems, suggestion
+from core_runtime.rules.flow.parse import step_problems
+from core_runtime.rules.flow.parse_scalars import Path, Problem, Where, invalid, suggestion
 
 MAX_OPS = 100
 MAX_TARGETS = 64

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from core_runtime.rules.flow import model
-from core_runtime.rules.flow.parse import Problem, invalid, suggestion
+from core_runtime.rules.flow.parse_scalars import Problem, invalid, suggestion
 from core_runtime.rules.schemas import Checker, SchemaRefused
 
 

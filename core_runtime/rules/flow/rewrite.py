@@ -22,7 +22,8 @@ from core_runtime.rules.digest import PREFIX
 from core_runtime.rules.flow import model, tree
 from core_runtime.rules.flow.changes import Change, Status
 from core_runtime.rules.flow.modifier import Insert, Modifier, Op, Patch, Remove, Replace, Wrap
-from core_runtime.rules.flow.parse import Path, Supplied, parse_flow
+from core_runtime.rules.flow.parse import parse_flow
+from core_runtime.rules.flow.parse_scalars import Path, Supplied
 from core_runtime.rules.flow.plan import Plan, plan_flow
 from core_runtime.rules.flow.targets import Index
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from core_runtime.rules.flow import model
-from core_runtime.rules.flow.parse import Path, Supplied
+from core_runtime.rules.flow.parse_scalars import Path, Supplied
 
 Own = dict[str, Any]
 """A step's words, with an empty list for each of its blocks."""

@@ -15,7 +15,8 @@ from core_runtime.rules.flow import model, values
 from core_runtime.rules.flow.changes import Status
 from core_runtime.rules.flow.compose import Base, World, compose
 from core_runtime.rules.flow.modifier import Modifier
-from core_runtime.rules.flow.parse import ADVERBS, FLOW_WORDS, VERBS
+from core_runtime.rules.flow.parse import FLOW_WORDS
+from core_runtime.rules.flow.parse_steps import ADVERBS, VERBS
 from rumi_setup.cli.flows import flow as commands
 from tests.support.documents import ROOT, marked_block
 from tests.support.flows import Playbook
