@@ -15,7 +15,7 @@ import contextlib
 import secrets
 import time
 from collections import OrderedDict, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -107,6 +107,7 @@ class _Live:
     report: RunReport
     key: str
     task: asyncio.Task[RunReport]
+    pack: str = ""
 
 
 class FlowRuns:
@@ -206,6 +207,12 @@ class FlowRuns:
             raise _unknown(run_id, "No such run is under way")
         live.task.cancel()
 
+    def end_orphans(self, flows: Container[str]) -> None:
+        """End the runs of Packs' flows that are not among ``flows`` any more: their Pack was rejected, or changed."""
+        for live in self._live.values():
+            if live.pack and live.report.flow not in flows:
+                live.task.cancel()
+
     def listed(self) -> list[dict[str, Any]]:
         """Every known run, newest first. Blocks: looks at the journals of cut-off runs."""
         reports = {**{report.run_id: report for report in self._cut()}, **self._done}
@@ -242,7 +249,7 @@ class FlowRuns:
             self._kernel, plan, report.run_id, values, note, self._surroundings, emit, journal, history
         )  # fmt: skip
         task = asyncio.ensure_future(self._drive(run, report, journal))
-        self._live[report.run_id] = _Live(report, key, task)
+        self._live[report.run_id] = _Live(report, key, task, plan.flow.origin.pack)
         self._told(report)
         try:
             return await task
@@ -250,6 +257,10 @@ class FlowRuns:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
+            if report.status is None:  # it was ended before its first step
+                report.status = model.RunStatus.CANCELLED
+                if journal is not None:
+                    self._end_journal(run, report)
             raise
         finally:
             del self._live[report.run_id]

@@ -4,7 +4,7 @@ Two kinds of names can be called by a step: ``kernel:<name>``, a handler of the 
 interface key, whoever provides it. Everything else about a flow is decided in ``rules.flow``.
 
 Not here: reading flow files (``flow_composer``), runs (``flow_runs``), performing their effects (``flow_run``), what
-handlers do (``handlers``), order and meaning (``rules.flow``).
+starts them by itself (``flow_triggers``), what handlers do (``handlers``), order and meaning (``rules.flow``).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from core_runtime.drivers import cel
 from core_runtime.flow_composer import FlowComposer, PackDocuments
 from core_runtime.flow_run import Emit, KernelHandler
 from core_runtime.flow_runs import FlowRuns, RunReport
+from core_runtime.flow_triggers import FlowTriggers
 from core_runtime.handlers import table
 from core_runtime.handlers.host import Host
 from core_runtime.rules.flow import model, values
@@ -50,6 +51,7 @@ class Kernel:
         self._digests: dict[str, str] = {}
         surroundings = Surroundings(self._plans.get, self._may_run, random.random)
         self.runs = FlowRuns(self, host.settings.home / "user_data" / RUNS_FOLDER, surroundings)
+        self.triggers = FlowTriggers(self)
         values.use(None if cel.available() else cel.compile_expression)
 
     def register_handler(self, name: str, fn: KernelHandler) -> None:
@@ -74,6 +76,8 @@ class Kernel:
         self._plans.clear()
         self._plans.update({flow_id: composition.plan for flow_id, composition in found.items()})
         self._digests = {flow_id: composition.digest for flow_id, composition in found.items()}
+        self.triggers.adopt(found)
+        self.runs.end_orphans(found)
         return found
 
     async def flow(self, flow_id: str) -> Composition:
@@ -98,13 +102,23 @@ class Kernel:
         self, flow_id: str, *, values: Any = None, actor: str = "", emit: Emit | None = None
     ) -> RunReport:
         """Run the flow of that name as it is now. Cancelling this coroutine cancels the run."""
-        composition = await self.flow(flow_id)
+        return await self.start(await self.flow(flow_id), values=values, actor=actor, emit=emit)
+
+    async def start(
+        self, composition: Composition, *, values: Any = None, actor: str = "", emit: Emit | None = None
+    ) -> RunReport:
+        """As ``run``, for a flow that was just looked up."""
         parts = self._parts(composition.plan)
         report = await self.runs.run(
             composition.plan, composition.digest, values, actor=actor, emit=emit, parts=parts
         )  # fmt: skip
-        self.last_runs[flow_id] = report
+        self.last_runs[composition.plan.flow.id] = report
         return report
+
+    async def close(self) -> None:
+        """Start nothing any more, and end every run."""
+        await self.triggers.close()
+        await self.runs.close()
 
     async def resume(self, run_id: str) -> RunReport:
         """Go on with a journalled run that was cut off; what it has done is not done again."""

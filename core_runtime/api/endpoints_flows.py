@@ -53,13 +53,15 @@ def _flow_id(call: Call) -> str:
 
 async def flows(api: Api, call: Call) -> Any:
     del call
-    found = await _kernel(api).flows()
-    return [_shown(flow_id, composition) for flow_id, composition in sorted(found.items())]
+    kernel = _kernel(api)
+    found = await kernel.flows()
+    return [_shown(kernel, flow_id, composition) for flow_id, composition in sorted(found.items())]
 
 
 async def show(api: Api, call: Call) -> Any:
-    composition = await _kernel(api).flow(_flow_id(call))
-    return {**_shown(_flow_id(call), composition), "document": plain(composition.document)}
+    kernel = _kernel(api)
+    composition = await kernel.flow(_flow_id(call))
+    return {**_shown(kernel, _flow_id(call), composition), "document": plain(composition.document)}
 
 
 async def explain(api: Api, call: Call) -> Any:
@@ -178,7 +180,7 @@ def _ran(report: RunReport) -> dict[str, Any]:
     return {**report.as_dict(), "output": plain(report.output)}
 
 
-def _shown(flow_id: str, composition: Composition) -> dict[str, Any]:
+def _shown(kernel: Kernel, flow_id: str, composition: Composition) -> dict[str, Any]:
     flow = composition.plan.flow
     return {
         "flow": flow_id,
@@ -191,6 +193,7 @@ def _shown(flow_id: str, composition: Composition) -> dict[str, Any]:
         "journal": flow.journal.value,
         "input": dict(flow.input) if flow.input is not None else None,
         "digest": composition.digest,
+        "on": kernel.triggers.shown(flow_id),
         "modifiers": sorted({change.modifier for change in composition.changes}),
     }
 

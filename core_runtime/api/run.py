@@ -82,7 +82,7 @@ class _Run:
                 await faces.close(api)
                 if api is not None:
                     if api.kernel is not None:
-                        await api.kernel.runs.close()
+                        await api.kernel.close()
                     await api.host.close()
 
     async def _start_and_wait(self, api: Api, kernel: Kernel, faces: PackApiServer, stop: asyncio.Event) -> None:
@@ -139,6 +139,8 @@ async def _startup(api: Api, kernel: Kernel) -> None:
     api.phase = Phase.FAILED if failed else Phase.READY
     if failed:
         api.cause = report.error.title if report.error is not None else f"the startup flow {status}"
+    else:
+        kernel.triggers.begin()
 
 
 def _settle_memory() -> None:

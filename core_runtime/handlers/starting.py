@@ -28,6 +28,8 @@ from core_runtime.rules.approval import State
 from core_runtime.rules.resolve import Blocked, Unit, resolve
 
 START_FAILED = "pack_start_failed"
+DECIDED = "pack.decided"
+"""Published by the host after each decision about a Pack, once it is in force."""
 
 
 async def start_approved(host: Host, statuses: Sequence[PackStatus]) -> dict[str, Any]:
@@ -174,6 +176,7 @@ def settle_owners(host: Host) -> None:
     for key, pack_id in decided.items():
         if host.registry.owner(key) not in {None, pack_id}:
             host.registry.set_owner(key, pack_id)
+    host.events.publish(DECIDED)
 
 
 async def mark(host: Host, pack_id: str, event: str, cause: str) -> None:

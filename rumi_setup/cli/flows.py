@@ -37,9 +37,10 @@ def list_() -> None:
         show.data(found)
         return
     show.table(
-        ("flow", "version", "layer", "pack", "journal", "modifiers"),
+        ("flow", "version", "layer", "pack", "journal", "starts by", "modifiers"),
         [
             (one.get("flow"), one.get("version"), one.get("layer"), one.get("pack"), one.get("journal"),
+             ", ".join(_trigger(trigger) for trigger in one.get("on") or []),
              ", ".join(map(str, one.get("modifiers") or [])))
             for one in found
         ],
@@ -194,6 +195,12 @@ def _ended(report: Any) -> None:
     if report.get("status") in {"failed", "cancelled"}:
         error = report.get("error") or {}
         raise Failure(show.safe(f"{error.get('type', '')}: {error.get('title', '')}", 300), codes.FAILED)
+
+
+def _trigger(trigger: Any) -> str:
+    """What starts a flow, and that it no longer does."""
+    words = show.safe(trigger.get("on"), 100)
+    return f"{words} ({say('switched off')})" if trigger.get("off") else words
 
 
 def _moment(seconds: Any) -> str:

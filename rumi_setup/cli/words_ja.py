@@ -356,6 +356,8 @@ JAPANESE: dict[str, str] = {
     "started": "開始",
     "journal": "ジャーナル",
     "modifiers": "モディファイア",
+    "starts by": "きっかけ",
+    "switched off": "切られています",
     "run_id": "実行 ID",
     "The signing key: rotate-key": "署名鍵: rotate-key",
     "Prepare a new signing key; the next start signs everything again with it.":

@@ -175,3 +175,100 @@ def _cut_off(host: RunningHost) -> None:
         run(host, "acme.long", {})
     except (ConnectionError, http.client.HTTPException):
         return
+
+
+CLOCK = """
+import time
+
+def run(context):
+    ir, bus = context["interface_registry"], context["event_bus"]
+    seen = []
+    ir.register("clock.note", lambda args, ctx: seen.append({**args, "caller": ctx["caller"]}))
+    ir.register("clock.seen", lambda args, ctx: list(seen))
+    ir.register("clock.tell", lambda args, ctx: bus.publish("clock.rang", args))
+    ir.register("clock.work", lambda args, ctx: time.sleep(args["s"]))
+"""
+CLOCK_KEYS = ("clock.note", "clock.seen", "clock.tell", "clock.work")
+RINGS = """
+flow: clock.rings
+on:
+  - {event: clock.rang, match: {loud: true}, with: {n: "${event.n}"}}
+  - {every: 1s, with: {n: -1}}
+steps: [{id: note, call: clock.note, with: {n: "${input.n}"}}]
+"""
+HEARS = """
+flow: ear.hears
+on: [clock.rang]
+steps: [{id: note, call: clock.note, with: {n: "${input.n}", heard: true}}]
+"""
+LASTS = """
+flow: clock.lasts
+on: [clock.rang]
+steps:
+  - {id: wait, wait: 1h}
+"""
+
+
+def clock(host: RunningHost, **flows: str) -> None:
+    documents = {f"{name}.flow.yaml": text for name, text in flows.items()}
+    asks = [{"type": "event.publish", "topics": ["clock.rang"]}, {"type": "event.subscribe", "topics": ["clock.rang"]}]
+    host.put_pack("clock", flow_pack("clock", CLOCK, documents, asks=asks, provides=CLOCK_KEYS))
+    host.approve("clock")
+
+
+def notes(host: RunningHost) -> list[Any]:
+    return list(host.result("clock.seen"))
+
+
+def shown(host: RunningHost, flow: str) -> list[Any]:
+    return next((one["on"] for one in host.ok("GET", "/api/flows") if one["flow"] == flow), [])
+
+
+def test_events_and_schedules_start_a_packs_flow(host: RunningHost) -> None:
+    clock(host, rings=RINGS)
+    assert [one["on"] for one in shown(host, "clock.rings")] == ["event clock.rang", "every 1s"]
+    for loud, number in ((True, 1), (False, 2), (True, 3)):
+        host.result("clock.tell", {"loud": loud, "n": number})
+    host.until(lambda: [one["n"] for one in notes(host) if one["n"] > 0] == [1, 3], 20, "both loud events")
+    host.until(lambda: sum(one["n"] == -1 for one in notes(host)) >= 2, 20, "the schedule to come twice")
+    assert {one["caller"] for one in notes(host)} == {"clock"}
+    event, every = shown(host, "clock.rings")
+    assert (event["started"], event["last"]["status"], every["last"]["status"]) == (2, "ok", "ok")
+    assert any(run["actor"] == "trigger: every 1s" for run in host.ok("GET", "/api/runs"))
+
+    host.ok("POST", "/api/packs/clock/reject", {"reason": "no more"})
+    begun = len(host.ok("GET", "/api/runs"))
+    assert shown(host, "clock.rings") == []
+    host.until(lambda: True, 1, "a moment")
+    assert len(host.ok("GET", "/api/runs")) == begun, "nothing starts any more"
+
+
+def test_a_trigger_hears_by_the_right_of_the_flows_own_pack(host: RunningHost) -> None:
+    """The event's sender may publish it; that gives the Pack that listens nothing, and the step acts as its Pack."""
+    clock(host)
+    asks = [{"type": "event.subscribe", "topics": ["clock.rang"]}]
+    host.put_pack("ear", flow_pack("ear", "def run(context):\n    pass\n", {"hears.flow.yaml": HEARS}, asks=asks))
+    host.ok("POST", "/api/packs/ear/approve", {"permissions": []})
+    host.ok("GET", "/api/flows")
+    host.result("clock.tell", {"n": 1})
+    host.until(lambda: (shown(host, "ear.hears")[0]["last"] or {}).get("status") == "failed", 20, "the refusal")
+    assert shown(host, "ear.hears")[0]["started"] == 0
+    host.ok("POST", "/api/packs/ear/permissions", {"permissions": ["event.subscribe"]})
+    host.result("clock.tell", {"n": 2})
+    host.until(lambda: (shown(host, "ear.hears")[0]["last"] or {}).get("status") == "degraded", 20, "a run")
+    [run_] = [one for one in host.ok("GET", "/api/runs") if one["flow"] == "ear.hears"]
+    [step] = host.ok("GET", f"/api/runs/{run_['run_id']}")["steps"]
+    assert (step["error"]["type"], notes(host)) == ("denied", [])
+
+
+def test_a_rejected_packs_runs_end_with_it(host: RunningHost) -> None:
+    clock(host, lasts=LASTS)
+    host.ok("GET", "/api/flows")
+
+    def statuses() -> list[str]:
+        return [one["status"] for one in host.ok("GET", "/api/runs") if one["flow"] == "clock.lasts"]
+
+    host.result("clock.tell", {"n": 1})
+    host.until(lambda: statuses() == ["running"], 20, "its run")
+    host.ok("POST", "/api/packs/clock/reject", {"reason": "no more"})
+    host.until(lambda: statuses() == ["cancelled"], 20, "its end")

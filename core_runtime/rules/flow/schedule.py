@@ -1,4 +1,6 @@
-"""Cron schedules: five fields, minute hour day-of-month month day-of-week. Pure: the caller brings the time.
+"""Schedules: when something that repeats is due next. Pure: the caller brings the time and the time zone.
+
+Cron has five fields, minute hour day-of-month month day-of-week, of the wall clock that the caller's functions know.
 
 Each field is ``*``, a number, a range ``a-b``, a list ``a,b``, any of them with ``/step``. Sunday is 0 and 7. As in the
 Open Group's crontab: where both day fields are restricted, a day that fits either is taken. Names of months and days
@@ -7,6 +9,7 @@ are not read.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
@@ -14,6 +17,9 @@ from functools import lru_cache
 FIELDS = (("minute", 0, 59), ("hour", 0, 23), ("day of month", 1, 31), ("month", 1, 12), ("day of week", 0, 7))
 HORIZON_DAYS = 366 * 8
 """A leap day comes again after eight years at the most; what does not fit in that time never does."""
+
+BACK_S = 3 * 3600.0
+"""As far back may the clock go before that is a new time and not a correction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +74,30 @@ def next_time(cron: Cron, after: datetime) -> datetime | None:
                 if minute is not None:
                     return moment.replace(hour=hour, minute=minute)
         moment = (moment + timedelta(days=1)).replace(hour=0, minute=0)
+    return None
+
+
+def next_due(
+    cron: Cron,
+    now_s: float,
+    last_s: float | None,
+    local: Callable[[float], datetime],
+    seconds: Callable[[datetime], float],
+) -> float | None:
+    """Seconds since 1970 of the next time after now and after ``last_s``, the one before; None when there is none.
+
+    ``local`` is the wall clock (without a zone) at an instant, ``seconds`` the instant of a wall clock's time, the
+    earlier one where it exists twice.
+    """
+    least_s = now_s if last_s is None or last_s - now_s > BACK_S else max(now_s, last_s)
+    moment = local(least_s)
+    for _ in range(24 * 60):  # at most what an hour that comes twice repeats
+        found = next_time(cron, moment)
+        if found is None:
+            return None
+        if seconds(found) > least_s:
+            return seconds(found)
+        moment = found
     return None
 
 
