@@ -33,7 +33,7 @@ from core_runtime.interface_registry import Entry, InterfaceRegistry
 from core_runtime.rules import frames
 from core_runtime.rules.frames import FLAG_STREAM, BusLimits, FrameError
 from core_runtime.rules.routing import reenter_id, trace_id_of
-from core_runtime.rules.values import ValueProblem, pack, unpack
+from core_runtime.rules.values import ValueProblem, no_references, pack, unpack
 
 if TYPE_CHECKING:
     from core_runtime.bus.sessions import Session
@@ -372,7 +372,7 @@ class Router:
             if call.caller is None:
                 value = unpack(
                     body,
-                    callee.references.resolver(frame.refs, call.key) if frame.refs else None,
+                    callee.references.resolver(frame.refs, call.key) if frame.refs else no_references,
                     max_nodes=self.limits.decode_nodes,
                 )
                 self.calls.settled(call)

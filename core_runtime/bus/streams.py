@@ -22,7 +22,7 @@ from core_runtime.bus.in_flight import InFlight
 from core_runtime.rules import frames
 from core_runtime.rules.frames import FLAG_STREAM, FrameError
 from core_runtime.rules.routing import granted_credit
-from core_runtime.rules.values import ValueProblem, unpack
+from core_runtime.rules.values import ValueProblem, no_references, unpack
 
 NIL = Raw(b"\xc0")
 
@@ -72,7 +72,7 @@ class Streams:
         try:
             if call.caller is None:
                 assert call.stream is not None
-                resolve = callee.references.resolver(frame.refs, call.key) if frame.refs else None
+                resolve = callee.references.resolver(frame.refs, call.key) if frame.refs else no_references
                 call.stream.feed(unpack(frame.body, resolve, max_nodes=self._limits.decode_nodes))
                 return
             refs: Any = frame.refs

@@ -108,8 +108,9 @@ def _key(key: Any, path: str) -> Any:
 
 
 def unpack(body: Raw | bytes, resolve: Callable[[int], Any] | None = None, *, max_nodes: int = 131_072) -> Any:
-    """Decode a body. ``resolve`` turns an index into ``refs`` into a callable; without it references stay ``Ext``.
+    """Decode a body. ``resolve`` turns an index into ``refs`` into a callable; without it extensions stay ``Ext``.
 
+    A value that host code uses needs one: ``no_references`` for a frame without any.
     Raises ``ValueProblem`` (``value.malformed``, ``value.too_large``, ``value.too_deep``).
     """
     data = bytes(memoryview(body))
@@ -117,7 +118,10 @@ def unpack(body: Raw | bytes, resolve: Callable[[int], Any] | None = None, *, ma
     if containers > _SUSPICIOUS_CONTAINERS:
         check_nodes(data, max_nodes)
     try:
-        value = _decode_plain(data) if resolve is None else _decoder(resolve)(data)
+        if resolve is None:
+            value = _decode_plain(data)
+        else:
+            value = (_decode_closed if resolve is no_references else _decoder(resolve))(data)
     except ValueProblem:
         raise
     except RecursionError:
@@ -167,6 +171,14 @@ def _decoder(resolve: Callable[[int], Any]) -> Callable[[Any], Any]:
         raise ValueProblem("value.malformed", f"extension type {code}")
 
     return msgspec.msgpack.Decoder(ext_hook=ext_hook).decode
+
+
+def no_references(index: int) -> Any:
+    """``resolve`` of a frame that brings no references."""
+    raise ValueProblem("value.malformed", f"reference {index} of none")
+
+
+_decode_closed = _decoder(no_references)
 
 
 def _check_depth(value: Any) -> None:
