@@ -1920,7 +1920,10 @@ class Agent:
         pending.reply = body
         self.settle(pending)
 
-    def on_error(self, number: int, *error: Any) -> None:
+    def on_error(
+        self, number: int, type_: Any, title: Any, detail: Any, retryable: Any, trace: Any
+    ) -> None:
+        error = (type_, title, detail, retryable, trace)
         pending = self.pending.pop(number, None)
         if pending is not None:
             if pending.stream is not None:
