@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -50,15 +51,16 @@ def run(args: list[str], progress: Progress | None = None) -> int:
     options = parse(args)
     with reporting(progress) as reporter:
         installer.ensure("dev", progress=reporter)
-        _need_bubblewrap(reporter)
+        _need("bubblewrap", checker.find_bubblewrap() is not None, reporter)
+        _need("nodejs", any(map(shutil.which, ("node", "nodejs"))), reporter)  # runs the second agent of the bus
         with _engine(options, reporter) as address:
             reporter.finish()
             return _pytest(options, address)
 
 
-def _need_bubblewrap(progress: Progress) -> None:
-    if checker.find_bubblewrap() is None and system_packages.can_install():
-        failed = system_packages.install("bubblewrap", progress=progress)
+def _need(package: str, there: bool, progress: Progress) -> None:  # noqa: FBT001
+    if not there and system_packages.can_install():
+        failed = system_packages.install(package, progress=progress)
         if failed is not None:
             progress.note(f"{failed.way}: {failed.outcome}")
 

@@ -10,6 +10,7 @@ import subprocess
 from rumi_setup.core import checker
 from rumi_setup.core.docker_http import Engine, EngineError
 
+NODE_MAJOR = 18
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -35,6 +36,21 @@ def browser_obstacle() -> str:
 
 
 @functools.cache
+def node_obstacle() -> str:
+    program = node()
+    if program is None:
+        return "no Node.js (apt install nodejs)"
+    told = subprocess.run([program, "--version"], check=False, capture_output=True, text=True, timeout=30).stdout.strip()
+    major = told.removeprefix("v").partition(".")[0]
+    return "" if major.isdigit() and int(major) >= NODE_MAJOR else f"Node.js {told or 'of no version'}; {NODE_MAJOR} or newer is needed"
+
+
+def node() -> str | None:
+    """Where Node.js is."""
+    return shutil.which("node") or shutil.which("nodejs")
+
+
+@functools.cache
 def netns_obstacle() -> str:
     if os.geteuid() != 0:
         return "network namespaces need root"
@@ -46,5 +62,5 @@ def netns_obstacle() -> str:
 
 
 OBSTACLES = {
-    "docker": docker_obstacle, "embedded": embedded_obstacle, "browser": browser_obstacle, "netns": netns_obstacle,
+    "docker": docker_obstacle, "embedded": embedded_obstacle, "browser": browser_obstacle, "netns": netns_obstacle, "node": node_obstacle,
 }  # fmt: skip

@@ -3,7 +3,11 @@
 ``transcripts.json``: named conversations. ``pack`` holds the Pack's files; ``frames`` the frames in order, each ``from``
 ``host`` or ``agent``, as ``value`` (JSON with tags, below) and ``hex`` (the frame on the wire, its length included).
 ``any`` lists paths into the value whose content differs from run to run (times, versions): they are not compared.
-``values.json``: single values and their MessagePack. ``refused.json``: what must end the connection, or one call.
+``own`` lists those that each implementation words itself (titles of errors): compared for the agent of Rumi only.
+``either`` marks a frame of the agent that may come before or after the next one.
+``host.json``: the same for the host as the end that is tried, see ``host_conversations``.
+``values.json``: single values and their MessagePack.
+``refused.json``: what must end the connection, or one call; ``by`` says which end must refuse it.
 
 Tags in JSON: ``{"$bytes": hex}``, ``{"$ext": [code, hex]}``, ``{"$map": [[key, value], ...]}`` (keys that are no text).
 
@@ -23,6 +27,9 @@ from typing import Any, Self
 
 import msgpack
 
+from tests.support import machine
+from tests.support.conversations import AGENT_FRAME, AGENT_PAIR, CONVERSATIONS, WELCOME, call, error, result, run_phase
+
 VECTORS = Path(__file__).parents[1] / "vectors"
 AGENT = Path(__file__).parents[2] / "docker" / "core" / "runtime" / "container_agent.py"
 KINDS = {
@@ -37,6 +44,13 @@ def load(name: str) -> list[dict[str, Any]]:
     """The entries of one file."""
     entries: list[dict[str, Any]] = json.loads((VECTORS / f"{name}.json").read_text(encoding="utf-8"))
     return entries
+
+
+def frames_of(conversation: dict[str, Any]) -> list[dict[str, Any]]:
+    """The frames of an entry of ``transcripts`` or ``host``."""
+    if "frames" in conversation:
+        return list(conversation["frames"])
+    return [frame for step in conversation["steps"] for frame in step.get("frames", [step] if "hex" in step else [])]
 
 
 def to_json(value: Any) -> Any:
@@ -89,18 +103,18 @@ def masked(value: Any, paths: list[list[Any]]) -> Any:
 
 
 class Wire:
-    """A real agent, frame by frame."""
+    """A real agent, frame by frame. ``program``: what is started, by default the agent of Rumi."""
 
-    def __init__(self, pack: dict[str, str], agent: Path = AGENT) -> None:
+    def __init__(self, pack: dict[str, str], program: list[str] | None = None) -> None:
         self.folder = tempfile.TemporaryDirectory()
         self.root = Path(self.folder.name)
         for name, text in pack.items():
             path = self.root / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
+            path.write_text(dedent(text), encoding="utf-8")
         self.sock, theirs = socket.socketpair()
         self.sock.settimeout(20)
-        command = [sys.executable, "-I", "-S", str(agent), "--fd", str(theirs.fileno())]
+        command = [*(program or [sys.executable, "-I", "-S", str(AGENT)]), "--fd", str(theirs.fileno())]
         self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()])
         theirs.close()
 
@@ -113,7 +127,7 @@ class Wire:
         self.folder.cleanup()
 
     def receive(self) -> Any:
-        """One frame's fields."""
+        """One frame's fields. Raises ``EOFError`` at the end of the connection."""
         size = int.from_bytes(self._exactly(4), "little")
         return msgpack.unpackb(self._exactly(size), strict_map_key=False)
 
@@ -133,121 +147,47 @@ class Wire:
         self.sock.sendall(encode(fields))
 
 
-# fmt: off
-LIMITS = {"frame_bytes": 1048576, "in_flight": 1024, "depth": 32, "deadline_ms": 30000, "stream_credit": 2, "threads": 48}
-WELCOME = [17, 0, {"protocol": 1, "pack_id": "alpha", "generation": 1, "limits": LIMITS, "paths": {"pack": "/pack"}, "lock": {}}]
-COMPONENT = {"full_id": "alpha:service:one", "type": "service", "id": "one", "pack_id": "alpha", "dir": "backend/components/one"}
-RUN = [18, 1, COMPONENT, "setup.py", {"phase": "setup", "ts": 1.5, "mounts": {}, "register": None}]
-NO_CONTEXT: list[Any] = ["", "kernel", [], None]
-REF = msgpack.ExtType(1, b"\x00")
-AGENT_FRAME = "agent"
+    def begin(self) -> int:
+        """HELLO to PHASE_DONE of a component that registers one callable; the number of that."""
+        assert self.receive()[0] == 16
+        self.send(WELCOME)
+        self.send(run_phase())
+        register = self.receive()
+        assert register[0] == 32
+        self.send(result(register[1], 11))
+        assert self.receive()[2]["ok"] is True
+        number: int = register[6][0][1]
+        return number
 
 
-def _call(number: int, ref: int, body: Any, refs: Any = (), *, depth: int = 0, reenter: int = 0) -> list[Any]:
-    return [1, number, ref, 30000, 0, depth, reenter, NO_CONTEXT, None, list(refs), body]
+def with_body(ref: int, number: int, body: bytes) -> bytes:
+    """A CALL whose body is ``body``, whatever that is."""
+    fields = call(number, ref, None)[:-1]
+    data = bytes([0x90 + len(fields) + 1]) + b"".join(msgpack.packb(field) for field in fields) + body
+    return len(data).to_bytes(4, "little") + data
 
 
-def _mirror(key: str, number: int) -> list[Any]:
-    entry = {
-        "owner": True, "pack": "beta", "ts": 2.5, "meta": {}, "callable": True, "input": None, "output": None, "mine": False,
-        "registration": 9,
-    }  # fmt: skip
-    return [34, 0, key, [entry], [[0, number]], [REF]]
+def node_agent() -> list[str]:
+    """How the agent in ``node_agent`` is started."""
+    node = machine.node()
+    assert node is not None, "a test that starts it has the mark `node`"
+    return [node, str(Path(__file__).parent / "node_agent" / "agent.js")]
 
 
-CONVERSATIONS: dict[str, tuple[str, str, list[Any]]] = {
-    "life": (
-        "HELLO, WELCOME, a ping, the orderly end.",
-        "",
-        [AGENT_FRAME, WELCOME, [21, 5], AGENT_FRAME, [20, 0, 1000]],
-    ),
-    "register_and_call": (
-        "A component registers a handler; the host calls it, and gets a value, then a typed error.",
-        """
-        def hello_handler(args, ctx):
-            return {"message": f"Hello, {args['name']}!"}
-        def run(context):
-            context["interface_registry"].register("service.hello", hello_handler, {"since": "1.0"})
-        """,
-        [
-            AGENT_FRAME, WELCOME, RUN, AGENT_FRAME, [2, 1, 0, [], 11], AGENT_FRAME,
-            _call(2, 1, {"name": "Bob"}), AGENT_FRAME, _call(3, 1, {}), AGENT_FRAME, _call(4, 77, None), AGENT_FRAME,
-        ],
-    ),
-    "stream": (
-        "A generator streams within its credit of 2, goes on when it gets more, and ends on CANCEL.",
-        """
-        def count(args, ctx):
-            for number in range(args):
-                yield number
-        def run(context):
-            context["interface_registry"].register("count", count)
-        """,
-        [
-            AGENT_FRAME, WELCOME, RUN, AGENT_FRAME, [2, 1, 0, [], 11], AGENT_FRAME,
-            _call(2, 1, 3), AGENT_FRAME, AGENT_FRAME, AGENT_FRAME, [7, 2, 2], AGENT_FRAME, AGENT_FRAME,
-            _call(3, 1, 1000000), AGENT_FRAME, AGENT_FRAME, AGENT_FRAME, [4, 3], AGENT_FRAME,
-        ],
-    ),
-    "call_another_pack": (
-        "The mirror shows another Pack's callable; a handler calls it by key, is re-entered on its stack, and answers.",
-        """
-        def run(context):
-            ir = context["interface_registry"]
-            ir.register("outer", lambda args, ctx: ["outer", ir.get("beta.work")(args)])
-            ir.register("inner", lambda args, ctx: ["inner", args])
-        """,
-        [
-            AGENT_FRAME, WELCOME, _mirror("beta.work", 501), RUN, AGENT_FRAME, [2, 1, 0, [], 11], AGENT_FRAME,
-            [2, 2, 0, [], 12], AGENT_FRAME,
-            _call(2, 1, "x"), AGENT_FRAME, _call(3, 2, "y", depth=2, reenter=3), AGENT_FRAME, [2, 3, 0, [], "z"], AGENT_FRAME,
-            _call(4, 1, "x"), AGENT_FRAME, [3, 4, "missing", "nobody provides it", "", False, ""], AGENT_FRAME,
-        ],
-    ),
-    "references": (
-        "A callable comes in a body, is called by the host's number, goes home, and is released; one goes out in a result.",
-        """
-        def use(args, ctx):
-            return [args["callback"](1), args["callback"]]
-        def run(context):
-            ir = context["interface_registry"]
-            ir.register("use", use)
-            ir.register("make", lambda args, ctx: {"add": lambda n: n + args})
-        """,
-        [
-            AGENT_FRAME, WELCOME, RUN, AGENT_FRAME, [2, 1, 0, [], 11], AGENT_FRAME, [2, 2, 0, [], 12], AGENT_FRAME,
-            _call(2, 1, {"callback": REF}, [[0, 701]]), AGENT_FRAME, [2, 3, 0, [], 10], AGENT_FRAME, AGENT_FRAME,
-            _call(3, 2, 5), AGENT_FRAME, _call(4, 3, 37), AGENT_FRAME, [37, 0, [3]], _call(5, 3, 1), AGENT_FRAME,
-        ],
-    ),
-    "events_and_requests": (
-        "SUBSCRIBE, EVENT, PUBLISH, UNSUBSCRIBE; a file is read and a missing one refused.",
-        """
-        def run(context):
-            bus, data = context["event_bus"], context["userdata_manager"]
-            name = bus.subscribe("topic.a", lambda payload: bus.publish("topic.b", payload))
-            ir = context["interface_registry"]
-            ir.register("read", lambda path: data.read(path))
-            ir.register("stop", lambda: bus.unsubscribe("topic.a", name))
-        """,
-        [
-            AGENT_FRAME, WELCOME, RUN, AGENT_FRAME, [2, 1, 0, [], 21], AGENT_FRAME, [2, 2, 0, [], 11], AGENT_FRAME,
-            [2, 3, 0, [], 12], AGENT_FRAME,
-            [51, 0, 21, {"id": "1", "source": "beta", "type": "topic.a", "time": "2031-01-01T00:00:00Z"}, [], {"n": 1}],
-            AGENT_FRAME, [2, 4, 0, [], 0],
-            _call(2, 1, "packs/alpha/a"), AGENT_FRAME, [2, 5, 0, [], b"\x00\xff"], AGENT_FRAME,
-            _call(3, 1, "packs/beta/b"), AGENT_FRAME, [3, 6, "denied", "not yours", "", False, ""], AGENT_FRAME,
-            _call(4, 2, None), AGENT_FRAME, [2, 7, 0, [], True], AGENT_FRAME,
-        ],
-    ),
-}
-# fmt: on
 VARIABLE: dict[int, list[list[Any]]] = {
     16: [[2, "agent"], [2, "codec"], [2, "probe"], [2, "python"]],
-    19: [[2, "duration_us"]],
+    19: [[2, "duration_us"], [2, "error", 4]],
     22: [[2, "threads"]],
     3: [[6]],
+    6: [[2, 4]],
 }
+"""What differs from run to run, where it is there at all."""
+OWN: dict[int, list[list[Any]]] = {
+    3: [[3], [4]],
+    6: [[2, 1], [2, 2]],
+    19: [[2, "asynchronous"], [2, "error", 1], [2, "error", 2]],
+}
+"""What each implementation words itself."""
 VALUES: list[tuple[str, Any]] = [
     ("nothing", None), ("true", True), ("small integer", 7), ("negative integer", -33), ("largest integer", 2**64 - 1),
     ("smallest integer", -(2**63)), ("float", 1.5), ("text", "ü"), ("bytes", b"\x00\xff"), ("array", [1, [2, []]]),
@@ -255,39 +195,119 @@ VALUES: list[tuple[str, Any]] = [
     ("timestamp with fraction", msgpack.Timestamp(1_900_000_000, 500_000_000)), ("timestamp before 1970", msgpack.Timestamp(-1, 0)),
     ("date", msgpack.ExtType(2, b"2031-05-06")), ("64 levels", None), ("text of 40 bytes", "x" * 40), ("array of 16", [0] * 16),
 ]  # fmt: skip
-REFUSED: list[tuple[str, str, str]] = [
-    ("a length of 0", "00000000", "protocol"),
-    ("longer than the limit", "0100100093", "protocol"),
-    ("no array", "01000000c0", "protocol"),
-    ("unknown kind", "03000000924d00", "protocol"),
-    ("bytes after the array", "0400000092150101", "protocol"),
-    ("body: bad UTF-8", "a2fffe", "value.malformed"),
-    ("body: cut short", "9201", "value.malformed"),
-    ("body: reserved byte", "c1", "value.malformed"),
-    ("body: two values", "0101", "value.malformed"),
-    ("body: a reference to nothing", "d40100", "value.malformed"),
-    ("body: an array as a key", "819001", "value.malformed"),
-    ("body: a reserved extension", "d40300", "value.malformed"),
-]
+FROM_HOST: list[tuple[str, list[Any]]] = [
+    ("CALL", call(1, 1, None)), ("RESULT", result(1, None)), ("ERROR", error(1, "limit")), ("CANCEL", [4, 1]),
+    ("STREAM_ITEM", [5, 1, [], None]), ("STREAM_END", [6, 1, None]), ("STREAM_CREDIT", [7, 1, 1]), ("WELCOME", WELCOME),
+    ("RUN_PHASE", run_phase()), ("SHUTDOWN", [20, 0, 0]), ("PING", [21, 1]), ("MIRROR", [34, 0, "k", [], [], []]),
+    ("RELEASE", [37, 0, [1]]), ("EVENT", [51, 0, 1, {}, [], None]),
+]  # fmt: skip
+FROM_AGENT: list[tuple[str, list[Any]]] = [
+    ("CALL", [1, 1, "k", 0, 0, 0, None, [], None]), ("RESULT", result(1, None)), ("ERROR", error(1, "limit")), ("CANCEL", [4, 1]),
+    ("STREAM_ITEM", [5, 1, [], None]), ("STREAM_END", [6, 1, None]), ("STREAM_CREDIT", [7, 1, 1]), ("HELLO", [16, 0, {}]),
+    ("PHASE_DONE", [19, 1, {}]), ("PONG", [22, 1, {}]), ("LOG", [23, 0, 20, "stdout", "x"]),
+    ("REGISTER", [32, 1, "k", {}, None, None, [], None]), ("UNREGISTER", [33, 1, [1]]), ("RELEASE", [37, 0, [1]]),
+    ("SUBSCRIBE", [48, 1, "t"]), ("UNSUBSCRIBE", [49, 1, 1]), ("PUBLISH", [50, 1, "t", [], None]),
+    ("REQUEST", [64, 1, "secret.get", 0, [], {}]),
+]  # fmt: skip
+"""One good frame of each kind, to spoil."""
+
+
+def _refused() -> list[dict[str, str]]:
+    """``by``: who must refuse it. ``protocol`` ends the connection, anything else is a body that fails its call."""
+    both = [
+        ("a length of 0", b"\0\0\0\0"), ("longer than the limit", bytes.fromhex("0100100093")),
+        ("no array", bytes.fromhex("01000000c0")), ("an empty array", bytes.fromhex("0100000090")),
+        ("an array that announces more than there is", bytes.fromhex("05000000dcffff0401")), ("unknown kind", encode([77, 0])),
+        ("a kind that is a text", encode(["4", 1])), ("bytes after the array", bytes.fromhex("0400000092040101")),
+        ("a header of bad UTF-8", bytes.fromhex("0a000000970301a2fffea0a0c2a0")),
+    ]  # fmt: skip
+    entries = [{"name": name, "by": by, "hex": data.hex(), "outcome": "protocol"} for name, data in both for by in ("agent", "host")]
+    for by, kinds in (("agent", FROM_HOST), ("host", FROM_AGENT)):
+        for name, fields in kinds:
+            spoiled = {"a field too few": fields[:-1], "a field too many": [*fields, None]}
+            if by == "host":  # an agent may take the host's word for what a field is
+                spoiled |= {"an id of the wrong type": [fields[0], "1", *fields[2:]], "an id beyond 32 bits": [fields[0], 2**32, *fields[2:]]}
+                typed = _wrong(fields)
+                spoiled |= {"a field of the wrong type": typed} if typed is not None else {}
+            entries += [
+                {"name": f"{name}: {how}", "by": by, "hex": encode(frame).hex(), "outcome": "protocol"}
+                for how, frame in spoiled.items()
+            ]
+    foreign = {"agent": (encode([23, 0, 20, "stdout", "x"]), "LOG"), "host": (encode([21, 1]), "PING")}
+    entries += [{"name": f"{kind} from the wrong side", "by": by, "hex": data.hex(), "outcome": "protocol"} for by, (data, kind) in foreign.items()]
+    bodies = [
+        ("bad UTF-8", "a2fffe"), ("cut short", "9201"), ("reserved byte", "c1"), ("two values", "0101"),
+        ("a reference to nothing", "d40100"), ("an array as a key", "819001"), ("an extension that means nothing", "d40900"),
+    ]  # fmt: skip
+    return entries + [{"name": f"body: {name}", "by": "agent", "hex": data, "outcome": "value.malformed"} for name, data in bodies]
+
+
+def _wrong(fields: list[Any]) -> list[Any] | None:
+    """The frame with its first checked field behind the id turned into what it must not be."""
+    for at in range(2, len(fields)):
+        if isinstance(fields[at], str | int | list) and at < len(fields) - (fields[0] in {1, 2, 5, 32, 50, 64}):
+            return [*fields[:at], {"no": "such"}, *fields[at + 1 :]]
+    return None
+
+
+def _there(fields: list[Any], paths: list[list[Any]]) -> list[list[Any]]:
+    """Those of ``paths`` that exist in ``fields``."""
+
+    def reaches(path: list[Any]) -> bool:
+        at: Any = fields
+        for step in path:
+            try:
+                at = at[step]
+            except (KeyError, IndexError, TypeError):
+                return False
+        return at is not None
+
+    return [path for path in paths if reaches(path)]
 
 
 def record(name: str) -> dict[str, Any]:
     """Hold one conversation with the real agent."""
-    about, source, script = CONVERSATIONS[name]
-    pack = {"backend/components/one/setup.py": dedent(source)} if source else {}
+    conversation = CONVERSATIONS[name]
     frames = []
-    with Wire(pack) as wire:
-        for step in script:
-            if step == AGENT_FRAME:
-                fields, origin = wire.receive(), "agent"
+    with Wire(conversation.pack()) as wire:
+        for step in conversation.script:
+            if step is AGENT_FRAME:
+                frames.append(_of_agent(wire.receive()))
+            elif step is AGENT_PAIR:
+                pair = sorted(wire.receive() for _ in range(2))
+                frames += [{**_of_agent(pair[0]), "either": True}, _of_agent(pair[1])]
             else:
-                fields, origin = step, "host"
-                wire.send(fields)
-            varying = VARIABLE.get(fields[0], []) if origin == "agent" else []
-            value = masked(to_json(fields), varying)
-            entry = {"from": origin, "kind": KINDS[fields[0]], "value": value, "hex": encode(from_json(value)).hex()}
-            frames.append({**entry, "any": varying} if varying else entry)
-    return {"name": name, "about": about, "pack": pack, "frames": frames}
+                wire.send(step)
+                frames.append(_entry("host", step, to_json(step)))
+    pack = {path: dedent(text) for path, text in conversation.pack().items()}
+    return {"name": name, "about": conversation.about, "pack": pack, "frames": frames}
+
+
+def _of_agent(fields: list[Any]) -> dict[str, Any]:
+    varying, own = (_there(fields, table.get(fields[0], [])) for table in (VARIABLE, OWN))
+    entry = _entry("agent", fields, masked(to_json(fields), varying))
+    return entry | ({"any": varying} if varying else {}) | ({"own": own} if own else {})
+
+
+def _entry(origin: str, fields: list[Any], value: Any) -> dict[str, Any]:
+    return {"from": origin, "kind": KINDS[fields[0]], "value": value, "hex": encode(from_json(value)).hex()}
+
+
+def play(transcript: dict[str, Any], wire: Wire, *, foreign: bool = False) -> list[str]:
+    """Hold a recorded conversation with an agent: what it said that is not in the record. ``foreign``: not Rumi's own."""
+    problems = []
+    frames = iter(transcript["frames"])
+    for frame in frames:
+        if frame["from"] == "host":
+            wire.send(from_json(frame["value"]))
+            continue
+        expected = [frame, next(frames)] if frame.get("either") else [frame]
+        for want, got in zip(expected, sorted(wire.receive() for _ in expected), strict=True):
+            paths = [*want.get("any", []), *(want.get("own", []) if foreign else [])]
+            seen, told = (masked(value, paths) for value in (to_json(got), want["value"]))
+            if seen != told:
+                problems.append(f"{want['kind']}: expected {told}, got {seen}")
+    return problems
 
 
 def main() -> None:
@@ -296,12 +316,12 @@ def main() -> None:
     for _ in range(64):
         nested = [nested]
     values = [(name, nested if name == "64 levels" else value) for name, value in VALUES]
-    documents = {
+    documents: dict[str, Any] = {
         "transcripts": [record(name) for name in CONVERSATIONS],
         "values": [
             {"name": name, "value": to_json(value), "hex": msgpack.packb(value).hex()} for name, value in values
         ],
-        "refused": [{"name": name, "hex": data, "outcome": outcome} for name, data, outcome in REFUSED],
+        "refused": _refused(),
     }
     for name, document in documents.items():
         text = "[\n" + ",\n".join(json.dumps(entry, ensure_ascii=False) for entry in document) + "\n]\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,21 +10,24 @@ import msgpack
 import pytest
 
 from tests.support import vectors
-from tests.support.fake_host import AGENT, BusError, FakeHost
+from tests.support.fake_host import AGENT, FakeHost
+
+PROTOCOL_EXIT = 4
+AGENTS = ["c", "pure", pytest.param("node", marks=pytest.mark.node)]
 
 
-@pytest.mark.parametrize("codec", ["c", "pure"])
+def program(agent: str, runtime: Path) -> list[str]:
+    """Rumi's agent with msgpack's C extension, the same with its own codec, and the one in another language."""
+    if agent == "node":
+        return vectors.node_agent()
+    return [sys.executable, "-I", "-S", str(runtime / "container_agent.py" if agent == "c" else AGENT)]
+
+
+@pytest.mark.parametrize("agent", AGENTS)
 @pytest.mark.parametrize("transcript", vectors.load("transcripts"), ids=lambda t: t["name"])
-def test_transcript(transcript: dict[str, Any], codec: str, runtime: Path) -> None:
-    agent = runtime / "container_agent.py" if codec == "c" else AGENT
-    with vectors.Wire(transcript["pack"], agent) as wire:
-        for frame in transcript["frames"]:
-            if frame["from"] == "host":
-                wire.send(vectors.from_json(frame["value"]))
-            else:
-                got = vectors.to_json(wire.receive())
-                varying = frame.get("any", [])
-                assert vectors.masked(got, varying) == frame["value"], frame["kind"]
+def test_transcript(transcript: dict[str, Any], agent: str, runtime: Path) -> None:
+    with vectors.Wire(transcript["pack"], program(agent, runtime)) as wire:
+        assert vectors.play(transcript, wire, foreign=agent == "node") == []
 
 
 @pytest.mark.parametrize("transcript", vectors.load("transcripts"), ids=lambda t: t["name"])
@@ -42,15 +46,28 @@ def test_value_goes_through_a_handler_unchanged(entry: dict[str, Any], start, ho
     assert msgpack.packb(answer[4]).hex() == entry["hex"]
 
 
-@pytest.mark.parametrize("entry", vectors.load("refused"), ids=lambda e: e["name"])
-def test_what_is_refused(entry: dict[str, Any], start, host: FakeHost) -> None:
-    peer = start("def run(c): c['interface_registry'].register('echo', lambda args, ctx: args)")
-    data = bytes.fromhex(entry["hex"])
-    if entry["outcome"] == "protocol":
-        peer.sock.sendall(data)
-        assert peer.process.wait(10) == 4
-        return
-    with pytest.raises(BusError) as caught:
-        peer.start_call(host.entry("echo").refs[0][1], None, raw_body=data).result()
-    assert caught.value.type == entry["outcome"]
-    assert host.call("echo", 1) == 1
+REFUSED = [entry for entry in vectors.load("refused") if entry["by"] == "agent"]
+ECHO = {
+    "backend/components/one/setup.py": "def run(c): c['interface_registry'].register('echo', lambda args, ctx: args)",
+    "backend/components/one/setup.js": "exports.run = ({ registry }) => registry.register('echo', (args) => args);",
+}
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_what_is_refused(agent: str, runtime: Path) -> None:
+    """``protocol`` ends the connection, at once and by a deliberate exit; a body fails its call and nothing else."""
+    for entry in REFUSED:
+        with vectors.Wire(ECHO, program(agent, runtime)) as wire:
+            register = wire.begin()
+            data = bytes.fromhex(entry["hex"])
+            if entry["outcome"] == "protocol":
+                wire.sock.sendall(data)
+                with pytest.raises((EOFError, ConnectionResetError)):
+                    while True:
+                        wire.receive()
+                assert wire.process.wait(10) == PROTOCOL_EXIT, entry["name"]
+                continue
+            wire.sock.sendall(vectors.with_body(register, 2, data))
+            assert wire.receive()[:3] == [3, 2, entry["outcome"]], entry["name"]
+            wire.sock.sendall(vectors.with_body(register, 3, b"\x01"))
+            assert wire.receive() == [2, 3, 0, [], 1], entry["name"]

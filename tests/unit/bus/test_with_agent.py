@@ -3,59 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import sys
-import textwrap
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from backend_core.errors import NotFoundError, PackError
-from core_runtime.bus.sessions import Session
-from tests.support.raw_agent import Grant, Rig, eventually, rig
-
-AGENT = Path(__file__).parents[3] / "docker" / "core" / "runtime" / "container_agent.py"
-WAIT_S = 20.0
-
-
-@asynccontextmanager
-async def running(
-    r: Rig, folder: Path, pack_id: str, setup: str, generation: int = 1, **grant: Any
-) -> AsyncIterator[tuple[Session, asyncio.subprocess.Process]]:
-    root = folder / f"{pack_id}-{generation}-files"
-    (root / "backend" / "components" / "main").mkdir(parents=True)
-    (root / "backend" / "components" / "main" / "setup.py").write_text(textwrap.dedent(setup))
-    r.grants[pack_id] = Grant(**grant)
-    endpoint = await r.bus.open(
-        pack_id, generation, lambda: r.grants[pack_id], socket_path=str(folder / f"{pack_id}.{generation}")
-    )
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-I", "-S", str(AGENT), "--socket", endpoint.path,
-        stdin=asyncio.subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
-        session = await endpoint.connected(WAIT_S)
-        assert session.hello["protocols"] == [1]
-        await session.welcome({"paths": {"pack": str(root)}})
-        component = {
-            "full_id": f"{pack_id}:service:main", "type": "service", "id": "main",
-            "pack_id": pack_id, "dir": "backend/components/main",
-        }  # fmt: skip
-        context = {"phase": "setup", "ts": 0.0, "mounts": {}, "register": None}
-        outcome = await session.run_phase(component, "setup.py", context, WAIT_S)
-        assert outcome.ok, outcome.error
-        yield session, process
-    finally:
-        await endpoint.close()
-        if process.returncode is None:
-            try:
-                await asyncio.wait_for(process.wait(), 5)
-            except TimeoutError:
-                process.kill()
-                await process.wait()
-
+from tests.support.joined import running
+from tests.support.raw_agent import eventually, rig
 
 A = """
     def run(context):

@@ -1,0 +1,356 @@
+"""The conversations of ``tests/vectors/host.json``: what agents send, what the real bus answers, frame by frame.
+
+A step is one of
+
+* ``["alpha", frame]``: the Pack sends it; ``["alpha", HOST]``: the next frame that the host sends to that Pack;
+* ``["open", "alpha", {grant}]``: it connects and is welcomed; ``["beside", …]``: as its next generation, beside the one that serves,
+  under a name of its own (``alpha.2``); ``["take over", "alpha.2"]``; ``["close", "alpha"]``; ``["revoke", "alpha", {grant}]``;
+* ``["call", key, args, timeout_s]``: the operator calls; ``["outcome", {"value": …}]`` or ``{"error": type}``: what came of it;
+* ``["do", "alpha", "ping" | "phase" | "shutdown"]``: what supervision asks of an agent.
+
+``python -m tests.support.host_conversations`` records what the host says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import tempfile
+from typing import Any
+
+import msgpack
+
+from backend_core.errors import DeniedError, RumiError
+from core_runtime.bus.channels import Channel
+from core_runtime.rules.frames import BusLimits
+from tests.support import vectors
+from tests.support.conversations import REF
+from tests.support.raw_agent import MIRROR, WAIT_S, Grant, RawAgent, Rig, rig
+
+HOST = "host"
+# fmt: off
+OPTIONS = {"if_absent": False, "ttl_ms": None, "override": False, "source": None}
+COMPONENT = {"full_id": "alpha:service:one", "type": "service", "id": "one", "pack_id": "alpha", "dir": "backend/components/one"}
+NUMBER = {"type": "object", "required": ["n"], "properties": {"n": {"type": "integer"}}}
+DEEP: Any = 1
+for _ in range(70):
+    DEEP = [DEEP]
+HELLO = [16, 0, {"protocols": [1], "agent": "raw", "python": "3", "codec": "c", "probe": {"uid": 0}}]
+UNKNOWN = msgpack.ExtType(9, b"")
+"""A body that no reader takes."""
+
+
+def register(number: int, key: str, ref: int | None = 1, value: Any = None, **more: Any) -> list[Any]:
+    schemas = more.pop("schemas", None)
+    options = {**OPTIONS, **more}
+    return [32, number, key, options, None, schemas, [] if ref is None else [[0, ref]], value if ref is None else REF]
+
+
+def call(number: int, key: Any, args: Any = None, refs: Any = (), *, parent: int = 0, deadline_ms: int = 0) -> list[Any]:
+    return [1, number, key, deadline_ms, parent, 0, None, list(refs), args]
+
+
+PAIR = [["open", "alpha", {"provides": ["k"]}], ["alpha", register(1, "k")], ["alpha", HOST], ["alpha", HOST], ["open", "beta", {"calls": ["k"]}], ["beta", HOST]]
+"""alpha provides ``k``, beta may call it and is shown it."""
+
+CONVERSATIONS: dict[str, tuple[str, list[list[Any]]]] = {
+    "life": ("Welcome, a phase, a ping, a line of the log, the orderly end.", [
+        ["open", "alpha", {}], ["do", "alpha", "phase"], ["alpha", HOST], ["alpha", [23, 0, 20, "stdout", "ready"]],
+        ["alpha", [19, 1, {"ok": True, "error": None, "registered": [], "duration_us": 1, "asynchronous": False}]],
+        ["do", "alpha", "ping"], ["alpha", HOST], ["alpha", [22, 2, {"threads": 1, "stuck": 0, "calls": 0}]],
+        ["do", "alpha", "shutdown"], ["alpha", HOST], ["close", "alpha"],
+    ]),
+    "registry": ("Callables and data are registered, shown, and taken back; what is undeclared, unfit or too much (here: beyond 3) is refused.", [
+        ["open", "alpha", {"provides": ["k", "data"]}],
+        ["alpha", register(1, "k")], ["alpha", HOST], ["alpha", HOST],
+        ["alpha", register(2, "k", 2, if_absent=True)], ["alpha", HOST], ["alpha", HOST],
+        ["alpha", register(3, "data", None, {"x": 1})], ["alpha", HOST], ["alpha", HOST],
+        ["alpha", register(4, "other", 5)], ["alpha", HOST], ["alpha", HOST],
+        ["alpha", register(5, "k", 3, schemas={"input": {"type": "nonsense"}, "output": None})], ["alpha", HOST], ["alpha", HOST],
+        ["alpha", register(6, "data", None, DEEP)], ["alpha", HOST],
+        ["alpha", register(7, "data", None, 1, ttl_ms="soon")], ["alpha", HOST],
+        ["alpha", register(8, "k", 4)], ["alpha", HOST], ["alpha", HOST], ["alpha", register(9, "k", 6)], ["alpha", HOST], ["alpha", HOST],
+        ["alpha", [33, 10, [1, 99]]], ["alpha", HOST], ["alpha", HOST], ["alpha", HOST],
+    ]),
+    "call": ("A Pack calls a Pack: values, a typed error, and each refusal on the way.", [
+        *PAIR,
+        ["beta", call(1, "k", {"n": 1})], ["alpha", HOST], ["alpha", [2, 1, 0, [], {"n": 2}]], ["beta", HOST],
+        ["beta", call(2, "k")], ["alpha", HOST], ["alpha", [3, 2, "billing/declined", "no cover", "", False, ""]], ["beta", HOST],
+        ["beta", call(3, "nobody.is.granted")], ["beta", HOST],
+        ["beta", call(4, 99)], ["beta", HOST],
+        ["beta", call(5, "k", REF, [[1, 99]])], ["beta", HOST],
+        ["revoke", "beta", {}], ["beta", call(6, "k")], ["beta", HOST],
+        ["call", "k", {"of": "the operator"}, 5], ["alpha", HOST], ["alpha", [2, 3, 0, [], "done"]], ["outcome", {"value": "done"}],
+        ["call", "k", None, 5], ["alpha", HOST], ["alpha", [2, 4, 0, [], UNKNOWN]], ["outcome", {"error": "value.malformed"}],
+    ]),
+    "missing": ("A key that is granted and not provided.", [
+        ["open", "beta", {"calls": ["k"]}], ["beta", call(1, "k")], ["beta", HOST],
+    ]),
+    "deadline_and_cancel": ("A call that takes too long, one that its caller gives up, and a late answer that nobody hears.", [
+        *PAIR,
+        ["beta", call(1, "k", None, deadline_ms=30)], ["alpha", HOST], ["alpha", HOST], ["beta", HOST], ["alpha", [2, 1, 0, [], "late"]],
+        ["beta", call(2, "k")], ["alpha", HOST], ["beta", [4, 2]], ["alpha", HOST], ["beta", HOST],
+        ["alpha", [3, 2, "cancelled", "", "", False, ""]],
+    ]),
+    "stream": ("A stream goes through with credit, one is left early, one ends with an error.", [
+        *PAIR,
+        ["beta", call(1, "k")], ["alpha", HOST], ["alpha", [2, 1, 1, [], None]], ["beta", HOST], ["alpha", [5, 1, [], "one"]], ["beta", HOST],
+        ["beta", [7, 1, 1]], ["alpha", HOST], ["alpha", [5, 1, [], "two"]], ["beta", HOST], ["alpha", [6, 1, None]], ["beta", HOST],
+        ["beta", call(2, "k")], ["alpha", HOST], ["alpha", [2, 2, 1, [], None]], ["beta", HOST], ["beta", [4, 2]], ["alpha", HOST], ["beta", HOST],
+        ["alpha", [6, 2, ["cancelled", "", "", False, ""]]],
+        ["beta", call(3, "k")], ["alpha", HOST], ["alpha", [2, 3, 1, [], None]], ["beta", HOST],
+        ["alpha", [6, 3, ["meter/broken", "cut", "", False, ""]]], ["beta", HOST],
+    ]),
+    "reenter": ("A chain that comes back names the call that waits for it.", [
+        ["open", "alpha", {"provides": ["k"], "calls": ["j"]}], ["alpha", register(1, "k")], ["alpha", HOST], ["alpha", HOST],
+        ["open", "beta", {"provides": ["j"], "calls": ["k"]}], ["beta", HOST], ["beta", register(1, "j")], ["beta", HOST], ["beta", HOST], ["alpha", HOST],
+        ["call", "k", "down", 5], ["alpha", HOST], ["alpha", call(2, "j", "over", parent=1)], ["beta", HOST],
+        ["beta", call(2, "k", "back", parent=1)], ["alpha", HOST], ["alpha", [2, 2, 0, [], 1]], ["beta", HOST],
+        ["beta", [2, 1, 0, [], 2]], ["alpha", HOST], ["alpha", [2, 1, 0, [], 3]], ["outcome", {"value": 3}],
+    ]),
+    "depth": ("A chain that is nested deeper than the host allows (here: 1).", [
+        ["open", "alpha", {"provides": ["k"], "calls": ["k"]}], ["alpha", register(1, "k")], ["alpha", HOST], ["alpha", HOST],
+        ["call", "k", None, 5], ["alpha", HOST], ["alpha", call(2, "k", None, parent=1)], ["alpha", HOST],
+        ["alpha", call(3, "k", None, parent=2)], ["alpha", HOST],
+    ]),
+    "limit": ("More calls in flight than the host allows (here: 2).", [
+        *PAIR, ["beta", call(1, "k")], ["alpha", HOST], ["beta", call(2, "k")], ["alpha", HOST], ["beta", call(3, "k")], ["beta", HOST],
+    ]),
+    "too_large": ("A value that fits the frame of its sender and no longer that of its receiver (here: 4,096 bytes).", [
+        *PAIR, ["beta", call(1, "k", b"x" * 4060)], ["beta", HOST],
+    ]),
+    "schema": ("Arguments and a result that do not fit the schemas of the interface.", [
+        ["open", "alpha", {"provides": ["k"]}], ["alpha", register(1, "k", schemas={"input": NUMBER, "output": NUMBER})], ["alpha", HOST], ["alpha", HOST],
+        ["open", "beta", {"calls": ["k"]}], ["beta", HOST],
+        ["beta", call(1, "k", {"n": "one"})], ["beta", HOST],
+        ["beta", call(2, "k", {"n": 1})], ["alpha", HOST], ["alpha", [2, 1, 0, [], {"n": 2}]], ["beta", HOST],
+        ["beta", call(3, "k", {"n": 1})], ["alpha", HOST], ["alpha", [2, 2, 0, [], {}]], ["beta", HOST],
+    ]),
+    "references": ("A callable goes over, is called by number, comes home, and is released on both sides.", [
+        *PAIR,
+        ["beta", call(1, "k", {"back": REF}, [[0, 7]])], ["alpha", HOST],
+        ["alpha", call(2, 1, "hello", parent=1)], ["beta", HOST], ["beta", [2, 1, 0, [], "heard"]], ["alpha", HOST],
+        ["alpha", [2, 1, 0, [[1, 1]], REF]], ["beta", HOST], ["alpha", [37, 0, [1]]], ["beta", HOST],
+    ]),
+    "unavailable": ("The provider dies while it serves.", [
+        *PAIR, ["beta", call(1, "k")], ["alpha", HOST], ["close", "alpha"], ["beta", HOST], ["beta", HOST],
+    ]),
+    "superseded": ("A newer generation takes over; the older one registers and subscribes nothing more.", [
+        ["open", "alpha", {"provides": ["k"], "subscribe": ["t"]}], ["beside", "alpha", {}], ["take over", "alpha.2"],
+        ["alpha", register(1, "k")], ["alpha", HOST], ["alpha", HOST], ["alpha", [48, 2, "t"]], ["alpha", HOST],
+    ]),
+    "events": ("Subscribing, publishing, hearing, and no longer hearing; what is not granted is refused.", [
+        ["open", "alpha", {"subscribe": ["topic.*"]}], ["open", "beta", {"publish": ["topic.a"]}],
+        ["alpha", [48, 1, "topic.*"]], ["alpha", HOST], ["alpha", [48, 2, "secret.*"]], ["alpha", HOST],
+        ["beta", [50, 1, "topic.a", [], {"n": 1}]], ["alpha", HOST], ["beta", HOST],
+        ["beta", [50, 2, "secret.a", [], None]], ["beta", HOST],
+        ["alpha", [49, 3, 1]], ["alpha", HOST], ["beta", [50, 3, "topic.a", [], None]], ["beta", HOST],
+    ]),
+    "requests": ("An operation that is served, one that is refused, and one that nobody knows.", [
+        ["open", "alpha", {}],
+        ["alpha", [64, 1, "userdata.read", 0, [], {"path": "packs/alpha/a"}]], ["alpha", HOST],
+        ["alpha", [64, 2, "userdata.read", 0, [], {"path": "packs/beta/a"}]], ["alpha", HOST],
+        ["alpha", [64, 3, "userdata.read", 0, [], UNKNOWN]], ["alpha", HOST],
+    ]),
+    "channel": ("A request that opens a channel: bytes both ways, each direction with an end of its own.", [
+        ["open", "alpha", {}], ["alpha", [64, 1, "network.connect", 0, [], {"host": "example.org", "port": 443}]], ["alpha", HOST],
+        ["alpha", [5, 1, [], b"ping"]], ["alpha", HOST], ["alpha", [7, 1, 1]], ["alpha", [6, 1, None]], ["alpha", HOST],
+    ]),
+    "http_fetch": ("A request that the host makes itself: the head first, then the body; a host that is not fetched.", [
+        ["open", "alpha", {}],
+        ["alpha", [64, 1, "http.fetch", 0, [], {"method": "GET", "url": "http://example.org/", "headers": [], "length": 0, "plain": True}]],
+        ["alpha", HOST], ["alpha", HOST], ["alpha", HOST], ["alpha", HOST], ["alpha", [6, 1, None]],
+        ["alpha", [64, 2, "http.fetch", 0, [], {"method": "GET", "url": "http://elsewhere/", "headers": [], "length": 0, "plain": True}]], ["alpha", HOST],
+    ]),
+}
+LIMITS = {"depth": {"depth": 1}, "limit": {"in_flight": 2}, "too_large": {"frame_bytes": 4096}, "registry": {"registrations": 3}}
+# fmt: on
+ANY: dict[int, list[list[Any]]] = {
+    1: [[3], [7, 0]],
+    3: [[3], [4], [6]],
+    6: [[2, 1], [2, 2], [2, 4]],
+    17: [[2, "limits"]],
+    20: [[2]],
+    51: [[3, "id"], [3, "time"]],
+}
+"""What differs from run to run, or is worded for people."""
+
+
+class Stage:
+    """The real bus with the Packs of one conversation."""
+
+    def __init__(self, r: Rig) -> None:
+        self._rig = r
+        self._agents: dict[str, RawAgent] = {}
+        self._generations: dict[str, int] = {}
+        self._tasks: list[asyncio.Future[Any]] = []
+        self._asked: asyncio.Future[Any] | None = None
+
+    async def send(self, name: str, data: bytes) -> None:
+        """Bytes of a Pack."""
+        self._agents[name].raw(data)
+        await self._agents[name].writer.drain()
+
+    async def receive(self, name: str) -> list[Any]:
+        """The next frame for a Pack."""
+        return await self._agents[name].read()
+
+    async def act(self, step: list[Any]) -> Any:
+        """Any step but a frame; what came of it, for ``outcome``."""
+        what, *rest = step
+        return await getattr(self, "_" + what.replace(" ", "_"))(*rest)
+
+    async def end(self) -> None:
+        """Nothing of the conversation goes on."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _open(self, name: str, grant: dict[str, Any], *, beside: bool = False) -> list[Any]:
+        r = self._rig
+        generation = self._generations[name] = self._generations.get(name, 0) + 1
+        if not beside:
+            r.grants[name] = granted(grant)
+        place = f"{r.folder}/{name}-{generation}"
+        endpoint = await r.bus.open(name, generation, lambda: r.grants[name], socket_path=place, beside=beside)
+        connected = asyncio.ensure_future(endpoint.connected(WAIT_S))
+        agent = await RawAgent.connect(place)
+        agent.raw(vectors.encode(HELLO))
+        session = await connected
+        r.agents.append(agent)
+        self._agents[f"{name}.{generation}" if beside else name] = agent
+        await session.welcome({})
+        return await agent.read()
+
+    async def _beside(self, name: str, grant: dict[str, Any]) -> list[Any]:
+        return await self._open(name, grant, beside=True)
+
+    async def _take_over(self, name: str) -> None:
+        pack_id, _, generation = name.partition(".")
+        found = [s for s in self._rig.bus.router.sessions if (s.pack_id, s.generation) == (pack_id, int(generation))]
+        found[0].take_over()
+
+    async def _close(self, name: str) -> None:
+        await self._agents.pop(name).close()
+
+    async def _revoke(self, name: str, grant: dict[str, Any]) -> None:
+        self._rig.grants[name] = granted(grant)
+
+    async def _call(self, key: str, args: Any, timeout_s: float) -> None:
+        self._asked = asyncio.ensure_future(self._rig.bus.call(key, args, timeout_s=timeout_s))
+        self._tasks.append(self._asked)
+
+    async def _outcome(self, _expected: Any = None) -> dict[str, Any]:
+        assert self._asked is not None
+        try:
+            return {"value": await self._asked}
+        except RumiError as exc:
+            return {"error": exc.code}
+
+    async def _do(self, name: str, what: str) -> None:
+        session = self._rig.bus.sessions[name]
+        context = {"phase": "setup", "ts": 1.5, "mounts": {}, "register": None}
+        begun = {
+            "ping": lambda: session.ping(WAIT_S),
+            "phase": lambda: session.run_phase(COMPONENT, "setup.py", context, WAIT_S),
+            "shutdown": lambda: session.shutdown(WAIT_S),
+        }[what]
+        self._tasks.append(asyncio.ensure_future(begun()))
+        await asyncio.sleep(0)
+
+
+def granted(grant: dict[str, Any]) -> Grant:
+    """A grant as a step writes it."""
+    return Grant(
+        calls=set(grant.get("calls", ())), provides=set(grant.get("provides", ())),
+        publish=tuple(grant.get("publish", ())), subscribe=tuple(grant.get("subscribe", ())),
+    )  # fmt: skip
+
+
+async def requests(_session: Any, _operation: str, args: Any) -> Any:
+    """Who serves REQUEST on this stage: files of alpha are there, others are refused."""
+    if not args["path"].startswith("packs/alpha/"):
+        raise DeniedError("not yours")
+    return b"\x00\xff"
+
+
+async def connect(channel: Channel, _operation: str, _args: Any) -> None:
+    """A channel whose other end sends back what it gets."""
+    channel.open()
+    while data := await channel.read():
+        await channel.write(data)
+    channel.end()
+
+
+async def fetch(channel: Channel, _operation: str, args: Any) -> None:
+    """A fetch of one page; of another host: none."""
+    if "example.org" not in args["url"]:
+        raise DeniedError("Not fetched by the host", code="not_fetched")
+    channel.open()
+    await channel.write({"status": 200, "reason": "OK", "headers": [["content-length", "4"]]})
+    await channel.write(b"page")
+    channel.end()
+    await channel.read()
+
+
+async def run(name: str, steps: list[dict[str, Any]] | None = None) -> list[dict[str, Any]]:
+    """Hold a conversation: what was said, as entries of the file. ``steps``: the recorded ones, else those above."""
+    said: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory(prefix="rumi-") as folder:
+        async with rig(folder, limits=BusLimits(**LIMITS.get(name, {})), requests=requests) as r:
+            r.bus.channels.update({"network.connect": connect, "http.fetch": fetch})
+            stage = Stage(r)
+            said += [await _one(stage, step) for step in steps or _planned(name)]
+            await stage.end()
+    return said
+
+
+def _planned(name: str) -> list[dict[str, Any]]:
+    planned: list[dict[str, Any]] = []
+    for step in CONVERSATIONS[name][1]:
+        if step[0] not in {"alpha", "beta"}:
+            planned.append({"step": step})
+        elif step[1] is HOST:
+            planned.append({"pack": step[0], "from": "host"})
+        else:
+            planned.append({"pack": step[0], "from": "agent", "hex": vectors.encode(step[1]).hex()})
+    return planned
+
+
+async def _one(stage: Stage, step: dict[str, Any]) -> dict[str, Any]:
+    if "step" in step:
+        came = await stage.act([*step["step"]])
+        if step["step"][0] in {"open", "beside"}:
+            name = step["step"][1]
+            return {"step": step["step"], "frames": [_entry(name, "agent", HELLO), _entry(name, "host", came)]}
+        return {"step": ["outcome", came] if step["step"][0] == "outcome" else step["step"]}
+    if step["from"] == "agent":
+        data = bytes.fromhex(step["hex"])
+        await stage.send(step["pack"], data)
+        return _entry(step["pack"], "agent", msgpack.unpackb(data[4:], strict_map_key=False))
+    return _entry(step["pack"], "host", await stage.receive(step["pack"]))
+
+
+def _entry(name: str, origin: str, fields: list[Any]) -> dict[str, Any]:
+    paths = [path for path in ANY.get(fields[0], []) if len(path) == 1 or fields[2] is not None] if origin == "host" else []
+    if origin == "host" and fields[0] == MIRROR:
+        paths = [[3, at, "ts"] for at in range(len(fields[3]))]
+    value = vectors.masked(vectors.to_json(fields), paths)
+    entry = {
+        "pack": name, "from": origin, "kind": vectors.KINDS[fields[0]], "value": value,
+        "hex": vectors.encode(vectors.from_json(value)).hex(),
+    }  # fmt: skip
+    return entry | ({"any": paths} if paths else {})
+
+
+def main() -> None:
+    """Write the file."""
+    document = [
+        {"name": name, "about": about, "steps": asyncio.run(run(name))} for name, (about, _) in CONVERSATIONS.items()
+    ]
+    text = "[\n" + ",\n".join(json.dumps(entry, ensure_ascii=False) for entry in document) + "\n]\n"
+    (vectors.VECTORS / "host.json").write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
