@@ -27,6 +27,15 @@ async def acknowledge(desk: Desk, request: Request) -> Response:
     return desk.done(request, "done_acknowledged", "/_rumi/audit")
 
 
+async def mend(desk: Desk, request: Request) -> Response:
+    """What the host suggested for an issue; which one and what for is read back from the issue itself."""
+    form = await desk.form(request)
+    issue, fixup = forms.one(form, "issue", "", 300), forms.one(form, "fixup", "", 60)
+    done = await desk.host.mend(issue, fixup, actor=actor(request))
+    outcome = {"pack_id": None, "status": None, "cause": done.message}
+    return desk.done(request, "done_mended" if done.success else "mending_failed", "/_rumi/issues", outcome)
+
+
 async def start(desk: Desk, request: Request) -> Response:
     pack_id = pack_id_of(request)
     await desk.form(request)

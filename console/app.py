@@ -51,6 +51,7 @@ DECIDING: tuple[tuple[str, Page], ...] = (
     ("/_rumi/open", session.open_session),
     ("/_rumi/close", session.close_session),
     ("/_rumi/scan", actions.scan),
+    ("/_rumi/issues/mend", actions.mend),
     ("/_rumi/audit/acknowledge", actions.acknowledge),
     (f"{_PACK}/approve", decide.approve),
     (f"{_PACK}/reject", decide.reject),

@@ -48,7 +48,9 @@ async def audit(desk: Desk, request: Request) -> Response:
 
 
 async def issues(desk: Desk, request: Request) -> Response:
-    return desk.pages.render("issues.html", desk.reader(request), issues=desk.host.issues())
+    reader = desk.reader(request)
+    fixups = desk.host.fixups(reader.language)
+    return desk.pages.render("issues.html", reader, issues=desk.host.issues(), fixups=fixups)
 
 
 def _held(item: View) -> View:

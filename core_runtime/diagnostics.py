@@ -108,6 +108,7 @@ class Diagnostics:
         self._last_failure: dict[str, Any] | None = None
         self._issues: OrderedDict[tuple[str, str], Issue] = OrderedDict()
         self._watchers: tuple[Callable[[Issue], None], ...] = ()
+        self._gone_watchers: tuple[Callable[[Issue], None], ...] = ()
         self.started_at = clock()
         self.event_count = 0
 
@@ -184,9 +185,44 @@ class Diagnostics:
         suggestions: tuple[Suggestion, ...] = (),
     ) -> Issue:
         """Record an issue, or count it once more when ``(code, subject)`` is known; the newest wording stays."""
+        return self._keep(
+            self._made(code, severity, subject, title, detail, hint, evidence, cause, suggestions), again=True
+        )
+
+    def standing(
+        self,
+        code: str,
+        severity: Severity | str = Severity.ERROR,
+        subject: str = "",
+        title: str = "",
+        detail: str = "",
+        hint: str = "",
+        evidence: Mapping[str, Any] | None = None,
+        cause: BaseException | None = None,
+        suggestions: tuple[Suggestion, ...] = (),
+    ) -> Issue:
+        """As ``issue``, for what is still so and was looked at again: it is not counted once more, and nobody is told
+        a second time unless its wording changed.
+        """
+        return self._keep(
+            self._made(code, severity, subject, title, detail, hint, evidence, cause, suggestions), again=False
+        )
+
+    def _made(
+        self,
+        code: str,
+        severity: Severity | str,
+        subject: str,
+        title: str,
+        detail: str,
+        hint: str,
+        evidence: Mapping[str, Any] | None,
+        cause: BaseException | None,
+        suggestions: tuple[Suggestion, ...],
+    ) -> Issue:
         now = self._clock()
         title, detail, hint, evidence = self._conceal([title, detail, hint, dict(evidence or {})])
-        new = Issue(
+        return Issue(
             id=f"{code}:{subject}"[:300],
             code=code,
             severity=Severity(severity),
@@ -200,11 +236,16 @@ class Diagnostics:
             first_ts=now,
             last_ts=now,
         )
-        key = (code, subject)
+
+    def _keep(self, new: Issue, *, again: bool) -> Issue:
+        key = (new.code, new.subject)
         with self._lock:
-            old = self._issues.pop(key, None)
+            old = self._issues.get(key)
             if old is not None:
-                new = replace(new, count=old.count + 1, first_ts=old.first_ts)
+                if not again and replace(new, first_ts=old.first_ts, last_ts=old.last_ts, count=old.count) == old:
+                    return old
+                new = replace(new, count=old.count + again, first_ts=old.first_ts)
+                del self._issues[key]
             elif len(self._issues) >= MAX_ISSUES:
                 self._issues.popitem(last=False)
             self._issues[key] = new
@@ -222,12 +263,22 @@ class Diagnostics:
     def resolve(self, code: str, subject: str = "") -> bool:
         """Forget an issue whose cause is gone."""
         with self._lock:
-            return self._issues.pop((code, subject), None) is not None
+            gone = self._issues.pop((code, subject), None)
+            watchers = self._gone_watchers if gone is not None else ()
+        for watcher in watchers:
+            assert gone is not None
+            with fail_soft(self, "issue watcher", "diagnostics", quiet=True):
+                watcher(gone)
+        return gone is not None
 
-    def watch(self, watcher: Callable[[Issue], None]) -> None:
-        """Call ``watcher`` with every issue as it is recorded, in the recording thread."""
+    def watch(self, watcher: Callable[[Issue], None], gone: Callable[[Issue], None] | None = None) -> None:
+        """Call ``watcher`` with every issue as it is recorded and ``gone`` with every one that is resolved, in the
+        thread where that happens.
+        """
         with self._lock:
             self._watchers = (*self._watchers, watcher)
+            if gone is not None:
+                self._gone_watchers = (*self._gone_watchers, gone)
 
 
 def _as_it_is(value: Any) -> Any:

@@ -152,6 +152,10 @@ class UserdataManager:
         trial.close()
         self._changes.pop(pack_id, None)
 
+    def account_file(self, pack_id: str) -> Path:
+        """Where it is written down what the Pack wrote outside its own folder; need not exist."""
+        return self._accounts / f"{pack_id}.json"
+
     def forget(self, pack_id: str) -> None:
         """What the Pack keeps was exchanged: it is counted anew."""
         with self._mutex:
@@ -304,7 +308,7 @@ class UserdataManager:
     def _load(self, pack_id: str) -> dict[str, int]:
         """What the Pack wrote outside its own folder, as far as it is still there."""
         try:
-            document = json.loads(read_bounded(self._accounts / f"{pack_id}.json", 8 * MIB))
+            document = json.loads(read_bounded(self.account_file(pack_id), 8 * MIB))
             known = {str(path): int(size) for path, size in document.items()}
         except FileNotFoundError:
             return {}
@@ -325,7 +329,7 @@ class UserdataManager:
 
     def _save(self, pack_id: str, usage: _Usage) -> None:
         data = json.dumps(usage.elsewhere, sort_keys=True).encode()
-        write_atomic(self._accounts / f"{pack_id}.json", data)
+        write_atomic(self.account_file(pack_id), data)
 
 
 def _too_large(code: str, detail: str) -> TooLargeError:

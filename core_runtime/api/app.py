@@ -20,6 +20,7 @@ from starlette.types import Receive, Scope, Send
 from backend_core.errors import HostError, NotFoundError, RequestError, RumiError
 from core_runtime.api import (
     endpoints_console,
+    endpoints_diagnosis,
     endpoints_flows,
     endpoints_interfaces,
     endpoints_machine,
@@ -58,6 +59,7 @@ def endpoints() -> tuple[Endpoint, ...]:
     """The route table."""
     return (
         *endpoints_overview.ENDPOINTS,
+        *endpoints_diagnosis.ENDPOINTS,
         *endpoints_updates.ENDPOINTS,  # before the Packs' own: /api/packs/add is no Pack's id
         *endpoints_packs.ENDPOINTS,
         *endpoints_permissions.ENDPOINTS,

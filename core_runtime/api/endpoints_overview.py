@@ -1,4 +1,4 @@
-"""Routes about the host itself: health, diagnostics, issues, evidence, what happens now."""
+"""Routes about the host itself: health, diagnostics, evidence, what happens now."""
 
 from __future__ import annotations
 
@@ -32,11 +32,6 @@ async def health(api: Api, call: Call) -> Any:
 async def diagnostics(api: Api, call: Call) -> Any:
     del call
     return await asyncio.to_thread(api.host.diagnostics.as_dict)
-
-
-async def issues(api: Api, call: Call) -> Any:
-    del call
-    return [issue.as_dict() for issue in api.host.diagnostics.issues()]
 
 
 class Acknowledge(msgspec.Struct, forbid_unknown_fields=True):
@@ -78,7 +73,6 @@ async def rotate_key(api: Api, call: Call) -> Any:
 ENDPOINTS = (
     Endpoint("GET", "/api/health", "health", "Whether the host serves, and how far its start has come", health),
     Endpoint("GET", "/api/diagnostics", "diagnostics", "The event log with its summary", diagnostics),
-    Endpoint("GET", "/api/issues", "issues", "What is wrong, with what to do about it", issues, OBJECTS),
     Endpoint(
         "GET",
         "/api/audit",

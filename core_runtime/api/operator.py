@@ -15,6 +15,7 @@ from typing import Any
 from core_runtime.api import views
 from core_runtime.api.console_access import Opened
 from core_runtime.api.context import Api
+from core_runtime.diagnosis.doctor import Mended
 from core_runtime.handlers import evidence, limits, packs, permissions, secrets, updates
 from core_runtime.rules.identity import Refuse
 from core_runtime.rules.permissions import KINDS
@@ -115,6 +116,11 @@ class Operator:
         """What is wrong, newest first."""
         return [issue.as_dict() for issue in reversed(self._host.diagnostics.issues())]
 
+    def fixups(self, language: str) -> dict[str, str]:
+        """What the host can mend by itself: title by name."""
+        known = self._host.doctor.fixups.values() if self._host.built("doctor") else ()
+        return {fixup.name: fixup.title_ja if language == "ja" else fixup.title for fixup in known}
+
     # --- deciding ----------------------------------------------------------------------------------------------------
 
     async def approve(
@@ -203,6 +209,10 @@ class Operator:
     async def remove_secret(self, pack_id: str, name: str, *, actor: str) -> None:
         """Delete a value."""
         await secrets.remove(self._host, pack_id, name, actor=actor)
+
+    async def mend(self, issue_id: str, fixup: str, *, actor: str) -> Mended:
+        """Perform what the host suggested for an issue that stands now."""
+        return await self._host.doctor.mend(issue_id, fixup, actor=actor)
 
     async def acknowledge(self, reason: str, *, actor: str) -> None:
         """Go on although the audit trail was changed, on record."""

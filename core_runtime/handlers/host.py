@@ -15,7 +15,7 @@ import contextlib
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from backend_core.ecosystem.active_ecosystem import ActiveEcosystem
 from backend_core.ecosystem.registry import PackRegistry
@@ -41,6 +41,10 @@ from core_runtime.rules.sandbox import Isolation
 from core_runtime.rules.settings import Settings
 from core_runtime.secret_manager import SecretManager
 from core_runtime.userdata_manager import UserdataManager
+
+if TYPE_CHECKING:
+    from core_runtime.diagnosis.doctor import Doctor
+    from core_runtime.diagnosis.record import IssueRecord
 
 BUSY_WAIT_S = 40.0
 PACK_THREADS = 8
@@ -118,6 +122,8 @@ class Host:
     egress: Part[Broker] = Part("The egress broker")
     secrets: Part[SecretManager] = Part("The secret manager")
     lifecycle: Part[ComponentLifecycle] = Part("The component lifecycle")
+    issues: Part[IssueRecord] = Part("The record of issues")
+    doctor: Part[Doctor] = Part("The doctor")
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -226,6 +232,8 @@ class Host:
             await asyncio.to_thread(self.permissions.keep_uses)
         if self.built("userdata"):
             self.userdata.close()
+        if self.built("issues"):
+            await self.issues.close()
 
     @property
     def closing(self) -> bool:

@@ -24,6 +24,7 @@ from core_runtime.approval_manager import VerifiedCopy
 from core_runtime.component_lifecycle import ComponentLifecycle
 from core_runtime.container_orchestrator import ContainerOrchestrator
 from core_runtime.containers import ContainerEvent, LaunchRequest
+from core_runtime.diagnostics import Suggestion
 from core_runtime.drivers.bubblewrap import BubblewrapDriver
 from core_runtime.drivers.docker_engine import DockerDriver
 from core_runtime.drivers.uids import Uids
@@ -55,9 +56,7 @@ async def probe_step(host: Host, _args: Mapping[str, Any]) -> dict[str, Any]:
     settings = host.settings
     installation = await asyncio.to_thread(_installation_id, settings.permissions_dir)
     state_dir = settings.bus_dir
-    docker = DockerDriver(
-        installation, state_dir, runtime=settings.docker_runtime, transport=settings.docker_transport
-    )
+    docker = DockerDriver(installation, state_dir, runtime=settings.docker_runtime, transport=settings.docker_transport)
     orchestrator = ContainerOrchestrator(
         [docker, BubblewrapDriver(installation, state_dir)],
         host.bus,
@@ -167,6 +166,7 @@ def no_isolation_issue(host: Host) -> None:
         or "The engine check did not complete.",
         " Or: ".join(hints) or "Start Docker or install bubblewrap, then start Rumi again.",
         {"drivers": {status.kind.value: status.reason for status in host.statuses}},
+        suggestions=(Suggestion("Look for an isolation again", fixup="probe_isolation"),),
     )
 
 

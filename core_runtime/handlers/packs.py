@@ -22,6 +22,7 @@ from typing import Any
 from backend_core.errors import ConflictError, DeniedError, RequestError, RumiError, quote
 from core_runtime.approval_manager import PackStatus
 from core_runtime.containers import ContainerState
+from core_runtime.diagnostics import Suggestion
 from core_runtime.handlers import dependencies, operator_view, starting
 from core_runtime.handlers.host import Host
 from core_runtime.handlers.interfaces import call, interfaces
@@ -337,6 +338,14 @@ async def _react(host: Host, found: PackStatus) -> None:
         + (KEPT_BANNER if keep else "It does not run."),
         f"Look at the difference, then: rumi pack approve {found.pack_id}, or: rumi pack restore {found.pack_id}",
         {"paths": paths[:200], "kept_running": keep},
+        suggestions=(
+            Suggestion(
+                "Put the approved files back",
+                f"rumi pack restore {found.pack_id}",
+                "restore_pack",
+                {"pack_id": found.pack_id},
+            ),
+        ),
     )
 
 

@@ -20,7 +20,7 @@ from core_runtime.approval_manager import PackStatus, VerifiedCopy
 from core_runtime.bus.sessions import Session
 from core_runtime.component_lifecycle import ComponentState, units_of
 from core_runtime.containers import ContainerState
-from core_runtime.diagnostics import fail_soft
+from core_runtime.diagnostics import Suggestion, fail_soft
 from core_runtime.handlers import operator_view
 from core_runtime.handlers.host import Failure, Host, Waiting
 from core_runtime.handlers.isolation import DOCKER_TITLE, launch_request, no_isolation_issue, sandbox_target
@@ -235,6 +235,7 @@ async def _failed(host: Host, pack_id: str, error: Exception) -> None:
         (known.hint if known else "") or f"Correct the cause, then: rumi container start {pack_id}",
         {"code": known.code, **dict(known.fields)} if known else None,
         error,
+        (Suggestion("Start it", f"rumi container start {pack_id}", "start_pack", {"pack_id": pack_id}),),
     )
     await _drop_container(host, pack_id, "its start failed")
 

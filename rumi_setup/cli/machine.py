@@ -1,10 +1,9 @@
-"""Words about the machine and the host as a whole: up, down, status, doctor, token, and the tools of the setup core."""
+"""Words about the machine and the host as a whole: up, down, status, token, and the tools of the setup core."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import Any, TypeVar
 
 import click
@@ -17,7 +16,6 @@ from rumi_setup.core import places
 from rumi_setup.core.problem import SetupError
 
 _T = TypeVar("_T")
-_Answer = TypeVar("_Answer", list[Any], dict[str, Any])
 
 
 def guarded(act: Callable[[], _T]) -> _T:
@@ -94,59 +92,6 @@ def _transport(isolation: dict[str, Any], chosen: dict[str, Any]) -> str:
         if driver.get("driver") == chosen.get("driver"):
             return str(driver.get("transport") or "")
     return ""
-
-
-@click.command(help=say("Find what is wrong with this installation; --fix mends what can be mended, keeping backups."))
-@click.option("--fix", is_flag=True, help=say("Mend what can be mended."))
-@json_option
-def doctor(fix: bool) -> int:  # noqa: FBT001 - click's signature
-    from rumi_setup.core import checker, recovery
-
-    mended = guarded(recovery.fix) if fix else []
-    found = guarded(recovery.diagnose)
-    checks = [check for check in guarded(checker.run_checks) if check.status is not checker.Status.OK]
-    reported = _asked_of_host("/api/issues", list)
-    isolation = _asked_of_host("/api/isolation", dict)
-    healthy = recovery.healthy(found) and not any(issue.get("severity") == "error" for issue in reported)
-    if show.wants_json():
-        show.data({
-            "healthy": healthy, "issues": [asdict(issue) for issue in found], "fixed": [asdict(m) for m in mended],
-            "checks": [{"id": c.id, "status": c.status.value, "detail": c.detail, "hint": c.hint} for c in checks],
-            "host_issues": reported, "isolation": isolation or None,
-        })  # fmt: skip
-        return codes.OK if healthy else codes.FAILED
-    show.section("Mended", (f"{show.safe(m.id)}: {show.safe(m.message)}" for m in mended))
-    show.section("Found", (f"{issue.severity:5}  {issue.id}: {show.safe(issue.message)}" for issue in found))
-    show.section("Machine", (f"{c.title}: {show.safe(c.detail)}" + (f"  → {c.hint}" if c.hint else "") for c in checks))
-    show.section("Isolation", (_driver_line(driver) for driver in isolation.get("drivers") or []))
-    show.section("Host", (_issue_line(issue) for issue in reported[:50]))
-    show.words(say("Healthy.") if healthy else say("Not healthy."))
-    if not healthy:
-        show.next_step("./rumi status" if fix else "./rumi doctor --fix")
-    return codes.OK if healthy else codes.FAILED
-
-
-def _asked_of_host(path: str, kind: type[_Answer]) -> _Answer:
-    """What the running host reports; nothing when none runs, which is no fault of the installation."""
-    try:
-        found = link.ask("GET", path)
-    except Failure as failure:
-        if failure.exit_code != codes.HOST_DOWN:
-            raise
-        return kind()
-    return found if isinstance(found, kind) else kind()
-
-
-def _driver_line(driver: dict[str, Any]) -> str:
-    facts = [driver.get("level") if driver.get("available") else driver.get("reason"), driver.get("version")]
-    facts += [driver.get("transport"), driver.get("reason") if driver.get("available") else driver.get("hint")]
-    return f"{show.safe(driver.get('driver'))}: " + "; ".join(show.safe(fact, 500) for fact in facts if fact)
-
-
-def _issue_line(issue: dict[str, Any]) -> str:
-    hint = show.safe(issue.get("hint"))
-    about = f"{show.safe(issue.get('severity'))}  {show.safe(issue.get('subject'))}: {show.safe(issue.get('title'))}"
-    return about + (f"  → {hint}" if hint else "")
 
 
 @click.command(help=say("Print the bearer token of the management API, for programs on other systems or users."))

@@ -61,6 +61,18 @@ JAPANESE: dict[str, str] = {
     "Find what is wrong with this installation; --fix mends what can be mended, keeping backups.":
         "このインストールの問題を探します。--fix はバックアップを残して、直せるものを直します。",
     "Mend what can be mended.": "直せるものを直します。",
+    "What is wrong: list, fix, history": "問題の一覧・修復・履歴",
+    "What stands now, with what to do about it.": "いまある問題と、その対処を表示します。",
+    "Have the host mend one issue as it suggested.": "ホストが提案したとおりに、問題を 1 つ直させます。",
+    "Which suggestion, where there are several.": "提案が複数あるとき、どれにするか。",
+    "What stood before, newest first, over restarts of the host.":
+        "ホストの再起動をまたいだ、これまでの問題（新しい順）。",
+    "Only about this Pack or part.": "この Pack または部分についてだけ。",
+    "Only issues of this kind.": "この種類の問題だけ。",
+    "Not looked at": "調べられなかったもの",
+    "stands": "継続中",
+    "mended": "直しました",
+    "not mended": "直せませんでした",
     "Print the bearer token of the management API, for programs on other systems or users.":
         "管理 API のトークンを表示します（ほかのシステムやユーザーのプログラム用）。",
     "Print where it is, not what it is.": "内容ではなく、置き場所を表示します。",

@@ -132,6 +132,7 @@ def test_status_and_doctor_say_which_way_the_bus_takes_and_why(host, capsys, tmp
         "GET /api/packs": [],
         "GET /api/isolation": {"isolation": {"driver": "docker", "level": "standard"}, "drivers": [docker, embedded]},
         "GET /api/issues": [],
+        "GET /api/doctor": {"healthy": True, "checks": [], "issues": [], "fixups": []},
     }
     _, out, _ = run(capsys, "status")
     assert "stdio: the \\u001b[2Jnetwork" in out
@@ -450,6 +451,47 @@ def test_doctor_finds_mends_and_is_healthy_then(tmp_path, capsys) -> None:
     assert code == 0, out + err
     assert "Healthy." in err
     assert (tmp_path / "user_data/mounts.json").is_file()
+
+
+ISSUE = {
+    "id": "mount_missing:data.x", "code": "mount_missing", "severity": "warn", "subject": "data.x", "title": "No \x1b[2Jfolder",
+    "hint": "Make it", "count": 1, "first_ts": 1.0, "last_ts": 1.0, "gone_ts": None,
+    "suggestions": [{"title": "Make the folder", "command": "", "fixup": "make_mount", "args": {"name": "data.x"}}],
+}
+
+
+def test_doctor_asks_the_running_host_and_has_it_mend(host, capsys, tmp_path) -> None:
+    unfinished = {"code": "slow", "title": "Slow things", "title_ja": "遅いもの", "status": "unfinished", "found": 0, "took_s": 20.0}
+    host.answers |= {
+        "GET /api/isolation": {},
+        "POST /api/doctor/fix": [{"issue": ISSUE["id"], "fixup": "make_mount", "success": True, "message": "made \x1bit"}],
+        "GET /api/doctor": {"healthy": False, "checks": [unfinished], "issues": [{**ISSUE, "severity": "error"}], "fixups": []},
+    }
+    code, out, err = run(capsys, "doctor", "--fix")
+    assert code == codes.FAILED
+    assert "mount_missing:data.x: mended: made \\u001bit" in out
+    assert "No \\u001b[2Jfolder" in out
+    assert "Slow things" in out
+    assert "rumi issue list" in err
+    found = json.loads(run(capsys, "doctor", "--fix", "--json")[1])
+    assert (found["healthy"], found["host_fixed"][0]["fixup"], found["host_checks"]) == (False, "make_mount", [unfinished])
+
+
+def test_issues_are_listed_mended_and_looked_up_later(host, capsys) -> None:
+    host.answers |= {
+        "GET /api/issues": [ISSUE],
+        "POST /api/doctor/fix": [{"issue": ISSUE["id"], "fixup": "make_mount", "success": False, "message": "No room"}],
+        "GET /api/issues/history?lines=50&subject=data.x&code=": [ISSUE, {**ISSUE, "gone_ts": 5.0}],
+    }
+    code, out, _ = run(capsys, "issue", "list")
+    assert (code, "./rumi issue fix mount_missing:data.x" in out, "\x1b" in out) == (0, True, False)
+    code, out, _ = run(capsys, "issue", "fix", "mount_missing:data.x")
+    assert (code, out) == (codes.FAILED, "mount_missing:data.x: not mended: No room\n")
+    assert host.asked[-1].body == {"issue": "mount_missing:data.x", "fixup": ""}
+    code, out, _ = run(capsys, "issue", "history", "--subject", "data.x")
+    assert [("stands" in line) for line in out.splitlines()] == [True, False]
+    for words in (["list"], ["history", "--subject", "data.x"], ["fix", ISSUE["id"]]):
+        json.loads(run(capsys, "issue", *words, "--json")[1])
 
 
 # -- the whole ----------------------------------------------------------------------------------------------------

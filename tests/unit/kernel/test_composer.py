@@ -161,10 +161,11 @@ def test_missing_folders_hold_no_flows(tmp_path):
     assert (dict(flows), diagnostics.issues()) == ({}, [])
 
 
-def test_the_startup_flow_has_the_seven_steps_in_order():
+def test_the_startup_flow_has_the_seven_steps_in_order_and_looks_for_what_is_wrong_last():
     plan = plan_flow(read_flow(ROOT / "flow" / "core" / "00_startup.flow.yaml", Layer.CORE))
     assert [step.id for _, steps in plan.phases for step in steps] == [
         "security", "engine", "approvals", "scan", "orchestrator", "start", "components",
+        "diagnosis",
     ]  # fmt: skip
     first = plan.phases[0][0]
     assert (first.sealed, first.on_error) == (True, "fail")

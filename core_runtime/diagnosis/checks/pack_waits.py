@@ -1,0 +1,26 @@
+"""An approved Pack waits for an interface that nothing provides."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from core_runtime.diagnosis.parts import Found
+from core_runtime.diagnostics import Severity
+
+if TYPE_CHECKING:
+    from core_runtime.handlers.host import Host
+
+TITLE = "Packs that wait for another"
+TITLE_JA = "ほかを待つPack"
+
+
+def look(host: Host) -> Iterator[Found]:
+    for pack_id, waiting in sorted(host.waiting.items()):
+        yield Found(
+            pack_id,
+            f"The Pack {pack_id} waits",
+            waiting.reason,
+            "Approve or start what provides it; this Pack then starts by itself.",
+            Severity.INFO,
+        )
