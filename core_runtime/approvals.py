@@ -46,6 +46,7 @@ from core_runtime.drivers.faults import hit
 from core_runtime.drivers.findings import scan_contents
 from core_runtime.drivers.grants import GrantFiles, identity_fingerprint
 from core_runtime.drivers.inspection import AMBIGUOUS, Inspection, Inspector, Packs
+from core_runtime.drivers.latest_time import LatestTime
 from core_runtime.drivers.packages import Packages, wheels_folder
 from core_runtime.drivers.status import PackStatus, checked_id, must_exist, status_of, unusable
 from core_runtime.drivers.store import Stored, TreeStore
@@ -63,7 +64,7 @@ from core_runtime.rules.decisions import (
 )
 from core_runtime.rules.dependencies import Dependencies
 from core_runtime.rules.digest import TreeLimits, fingerprints
-from core_runtime.rules.grants import Grant, freeze, trees_of
+from core_runtime.rules.grants import Grant, Permission, freeze, trees_of
 from core_runtime.rules.narrowing import as_choices, with_added
 from core_runtime.rules.permissions import (
     Decision,
@@ -83,6 +84,7 @@ from core_runtime.rules.wheels import Target
 __all__ = ["Approvals", "Known", "PackStatus", "VerifiedCopy"]
 
 MAX_REASON_CHARS: Final = 1000
+REPLACE: Final = "interface.replace"
 _RUN_EVENTS: Final = {"started": Event.STARTED, "stopped": Event.STOPPED, "gave_up": Event.GAVE_UP}
 
 
@@ -146,6 +148,7 @@ class Approvals:
         audit: AuditLog,
         *,
         clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
         base_runtime: str = "",
         limits: TreeLimits | None = None,
     ) -> None:
@@ -171,6 +174,7 @@ class Approvals:
         self._scanned = False
         self._staged: dict[str, Mapping[str, str]] = {}
         self._prepare_fresh()
+        self.latest = LatestTime(self.grants.ledger, audit, clock=clock, monotonic=monotonic)
         self._updates = UpdateFiles(self._user_data, registry.packs_dir, self._store, self.grants, bounds)
         self._recover()
 
@@ -222,14 +226,20 @@ class Approvals:
         return self._store.path(digest)
 
     def owners(self) -> dict[str, str]:
-        """Interface key → the Pack that owns it: the first approved provider, or who was granted to replace it."""
+        """Interface key → the Pack that owns it now: the first approved provider, or who was granted to replace it."""
         claims: dict[str, tuple[int, float, str]] = {}
         for grant in self._grants_in_force():
-            replaced = {key for p in grant.of_type("interface.replace") for key in p.texts("keys")}
+            replaced = {key for p in grant.of_type(REPLACE) if self._holds(p) for key in p.texts("keys")}
             for key, since in grant.since.items():
                 claim = (0, -grant.approved_at, grant.pack_id) if key in replaced else (1, since, grant.pack_id)
                 claims[key] = min(claims.get(key, claim), claim)
         return {key: claim[2] for key, claim in sorted(claims.items())}
+
+    def owners_change_in(self) -> float | None:
+        """Seconds until a granted replacement ends by time, by the clock of now; None while none will."""
+        timed = [p for grant in self._grants_in_force() for p in grant.of_type(REPLACE) if p.until and self._holds(p)]
+        ends = [permission.until for permission in timed if permission.until is not None]
+        return max(0.0, min(ends) - self.latest.now()) if ends else None
 
     def review(self, pack_id: str) -> Review:
         """Everything for the decision, from one consistent copy; an ``installed`` Pack becomes ``pending``."""
@@ -325,7 +335,7 @@ class Approvals:
             held = self._startable(self._look(pack_id))
             metadata = self._metadata(self._store.verify(held.digest), pack_id)
             with self.grants.deciding(pack_id) as used:
-                kept = [p for p in unspent(held.permissions, used) if in_force(p, now=self._clock())]
+                kept = [p for p in unspent(held.permissions, used) if self._holds(p)]
                 choices = with_added(as_choices(kept), added)
                 decision = decide(requests_of(metadata), choices, instance=self.instance)
                 self._audit.append("pack.widening", pack_id=pack_id, actor=actor, digest=held.digest)
@@ -671,6 +681,9 @@ class Approvals:
             known = [item for _, item in sorted(self._known.items())]
         valid = (item.grant for item in known if item.inspection.loaded.verdict is Verdict.VALID)
         return tuple(grant for grant in valid if grant is not None)
+
+    def _holds(self, permission: Permission) -> bool:
+        return in_force(permission, now=self.latest.now(permission.until))
 
     def _review_facts(self, known: Known, stored: Stored, metadata: PackMetadata) -> ReviewFacts:
         others = [grant for grant in self._grants_in_force() if grant.pack_id != metadata.pack_id]

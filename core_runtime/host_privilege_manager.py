@@ -29,6 +29,7 @@ from core_runtime.drivers.counters import Entry, Ledger
 from core_runtime.drivers.desktop import Desktop
 from core_runtime.drivers.grants import identity_fingerprint
 from core_runtime.drivers.keys import Keyring
+from core_runtime.drivers.latest_time import LatestTime
 from core_runtime.privileges.base import TABLE, Call, Effects, Privilege
 from core_runtime.rules.grants import Grant, seconds, timestamp
 from core_runtime.rules.rate import Bucket, Rate, take
@@ -81,8 +82,12 @@ class HostPrivilegeManager:
         desktop: Desktop | None = None,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
+        latest: LatestTime | None = None,
     ) -> None:
-        """``effects`` is how operations reach the running host; those that need it are not offered without."""
+        """``effects`` is how operations reach the running host; those that need it are not offered without.
+
+        ``latest``: by what time-bound grants end, where others judge by it as well.
+        """
         for module in pkgutil.iter_modules(privileges.__path__):
             importlib.import_module(f"{privileges.__name__}.{module.name}")
         self._path = home / "user_data" / "permissions" / FILE
@@ -94,6 +99,7 @@ class HostPrivilegeManager:
         self._desktop = desktop or Desktop()
         self._clock = clock
         self._monotonic = monotonic
+        self._time = latest or LatestTime(self._ledger, audit, clock=clock, monotonic=monotonic)
         self._rates: dict[str, Bucket] = {}
         self._refusals: dict[tuple[str, str], tuple[float, int]] = {}
         self._mutex = threading.Lock()
@@ -262,13 +268,9 @@ class HostPrivilegeManager:
         hint = f"Grant it: rumi privilege grant {pack_id} {privilege}."
         if held is None or held.identity != identity_fingerprint(approval.pack_identity):
             raise _denied(pack_id, privilege, "It is not granted.", hint)
-        if held.until is not None and self._latest() >= held.until:
+        if held.until is not None and self._time.now(held.until) >= held.until:
             raise _denied(pack_id, privilege, "The grant has ended.", hint)
         return held
-
-    def _latest(self) -> float:
-        """Wall time, never earlier than what was persisted, so that setting the clock back extends nothing."""
-        return self._ledger.advance_clock(self._clock())
 
     def _validate(self, item: Privilege, part: str, value: Mapping[str, Any]) -> None:
         try:

@@ -27,6 +27,7 @@ from backend_core.errors import HostError, TrustError, quote
 from core_runtime.drivers.audit import AuditLog
 from core_runtime.drivers.counters import Counters
 from core_runtime.drivers.grants import GrantFiles
+from core_runtime.drivers.latest_time import LatestTime
 from core_runtime.drivers.usage_file import Counts, UsageFile
 from core_runtime.generations import grant_of
 from core_runtime.rules.grants import Grant, Mode, Permission, permission_document
@@ -43,7 +44,6 @@ from core_runtime.rules.permissions import (
     rights_of,
 )
 
-CLOCK_PERSIST_S: Final = 30.0
 DENIAL_WINDOW_S: Final = 60.0
 MAX_ASKS: Final = 20
 MAX_TRACKED_DENIALS: Final = 4096
@@ -106,9 +106,11 @@ class PermissionManager:
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         files: GrantFiles | None = None,
+        latest: LatestTime | None = None,
     ) -> None:
         """``grants`` gives the grant in force (``ApprovalManager.grant``); ``files`` (``ApprovalManager.grants``) makes
         one-use permissions and the latest time survive a restart, without it they last as long as this object.
+        ``latest``: by what time-bound ones end, where others judge by it as well.
         """
         self._grants = partial(grant_of, in_force=grants)
         self._audit = audit
@@ -116,9 +118,7 @@ class PermissionManager:
         self._monotonic = monotonic
         self._files = files
         self._mutex = threading.Lock()
-        self._latest = self._first_time()
-        self._latest_mono = monotonic()
-        self._persisted = self._latest
+        self._time = latest or LatestTime(files and files.ledger, audit, clock=clock, monotonic=monotonic)
         self._spent: set[tuple[str, int, int]] = set()
         self._spent_known: set[tuple[str, int]] = set()
         self._uses: dict[tuple[str, str, str], _Count] = {}
@@ -303,10 +303,13 @@ class PermissionManager:
         return Usage(permission_document(permission), uses, max(last, default=None), items, ended)
 
     def _usable(self, grant: Grant, permission: Permission, index: int) -> bool:
+        if permission.mode is Mode.ALWAYS:
+            return True
         if permission.mode is Mode.ONCE:
             self._learn_spent(grant)
-            return (grant.pack_id, grant.counter, index) not in self._spent
-        return permission.mode is not Mode.UNTIL or in_force(permission, now=self._now())
+            if (grant.pack_id, grant.counter, index) in self._spent:
+                return False
+        return in_force(permission, now=self._time.now(permission.until))
 
     def _holds(self, grant: Grant, permission: Permission, index: int) -> bool:
         """Whether the permission covers this use now; a one-use one is spent by asking."""
@@ -351,31 +354,6 @@ class PermissionManager:
                 found = self._uses[key] = _Count()
             found.number += 1
             found.last_at = now
-
-    def _first_time(self) -> float:
-        now = self._clock()
-        if self._files is None:
-            return now
-        try:
-            return max(now, self._files.ledger.trusted().clock)
-        except TrustError:
-            return now  # no grant counts either while the counters can't be read
-
-    def _now(self) -> float:
-        """The latest time that was ever seen: by the wall clock, or by what has passed since."""
-        with self._mutex:
-            passed = self._monotonic() - self._latest_mono
-            self._latest = max(self._latest + max(0.0, passed), self._clock())
-            self._latest_mono = self._monotonic()
-            now, due = self._latest, self._latest - self._persisted >= CLOCK_PERSIST_S
-            if due:
-                self._persisted = now
-        if due and self._files is not None:
-            try:
-                self._files.ledger.advance_clock(now)
-            except (OSError, TrustError) as error:
-                self._audit.append("clock.unpersisted", cause=str(error))
-        return now
 
     def _deny(self, pack_id: str, kind: str, reason: str, hint: str, code: str = "denied") -> Deny:
         kind = kind[:100]

@@ -148,6 +148,8 @@ class Host:
         """Approved Packs whose last start failed → why."""
         self.evidence_fault = ""
         """Why the audit trail can't be believed; while this is not empty nothing starts and nothing is granted."""
+        self.owners_timer: asyncio.TimerHandle | None = None
+        """When it is looked again who owns which key, while a replacement was granted for a time."""
         self._locks: dict[str, asyncio.Lock] = {}
         self._background: set[asyncio.Task[Any]] = set()
         self._closing = False
@@ -216,6 +218,8 @@ class Host:
     async def close(self) -> None:
         """Stop Packs, then the bus. Bounded by the orchestrator's own limits."""
         self._closing = True
+        if self.owners_timer is not None:
+            self.owners_timer.cancel()
         for task in list(self._background):
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)

@@ -21,7 +21,7 @@ from core_runtime.bus.sessions import Session
 from core_runtime.component_lifecycle import ComponentState, units_of
 from core_runtime.containers import ContainerState
 from core_runtime.diagnostics import Suggestion, fail_soft
-from core_runtime.handlers import operator_view
+from core_runtime.handlers import operator_view, owners
 from core_runtime.handlers.host import Failure, Host, Waiting
 from core_runtime.handlers.isolation import DOCKER_TITLE, launch_request, no_isolation_issue, sandbox_target
 from core_runtime.rules.approval import State
@@ -38,6 +38,7 @@ async def start_approved(host: Host, statuses: Sequence[PackStatus]) -> dict[str
     if host.isolation is None:
         no_isolation_issue(host)
         return {"started": [], "waiting": [], "failed": sorted(approved)}
+    owners.settle(host)
     order, blocked = _order(host, approved, statuses)
     for pack_id, reasons in blocked.items():
         host.waiting[pack_id] = Waiting(tuple(units_of(approved[pack_id])), reasons[0].reason)
@@ -161,21 +162,9 @@ def is_running(host: Host, pack_id: str) -> bool:
     return info is not None and info.state not in {ContainerState.ERROR, ContainerState.STOPPED}
 
 
-def appoint(host: Host, key: str, pack_id: str) -> None:
-    """The operator's override decides who owns a key, else the Pack approved for it first."""
-    chosen = host.active.interface_overrides.get(key)
-    if chosen is not None:
-        host.registry.set_owner(key, chosen)
-    elif host.registry.owner(key) is None:
-        host.registry.set_owner(key, host.approvals.owners().get(key, pack_id))
-
-
 def settle_owners(host: Host) -> None:
-    """Who owns a key is decided at once. One that nobody is approved for keeps its owner: it is missing."""
-    decided = {**host.approvals.owners(), **host.active.interface_overrides}
-    for key, pack_id in decided.items():
-        if host.registry.owner(key) not in {None, pack_id}:
-            host.registry.set_owner(key, pack_id)
+    """A decision about a Pack is in force: keys go to whom they belong now, and everybody is told."""
+    owners.settle(host)
     host.events.publish(DECIDED)
 
 
@@ -255,7 +244,7 @@ async def _launch(host: Host, copy: VerifiedCopy) -> None:
         await host.lifecycle.prepare(session, copy.metadata)
 
     for key in sorted(copy.metadata.provides()):
-        appoint(host, key, copy.pack_id)
+        owners.appoint(host, key, copy.pack_id)
     await host.sandboxes.start(launch_request(host, copy), prepare)
     await mark(host, copy.pack_id, "started", "")
     host.in_background(asyncio.to_thread(operator_view.write, host, copy.pack_id), f"operator view of {copy.pack_id}")

@@ -25,7 +25,7 @@ from core_runtime.approval_manager import VerifiedCopy
 from core_runtime.bus.sessions import Session
 from core_runtime.component_lifecycle import ComponentLifecycle, ComponentState
 from core_runtime.generations import Standing
-from core_runtime.handlers import starting
+from core_runtime.handlers import owners, starting
 from core_runtime.handlers.host import Host
 from core_runtime.handlers.isolation import launch_request
 from core_runtime.rules.grants import Grant
@@ -162,7 +162,7 @@ class _Trial:
                 self.verdict = Verdict.BEGUN
             raise
         for key in sorted(self._copy.metadata.provides()):
-            starting.appoint(self._host, key, self._copy.pack_id)
+            owners.appoint(self._host, key, self._copy.pack_id)
         standing.serve()
         self.older.retired()
 

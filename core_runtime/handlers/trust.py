@@ -42,9 +42,11 @@ async def _keep_uses(host: Host) -> None:
 def _open(host: Host, effects: HostEffects) -> None:
     registry = PackRegistry(host.settings.packs_dir)
     approvals = ApprovalManager(host.settings.home, registry, host.audit)
-    permissions = PermissionManager(approvals.grant, host.audit, files=approvals.grants)
+    permissions = PermissionManager(approvals.grant, host.audit, files=approvals.grants, latest=approvals.latest)
     host.userdata = UserdataManager(host.settings.home, permissions)
-    host.privileges = HostPrivilegeManager(host.settings.home, permissions, host.audit, effects=effects)
+    host.privileges = HostPrivilegeManager(
+        host.settings.home, permissions, host.audit, effects=effects, latest=approvals.latest
+    )
     store = SecretStore(
         host.settings.user_data, approvals.grants.keyring, partial(_approved_identity, approvals), host.redactions
     )

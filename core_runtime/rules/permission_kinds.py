@@ -34,7 +34,8 @@ class Kind:
 
     ``either``: one of these parameters at least must be there. ``defaults``: what leaving a parameter out means.
     ``inherits``: parameters that limit the others; a choice without one keeps the declared one, and several
-    declarations of the type are never joined, since each limits its own hosts only.
+    declarations of the type are never joined, since each limits its own hosts only. ``lasting``: it holds for a while
+    instead of being used act by act, so that it can't be granted for one use.
     """
 
     params: Mapping[str, ParamCheck]
@@ -47,6 +48,7 @@ class Kind:
     either: tuple[str, ...] = ()
     defaults: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     inherits: tuple[str, ...] = ()
+    lasting: bool = False
 
 
 # --- parameters ------------------------------------------------------------------------------------------------------
@@ -170,7 +172,7 @@ KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
         "interface.replace": Kind(
             _KEYS, "high",
             {"en": "takes the place of another Pack's interface", "ja": "他の Pack の機能を置き換えます"},
-            required="keys", sensitive=True,
+            required="keys", sensitive=True, lasting=True,
         ),
         "addon.apply": Kind(
             {"targets": _texts(_plain)}, "high",
@@ -190,12 +192,13 @@ KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
         ),
         "flow.modify": Kind(
             _FLOWS, "high", {"en": "changes flows", "ja": "フローを変更します"},
-            required="flows", sensitive=True,
+            required="flows", sensitive=True, lasting=True,
         ),
         "resources": Kind(
             {"memory_mb": _number(1, 1 << 20), "cpu": _number(0.01, 1024), "pids": _number(1, 65536),
              "tmp_mb": _number(1, 65536), "disk_mb": _number(1, 1 << 20)}, "low",
             {"en": "uses more of the machine than usual", "ja": "通常より多くの計算資源を使います"},
+            lasting=True,
         ),
     }
 )  # fmt: skip

@@ -223,6 +223,7 @@ def _grant(choice: Choice, requests: Sequence[PermissionRequest], instance: str)
     kind = KINDS[choice.type]
     if kind.missing:
         raise _refused(choice.type, kind.missing, "permission_unenforceable")
+    _check_mode(choice)
     params = choice.params if choice.params is not None else _merged(declared)
     bounds = [request.params for request in declared]
     if not kind.inherits:
@@ -235,6 +236,12 @@ def _grant(choice: Choice, requests: Sequence[PermissionRequest], instance: str)
         raise _refused(choice.type, f"{kind.required or ' or '.join(kind.either)} is missing", "permission_wider")
     bound = instance if choice.mode is Mode.RESTART else ""
     return Permission(choice.type, freeze(params), choice.mode, choice.until, bound)
+
+
+def _check_mode(choice: Choice) -> None:
+    if choice.mode is Mode.ONCE and _lasts(choice.type):
+        reason = "it is no single act, so nothing would ever use up a grant for one use; grant it until a time"
+        raise _refused(choice.type, reason, "permission_lasting")
 
 
 def _complete(kind: Kind | None, params: Mapping[str, Any], bound: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -272,6 +279,7 @@ def _narrowed(held: Sequence[Permission], choice: Choice) -> list[Permission]:
         params = permission.params if choice.params is None else choice.params
         params = _complete(KINDS.get(choice.type), params, permission.params)
         if _covers(permission.params, params) and _shorter(choice, permission):
+            _check_mode(choice)
             kept = choice.mode is Mode.ALWAYS or choice.mode is permission.mode is Mode.RESTART
             return [
                 Permission(
@@ -469,7 +477,11 @@ def in_force(permission: Permission, *, now: float) -> bool:
     """
     if permission.mode is Mode.UNTIL:
         return permission.until is not None and now < permission.until
-    return True
+    return permission.mode is not Mode.ONCE or not _lasts(permission.type)
+
+
+def _lasts(kind: str) -> bool:
+    return kind in KINDS and KINDS[kind].lasting
 
 
 def describe(request: PermissionRequest) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from backend_core.errors import DeniedError, RequestError, RumiError, TrustError
 from core_runtime.drivers import faults
 from core_runtime.host_privilege_manager import HostPrivilegeManager
 from core_runtime.install_journal import InstallJournal
+from core_runtime.rules.grants import Mode
 from core_runtime.rules.permissions import Allow, Deny
 from tests.support.trust_home import Clock, TrustHome
 
@@ -259,8 +261,8 @@ def test_first_approved_provider_owns_a_key_until_replacement_is_granted(tmp_pat
     home = TrustHome(tmp_path)
     home.approved("alpha", provides=["service.shared"])
     home.clock.advance(10)
-    replace = [{"type": "interface.replace", "keys": ["service.shared"], "reason": "r"}]
-    home.add("beta", provides=["service.shared"], permissions=replace)
+    asked = [{"type": "interface.replace", "keys": ["service.shared"], "reason": "r"}]
+    home.add("beta", provides=["service.shared"], permissions=asked)
     assert home.approvals.review("beta").replaces == {"service.shared": "alpha"}
     home.approve("beta")
     assert home.approvals.owners() == {"service.shared": "alpha"}
@@ -271,6 +273,71 @@ def test_first_approved_provider_owns_a_key_until_replacement_is_granted(tmp_pat
     assert home.approvals.owners() == {"service.shared": "beta"}
     home.approvals.reject("beta", reason="no", actor="tester")
     assert home.approvals.owners() == {"service.shared": "alpha"}
+
+
+def _taken_over(tmp_path, **limits):
+    """``alpha`` owns ``service.shared``; ``beta`` was granted to replace it, within ``limits``."""
+    home = TrustHome(tmp_path)
+    home.approved("alpha", provides=["service.shared"])
+    home.clock.advance(10)
+    asked = [{"type": "interface.replace", "keys": ["service.shared"], "reason": "r"}]
+    home.add("beta", provides=["service.shared"], permissions=asked)
+    choice = {"type": "interface.replace", "keys": ["service.shared"], **limits}
+    home.approve("beta", permissions=[choice])
+    return home
+
+
+def test_timed_replacement_ends_at_its_time_and_no_clock_brings_it_back(tmp_path):
+    home = _taken_over(tmp_path, until=Clock().now + 110)
+    assert home.approvals.owners() == {"service.shared": "beta"}
+    assert home.approvals.owners_change_in() == pytest.approx(100)
+    home.clock.now -= 1000  # moved back: what has passed since counts on
+    home.clock.mono += 99
+    assert home.approvals.owners() == {"service.shared": "beta"}
+    home.clock.mono += 2
+    assert home.approvals.owners() == {"service.shared": "alpha"}
+    assert home.approvals.owners_change_in() is None
+    home.clock.now -= 1_000_000
+    assert home.approvals.owners() == {"service.shared": "alpha"}
+    home.reopen().approvals.scan()  # as after a crash just then
+    assert home.approvals.owners() == {"service.shared": "alpha"}
+
+
+def test_replacement_until_restart_ends_with_the_run_of_the_host(tmp_path):
+    home = _taken_over(tmp_path, mode="restart")
+    assert home.approvals.owners() == {"service.shared": "beta"}
+    assert home.approvals.owners_change_in() is None, "no clock ends it"
+    home.reopen().approvals.scan()
+    assert home.approvals.owners() == {"service.shared": "alpha"}
+
+
+@pytest.mark.parametrize(
+    "item",
+    [{"type": "interface.replace", "keys": ["service.shared"]}, {"type": "resources", "memory_mb": 64},
+     {"type": "flow.modify", "flows": ["main"]}],
+)  # fmt: skip
+def test_what_lasts_is_not_granted_for_one_use(tmp_path, item):
+    home = TrustHome(tmp_path)
+    home.add("beta", provides=["service.shared"], permissions=[{**item, "reason": "r"}])
+    for decide in (home.approve, home.approvals.widen):
+        with pytest.raises(DeniedError) as refused:
+            decide("beta", permissions=[{**item, "mode": "once"}], actor="tester")
+        assert refused.value.code == "permission_lasting"
+        home.approve("beta", permissions=[item])
+    with pytest.raises(DeniedError):
+        home.approvals.narrow("beta", permissions=[{**item, "mode": "once"}], actor="tester")
+
+
+def test_one_use_replacement_of_an_older_grant_counts_for_nothing(tmp_path):
+    home = _taken_over(tmp_path)
+    held = home.approvals.grant("beta")
+    once = tuple(replace(permission, mode=Mode.ONCE) for permission in held.permissions)
+    home.approvals.grants.grant(replace(held, permissions=once), points="approve")
+    home.approvals.scan()
+    assert home.approvals.owners() == {"service.shared": "alpha"}
+    assert [usage.ended for usage in home.permissions.used_versus_granted("beta")] == [True]
+    home.approvals.widen("beta", permissions=["interface.replace"], actor="tester")
+    assert home.approvals.owners() == {"service.shared": "beta"}
 
 
 def test_flood_of_denials_is_one_record_a_minute(tmp_path):
@@ -312,7 +379,9 @@ def privileged(tmp_path):
     effects = Effects()
     return (
         home,
-        HostPrivilegeManager(home.home, home.permissions, home.audit, effects=effects, clock=home.clock),
+        HostPrivilegeManager(
+            home.home, home.permissions, home.audit, effects=effects, clock=home.clock, monotonic=home.clock.monotonic
+        ),
         effects,
     )
 
@@ -329,6 +398,17 @@ def test_undeclared_privilege_can_not_be_granted(privileged):
     _, manager, _ = privileged
     with pytest.raises(DeniedError):
         manager.grant("alpha", "container.restart_self", actor="tester")
+
+
+def test_privilege_ends_though_the_clock_was_moved_back_meanwhile(privileged):
+    home, manager, effects = privileged
+    manager.grant("alpha", "notify", actor="tester", until=home.clock.now + 100)
+    manager.execute("alpha", "notify", {"title": "x"})
+    home.clock.now -= 1_000_000
+    home.clock.mono += 101
+    with pytest.raises(DeniedError):
+        manager.execute("alpha", "notify", {"title": "x"})
+    assert len(effects.notices) == 1
 
 
 def test_privilege_ends_with_the_approval_the_revocation_and_the_time(privileged):

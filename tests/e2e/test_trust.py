@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -83,6 +84,10 @@ def reach(host: RunningHost, key: str) -> Any:
 
 def rights(host: RunningHost, method: str = "GET", **body: Any) -> Any:
     return host.ok(method, "/api/packs/taker/permissions", body or None)
+
+
+def owner(host: RunningHost, key: str) -> Any:
+    return next(found["owner"] for found in host.ok("GET", "/api/interfaces") if found["key"] == key)
 
 
 def generation(host: RunningHost) -> Any:
@@ -230,6 +235,36 @@ def test_taking_over_a_key_needs_the_declaration_and_the_operator(host: RunningH
     assert host.result("give.two", 1) == {"two": 1}
     host.ok("DELETE", "/api/packs/second/permissions", {"permissions": ["interface.replace"]})
     assert host.result("give.one", 1) == {"one": 1}, "taken back, it acts at once"
+
+
+def test_a_replacement_for_a_time_ends_by_itself_and_no_clock_brings_it_back(host: RunningHost) -> None:
+    host.put_pack("giver", one_component_pack("giver", PROVIDER, provides=("give.one", "give.two")))
+    host.approve("giver")
+    second = one_component_pack("second", PROVIDER.replace('"one"', '"second"'), provides=("give.one", "give.two"))
+    declared = [{"type": "interface.replace", "keys": ["give.one", "give.two"], "reason": "better"}]
+    second["backend/permissions.json"] = json.dumps({"pack_id": "second", "permissions": declared})
+    host.put_pack("second", second)
+    host.approve("second")
+    once = {"type": "interface.replace", "keys": ["give.one"], "mode": "once"}
+    status, envelope = host.request("POST", "/api/packs/second/permissions", {"permissions": [once]})
+    assert (status, envelope["code"]) == (403, "permission_lasting"), "there is no single use of it"
+
+    end = time.time() + 4
+    timed = {"type": "interface.replace", "keys": ["give.one"], "mode": "until", "until": end}
+    run = {"type": "interface.replace", "keys": ["give.two"], "mode": "restart"}
+    host.ok("POST", "/api/packs/second/permissions", {"permissions": [timed, run]})
+    before = [one["generation"] for one in host.ok("GET", "/api/containers")]
+    assert host.result("give.one", 1) == {"second": 1}
+    assert owner(host, "give.two") == "second"
+    host.until(lambda: host.result("give.one", 1) == {"one": 1}, 20, "the replacement to end")
+    assert time.time() >= end
+    assert before == [one["generation"] for one in host.ok("GET", "/api/containers")], "nothing was restarted for it"
+
+    host.kill()
+    host.start()
+    host.until(lambda: host.call("give.one", 1)[0] == 200, 30, "the Packs to run again")
+    assert host.result("give.one", 1) == {"one": 1}
+    assert owner(host, "give.two") == "giver", "it was granted until the restart"
 
 
 def test_reserved_names_are_refused_at_scan(host: RunningHost) -> None:

@@ -59,13 +59,16 @@ class TrustHome:
         """As after a restart of the host: nothing but the files is left."""
         self.registry = PackRegistry(self.packs_dir)
         self.audit = AuditLog(self.home, clock=self.clock)
-        self.approvals = ApprovalManager(self.home, self.registry, self.audit, clock=self.clock)
+        self.approvals = ApprovalManager(
+            self.home, self.registry, self.audit, clock=self.clock, monotonic=self.clock.monotonic
+        )
         self.permissions = PermissionManager(
             self.approvals.grant,
             self.audit,
             clock=self.clock,
             monotonic=self.clock.monotonic,
             files=self.approvals.grants,
+            latest=self.approvals.latest,
         )
         self.userdata = UserdataManager(self.home, self.permissions)
         self.redactions = Redactions()
