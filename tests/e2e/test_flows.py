@@ -139,6 +139,14 @@ def test_running_another_packs_flow_needs_the_right(host: RunningHost) -> None:
     assert ([step["error"]["type"] for step in report["steps"]], report["output"]) == (["denied"], None), report
     host.ok("POST", "/api/packs/shout/permissions", {"permissions": ["flow.run"]})
     assert run(host, "shout.outer", {})["output"] == {"doubled": 8, "caller": "acme"}, "its steps act as their own Pack"
+    [granted] = host.ok("GET", "/api/packs/shout/permissions")["granted"]
+    assert (granted["type"], granted["uses"]) == ("flow.run", 1), "each run is counted"
+
+    host.ok("DELETE", "/api/packs/shout/permissions", {"permissions": ["flow.run"]})
+    host.ok("POST", "/api/packs/shout/permissions", {"permissions": [{**asks[0], "mode": "once"}]})
+    assert run(host, "shout.outer", {})["output"] == {"doubled": 8, "caller": "acme"}
+    report = run(host, "shout.outer", {})
+    assert [step["error"]["type"] for step in report["steps"]] == ["denied"], "one run was granted"
 
 
 def test_a_step_put_into_a_flow_borrows_nothing_from_its_owner(host: RunningHost) -> None:
