@@ -31,7 +31,7 @@ from core_runtime.drivers.store import Stored
 from core_runtime.drivers.tree import Tree
 from core_runtime.drivers.updates import Phase, Record
 from core_runtime.rules.approval import Event
-from core_runtime.rules.decisions import check_digest, check_isolation
+from core_runtime.rules.decisions import check_digest, check_isolation, check_removed
 from core_runtime.rules.grants import Grant, Mode
 from core_runtime.rules.permissions import decide, parse_choices, requests_of, unspent
 from core_runtime.rules.review import Review, build_review
@@ -202,6 +202,7 @@ class ApprovalManager(Approvals):
     def _place(self, incoming: Path, tree: Tree, metadata: PackMetadata, actor: str) -> PackStatus:
         pack_id = metadata.pack_id
         known = self._look(pack_id)
+        check_removed(pack_id, known.facts.mark)
         folder = self._packs.packs_dir / pack_id
         if known.grant is not None:
             if known.grant.digest == tree.digest:

@@ -58,6 +58,7 @@ from core_runtime.rules.decisions import (
     check_digest,
     check_identity,
     check_isolation,
+    check_removed,
     check_startable,
     check_transition,
     isolation_words,
@@ -316,8 +317,7 @@ class Approvals:
                 try:
                     grant = self.grants.grant(replace(held, permissions=chosen, actor=actor), points="narrow")
                 except OSError as error:
-                    self.grants.revoke(pack_id, Mark.REVOKED, points="revoke")
-                    self._look(pack_id)
+                    self._revoke(pack_id, Mark.REVOKED, points="revoke")
                     what = "The smaller grant could not be written, so the Pack lost its approval."
                     raise pack_folders.storage_error(error, what) from error
             self._look(pack_id)
@@ -395,7 +395,7 @@ class Approvals:
             self._decidable(pack_id, Event.REJECTED)
             self._prepare()
             hit("revoke.before_counter")
-            self.grants.revoke(pack_id, Mark.BLOCKED, points="revoke")
+            self._revoke(pack_id, Mark.BLOCKED, points="revoke")
             live.run_fault = live.reviewed = ""
             with contextlib.suppress(OSError):  # a full disk must not undo what the counter already says
                 self._updates.superseded(pack_id, "")
@@ -425,12 +425,18 @@ class Approvals:
             self._record("pack.restored", grant)
             return self._look(pack_id).status
 
-    def remove(self, pack_id: str, *, actor: str) -> None:
-        """Uninstall: grant void, folder and copy gone. The Pack's data stays (see ``install_journal``)."""
+    def remove(self, pack_id: str, *, actor: str, forget: Callable[[], object] = lambda: None) -> None:
+        """Uninstall: grant void, folder and copy gone. The Pack's data stays (see ``install_journal``).
+
+        It counts as soon as the counter is raised; after an interruption only removing again may follow
+        (``unfinished_removals``). ``forget`` takes along what others keep for the Pack, and may be repeated.
+        """
         with self._locked(pack_id) as live:
             self._lookup(pack_id)
             self._prepare()
-            self.grants.revoke(pack_id, Mark.REVOKED, points="remove")
+            self._revoke(pack_id, Mark.REMOVING, points="remove")
+            forget()
+            hit("remove.forgotten")
             self._updates.remove(pack_id)
             pack_folders.remove(self._packs.packs_dir / pack_id)
             hit("remove.folder_gone")
@@ -440,7 +446,14 @@ class Approvals:
                 self._known.pop(pack_id, None)
             self._packs.rescan(pack_id)
             self._audit.append("pack.removed", pack_id=pack_id, actor=actor)
+            hit("remove.recorded")
+            self.grants.removed(pack_id)
+            hit("remove.done")
         self._collect()
+
+    def unfinished_removals(self) -> Sequence[str]:
+        """Packs of which something may be left though they were removed: to be removed again, before anything else."""
+        return self.grants.removing()
 
     # --- running -----------------------------------------------------------------------------------------------------
 
@@ -547,6 +560,7 @@ class Approvals:
                 detail=known.status.detail,
                 hint="Remove or rename all but the one that you mean, then scan again.",
             )
+        check_removed(pack_id, known.facts.mark)
         check_transition(pack_id, known.status.state, event)
         return known
 
@@ -645,6 +659,16 @@ class Approvals:
             yield replace(draft, dependencies=found)
         finally:
             self._packages.release(pinned)
+
+    def _revoke(self, pack_id: str, mark: Mark, *, points: str) -> None:
+        """Void the grant; from now on it counts for nothing here either, also where that was written only half."""
+        try:
+            self.grants.revoke(pack_id, mark, points=points)
+        except OSError as error:
+            what = "Not all of the decision could be written; what is written of it counts."
+            raise pack_folders.storage_error(error, what) from error
+        finally:
+            self._look(pack_id)
 
     def _persist(self, draft: Grant, *, points: str) -> Grant:
         try:

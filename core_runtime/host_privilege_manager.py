@@ -11,6 +11,7 @@ Not here: the operations (``privileges/``, one file each).
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import pkgutil
 import threading
@@ -54,7 +55,9 @@ class Approvals(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """One granted privilege. ``identity`` is the fingerprint of the identity it was granted to."""
+    """One granted privilege. ``identity`` is the fingerprint of the identity it was granted to; ``approved`` tells
+    since when that was approved without a break: a Pack that was rejected meanwhile gets nothing back by itself.
+    """
 
     pack_id: str
     privilege: str
@@ -63,6 +66,7 @@ class Held:
     actor: str
     options: Mapping[str, Any]
     until: float | None = None
+    approved: str = ""
 
 
 Table: TypeAlias = dict[tuple[str, str], Held]
@@ -115,7 +119,8 @@ class HostPrivilegeManager:
 
     def list(self) -> Listing:
         """Every operation with its schema and to whom it is granted."""
-        held, fault = self._read_or_fault()
+        read, fault = self._read_or_fault()
+        held = {key: found for key, found in read.items() if self._stands(found)}
         return [
             {
                 "id": item.id,
@@ -158,6 +163,7 @@ class HostPrivilegeManager:
                 actor,
                 dict(options or {}),
                 until,
+                timestamp(approval.created_at),
             )
             self._write(held)
         self._audit.append(
@@ -171,18 +177,19 @@ class HostPrivilegeManager:
             held = self._read()
             if held.pop((pack_id, privilege), None) is None:
                 return False
-            try:
-                self._write(held)
-            except OSError as error:  # less is always possible: void all of them by the counter, which needs no room
-                self._ledger.change(SUBJECT, lambda e: replace(e, counter=e.counter + 2))
-                raise HostError(
-                    "Storage failed",
-                    code="storage",
-                    detail="The revocation could not be written, so no privilege is granted to anyone now.",
-                    hint="Make room on the disk, then grant the others again.",
-                ) from error
+            self._write_less(held)
         self._audit.append("privilege.revoked", pack_id=pack_id, privilege=privilege, actor=actor)
         return True
+
+    def drop(self, pack_id: str, *, actor: str) -> None:
+        """The Pack was removed: nothing is granted to it any more. What can't be believed grants nothing anyway."""
+        with contextlib.suppress(TrustError), self._mutex:
+            held = self._read()
+            left = {key: found for key, found in held.items() if key[0] != pack_id}
+            if left == held:
+                return
+            self._write_less(left)
+            self._audit.append("privilege.dropped", pack_id=pack_id, actor=actor, count=len(held) - len(left))
 
     def execute(
         self, pack_id: str, privilege: str, args: Mapping[str, Any] | None = None, *, actor: str = ""
@@ -266,11 +273,16 @@ class HostPrivilegeManager:
         with self._mutex:
             held = self._read().get((pack_id, privilege))
         hint = f"Grant it: rumi privilege grant {pack_id} {privilege}."
-        if held is None or held.identity != identity_fingerprint(approval.pack_identity):
+        if held is None or not _made_for(held, approval):
             raise _denied(pack_id, privilege, "It is not granted.", hint)
         if held.until is not None and self._time.now(held.until) >= held.until:
             raise _denied(pack_id, privilege, "The grant has ended.", hint)
         return held
+
+    def _stands(self, held: Held) -> bool:
+        """Whether it is one that the Pack has, or has again once its approval is in force again."""
+        approval = self._permissions.grant(held.pack_id)
+        return approval is None or _made_for(held, approval)
 
     def _validate(self, item: Privilege, part: str, value: Mapping[str, Any]) -> None:
         try:
@@ -317,11 +329,28 @@ class HostPrivilegeManager:
             self._write({})
         self._audit.append("privilege.reset", actor=actor)
 
+    def _write_less(self, held: Table) -> None:
+        try:
+            self._write(held)
+        except OSError as error:  # less is always possible: void all of them by the counter, which needs no room
+            self._ledger.change(SUBJECT, lambda e: replace(e, counter=e.counter + 2))
+            raise HostError(
+                "Storage failed",
+                code="storage",
+                detail="The revocation could not be written, so no privilege is granted to anyone now.",
+                hint="Make room on the disk, then grant the others again.",
+            ) from error
+
     def _write(self, held: Table) -> None:
         number = self._ledger.trusted().of(SUBJECT).counter + 1
         document = {"counter": number, "grants": [_encode(item) for _, item in sorted(held.items())]}
         self._keyring.write(self._path, document, PURPOSE)
         self._ledger.change(SUBJECT, lambda _: Entry(number))
+
+
+def _made_for(held: Held, approval: Grant) -> bool:
+    same = held.identity == identity_fingerprint(approval.pack_identity)
+    return same and held.approved == timestamp(approval.created_at)
 
 
 def _shown(held: Held) -> dict[str, Any]:
@@ -344,6 +373,7 @@ def _encode(held: Held) -> dict[str, Any]:
         "actor": held.actor,
         "options": dict(held.options),
         "until": held.until,
+        "approved": held.approved,
     }
 
 
@@ -356,6 +386,7 @@ def _decode(item: Mapping[str, Any]) -> Held:
         str(item["actor"]),
         dict(item["options"]),
         None if item["until"] is None else float(item["until"]),
+        str(item.get("approved", "")),
     )
 
 

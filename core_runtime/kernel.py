@@ -159,7 +159,7 @@ class Kernel:
         return self.host.built("permissions") and self.host.permissions.has(pack_id, "flow.modify", flow=flow_id)
 
     def _may_run(self, actors: tuple[str, ...], flow_id: str) -> bool:
-        """Each Pack that supplied the step owns the flow or was granted to run it; asked once for each run, and counted."""
+        """Each Pack that supplied the step owns the flow or was granted to run it. Once for each run: it is counted."""
         plan = self._plans.get(flow_id)
         owner = plan.flow.origin.pack if plan else ""
         judge = self.host.permissions.check

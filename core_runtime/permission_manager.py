@@ -118,7 +118,7 @@ class PermissionManager:
         self._monotonic = monotonic
         self._files = files
         self._mutex = threading.Lock()
-        self._time = latest or LatestTime(files and files.ledger, audit, clock=clock, monotonic=monotonic)
+        self._time = latest or LatestTime(files.ledger if files else None, audit, clock=clock, monotonic=monotonic)
         self._spent: set[tuple[str, int, int]] = set()
         self._spent_known: set[tuple[str, int]] = set()
         self._uses: dict[tuple[str, str, str], _Count] = {}

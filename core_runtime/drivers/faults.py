@@ -33,7 +33,10 @@ POINTS: Final = (
     "restore.moved_in",
     "remove.counted",
     "remove.unlinked",
+    "remove.forgotten",
     "remove.folder_gone",
+    "remove.recorded",
+    "remove.done",
     "counters.first_slot",
     "counters.second_slot",
     "stage.copied",
@@ -65,6 +68,7 @@ POINTS: Final = (
     "rotate.switched",
     "secret.before_write",
     "secret.written",
+    "secret.removed",
 )
 
 

@@ -27,6 +27,9 @@ from core_runtime.rules.approval import Mark, Verdict
 from core_runtime.rules.grants import Grant, Imported, Rejection, grant_document, rejection_document, weigh
 from core_runtime.rules.seals import GRANT, Fault
 
+_TAKEN = frozenset({Mark.REVOKED, Mark.REMOVING})
+"""Marks under which a grant file that is still there is a leftover."""
+
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
@@ -69,7 +72,7 @@ class GrantFiles:
         epoch = known.epoch if isinstance(known, Counters) else ""
         base = Loaded(Verdict.NONE, mark=entry.mark, counter=entry.counter, used=entry.used, identity=entry.identity)
         if document is None:
-            expected = entry.counter and entry.mark not in {Mark.BLOCKED, Mark.REVOKED}
+            expected = entry.counter and entry.mark not in {Mark.BLOCKED, *_TAKEN}
             return replace(base, cause="grant_missing" if expected else "")
         if isinstance(document, Fault):
             return replace(base, verdict=Verdict.FAULTY, cause=document.cause, detail=document.detail)
@@ -78,7 +81,7 @@ class GrantFiles:
             return replace(base, reason=found.reason)
         if isinstance(found, Imported):
             return replace(base, verdict=Verdict.IMPORTED, cause="grant_imported")
-        if isinstance(found, Fault) and entry.mark is Mark.REVOKED and found.cause == "grant_rolled_back":
+        if isinstance(found, Fault) and entry.mark in _TAKEN and found.cause == "grant_rolled_back":
             return replace(base, cause="grant_revoked")
         if isinstance(found, Fault):
             cause = known if isinstance(known, Fault) and found.cause == "grant_foreign_epoch" else found
@@ -110,11 +113,27 @@ class GrantFiles:
         return final
 
     def revoke(self, pack_id: str, mark: Mark, *, points: str) -> None:
-        """Make every grant of the Pack worthless, whatever else fails afterwards."""
-        self.ledger.change(pack_id, lambda e: Entry(e.counter + 2, mark, identity=e.identity))
+        """Make every grant of the Pack worthless, whatever else fails afterwards; without its file, at least, where
+        the counter can't be written.
+        """
+        try:
+            self.ledger.change(pack_id, lambda e: Entry(e.counter + 2, mark, identity=e.identity))
+        except OSError:
+            self.unlink(pack_id)
+            raise
         hit(f"{points}.counted")
         self.unlink(pack_id)
         hit(f"{points}.unlinked")
+
+    def removed(self, pack_id: str) -> None:
+        """Everything of a Pack that was to be removed is gone."""
+        self.ledger.change(pack_id, lambda e: replace(e, mark=Mark.REVOKED) if e.mark is Mark.REMOVING else e)
+
+    def removing(self) -> list[str]:
+        """The Packs whose removal was decided and has not come to its end; none while the counters can't be read."""
+        counters = self.ledger.read()
+        entries = counters.entries if isinstance(counters, Counters) else {}
+        return sorted(pack_id for pack_id, entry in entries.items() if entry.mark is Mark.REMOVING)
 
     def record_rejection(self, pack_id: str, reason: str, at: float) -> None:
         """Keep the reason where the grant was; only for the reader."""

@@ -202,6 +202,7 @@ class SecretStore:
                 "The secret could not be removed", code="storage", detail=error.strerror or type(error).__name__
             ) from error
         fsync_folder(path.parent)
+        hit("secret.removed")
         with contextlib.suppress(OSError):
             os.rmdir(path.parent)  # noqa: PTH106 - only when it is empty
         return True

@@ -23,7 +23,7 @@ from backend_core.errors import ConflictError, DeniedError, RequestError, RumiEr
 from core_runtime.approval_manager import PackStatus
 from core_runtime.containers import ContainerState
 from core_runtime.diagnostics import Suggestion
-from core_runtime.handlers import dependencies, operator_view, starting
+from core_runtime.handlers import dependencies, operator_view, removal, starting
 from core_runtime.handlers.host import Host
 from core_runtime.handlers.interfaces import call, interfaces
 from core_runtime.handlers.isolation import expected_isolation
@@ -115,9 +115,12 @@ async def reject(host: Host, pack_id: str, *, reason: str = "", actor: str = "op
     """Reject with a reason. The decision is on disk before the sandbox is stopped, so it holds whatever comes."""
     _check_id(pack_id)
     async with host.exclusively(pack_id):
-        await asyncio.to_thread(host.approvals.reject, pack_id, reason=reason, actor=actor)
-        await starting.stop_one(host, pack_id, reason="rejected")
-        starting.settle_owners(host)
+        try:
+            await asyncio.to_thread(host.approvals.reject, pack_id, reason=reason, actor=actor)
+        finally:  # also where not all of the decision could be written: what lost its grant does not run
+            if host.approvals.grant(pack_id) is None:
+                await starting.stop_one(host, pack_id, reason="rejected")
+                starting.settle_owners(host)
     await asyncio.to_thread(operator_view.write, host, pack_id)
     return await status(host, pack_id)
 
@@ -134,13 +137,14 @@ async def restore(host: Host, pack_id: str, *, actor: str = "operator") -> PackS
 
 
 async def remove(host: Host, pack_id: str, *, actor: str = "operator") -> None:
-    """Uninstall: stop, then folder, grant, copy and what the host wrote about it."""
+    """Uninstall: stop, then grant, secrets, privileges, folder, copy and what the host wrote about it."""
     _check_id(pack_id)
     async with host.exclusively(pack_id):
         await asyncio.to_thread(host.approvals.status, pack_id)
         await starting.stop_one(host, pack_id, reason="removed")
-        await asyncio.to_thread(host.secrets.drop, pack_id, actor=actor)
-        await asyncio.to_thread(host.approvals.remove, pack_id, actor=actor)
+        await asyncio.to_thread(
+            removal.remove, host.approvals, host.secrets, host.privileges, pack_id, actor=actor
+        )
         await asyncio.to_thread(operator_view.remove, host, pack_id)
         starting.forget(host, pack_id)
         host.permissions.forget(pack_id, uses=True)

@@ -12,7 +12,7 @@ from backend_core.errors import quote
 from core_runtime.approval_manager import ApprovalManager
 from core_runtime.drivers.grants import identity_fingerprint
 from core_runtime.drivers.secret_store import SecretStore
-from core_runtime.handlers import egress, takeover
+from core_runtime.handlers import egress, operator_view, removal, takeover
 from core_runtime.handlers.host import Host
 from core_runtime.handlers.table import handler
 from core_runtime.host_privilege_manager import HostPrivilegeManager
@@ -52,6 +52,11 @@ def _open(host: Host, effects: HostEffects) -> None:
     )
     store.load()
     host.secrets = SecretManager(store, permissions, host.audit)
+    for pack_id, error in removal.resume(approvals, host.secrets, host.privileges).items():
+        if error is None:
+            operator_view.remove(host, pack_id)
+        else:
+            host.note_error(pack_id, error)
     host.permissions = permissions
     host.packs = registry
     host.approvals = approvals

@@ -49,6 +49,8 @@ class Mark(StrEnum):
     MODIFIED = "modified"
     REVOKED = "revoked"
     """The grant was taken away with the Pack or its decision; a grant file that is still there is a leftover."""
+    REMOVING = "removing"
+    """The same, and not everything of the Pack is gone yet: only finishing that may follow."""
 
 
 _S, _E = State, Event
@@ -81,6 +83,7 @@ TRANSITIONS: Final[Mapping[State, Mapping[Event, State]]] = MappingProxyType(
     }
 )
 
+REMOVAL_UNFINISHED: Final = "removal_unfinished"
 UNDECIDED: Final = frozenset({State.INSTALLED, State.PENDING, State.MODIFIED})
 """What waits for the operator: ``GET /api/packs/pending``."""
 
@@ -130,6 +133,8 @@ def judge(facts: Facts) -> tuple[State, str]:
     """
     if facts.verdict is not Verdict.VALID and facts.mark is Mark.BLOCKED:
         return State.BLOCKED, "rejected"
+    if facts.verdict is not Verdict.VALID and facts.mark is Mark.REMOVING:
+        return State.ERROR, REMOVAL_UNFINISHED
     if facts.verdict is Verdict.FAULTY:
         return State.ERROR, facts.cause
     if facts.verdict is Verdict.VALID:

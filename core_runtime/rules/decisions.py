@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from backend_core.errors import ConflictError, DeniedError, TrustError, quote
-from core_runtime.rules.approval import Event, State, following
+from core_runtime.rules.approval import REMOVAL_UNFINISHED, Event, Mark, State, following
 from core_runtime.rules.digest import normal_digest
 from core_runtime.rules.grants import Grant
 from core_runtime.rules.sandbox import Isolation, Level, at_least
@@ -20,6 +20,17 @@ def check_transition(pack_id: str, state: State, event: Event) -> None:
             detail=f"{quote(pack_id)} is {state.value}; it can't be {event.value} now.",
             hint=f"See its state and cause: rumi pack show {pack_id}.",
             fields={"state": state.value, "event": event.value},
+        )
+
+
+def check_removed(pack_id: str, mark: Mark) -> None:
+    """``ConflictError`` ``removal_unfinished`` while something of a removed Pack may be left: nobody may find it."""
+    if mark is Mark.REMOVING:
+        raise ConflictError(
+            "The removal of this Pack did not come to its end",
+            code=REMOVAL_UNFINISHED,
+            detail=f"{quote(pack_id)} was removed, and something of it may be left.",
+            hint=f"Finish it first: rumi pack remove {pack_id}",
         )
 
 

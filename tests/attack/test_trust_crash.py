@@ -46,7 +46,7 @@ actions = {
     "reject": lambda: trust.approvals.reject("alpha", reason="no", actor="tester"),
     "narrow": lambda: trust.approvals.narrow("alpha", permissions=[], actor="tester"),
     "restore": lambda: trust.approvals.restore("alpha", actor="tester"),
-    "remove": lambda: trust.approvals.remove("alpha", actor="tester"),
+    "remove": lambda: trust.remove(),
     "rotate": lambda: trust.approvals.grants.keyring.rotate(),
 }
 actions[action]()
@@ -109,8 +109,7 @@ LEGAL = {
     "reject": {("approved", "1.0.0", 1), ("blocked", "", 0)},
     "narrow": {("approved", "1.0.0", 1), ("approved", "1.0.0", 0)},
     "restore": {("modified", "1.0.0", 1), ("approved", "1.0.0", 1)},
-    # removal has its folder go after the grant is void: until then the Pack is a new one, never an approved one
-    "remove": {("approved", "1.0.0", 1), ("pending", "", 0), ("installed", "", 0), ("absent", "", 0)},
+    "remove": {("approved", "1.0.0", 1), ("absent", "", 0)},
     "rotate": {("approved", "1.0.0", 1)},
 }
 
@@ -182,6 +181,47 @@ def test_full_disk_does_not_stop_a_rejection(tmp_path, monkeypatch):
         patch.setattr("core_runtime.drivers.audit.write_all", no_room)
         assert home.approvals.reject("alpha", reason="no", actor="tester").state is State.BLOCKED
     assert describe(home.reopen())[0] == "blocked"
+
+
+def failing_at(point: str):
+    def hook(name: str) -> None:
+        if name == point:
+            raise OSError(errno.EIO, "Input/output error")
+
+    return hook
+
+
+@pytest.mark.parametrize("point", ["revoke.counted", "counters.first_slot"])
+def test_rejection_counts_at_once_where_the_disk_fails_in_the_middle(tmp_path, point):
+    home = TrustHome(tmp_path)
+    home.add(permissions=ASKED)
+    home.approve()
+    faults.install(failing_at(point))
+    try:
+        with pytest.raises(HostError):
+            home.approvals.reject("alpha", reason="no", actor="tester")
+    finally:
+        faults.install(None)
+    assert home.approvals.grant("alpha") is None, "the running host does not go on with what it remembers"
+    with pytest.raises(RumiError):
+        home.approvals.open_for_start("alpha", isolation=STANDARD)
+    assert describe(home.reopen())[0] in {"blocked", "pending"}
+
+
+def test_rejection_where_the_counters_can_not_be_written_takes_the_file(tmp_path, monkeypatch):
+    home = TrustHome(tmp_path)
+    home.approved()
+
+    def broken(*_args: object) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", broken)
+        with pytest.raises(HostError):
+            home.approvals.reject("alpha", reason="no", actor="tester")
+    assert not home.grant_file().exists()
+    assert home.approvals.grant("alpha") is None
+    assert describe(home.reopen())[0] == "pending"
 
 
 def test_full_disk_while_narrowing_takes_the_whole_grant(tmp_path, monkeypatch):

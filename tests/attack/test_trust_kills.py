@@ -17,7 +17,7 @@ from tests.support.kills import ACTIONS, NEWER_SECRET, SECRET, Killer
 
 SEED = int(os.environ.get("RUMI_KILL_SEED", "0")) or random.SystemRandom().getrandbits(32)
 KILLS = 45
-"""For each action: 540 together."""
+"""For each action: 585 together."""
 
 OLD = ["approved", "1.0.0", 1]
 NEW = ["approved", "2.0.0", 1]
@@ -27,8 +27,7 @@ LEGAL = {
     "narrow": [OLD, ["approved", "1.0.0", 0]],
     "widen": [OLD, ["approved", "1.0.0", 2]],
     "restore": [["modified", "1.0.0", 1], OLD],
-    # the folder goes after the grant is void: until then the Pack is a new one, never an approved one
-    "remove": [OLD, ["pending", "", 0], ["installed", "", 0], ["absent", "", 0]],
+    "remove": [OLD, ["absent", "", 0]],
     "rotate": [OLD],
     "secret": [OLD],
     "add": [OLD],
@@ -100,5 +99,7 @@ def check(action, found, told):
     if found["secret"]:
         expected = {SECRET, NEWER_SECRET} if action == "secret" and not found["answered"] else {SECRET}
         assert found["secret"] in ({NEWER_SECRET} if action == "secret" and found["answered"] else expected), (told, found)
+    if action == "remove":  # with its secrets and privileges, or without any of them: nobody inherits what was left
+        assert found["kept"] == (["other", "token", "notify"] if found["seen"] == OLD else []), (told, found)
     if action == "add":
         assert found["extra"]["staged"] in ({"2.0.0"} if found["answered"] else {"", "2.0.0"}), (told, found)

@@ -467,6 +467,28 @@ def test_privilege_is_not_inherited_by_another_identity(privileged):
     assert effects.notices == []
 
 
+def test_privilege_does_not_come_back_with_a_new_approval(privileged):
+    """Rejected or removed, then approved again: the operator decides about each operation anew."""
+    home, manager, effects = privileged
+    manager.grant("alpha", "notify", actor="tester")
+    home.approve()
+    manager.execute("alpha", "notify", {"title": "x"})  # an approval renewed without a break takes nothing away
+    home.approvals.reject("alpha", reason="no", actor="tester")
+    home.clock.advance(1)
+    home.approve()
+    with pytest.raises(DeniedError):
+        manager.execute("alpha", "notify", {"title": "x"})
+    manager.grant("alpha", "notify", actor="tester")
+    home.remove()
+    assert not any(one["granted_to"] for one in manager.list())
+    home.clock.advance(1)
+    home.add(permissions=[{"type": "host.notify", "reason": "r"}])
+    home.approve()
+    with pytest.raises(DeniedError):
+        manager.execute("alpha", "notify", {"title": "x"})
+    assert len(effects.notices) == 1
+
+
 @pytest.mark.parametrize("name", ["../x", "a/b", "/etc/x", "", ".", "..", ".bashrc", "a\0b", "a\u202eb", "x" * 101])
 def test_export_stays_in_the_folder_of_the_operators_choice(privileged, tmp_path, name):
     _, manager, _ = privileged

@@ -26,6 +26,7 @@ from tests.support.trust_home import SETUP, STANDARD, TrustHome
 
 ROOT = Path(__file__).resolve().parents[2]
 ASKED = [{"type": "userdata.read", "paths": ["shared/**"], "reason": "needs it"}]
+DECLARED = [{"type": "host.notify", "reason": "tells when it is done"}]
 WIDER = {"type": "userdata.read", "paths": ["shared/one.txt"]}
 SECRET, NEWER_SECRET = "the value before", "the value after"
 DATA = "user_data/packs/alpha/state.txt"
@@ -52,7 +53,7 @@ def _restore(home: TrustHome) -> None:
 
 
 def _remove(home: TrustHome) -> None:
-    home.approvals.remove("alpha", actor="tester")
+    home.remove()
 
 
 def _rotate(home: TrustHome) -> None:
@@ -131,9 +132,12 @@ ACTIONS: dict[str, Callable[[TrustHome], None]] = {
 
 def prepare(home: TrustHome, action: str) -> None:
     """The state in which ``action`` is decided."""
-    home.add(permissions=ASKED)
+    home.add(permissions=[*ASKED, *DECLARED] if action == "remove" else ASKED)
     home.approve()
     home.vault.set("alpha", "token", SECRET, identity="github:author/alpha", actor="tester")
+    if action == "remove":
+        home.vault.set("alpha", "other", SECRET, identity="github:author/alpha", actor="tester")
+        home.privileges.grant("alpha", "notify", actor="tester")
     if action == "approve":
         home.add(version="2.0.0", permissions=ASKED)
     if action == "restore":
@@ -175,8 +179,15 @@ def look(folder: Path, action: str) -> dict[str, Any]:
     litter += [path.name for path in (folder / "ecosystem/packs").iterdir() if path.name.startswith(".alpha")]
     return {
         "seen": seen, "again": again, "runs": runs, "evidence": report.sentence() if not report.ok else "",
-        "litter": litter, "secret": secret, "extra": extra(folder),
+        "litter": litter, "secret": secret, "extra": extra(folder), "kept": kept(home),
     }  # fmt: skip
+
+
+def kept(home: TrustHome) -> list[str]:
+    """What the operator entered and granted beside the approval, as an approval of now would find it."""
+    secrets = home.vault.entries("alpha", identity="github:author/alpha")
+    privileges = [one["id"] for one in home.privileges.list() if "alpha" in one["granted_to"]]
+    return [str(one["name"]) for one in secrets] + privileges
 
 
 def extra(folder: Path) -> dict[str, str]:

@@ -13,6 +13,8 @@ from core_runtime.drivers.audit import AuditLog
 from core_runtime.drivers.grants import identity_fingerprint
 from core_runtime.drivers.redactions import Redactions
 from core_runtime.drivers.secret_store import SecretStore
+from core_runtime.handlers import removal
+from core_runtime.host_privilege_manager import HostPrivilegeManager
 from core_runtime.permission_manager import PermissionManager
 from core_runtime.rules.grants import Grant
 from core_runtime.rules.sandbox import DriverKind, Isolation, Level
@@ -76,6 +78,11 @@ class TrustHome:
             self.user_data, self.approvals.grants.keyring, self._identity, self.redactions, clock=self.clock
         )
         self.vault = SecretManager(store, self.permissions, self.audit)
+        self.privileges = HostPrivilegeManager(
+            self.home, self.permissions, self.audit, clock=self.clock, latest=self.approvals.latest
+        )
+        unfinished = removal.resume(self.approvals, self.vault, self.privileges)
+        assert not any(unfinished.values()), unfinished
         return self
 
     def _identity(self, pack_id: str) -> str:
@@ -126,6 +133,10 @@ class TrustHome:
         root = self.add(pack_id, **options)
         self.approve(pack_id)
         return root
+
+    def remove(self, pack_id: str = "alpha") -> None:
+        """Uninstall, as the operator's command does."""
+        removal.remove(self.approvals, self.vault, self.privileges, pack_id, actor="tester")
 
     def scan(self, pack_id: str = "alpha") -> PackStatus:
         """A fresh look at one Pack."""

@@ -13,6 +13,7 @@ from core_runtime.rules.approval import TRANSITIONS, Event, Facts, Mark, State, 
 from core_runtime.rules.decisions import (
     check_digest,
     check_isolation,
+    check_removed,
     check_startable,
     check_transition,
     isolation_words,
@@ -59,7 +60,7 @@ GRANT = Grant(
 
 
 def test_words_that_stand_in_signed_files_never_change():
-    assert [mark.value for mark in Mark] == ["", "blocked", "modified", "revoked"]
+    assert [mark.value for mark in Mark] == ["", "blocked", "modified", "revoked", "removing"]
     assert [state.value for state in State] == [
         "installed",
         "pending",
@@ -235,3 +236,14 @@ def canonical(entries: list[FileEntry]) -> str:
 def test_paths_are_written_in_one_unicode_form():
     assert normal_path(("a", "e\u0301.py")) == "a/\u00e9.py"
     assert normal_path(("x",)) == "x"
+
+
+def test_only_finishing_follows_a_removal_that_was_cut_off():
+    for mark in set(Mark) - {Mark.REMOVING}:
+        check_removed("alpha", mark)
+    with pytest.raises(ConflictError) as refused:
+        check_removed("alpha", Mark.REMOVING)
+    error = refused.value
+    assert (error.code, error.title) == ("removal_unfinished", "The removal of this Pack did not come to its end")
+    assert error.detail == "'alpha' was removed, and something of it may be left."
+    assert error.hint == "Finish it first: rumi pack remove alpha"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import threading
+from functools import partial
 
 import pytest
 
@@ -18,6 +19,8 @@ from backend_core.errors import (
     RumiError,
     TrustError,
 )
+from core_runtime.drivers import faults
+from core_runtime.rules.approval import State
 from core_runtime.rules.secret import MAX_SECRETS, MAX_VALUE_BYTES
 from tests.support.trust_home import TrustHome
 
@@ -193,9 +196,47 @@ def test_another_identity_under_the_same_id_gets_nothing(home):
 
 def test_a_removed_pack_has_no_secrets(home):
     put(home, "other", "another value")
-    assert home.vault.drop("alpha", actor="tester") == 2
+    home.remove()
     assert not path_of(home).parent.exists()
     assert home.vault.drop("alpha", actor="tester") == 0
+
+
+def test_nobody_inherits_what_an_interrupted_removal_left(home):
+    def failing(point):
+        if point == "remove.unlinked":
+            raise HostError("Storage failed", code="storage")
+
+    faults.install(failing)
+    try:
+        with pytest.raises(HostError):
+            home.remove()
+    finally:
+        faults.install(None)
+    assert (home.approvals.status("alpha").state, home.scan().cause) == (State.ERROR, "removal_unfinished")
+    assert path_of(home).exists()
+    for again in (partial(home.approve, permissions=["secret"]), partial(home.approvals.add, packs(home), actor="tester")):
+        with pytest.raises(ConflictError) as refused:
+            again()
+        assert refused.value.code == "removal_unfinished"
+    assert home.approvals.grant("alpha") is None
+    home.reopen()  # finishes it
+    assert not path_of(home).parent.exists()
+    assert not (home.packs_dir / "alpha").exists()
+    home.add(permissions=ASKS)
+    home.approve(permissions=["secret"])
+    assert cause(home) == "secret_missing"
+
+
+def test_what_is_put_in_a_removed_packs_place_stays(home):
+    home.remove()
+    home.add(permissions=ASKS)
+    home.reopen()
+    assert home.scan().state is State.INSTALLED
+
+
+def packs(home):
+    """A folder of the same Pack elsewhere."""
+    return TrustHome(home.home / "elsewhere").add(permissions=ASKS)
 
 
 def test_rotation_of_the_key_seals_secrets_again(home):
