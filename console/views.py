@@ -80,6 +80,7 @@ def _privileges(pack_id: str, rights: View, known: list[View]) -> list[View]:
             "reason": asked.get(entry["id"], ""),
             "options": list(entry["options"].get("properties", {})),
             "granted": pack_id in entry["granted_to"],
+            "unavailable": entry["unavailable"],
         }
         for entry in known
         if entry["id"] in asked or pack_id in entry["granted_to"]

@@ -44,6 +44,10 @@ PACK_RATE: Final = Rate(per_second=0.5, burst=20.0)
 DISTURBING_RATE: Final = Rate(per_second=0.1, burst=5.0)
 """For what a person notices, beside the rate above and for each operation."""
 REFUSAL_WINDOW_S: Final = 60.0
+_NO_EFFECTS: Final[Mapping[str, str]] = {
+    "en": "It acts through the running host, and no host runs here.",
+    "ja": "動作中のホストを通じて行う操作ですが、ここではホストが動いていません。",
+}
 
 
 class Approvals(Protocol):
@@ -118,7 +122,7 @@ class HostPrivilegeManager:
         self._effects = effects
 
     def list(self) -> Listing:
-        """Every operation with its schema and to whom it is granted."""
+        """Every operation with its schema, to whom it is granted, and why it could not be performed now."""
         read, fault = self._read_or_fault()
         held = {key: found for key, found in read.items() if self._stands(found)}
         return [
@@ -128,7 +132,8 @@ class HostPrivilegeManager:
                 "risk": item.risk,
                 "parameters": dict(item.parameters),
                 "options": dict(item.options),
-                "available": self._available(item),
+                "available": not self._lack(item),
+                "unavailable": dict(self._lack(item)),
                 "granted_to": sorted(pack for pack, privilege in held if privilege == item.id),
                 "grants": [_shown(found) for _, found in sorted(held.items()) if found.privilege == item.id],
                 "fault": fault,
@@ -206,10 +211,8 @@ class HostPrivilegeManager:
                 self._take(pack_id)
             held = self._granted(pack_id, privilege)
             self._validate(item, "parameters", args or {})
-            if not self._available(item):
-                raise HostError(
-                    "Not available", code="privilege_unavailable", detail=f"{privilege} needs a running host."
-                )
+            if item.needs_effects and self._effects is None:
+                raise HostError("Not available", code="privilege_unavailable", detail=_NO_EFFECTS["en"])
             if not actor and item.disturbs:
                 self._take(f"{pack_id}/{item.id}", DISTURBING_RATE)
             result = item.execute(Call(pack_id, dict(args or {}), held.options, self._effects, self._desktop))
@@ -256,8 +259,11 @@ class HostPrivilegeManager:
             )
         return item
 
-    def _available(self, item: Privilege) -> bool:
-        return self._effects is not None or not item.needs_effects
+    def _lack(self, item: Privilege) -> Mapping[str, str]:
+        """Why it could not be performed now, a sentence for each language; empty where it could."""
+        if item.needs_effects and self._effects is None:
+            return _NO_EFFECTS
+        return self._desktop.lack(item.programs) if item.programs else {}
 
     def _approved(self, pack_id: str, privilege: str) -> Grant:
         approval = self._permissions.grant(pack_id)

@@ -15,7 +15,7 @@ import os
 import stat
 import subprocess
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -25,6 +25,10 @@ FOLDERS: Final = (Path("/usr/bin"), Path("/bin"), Path("/usr/local/bin"))
 DESKTOP_VARIABLES: Final = ("DISPLAY", "WAYLAND_DISPLAY", "XAUTHORITY", "XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS",
                             "XDG_CURRENT_DESKTOP", "HOME", "LANG")  # fmt: skip
 LIMIT_S: Final = 10.0
+_NO_DESKTOP: Final[Mapping[str, str]] = {
+    "en": "The host was started without a desktop (neither DISPLAY nor WAYLAND_DISPLAY is set).",
+    "ja": "ホストはデスクトップなしで起動されました (DISPLAY も WAYLAND_DISPLAY もありません)。",
+}
 
 
 class Desktop:
@@ -49,14 +53,31 @@ class Desktop:
         ``last`` is added as the last argument. ``lasting``: one that has not ended in time did what was asked, and is
         left alone, as a browser that was started by it; any other is ended then.
         """
+        found = next(self._found(choices), None)
+        lack = self.lack(choices)
+        if lack or found is None:
+            raise _unavailable(lack.get("en", "The program is gone."))
+        path, name, arguments = found
+        self._run([str(path), *arguments, *([] if last is None else [last])], data, lasting=lasting)
+        return name
+
+    def lack(self, choices: Sequence[Sequence[str]]) -> Mapping[str, str]:
+        """Why none of ``choices`` could be run now, a sentence for each language; empty where one could."""
         if not any(self._environment.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY")):
-            raise _unavailable("The host was started without a desktop (neither DISPLAY nor WAYLAND_DISPLAY is set).")
+            return _NO_DESKTOP
+        if any(self._found(choices)):
+            return {}
+        names = ", ".join(choice[0] for choice in choices)
+        return {
+            "en": f"None of {names} is installed in a trusted folder.",
+            "ja": f"{names} のいずれも、信頼できるフォルダーにありません。",
+        }
+
+    def _found(self, choices: Sequence[Sequence[str]]) -> Iterator[tuple[Path, str, Sequence[str]]]:
         for name, *arguments in choices:
             path = self._trusted(name)
             if path is not None:
-                self._run([str(path), *arguments, *([] if last is None else [last])], data, lasting=lasting)
-                return name
-        raise _unavailable(f"None of {', '.join(choice[0] for choice in choices)} is installed in a trusted folder.")
+                yield path, name, arguments
 
     def _trusted(self, name: str) -> Path | None:
         for folder in self._folders:

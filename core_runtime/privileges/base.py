@@ -39,7 +39,8 @@ class Call:
 class Privilege:
     """One operation. ``parameters``, ``options``: JSON Schemas; ``needs_effects``: acts through the running host.
 
-    ``disturbs``: a person notices each of them, so a Pack has few.
+    ``disturbs``: a person notices each of them, so a Pack has few. ``programs``: those of the operator's desktop of
+    which it needs one, each with its own arguments.
     """
 
     id: str
@@ -50,6 +51,7 @@ class Privilege:
     execute: Callable[[Call], Mapping[str, Any]]
     needs_effects: bool = False
     disturbs: bool = False
+    programs: tuple[tuple[str, ...], ...] = ()
 
 
 TABLE: dict[str, Privilege] = {}

@@ -43,5 +43,6 @@ register(
         options={"type": "object", "additionalProperties": False},
         execute=_execute,
         disturbs=True,
+        programs=WRITERS,
     )
 )

@@ -75,5 +75,6 @@ register(
         },
         execute=_execute,
         disturbs=True,
+        programs=OPENERS,
     )
 )

@@ -34,7 +34,7 @@ def list_() -> None:
         [
             (one.get("id"), risk_word(one.get("risk")), _title(one), _names(one.get("parameters")),
              _names(one.get("options")), ", ".join(map(str, one.get("granted_to") or [])),
-             say("yes") if one.get("available") else say("no"))
+             say("yes") if one.get("available") else _why_not(one))
             for one in found
         ],
     )  # fmt: skip
@@ -106,6 +106,12 @@ def _option(text: str) -> tuple[str, Any]:
 def _title(one: dict[str, Any]) -> Any:
     title = one.get("title")
     return title.get(language()) or title.get("en") if isinstance(title, dict) else title
+
+
+def _why_not(one: dict[str, Any]) -> str:
+    reason = one.get("unavailable")
+    told = (reason.get(language()) or reason.get("en")) if isinstance(reason, dict) else ""
+    return say("no: {why}", why=told) if told else say("no")
 
 
 def _names(schema: Any) -> str:

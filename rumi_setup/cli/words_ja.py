@@ -166,6 +166,7 @@ JAPANESE: dict[str, str] = {
     "available": "利用可能",
     "yes": "はい",
     "no": "いいえ",
+    "no: {why}": "いいえ: {why}",
     "none": "なし",
     "pack": "Pack",
     "status": "状態",

@@ -123,6 +123,26 @@ def test_text_reaches_the_clipboard_through_standard_input(acting):
     assert len(acting.told()) == 1
 
 
+def told_by_the_list(manager: HostPrivilegeManager, privilege: str) -> tuple[bool, dict[str, str]]:
+    return next((one["available"], one["unavailable"]) for one in manager.list() if one["id"] == privilege)
+
+
+def test_the_list_tells_what_could_not_be_performed_now_and_why(tmp_path, acting):
+    available, why = told_by_the_list(acting.manager, "open_url")
+    assert (available, why["en"]) == (False, "None of xdg-open, gio is installed in a trusted folder.")
+    assert "xdg-open, gio" in why["ja"]
+    acting.install("gio")
+    assert told_by_the_list(acting.manager, "open_url") == (True, {})
+    assert not told_by_the_list(acting.manager, "clipboard.write")[0]
+    (tmp_path / "other").mkdir()
+    without = Acting(tmp_path / "other", environment={"HOME": "/home/operator"})
+    without.install("xclip")
+    available, why = told_by_the_list(without.manager, "clipboard.write")
+    assert (available, sorted(why), "neither DISPLAY nor WAYLAND_DISPLAY" in why["en"]) == (False, ["en", "ja"], True)
+    assert told_by_the_list(without.manager, "file.export") == (True, {})
+    assert not told_by_the_list(without.manager, "notify")[0], "no host runs here"
+
+
 def test_where_there_is_no_desktop_or_no_program_it_says_so(tmp_path, acting):
     acting.manager.grant("alpha", "clipboard.write", actor="operator")
     assert acting.code("clipboard.write", text="x") == "desktop_unavailable"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import shutil
@@ -25,7 +26,7 @@ EN, JA = CATALOGUES["en"], CATALOGUES["ja"]
 
 @pytest.fixture
 def host(tmp_path: Path) -> Iterator[RunningHost]:
-    with RunningHost(tmp_path / "home", "embedded", {"RUMI_ON_MODIFIED": "keep"}) as running:
+    with RunningHost(tmp_path / "home", "embedded", {"RUMI_ON_MODIFIED": "keep", "DISPLAY": "", "WAYLAND_DISPLAY": ""}) as running:
         yield running
 
 
@@ -123,11 +124,17 @@ def test_a_replacement_is_granted_only_where_it_is_ticked(host: RunningHost) -> 
 
 
 def test_an_operation_of_the_host_is_granted_with_its_options(host: RunningHost) -> None:
-    put(host, "shown", [{"type": "host.file.export", "reason": "r"}])
+    put(host, "shown", [{"type": "host.file.export", "reason": "r"}, {"type": "host.open_url", "reason": "r"}])
     host.approve("shown")
     visitor = opened(host)
     page = visitor.get("/_rumi/packs/shown")
     assert 'name="option-folder"' in page.text
+    listed = {one["id"]: one for one in host.ok("GET", "/api/privileges")}
+    assert (listed["file.export"]["available"], listed["open_url"]["available"]) == (True, False)
+    for language, words in (("en", EN), ("ja", JA)):  # this host was started without a desktop
+        visitor.language = language
+        text = visitor.get("/_rumi/packs/shown").text
+        assert text.count(f"<strong>{words['unavailable']}</strong> {html.escape(listed['open_url']['unavailable'][language])}") == 1
     wrong = visitor.post("/_rumi/packs/shown/privileges/grant", {"csrf": page.csrf, "privilege": "file.export", "option-other": "x"})
     assert wrong.status == 400
     assert "options_invalid" in wrong.text

@@ -186,13 +186,18 @@ def test_privileges_are_reset(host, capsys) -> None:
     assert (code, "No Pack holds" in told, "./rumi privilege list" in told) == (0, True, True)
 
 
-def test_privileges(host, capsys) -> None:
+def test_privileges(host, capsys, monkeypatch) -> None:
     host.answers["GET /api/privileges"] = [
         {"id": "file.export", "risk": "medium", "title": {"en": "Put files", "ja": "書き出す"}, "available": True, "granted_to": ["p"],
          "parameters": {"properties": {"name": {}, "text": {}}}, "options": {"properties": {"folder": {}}}}
     ]  # fmt: skip
     _, out, _ = run(capsys, "privilege", "list")
     assert "file.export  medium  Put files  name, text  folder   p           yes" in out
+    host.answers["GET /api/privileges"][0] |= {"available": False, "unavailable": {"en": "no desktop\x1b[2J", "ja": "デスクトップなし"}}
+    assert "p           no: no desktop\\u001b[2J" in run(capsys, "privilege", "list")[1]
+    with monkeypatch.context() as patch:
+        patch.setenv("RUMI_LANG", "ja")
+        assert "いいえ: デスクトップなし" in run(capsys, "privilege", "list")[1]
     path = "/api/privileges/p/grant/file.export"
     host.answers |= {f"POST {path}": {"pack_id": "p", "privilege": "file.export", "granted": True},
                      f"DELETE {path}": {"pack_id": "p", "privilege": "file.export", "granted": False},

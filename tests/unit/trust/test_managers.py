@@ -9,6 +9,7 @@ import pytest
 
 from backend_core.errors import DeniedError, HostError, TrustError
 from core_runtime.drivers.counters import Entry, Ledger
+from core_runtime.drivers.desktop import Desktop
 from core_runtime.drivers.keys import Keyring
 from core_runtime.drivers.uids import BLOCKS, COUNT, PREFERRED_FIRST, SMALL_COUNT, Uids, choose_range
 from core_runtime.host_privilege_manager import HostPrivilegeManager
@@ -144,10 +145,10 @@ def test_ledger_never_falls_and_grows_beyond_its_first_size(tmp_path):
 
 def test_privileges_are_listed_with_their_schema_and_availability(tmp_path):
     home = TrustHome(tmp_path)
-    manager = HostPrivilegeManager(home.home, home.permissions, home.audit)
+    manager = HostPrivilegeManager(home.home, home.permissions, home.audit, desktop=Desktop((), {}))
     listed = {item["id"]: item["available"] for item in manager.list()}
     assert listed == {
-        "clipboard.write": True, "container.restart_self": False, "file.export": True, "notify": False, "open_url": True,
+        "clipboard.write": False, "container.restart_self": False, "file.export": True, "notify": False, "open_url": False,
     }  # fmt: skip
     json.dumps(manager.list())
 
