@@ -266,9 +266,9 @@ class FlowRun:
 
     def _check_supplier(self, effect: tasks.Invoke) -> None:
         entry = self.kernel.host.registry.resolve(effect.handler)
-        if entry is None or entry.pack != effect.pack:
+        if entry is None or (effect.pack and entry.pack != effect.pack):
             raise NotFoundError(
-                f"{effect.pack} supplies no {effect.handler}",
+                f"{effect.pack or 'Nobody'} supplies no {effect.handler}",
                 code="missing",
                 detail=f"The construct of that name belongs to {entry.pack or 'the host'}." if entry else "",
             )

@@ -57,6 +57,13 @@ class OnError(StrEnum):
     STOP = "stop"
 
 
+class OnAbsent(StrEnum):
+    """What a step does that reads what a failed step should have left: it is skipped, or runs on null."""
+
+    SKIP = "skip"
+    RUN = "run"
+
+
 class OnMissing(StrEnum):
     """What a call does when no handler has its name."""
 
@@ -187,12 +194,16 @@ class Each:
 
 @dataclass(frozen=True, slots=True)
 class Loop:
-    """Verb ``loop``: the steps while ``proceed`` holds and until ``until`` does, at most ``max`` times."""
+    """Verb ``loop``: the steps while ``proceed`` holds and until ``until`` does, at most ``max`` times.
+
+    ``at``: the variable that holds the number of the pass, from 0, before ``proceed`` is asked; ``""`` for none.
+    """
 
     do: tuple[Step, ...]
     max: int
     proceed: Value | None = None
     until: Value | None = None
+    at: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +258,8 @@ class Fail:
 class Construct:
     """A control structure that a Pack supplies: ``<pack>:<name>``, registry key ``flow.construct.<name>``.
 
-    ``do`` is run as often as the construct calls the function that it gets for that.
+    ``pack`` empty: whoever owns the key. ``do`` is run as often as the construct calls the function that it gets for
+    that.
     """
 
     pack: str
@@ -321,23 +333,29 @@ class Phase:
 
 @dataclass(frozen=True, slots=True)
 class Defaults:
-    """Flow-wide adverbs."""
+    """Flow-wide adverbs. ``flow_control``: a handler's answer ``{__flow_control: abort, reason}`` ends the flow."""
 
     on_error: OnError | None = None
     on_missing: OnMissing | None = None
+    on_absent: OnAbsent = OnAbsent.SKIP
+    flow_control: bool = False
     timeout_s: float | None = None
     retry: Retry | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class FlowLimits:
-    """Bounds of one run. ``depth`` counts flows within flows, ``parallel`` what runs side by side in one block."""
+    """Bounds of one run. ``depth`` counts flows within flows, ``parallel`` what runs side by side in one block.
+
+    ``recursion``: how often the flow may run within itself, None for as often as ``depth`` allows.
+    """
 
     wall_s: float | None = None
     steps: int = 10_000
     depth: int = 8
     parallel: int = 64
     output_bytes: int = 1024 * 1024
+    recursion: int | None = None
 
 
 class Journal(StrEnum):
@@ -380,7 +398,7 @@ class Trigger:
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """One flow document."""
+    """One flow document. ``spread``: a map of which each entry is a variable, before ``variables``."""
 
     id: str
     steps: tuple[Step, ...]
@@ -390,6 +408,7 @@ class Flow:
     defaults: Defaults = Defaults()
     limits: FlowLimits = FlowLimits()
     variables: tuple[tuple[str, Value], ...] = ()
+    spread: Value | None = None
     input: Mapping[str, Any] | None = None
     output: Value | None = None
     concurrency: Concurrency = Concurrency()

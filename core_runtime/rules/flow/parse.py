@@ -80,6 +80,7 @@ class _Reader(Steps):
             defaults=self._defaults(document.get("defaults", {})),
             limits=self._limits(document.get("limits", {})),
             variables=self._variables(document.get("vars", {})),
+            spread=self._spread(document.get("vars")),
             input=self._map(document["input"], ("input",)) if "input" in document else None,
             concurrency=self._concurrency(document.get("concurrency", {})),
             journal=self._choice(document, (), "journal", model.Journal) or model.Journal.NONE,
@@ -116,10 +117,13 @@ class _Reader(Steps):
     def _defaults(self, raw: Any) -> model.Defaults:
         at: Path = ("defaults",)
         entry = self._map(raw, at)
-        self._vocabulary(entry, at, {"on_error", "on_missing", "timeout", "retry"}, "defaults")
+        words = {"on_error", "on_missing", "on_absent", "flow_control", "timeout", "retry"}
+        self._vocabulary(entry, at, words, "defaults")
         return model.Defaults(
             on_error=self._choice(entry, at, "on_error", model.OnError),
             on_missing=self._choice(entry, at, "on_missing", model.OnMissing),
+            on_absent=self._choice(entry, at, "on_absent", model.OnAbsent) or model.OnAbsent.SKIP,
+            flow_control=self._flag(entry, at, "flow_control", default=False),
             timeout_s=self._duration(entry, at, "timeout"),
             retry=self._retry(entry.get("retry"), (*at, "retry")),
         )
@@ -127,7 +131,8 @@ class _Reader(Steps):
     def _limits(self, raw: Any) -> model.FlowLimits:
         at: Path = ("limits",)
         entry = self._map(raw, at)
-        self._vocabulary(entry, at, {"wall", "steps", "depth", "parallel", "output_bytes"}, "limits")
+        words = {"wall", "steps", "depth", "parallel", "output_bytes", "recursion"}
+        self._vocabulary(entry, at, words, "limits")
         usual = model.FlowLimits()
         return model.FlowLimits(
             self._duration(entry, at, "wall"),
@@ -135,6 +140,7 @@ class _Reader(Steps):
             self._count(entry, at, "depth", usual.depth, MAX_DEPTH),
             self._count(entry, at, "parallel", usual.parallel, MAX_PARALLEL),
             self._count(entry, at, "output_bytes", usual.output_bytes, MAX_OUTPUT_BYTES),
+            self._count(entry, at, "recursion", 0, MAX_DEPTH) if "recursion" in entry else None,
         )
 
     def _concurrency(self, raw: Any) -> model.Concurrency:
@@ -166,7 +172,18 @@ class _Reader(Steps):
             )  # fmt: skip
         return tuple(found)
 
+    def _spread(self, raw: Any) -> Value | None:
+        """``vars: ${input}``: each entry of the map is a variable."""
+        if not isinstance(raw, str):
+            return None
+        value = self._value(raw, ("vars",))
+        if value is not None and not value.roots:
+            self.problem(("vars",), "vars expects a map, or a reference to one such as ${input}")
+        return value
+
     def _variables(self, raw: Any) -> tuple[tuple[str, Value], ...]:
+        if isinstance(raw, str):
+            return ()
         entry = self._map(raw, ("vars",))
         pairs = (
             (self._target(name, ("vars", name)), self._value(item, ("vars", name))) for name, item in entry.items()

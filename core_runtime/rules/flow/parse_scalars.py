@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from backend_core.errors import AuthorError, quote
 from core_runtime.rules.flow import model
+from core_runtime.rules.flow.conditions import compile_condition
 from core_runtime.rules.flow.values import Value, ValueProblem, compile_value, parse_duration_s, parse_path
 
 Path = tuple[str | int, ...]
@@ -126,11 +127,14 @@ class Reading:
         return self._value(entry[word], (*at, word)) if word in entry else None
 
     def _condition(self, entry: Mapping[str, Any], at: Path, word: str) -> Value | None:
-        """A value that decides; text without a reference would always be true, which nobody means."""
-        value = self._optional(entry, at, word)
-        if value is not None and isinstance(value.source, str) and not value.roots:
-            self.problem((*at, word), f"{word} expects a reference such as ${{name}}, or true or false, got plain text")
-        return value
+        """A value that decides; ``match`` may also be a map of parts."""
+        if word not in entry:
+            return None
+        try:
+            return compile_condition(entry[word], parts=word == "match")
+        except ValueProblem as problem:
+            self.problem((*at, word), f"{word}: {problem}")
+            return None
 
     def _duration(self, entry: Mapping[str, Any], at: Path, word: str) -> float | None:
         if entry.get(word) is None:

@@ -21,10 +21,12 @@ ADVERBS = frozenset({
     "on_missing", "catch", "finally", "once", "stream", "sealed", "enabled", "tags", "x",
 })  # fmt: skip
 MAX_DEPTH = 32
-KERNEL_ERRORS = frozenset({"missing", "timeout", "cancelled", "expression", "schema", "denied", "limit", "value"})
+KERNEL_ERRORS = frozenset({
+    "missing", "timeout", "cancelled", "expression", "schema", "denied", "limit", "value", "abort",
+})  # fmt: skip
 ID = re.compile(r"[a-z][a-z0-9_-]{0,63}\Z")
 FLOW_ID = re.compile(r"[a-z][a-z0-9_-]*(?:\.[a-z][a-z0-9_-]*){0,7}\Z")
-_CONSTRUCT = re.compile(r"([a-z][a-z0-9_-]{0,63}):([a-z][a-z0-9_.-]{0,63})\Z")
+_CONSTRUCT = re.compile(r"([a-z][a-z0-9_-]{0,63}|\*):([a-z][a-z0-9_.-]{0,63})\Z")
 
 
 @dataclass(slots=True)
@@ -136,9 +138,10 @@ class Steps(Adverbs):
     def _construct(self, verb: str, body: Any, at: Path, do: tuple[model.Step, ...]) -> model.Construct | None:
         match = _CONSTRUCT.match(verb)
         if match is None:
-            self.problem(at, f"expected <pack>:<construct>, both lower-case names, got {quote(verb, 60)}")
+            expected = "<pack>:<construct>, lower-case names, * for whoever supplies it"
+            self.problem(at, f"expected {expected}, got {quote(verb, 60)}")
             return None
-        return model.Construct(match.group(1), match.group(2), self._expected(body, at), do)
+        return model.Construct(match.group(1).strip("*"), match.group(2), self._expected(body, at), do)
 
     def _subflow(self, body: Any, at: Path, _path: str) -> model.Subflow | None:
         flow_id = self._matching(body, at, FLOW_ID, "the id of a flow, as in acme.answer")
@@ -242,8 +245,11 @@ class Steps(Adverbs):
         )  # fmt: skip
 
     def _loop(self, body: Mapping[str, Any], at: Path, do: tuple[model.Step, ...]) -> model.Loop:
-        self._vocabulary(body, at, {"while", "until", "max"}, "loop")
+        self._vocabulary(body, at, {"while", "until", "max", "at"}, "loop")
         if "max" not in body:
             self.problem(at, "loop needs a bound under the word max")
         proceed, until = self._condition(body, at, "while"), self._condition(body, at, "until")
-        return model.Loop(do, self._max(body, at), proceed, until)
+        name = self._target(body["at"], (*at, "at")) if "at" in body else ()
+        if len(name) > 1:
+            self.problem((*at, "at"), "at of a loop is a plain name")
+        return model.Loop(do, self._max(body, at), proceed, until, name[0] if name else "")

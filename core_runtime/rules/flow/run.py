@@ -27,13 +27,17 @@ class Surroundings:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """What steps inherit from what is around them. ``place`` tells iterations apart; ``flow`` is the one that runs."""
+    """What steps inherit from what is around them. ``place`` tells iterations apart; ``flow`` is the one that runs.
+
+    ``within``: the ids of the flows that run each other, outermost first, this one last.
+    """
 
     flow: model.Flow
     phase: model.Phase
     on_error: model.OnError
     place: str = ""
     depth: int = 0
+    within: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -68,6 +72,13 @@ class Returned(StepFailed):
     def __init__(self, value: Any) -> None:
         super().__init__(error_of("returned", "The flow has returned", ""), stop=True)
         self.value = value
+
+
+class Aborted(StepFailed):
+    """A handler's word that the flow ends here, on its way out: nothing of the flow catches it, ``finally`` runs."""
+
+    def __init__(self, error: model.FlowError) -> None:
+        super().__init__(error, stop=True)
 
 
 def error_of(kind: str, title: str, path: str, attempt: int = 1, *, retryable: bool = False) -> model.FlowError:

@@ -14,13 +14,14 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from core_runtime.rules.flow import model
+from core_runtime.rules.flow.parse_scalars import RESERVED
 from core_runtime.rules.flow.plan import Plan
-from core_runtime.rules.flow.run import CALL_TIMEOUT_S, Block, Returned, Run, error_of, resolved, truth
+from core_runtime.rules.flow.run import CALL_TIMEOUT_S, Aborted, Block, Returned, Run, error_of, resolved, truth
 from core_runtime.rules.flow.scope import Scope, Upstream
 from core_runtime.rules.flow.tasks import (
     Began,
@@ -46,10 +47,12 @@ class Steps:
 
     # -- flows and blocks
 
-    def flow(self, plan: Plan, block_depth: int, place: str, scope: Scope) -> Routine:
+    def flow(
+        self, plan: Plan, block_depth: int, place: str, scope: Scope, within: tuple[str, ...] = ()
+    ) -> Routine:
         """Run a whole flow: its phases, its own ``catch`` and ``finally``; its output."""
         flow = plan.flow
-        block = Block(flow, model.Phase(""), model.OnError.FAIL, place, block_depth)
+        block = Block(flow, model.Phase(""), model.OnError.FAIL, place, block_depth, (*within, flow.id))
         try:
             value = yield from self._caught_flow(plan, block, scope)
         except (Interrupt, StepFailed):
@@ -76,6 +79,10 @@ class Steps:
 
     def _phases(self, plan: Plan, block: Block, scope: Scope) -> Routine:
         value = None
+        spread = resolved(plan.flow.spread, scope, plan.flow.id)
+        for name, item in spread.items() if isinstance(spread, Mapping) else ():
+            if name not in RESERVED:
+                scope.assign((name,), item)
         for name, source in plan.flow.variables:
             scope.assign((name,), resolved(source, scope, plan.flow.id))
         for phase, steps in plan.phases:
@@ -130,6 +137,9 @@ class Steps:
             except Returned:
                 self._ended(step, block, model.Status.OK, usable=True)
                 raise
+            except Aborted as aborted:
+                self._ended(step, block, model.Status.FAILED, error=aborted.error)
+                raise
             except StepFailed as failure:
                 return (yield from self._failed(step, block, scope, failure))
         except Upstream as missing:
@@ -173,7 +183,7 @@ class Steps:
         return None
 
     def _skipped(self, step: model.Step, block: Block, scope: Scope, reason: str) -> Any:
-        value = self._stand_in(step, scope, owed=reason not in {"when", "disabled in the document"})
+        value = self._stand_in(step, block, scope, owed=reason not in {"when", "disabled in the document"})
         self.run.degraded = self.run.degraded or reason.startswith("upstream")
         self._ended(step, block, model.Status.SKIPPED, reason=reason, usable=step.default is not None)
         return value
@@ -181,7 +191,7 @@ class Steps:
     def skipped_missing(self, step: model.Step, block: Block, scope: Scope, error: model.FlowError) -> None:
         """Record that a step's handler is missing and that this is no failure; the run is degraded."""
         self.run.degraded = True
-        self._stand_in(step, scope, owed=True)
+        self._stand_in(step, block, scope, owed=True)
         usable = step.default is not None
         self._ended(step, block, model.Status.SKIPPED, reason="missing", error=error, usable=usable)
 
@@ -197,7 +207,7 @@ class Steps:
         policy = model.OnError.STOP if failure.stop else step.on_error or block.on_error
         if policy is model.OnError.CONTINUE:
             self.run.degraded = True
-            value = self._stand_in(step, scope, owed=True)
+            value = self._stand_in(step, block, scope, owed=True)
             self._ended(step, block, status, error=error, usable=step.default is not None)
             return value
         self._ended(step, block, status, error=error)
@@ -222,7 +232,7 @@ class Steps:
             raise
         scope.merge(inner, without=(catch.bind,))
         if step.bind and step.default is not None:
-            self._stand_in(step, scope, owed=False)
+            self._stand_in(step, block, scope, owed=False)
         self._ended(step, block, model.Status.OK, reason=f"caught {error.type}", error=error, usable=True)
         return value
 
@@ -281,8 +291,8 @@ class Steps:
 
     # -- records
 
-    def _stand_in(self, step: model.Step, scope: Scope, *, owed: bool) -> Any:
-        """The default in place of a result; without one the step's names are owed."""
+    def _stand_in(self, step: model.Step, block: Block, scope: Scope, *, owed: bool) -> Any:
+        """The default in place of a result; without one the step's names are owed, unless the flow runs on null."""
         if step.default is not None:
             try:
                 value = resolved(step.default, scope, step.path)
@@ -291,7 +301,7 @@ class Steps:
             if step.bind:
                 scope.assign(step.bind, value)
             return value
-        if owed:
+        if owed and block.flow.defaults.on_absent is model.OnAbsent.SKIP:
             for name in (step.bind, step.stream.bind if step.stream else ()):
                 if name:
                     scope.owe(name, step.path)

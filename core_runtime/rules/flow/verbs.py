@@ -18,6 +18,7 @@ from core_runtime.rules.flow import model
 from core_runtime.rules.flow.plan import Plan
 from core_runtime.rules.flow.run import (
     CALL_TIMEOUT_S,
+    Aborted,
     Block,
     Returned,
     Run,
@@ -56,8 +57,10 @@ class Doing(Protocol):
     def steps(self, steps: Sequence[model.Step], block: Block, scope: Scope) -> Routine:
         """Run steps one after another; the last one's value."""
 
-    def flow(self, plan: Plan, block_depth: int, place: str, scope: Scope) -> Routine:
-        """Run a whole flow in a scope of its own; its output."""
+    def flow(
+        self, plan: Plan, block_depth: int, place: str, scope: Scope, within: tuple[str, ...] = ()
+    ) -> Routine:
+        """Run a whole flow in a scope of its own; its output. ``within``: the flows around it."""
 
     def guarded(self, routine: Routine, timeout_s: float, path: str, place: str, attempt: int = 1) -> Routine:
         """Run ``routine`` as a child that has ``timeout_s``."""
@@ -157,7 +160,8 @@ def _call(doing: Doing, step: model.Step, block: Block, scope: Scope, attempt: i
                     handler, args, step.path, attempt, timeout_s, step.acts_as, step.stream.buffer, once, place
                 )  # fmt: skip
                 return (yield from _streamed(doing, step, step.stream, scope, (yield request), place))
-            return (yield Invoke(handler, args, step.path, attempt, timeout_s, step.acts_as, place, once))
+            value = yield Invoke(handler, args, step.path, attempt, timeout_s, step.acts_as, place, once)
+            return _controlled(value, step, block)
         except StepFailed as failure:
             if failure.error.type != "missing" or policy is model.OnMissing.FAIL or isinstance(failure, Returned):
                 raise
@@ -166,6 +170,15 @@ def _call(doing: Doing, step: model.Step, block: Block, scope: Scope, attempt: i
                 return CLOSED
             place += "+"
             yield from doing.guarded(_appearance(handler, place), timeout_s, step.path, place, attempt)
+
+
+def _controlled(value: Any, step: model.Step, block: Block) -> Any:
+    """``value``, unless it is a handler's word to end the flow and the flow listens to it."""
+    if block.flow.defaults.flow_control and isinstance(value, Mapping) and value.get("__flow_control") == "abort":
+        reason = value.get("reason")
+        title = reason[:500] if isinstance(reason, str) and reason else "A handler ended the flow"
+        raise Aborted(error_of("abort", title, step.path))
+    return value
 
 
 def _appearance(handler: str, place: str) -> Routine:
@@ -226,12 +239,19 @@ def _subflow(doing: Doing, step: model.Step, flow_id: str, block: Block, scope: 
     if block.depth + 1 > run.plan.flow.limits.depth:
         limit = run.plan.flow.limits.depth
         raise StepFailed(error_of("limit", f"Flows run each other deeper than {limit} levels", step.path), stop=True)
+    again = plan.flow.limits.recursion
+    if again is not None and block.within.count(flow_id) > again:
+        raise StepFailed(error_of("limit", f"{flow_id} runs within itself more than {again} times", step.path))
     values = resolved(step.args, scope, step.path, {})
     fault = plan.input_fault(values)
     if fault:
         raise StepFailed(error_of("schema", f"The input of {flow_id}: {fault}", step.path))
     inner = Scope({"input": values, "run": {"id": run.run_id, "flow": flow_id}})
-    return (yield from doing.flow(plan, block.depth + 1, f"{block.place}{step.path}/{flow_id}:", inner))
+    place = f"{block.place}{step.path}/{flow_id}:"
+    try:
+        return (yield from doing.flow(plan, block.depth + 1, place, inner, block.within))
+    except Aborted as aborted:  # it ended that flow, not this one
+        raise StepFailed(aborted.error) from None
 
 
 def _construct(
@@ -331,6 +351,8 @@ def _iteration(doing: Doing, step: model.Step, action: model.Each, below: Block,
 def _loop(doing: Doing, step: model.Step, action: model.Loop, below: Block, scope: Scope) -> Routine:
     value = None
     for number in range(action.max):
+        if action.at:
+            scope.assign((action.at,), number)
         if not truth(action.proceed, scope, step.path):
             break
         value = yield from doing.steps(action.do, replace(below, place=f"{below.place}{step.path}#{number}/"), scope)
