@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from backend_core.errors import RumiError
+from backend_core.errors import AuthorError, RumiError
 from backend_core.files import read_bounded
 from backend_core.parsing import Document, load_json, parse_yaml
 from core_runtime.diagnostics import Diagnostics, Severity
@@ -28,6 +28,9 @@ from core_runtime.rules.flow import model
 from core_runtime.rules.flow.changes import Change, Status
 from core_runtime.rules.flow.compose import Base, Composition, World, compose, concerns
 from core_runtime.rules.flow.modifier import Modifier, parse_modifier
+from core_runtime.rules.flow.older.pipelines import Merged, Pipelines, merged
+from core_runtime.rules.flow.older.read import read_older, style_of
+from core_runtime.rules.flow.older.writing import Style
 from core_runtime.rules.flow.parse import parse_flow
 from core_runtime.rules.flow.plan import plan_flow
 
@@ -38,14 +41,22 @@ SUFFIXES = (".yaml", ".yml", ".json")
 
 @dataclass(frozen=True, slots=True)
 class PackDocument:
-    """A flow file of an approved Pack. ``name`` is shown to people."""
+    """A flow file of an approved Pack, or what it registered under ``key``. ``name`` is shown to people.
+
+    ``fault``: why there are no bytes.
+    """
 
     pack_id: str
     name: str
     data: bytes
+    key: str = ""
+    fault: str = ""
 
 
 PackDocuments = Callable[[], Iterable[PackDocument]]
+Says = Base | Modifier | Pipelines
+"""What one document is: a flow, changes to flows, or steps for flows that several documents make together."""
+_Place = tuple[model.Layer, str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +64,7 @@ class _Read:
     """What one document's bytes say."""
 
     data: bytes
-    says: Base | Modifier | RumiError
+    says: Says | RumiError
 
 
 class FlowComposer:
@@ -75,7 +86,8 @@ class FlowComposer:
         ]
         self._packs = packs
         self._diagnostics = diagnostics
-        self._known: dict[tuple[model.Layer, str, str], _Read] = {}
+        self._known: dict[_Place, _Read] = {}
+        self._merged: tuple[tuple[Pipelines, ...], frozenset[tuple[str, str]], Merged] | None = None
         self._plain: dict[str, tuple[Base, Composition]] = {}
         self._raised: set[tuple[str, str]] = set()
         self._loading = threading.Lock()
@@ -86,23 +98,11 @@ class FlowComposer:
             return self._load(world, without)
 
     def _load(self, world: World, without: str) -> Mapping[str, Composition]:
-        found: list[Base] = []
-        modifiers: list[Modifier] = []
-        read: dict[tuple[model.Layer, str, str], _Read] = {}
         before, self._raised = self._raised, set()
-        for layer, source, data, pack_id in self._documents():
-            place = layer, source, pack_id
-            known = self._known.get(place)
-            read[place] = known if known is not None and known.data == data else _read(data, source, layer, pack_id)
-            one = read[place].says
-            if isinstance(one, RumiError):
-                self._issue("flow_refused", source, "A flow file was refused", one.detail or one.title, one)
-                continue
-            if isinstance(one, Modifier):
-                modifiers += [one] if one.name != without else []
-            else:
-                found.append(one)
-        self._known = read
+        says = self._read_all()
+        modifiers = [one for one in says if isinstance(one, Modifier) and one.name != without]
+        found = [one for one in says if isinstance(one, Base)]
+        found += self._pipelines([one for one in says if isinstance(one, Pipelines)], world)
         bases: dict[str, Base] = {}
         claimed = {
             base.flow.id: base.flow
@@ -121,6 +121,37 @@ class FlowComposer:
             self._tell(flow_id, composition.changes)
         return composed
 
+    def _read_all(self) -> list[Says]:
+        """What every document says, in the order of layers and names; those that say nothing are Issues."""
+        read: dict[_Place, _Read] = {}
+        says: list[Says] = []
+        for layer, document in self._documents():
+            place = layer, document.name, document.pack_id
+            known = self._known.get(place)
+            read[place] = known if known is not None and known.data == document.data else _read(document, layer)
+            one = read[place].says
+            if isinstance(one, RumiError):
+                self._issue("flow_refused", document.name, "A flow file was refused", one.detail or one.title, one)
+            else:
+                says.append(one)
+        self._known = read
+        return says
+
+    def _pipelines(self, files: list[Pipelines], world: World) -> list[Base]:
+        """The flows that documents of pipelines make together; a Pack's come after the host's of their layer."""
+        files.sort(key=lambda one: (one.layer, bool(one.pack)))
+        names = {(one.pack, name) for one in files for name in one.pieces if one.pack}
+        rights = frozenset(pair for pair in names if world.may_modify(*pair))
+        known = self._merged
+        same = tuple(files), rights
+        if known is None or known[:2] != same:
+            known = self._merged = *same, merged(files, lambda pack, flow_id: (pack, flow_id) in rights)
+        for name, sources in known[2].rivals.items():
+            self._issue("flow_twice", name, "Two Packs hold one flow", f"{name}: {', '.join(sources)}. None is used.")
+        for name, error in known[2].refused.items():
+            self._issue("flow_refused", name, "A flow was refused", error.detail or error.title, error)
+        return known[2].bases
+
     def _composed(self, base: Base, modifiers: Sequence[Modifier], world: World) -> Composition:
         """A flow that no modifier is about is what it was, as long as its text is."""
         flow_id = base.flow.id
@@ -132,18 +163,18 @@ class FlowComposer:
             self._plain[flow_id] = base, composition
         return composition
 
-    def _documents(self) -> Iterable[tuple[model.Layer, str, bytes, str]]:
-        """Layer, name, bytes and Pack of every document."""
+    def _documents(self) -> Iterable[tuple[model.Layer, PackDocument]]:
+        """Every document with its layer; the host's and the operator's are no Pack's."""
         for layer, folder in self._folders:
             for path in sorted(_flow_files(folder))[:MAX_FILES]:
                 try:
-                    yield layer, str(path), read_bounded(path, MAX_FLOW_BYTES), ""
+                    yield layer, PackDocument("", str(path), read_bounded(path, MAX_FLOW_BYTES))
                 except (OSError, RumiError) as problem:
                     text = getattr(problem, "strerror", "") or str(problem)
                     self._issue("flow_refused", str(path), "A flow file was refused", f"It can't be read: {text}.")
         for number, document in enumerate(self._packs()):
             if number < MAX_FILES:
-                yield model.Layer.ECOSYSTEM, document.name, document.data, document.pack_id
+                yield model.Layer.ECOSYSTEM, document
 
     def _tell(self, flow_id: str, changes: Sequence[Change]) -> None:
         """One Issue for each modifier of which something was refused or overridden; none once that is over."""
@@ -198,17 +229,29 @@ class FlowComposer:
         self._diagnostics.issue(code, Severity.ERROR, subject, title, detail, hint, fields, cause)
 
 
-def _read(data: bytes, source: str, layer: model.Layer, pack: str) -> _Read:
+def _read(document: PackDocument, layer: model.Layer) -> _Read:
+    if document.fault:
+        return _Read(document.data, AuthorError("A flow can't be read", code="flow_invalid", detail=document.fault))
     try:
-        return _Read(data, read_document(data, source=source, layer=layer, pack=pack))
+        says = read_document(
+            document.data, source=document.name, layer=layer, pack=document.pack_id, key=document.key
+        )  # fmt: skip
     except RumiError as problem:
-        return _Read(data, problem)
+        return _Read(document.data, problem)
+    return _Read(document.data, says)
 
 
-def read_document(data: bytes, *, source: str, layer: model.Layer, pack: str = "") -> Base | Modifier:
-    """Understand one file; raises ``AuthorError`` with its place."""
-    document = load_json(data, source=source) if source.endswith(".json") else parse_yaml(data, source=source)
+def read_document(data: bytes, *, source: str, layer: model.Layer, pack: str = "", key: str = "") -> Says:
+    """Understand one document, in whichever style; raises ``AuthorError`` with its place.
+
+    ``key``: the registry's that it stands under; such a document is JSON.
+    """
+    json = key or source.endswith(".json")
+    document = load_json(data, source=source) if json else parse_yaml(data, source=source)
     value: Any = document.value
+    style = style_of(value, key=key)
+    if style is not Style.NEW:
+        return read_older(value, style, source=source, where=_where(document), layer=layer, pack=pack, key=key)
     if isinstance(value, dict) and "modify" in value:
         return parse_modifier(value, source=source, where=_where(document), layer=layer, pack=pack)
     flow = parse_flow(value, source=source, where=_where(document), layer=layer, pack=pack)
@@ -219,8 +262,8 @@ def read_document(data: bytes, *, source: str, layer: model.Layer, pack: str = "
 def read_flow(path: Path, layer: model.Layer) -> model.Flow:
     """Read one flow file; raises ``AuthorError`` with its place, ``TooLargeError`` or ``OSError``."""
     found = read_document(read_bounded(path, MAX_FLOW_BYTES), source=str(path), layer=layer)
-    if isinstance(found, Modifier):
-        raise TypeError(f"{path} holds a modifier")
+    if not isinstance(found, Base):
+        raise TypeError(f"{path} holds no flow of its own")
     return found.flow
 
 

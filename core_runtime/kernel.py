@@ -42,7 +42,7 @@ class Kernel:
         self.composer = FlowComposer(
             core=host.settings.project_root / "flow" / "core",
             ecosystem=(host.settings.project_root / "flow" / "ecosystem",),
-            user=(host.settings.home / "user_data" / "flows",),
+            user=(host.settings.project_root / "flow", host.settings.home / "user_data" / "flows"),
             packs=packs,
             diagnostics=host.diagnostics,
         )

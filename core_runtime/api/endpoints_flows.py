@@ -16,13 +16,14 @@ from core_runtime.api.envelope import failure_body, plain
 from core_runtime.api.sse import EventStream, event, event_bytes
 from core_runtime.api.table import OBJECT, OBJECTS, Endpoint
 from core_runtime.diagnostics import fail_soft
-from core_runtime.flow_composer import read_document
+from core_runtime.flow_composer import Says, read_document
 from core_runtime.flow_runs import RunReport
 from core_runtime.kernel import Kernel
 from core_runtime.rules.flow import explain as explained
 from core_runtime.rules.flow import model
 from core_runtime.rules.flow.compose import Composition
 from core_runtime.rules.flow.modifier import Modifier
+from core_runtime.rules.flow.older.pipelines import Pipelines, merged
 
 TIMEOUT_MOST_S = 86_400.0
 
@@ -92,10 +93,19 @@ async def validate(api: Api, call: Call) -> Any:
         problems = problem.fields.get("problems") or [
             {"line": problem.fields.get("line", 0), "column": problem.fields.get("column", 0), "text": problem.detail}
         ]
-        return {"valid": False, "kind": "", "id": "", "problems": problems}
-    kind = "modifier" if isinstance(found, Modifier) else "flow"
-    name = found.id if isinstance(found, Modifier) else found.flow.id
-    return {"valid": True, "kind": kind, "id": name, "problems": []}
+        return {"valid": False, "kind": "", "id": "", "style": "", "as_new": [], "problems": problems}
+    return {"valid": True, "problems": [], **_named(found)}
+
+
+def _named(found: Says) -> dict[str, Any]:
+    """What a document is called, and its older style where it has one, with the same in the form of today."""
+    if isinstance(found, Modifier):
+        written = [plain(found.written)] if found.style else []
+        return {"kind": "modifier", "id": found.id, "style": found.style, "as_new": written}
+    bases = merged([found], lambda _pack, _flow: False).bases if isinstance(found, Pipelines) else [found]
+    documents = [plain(base.document) for base in bases if base.style]
+    names = ", ".join(base.flow.id for base in bases)
+    return {"kind": "flow", "id": names, "style": bases[0].style, "as_new": documents}
 
 
 async def run(api: Api, call: Call) -> Any:

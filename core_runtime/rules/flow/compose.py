@@ -50,10 +50,15 @@ class World:
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """A flow as it was written: ``document`` is valid, ``flow`` is what it says."""
+    """A flow as it was written: ``document`` is valid, ``flow`` is what it says.
+
+    ``style``: the older one that it was translated from, ``""`` for none; ``changes``: of files that made it together.
+    """
 
     document: Mapping[str, Any]
     flow: model.Flow
+    style: str = ""
+    changes: tuple[Change, ...] = ()
 
     @property
     def owner(self) -> str:
@@ -69,6 +74,7 @@ class Composition:
     document: Mapping[str, Any]
     digest: str
     changes: tuple[Change, ...] = ()
+    style: str = ""
 
 
 def compose(base: Base, modifiers: Sequence[Modifier], world: World = World()) -> Composition:
@@ -90,7 +96,8 @@ def compose(base: Base, modifiers: Sequence[Modifier], world: World = World()) -
                 changes += [c for m in admitted if m.pack == refused.loser.pack for c in _given_up(m, None)]
                 admitted = [modifier for modifier in admitted if modifier.pack != refused.loser.pack]
         else:
-            return Composition(plan, document, digest, (*attempt.changes, *changes))
+            told = (*base.changes, *attempt.changes, *changes)
+            return Composition(plan, document, digest, told, base.style)
 
 
 def _given_up(modifier: Modifier, refused: Refused | None) -> list[Change]:
@@ -147,10 +154,10 @@ def concerns(modifier: Modifier, flow_id: str) -> bool:
 
 def _nodes(base: Base) -> list[tree.Node]:
     owner = (base.owner,) if base.owner else ()
-    origins = {step.path: step.origin for step in _every(base.flow.steps)}
+    supplied = {step.path: Supplied(step.origin, step.acts_as) for step in _every(base.flow.steps)}
     nodes = tree.split(base.document["steps"], ("steps",), "", lambda _at: Supplied(base.flow.origin, owner))
     for node in (inner for top in nodes for inner in top.walk()):
-        node.supplied = Supplied(origins[node.path], owner)
+        node.supplied = supplied[node.path]
     tree.sorted_like(nodes, plan_flow(base.flow).flow.steps, blocks_of)
     return nodes
 

@@ -96,7 +96,10 @@ Op = Insert | Wrap | Patch | Replace | Remove
 
 @dataclass(frozen=True, slots=True)
 class Modifier:
-    """One modifier. ``pack`` is who supplied it, ``""`` for the host and the operator."""
+    """One modifier. ``pack`` is who supplied it, ``""`` for the host and the operator.
+
+    ``style``: the older one that it was translated from, ``""`` for none; ``written``: the document that was read.
+    """
 
     id: str
     targets: tuple[str, ...]
@@ -114,6 +117,8 @@ class Modifier:
     about: str = ""
     source: str = ""
     where: Where = field(default=lambda _path: (0, 0), compare=False)
+    style: str = ""
+    written: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     @property
     def name(self) -> str:

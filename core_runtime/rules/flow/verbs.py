@@ -241,7 +241,8 @@ def _subflow(doing: Doing, step: model.Step, flow_id: str, block: Block, scope: 
         raise StepFailed(error_of("limit", f"Flows run each other deeper than {limit} levels", step.path), stop=True)
     again = plan.flow.limits.recursion
     if again is not None and block.within.count(flow_id) > again:
-        raise StepFailed(error_of("limit", f"{flow_id} runs within itself more than {again} times", step.path))
+        often = f" more than {again} times" if again else ""
+        raise StepFailed(error_of("limit", f"{flow_id} would run within itself{often}", step.path))
     values = resolved(step.args, scope, step.path, {})
     fault = plan.input_fault(values)
     if fault:
