@@ -162,5 +162,7 @@ class Kernel:
         """Each Pack that supplied the step owns the flow or was granted to run it. Once for each run: it is counted."""
         plan = self._plans.get(flow_id)
         owner = plan.flow.origin.pack if plan else ""
-        judge = self.host.permissions.check
-        return all(pack == owner or isinstance(judge(pack, "flow.run", flow=flow_id), Allow) for pack in actors)
+        return all(pack == owner or self._uses_run(pack, flow_id) for pack in actors)
+
+    def _uses_run(self, pack_id: str, flow_id: str) -> bool:
+        return isinstance(self.host.permissions.check(pack_id, "flow.run", flow=flow_id), Allow)
