@@ -160,9 +160,9 @@ class Wire:
         return number
 
 
-def with_body(ref: int, number: int, body: bytes) -> bytes:
+def with_body(ref: int, number: int, body: bytes, refs: Any = ()) -> bytes:
     """A CALL whose body is ``body``, whatever that is."""
-    fields = call(number, ref, None)[:-1]
+    fields = [*call(number, ref, None)[:-2], refs]
     data = bytes([0x90 + len(fields) + 1]) + b"".join(msgpack.packb(field) for field in fields) + body
     return len(data).to_bytes(4, "little") + data
 
@@ -238,6 +238,7 @@ def _refused() -> list[dict[str, str]]:
     bodies = [
         ("bad UTF-8", "a2fffe"), ("cut short", "9201"), ("reserved byte", "c1"), ("two values", "0101"),
         ("a reference to nothing", "d40100"), ("an array as a key", "819001"), ("an extension that means nothing", "d40900"),
+        ("a moment with too many nanoseconds", "d7ffffffffff00000000"), ("a moment of three bytes", "c703ff000000"), ("a date that is none", "d602736f6f6e"),
     ]  # fmt: skip
     return entries + [{"name": f"body: {name}", "by": "agent", "hex": data, "outcome": "value.malformed"} for name, data in bodies]
 

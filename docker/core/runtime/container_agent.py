@@ -507,6 +507,8 @@ def read_timestamp(data: bytes) -> Any:
         nanos, seconds = _U32.unpack(data[:4])[0], _I64.unpack(data[4:])[0]
     else:
         raise ValueError("a timestamp has 4, 8 or 12 bytes")
+    if nanos > 999_999_999:
+        raise ValueError("a timestamp has less than a thousand million nanoseconds")
     epoch = datetime(1970, 1, 1, tzinfo=timezone.utc)
     return epoch + timedelta(seconds=seconds, microseconds=nanos // 1_000)
 
@@ -618,6 +620,19 @@ def no_extensions(code: int, data: bytes) -> Any:
     if code == EXT_DATE:
         return read_date(data)
     raise ValueError(f"extension {code} is not expected here")
+
+
+def are_refs(refs: Any) -> bool:
+    """Whether this is ``[[space, number], ...]``."""
+    if type(refs) is not list:
+        return False
+    for ref in refs:
+        if type(ref) is not list or len(ref) != 2:
+            return False
+        space, number = ref
+        if type(space) is not int or space not in {OWN, HELD} or type(number) is not int or number < 0:
+            return False
+    return True
 
 
 def read_date(data: bytes) -> Any:
@@ -1783,7 +1798,7 @@ class Agent:
                 return self.split(bytes(data))
             if type(fields) is not list or len(fields) < 2 or type(fields[0]) is not int:
                 raise ProtocolError("a frame is an array [kind, id, ...]")
-            if fields[0] in WITH_BODY and fields[-2]:
+            if fields[0] in WITH_BODY and fields[-2] != []:
                 return self.split(bytes(data))
             whole: list[Any] = fields
             return whole
@@ -1799,8 +1814,8 @@ class Agent:
         except Exception as exc:
             raise ProtocolError(f"a header can't be decoded: {exc}") from exc
         refs = fields[-1]
-        if type(refs) is not list:
-            raise ProtocolError("refs is an array")
+        if not are_refs(refs):
+            raise ProtocolError("refs is an array of [space, number]")
         return [*fields, Raw(data[at:], refs)]
 
     def decode(self, raw: Raw) -> Any:
@@ -1812,6 +1827,8 @@ class Agent:
             if code != EXT_REFERENCE:
                 return no_extensions(code, data)
             index = self.codec.unpack(data, no_extensions)
+            if type(index) is not int or index < 0:
+                raise ValueError("a reference is an index into refs")
             if index not in made:
                 made[index] = self.come_in(refs[index])
             return made[index]

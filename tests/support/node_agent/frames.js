@@ -80,6 +80,14 @@ function readBody(raw, come) {
   return revive(decode(raw.data), raw.refs, come);
 }
 
+/** MessagePack's timestamp: seconds, or nanoseconds and seconds in 8 or 12 bytes. */
+function isMoment(data) {
+  if (data.length === 4) return true;
+  if (data.length !== 8 && data.length !== 12) return false;
+  const first = Buffer.from(data).readUInt32BE(0);
+  return (data.length === 8 ? first >>> 2 : first) <= 999999999;
+}
+
 function revive(value, references, come) {
   if (value instanceof Ext) {
     if (value.code === 1) {
@@ -87,8 +95,9 @@ function revive(value, references, come) {
       if (ref === undefined) throw new Malformed("a reference to nothing");
       return come(ref);
     }
-    if (value.code !== -1 && value.code !== 2) throw new Malformed(`extension ${value.code} is reserved`);
-    return value;
+    if (value.code === -1 && isMoment(value.data)) return value;
+    if (value.code === 2 && /^\d{4}-\d\d-\d\d$/.test(Buffer.from(value.data).toString("latin1"))) return value;
+    throw new Malformed(`extension ${value.code} means nothing, or not with this content`);
   }
   if (Array.isArray(value)) return value.map((item) => revive(item, references, come));
   if (value instanceof Map) return new Map([...value].map(([key, item]) => [key, revive(item, references, come)]));

@@ -71,3 +71,27 @@ def test_what_is_refused(agent: str, runtime: Path) -> None:
             assert wire.receive()[:3] == [3, 2, entry["outcome"]], entry["name"]
             wire.sock.sendall(vectors.with_body(register, 3, b"\x01"))
             assert wire.receive() == [2, 3, 0, [], 1], entry["name"]
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+@pytest.mark.parametrize("index", [b"\xd4\x01\xff", b"\xd4\x01\xc3", b"\xd4\x01\x90"], ids=["negative", "true", "array"])
+def test_a_reference_is_an_unsigned_index_and_nothing_else(agent: str, index: bytes, runtime: Path) -> None:
+    """What another Pack wrote reaches no callable that it did not name, and what came with it is given back."""
+    with vectors.Wire(ECHO, program(agent, runtime)) as wire:
+        register = wire.begin()
+        wire.sock.sendall(vectors.with_body(register, 2, index, [[0, 701]]))
+        answers = sorted([wire.receive(), wire.receive()])
+        assert answers[0][:3] == [3, 2, "value.malformed"]
+        assert answers[1] == [37, 0, [701]]
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_references_of_another_shape_are_no_frame(agent: str, runtime: Path) -> None:
+    for refs in ([0, 1], [[0]], [["0", 1]], [[0, 1, 2]], [[0, -1]], [[2, 1]], [{}], 5):
+        with vectors.Wire(ECHO, program(agent, runtime)) as wire:
+            register = wire.begin()
+            wire.sock.sendall(vectors.with_body(register, 2, b"\xd4\x01\x00", refs))
+            with pytest.raises((EOFError, ConnectionResetError)):
+                while wire.receive()[0] == 23:
+                    pass
+            assert wire.process.wait(10) == PROTOCOL_EXIT, refs
