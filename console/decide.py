@@ -32,12 +32,12 @@ async def approve(desk: Desk, request: Request) -> Response:
     form = await desk.form(request)
     try:
         found = await desk.host.review(pack_id, update=False)
-        choices = forms.choices(form, found["permissions"], time.time()) if _same(form, found) else []
+        choices = _choices(form, found)
         agreed = _isolation(found)
         agreed = agreed if not _weaker(found) or forms.one(form, "weaker") == "yes" else None
         done = await desk.host.approve(
             pack_id, actor=actor(request), digest=forms.one(form, "digest"), permissions=choices,
-            replace=[key for key in found["replaces"] if key in form.get("replace", [])], isolation=agreed,
+            isolation=agreed,
         )  # fmt: skip
     except RumiError as error:
         return _refused(desk, request, error, f"{pack_page(pack_id)}/review")
@@ -49,9 +49,8 @@ async def approve_update(desk: Desk, request: Request) -> Response:
     form = await desk.form(request)
     try:
         found = await desk.host.review(pack_id, update=True)
-        choices = forms.choices(form, found["permissions"], time.time()) if _same(form, found) else []
         done = await desk.host.approve_update(
-            pack_id, actor=actor(request), digest=forms.one(form, "digest"), permissions=choices,
+            pack_id, actor=actor(request), digest=forms.one(form, "digest"), permissions=_choices(form, found),
             accept_weaker=_weaker(found) and forms.one(form, "weaker") == "yes",
         )  # fmt: skip
     except RumiError as error:
@@ -80,9 +79,33 @@ async def _page(desk: Desk, request: Request, *, update: bool) -> Response:
     held = (status["approval"] or {}).get("permissions")
     return desk.pages.render(
         "review.html", desk.reader(request), pack_id=pack_id, review=found, update=update, weaker=_weaker(found),
-        items=[_item(index, item, held) for index, item in enumerate(found["permissions"])],
+        items=_items(found, held), replacing=_replacing(found, held), modes=forms.modes(forms.REPLACE),
         isolation=_isolation(found), decidable=update or status["status"] != "error",
     )  # fmt: skip
+
+
+def _items(found: View, held: list[Mapping[str, Any]] | None) -> list[View]:
+    """The permissions that are ticked by themselves: keys that another Pack owns now stand in ``_replacing``."""
+    items = [_item(index, item, held) for index, item in enumerate(found["permissions"])]
+    for item in items:
+        if item["type"] == forms.REPLACE:
+            item["values"] = [value for value in item["values"] if value["text"] not in found["replaces"]]
+    return [item for item in items if item["type"] != forms.REPLACE or item["values"]]
+
+
+def _replacing(found: View, held: list[Mapping[str, Any]] | None) -> View:
+    """Keys of other Packs that this one provides as well: those that it asks to take over can be ticked."""
+    asked = [item for item in found["permissions"] if item["type"] == forms.REPLACE]
+    had = [grant for grant in held or [] if grant["type"] == forms.REPLACE]
+    keys, kept = ({key for one in group for key in one["keys"]} for group in (asked, had))
+    return {
+        "keys": [
+            {"key": key, "owner": owner, "asked": key in keys, "ticked": key in kept}
+            for key, owner in found["replaces"].items()
+        ],
+        "reasons": [item["reason"] for item in asked if item["reason"]],
+        "mode": had[0].get("mode", "always") if had else "always",
+    }
 
 
 def _item(index: int, item: Mapping[str, Any], held: list[Mapping[str, Any]] | None) -> View:
@@ -102,6 +125,7 @@ def _item(index: int, item: Mapping[str, Any], held: list[Mapping[str, Any]] | N
         "not_held": held is not None and not had,
         # A time that was given before is not prolonged by approving again: it has to be chosen anew.
         "mode": had[0].get("mode", "always") if had else "always",
+        "modes": forms.modes(item["type"]),
         "ticked": bool(had) if held is not None else item["plain"],
         "target": target,
         "values": [
@@ -112,6 +136,13 @@ def _item(index: int, item: Mapping[str, Any], held: list[Mapping[str, Any]] | N
         else [],
         "params": {name: value for name, value in forms.params_of(item).items() if name != target},
     }
+
+
+def _choices(form: forms.Form, found: View) -> list[dict[str, Any]]:
+    if not _same(form, found):
+        return []
+    now_s = time.time()
+    return forms.choices(form, found["permissions"], now_s) + forms.replacements(form, found["replaces"], now_s)
 
 
 def _same(form: forms.Form, found: View) -> bool:

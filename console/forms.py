@@ -18,12 +18,14 @@ from starlette.requests import ClientDisconnect, Request
 
 from backend_core.errors import DeniedError, RequestError, quote
 from core_runtime.rules.identity import FORM_LIMIT_BYTES
+from core_runtime.rules.permission_kinds import KINDS
 from core_runtime.rules.sessions import Session, same_csrf
 
 READ_LIMIT_S = 20.0
 FIELDS_MOST = 2000
 DURATIONS_S = {"hour": 3600.0, "day": 86400.0, "week": 7 * 86400.0}
 MODES = ("always", "once", "restart", *DURATIONS_S, "until")
+REPLACE = "interface.replace"
 TARGETS = ("paths", "keys", "topics", "names")
 
 Form = Mapping[str, list[str]]
@@ -93,6 +95,21 @@ def choices(form: Form, permissions: Sequence[Mapping[str, Any]], now_s: float) 
             mode = one(form, f"mode-{index}", "always", 20)
             chosen.append({"type": item["type"], **params, **timing(mode, one(form, "until", "", 40), now_s)})
     return chosen
+
+
+def replacements(form: Form, replaces: Mapping[str, str], now_s: float) -> list[dict[str, Any]]:
+    """The keys of other Packs that were ticked, as a decision names them: ``replace`` of what the review showed."""
+    keys = [key for key in replaces if key in form.get("replace", [])]
+    if not keys:
+        return []
+    mode, until = one(form, "mode-replace", "always", 20), one(form, "until", "", 40)
+    return [{"type": REPLACE, "keys": keys, **timing(mode, until, now_s)}]
+
+
+def modes(kind: str) -> tuple[str, ...]:
+    """For how long a permission of this type can be granted."""
+    lasting = kind in KINDS and KINDS[kind].lasting
+    return tuple(mode for mode in MODES if mode != "once" or not lasting)
 
 
 def timing(mode: str, until: str, now_s: float) -> dict[str, Any]:

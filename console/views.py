@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from backend_core.errors import RequestError
 from console.desk import Desk, pack_id_of
-from console.forms import MODES, target_of
+from console.forms import modes, target_of
 from console.overview import overview
 from core_runtime.api.call import PACK_ID
 from core_runtime.api.operator import View
@@ -27,10 +27,10 @@ async def pack(desk: Desk, request: Request) -> Response:
     rights = await desk.host.permissions(pack_id)
     return desk.pages.render(
         "pack.html", desk.reader(request), pack=status, rights=rights, held=[_held(item) for item in rights["granted"]],
-        withheld=[item for item in rights["withheld"] if not item["type"].startswith(_PRIVILEGE)],
+        withheld=[_withheld(item) for item in rights["withheld"] if not item["type"].startswith(_PRIVILEGE)],
         privileges=_privileges(pack_id, rights, await desk.host.privileges()), log=desk.host.logs(pack_id, LOG_LINES),
         secrets=await desk.host.secrets(pack_id) if status["version"] or status["approval"] else None,
-        modes=[mode for mode in MODES if mode != "until"], limits=await desk.host.limits(pack_id),
+        limits=await desk.host.limits(pack_id),
         has_previous=await desk.host.has_previous(pack_id),
     )  # fmt: skip
 
@@ -62,6 +62,11 @@ def _held(item: View) -> View:
         "target": target,
         "lines": lines or [{"item": "", "count": item["uses"], "at": item["last_used_at"]}],
     }
+
+
+def _withheld(item: View) -> View:
+    """A declared permission with how long it can be granted; a time of one's own is chosen at a review only."""
+    return {**item, "modes": [mode for mode in modes(item["type"]) if mode != "until"]}
 
 
 def _uses(item: View, value: str) -> View:

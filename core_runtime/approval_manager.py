@@ -33,7 +33,7 @@ from core_runtime.drivers.updates import Phase, Record
 from core_runtime.rules.approval import Event
 from core_runtime.rules.decisions import check_digest, check_isolation, check_removed
 from core_runtime.rules.grants import Grant, Mode
-from core_runtime.rules.permissions import decide, parse_choices, requests_of, unspent
+from core_runtime.rules.permissions import unspent
 from core_runtime.rules.review import Review, build_review
 from core_runtime.rules.sandbox import Isolation
 from core_runtime.rules.wheels import Target
@@ -239,6 +239,7 @@ class ApprovalManager(Approvals):
         actor: str,
         digest: str | None = None,
         permissions: Sequence[Any] | None = None,
+        replaces: Sequence[str] = (),
         until: float | None = None,
         accept_weaker: bool = False,
         target: Target | None = None,
@@ -253,8 +254,7 @@ class ApprovalManager(Approvals):
             if known.grant is None or not self._same_identity(known, metadata):
                 raise _conflict("no_update", "What is approved is no older version of this.", pack_id)
             check_isolation(known.grant, isolation, accept_weaker=accept_weaker)
-            choices = None if permissions is None else parse_choices(permissions, default_until=until)
-            decision = decide(requests_of(metadata), choices, instance=self.instance, until=until)
+            decision = self._decide(metadata, permissions, replaces, until)
             draft = self._draft(metadata, stored.tree, decision, isolation, actor, known.grant)
             if not unpack:
                 yield known, stored, draft

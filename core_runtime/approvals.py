@@ -76,6 +76,7 @@ from core_runtime.rules.permissions import (
     parse_choices,
     requests_of,
     unspent,
+    with_replaced,
 )
 from core_runtime.rules.review import Review, ReviewFacts, build_review
 from core_runtime.rules.sandbox import Isolation
@@ -260,6 +261,7 @@ class Approvals:
         *,
         digest: str | None = None,
         permissions: Sequence[Any] | None = None,
+        replaces: Sequence[str] = (),
         isolation: Isolation,
         actor: str,
         until: float | None = None,
@@ -273,6 +275,7 @@ class Approvals:
             pack_id: the Pack.
             digest: a different one on disk is ``ConflictError`` ``digest_stale``; None binds what is read now.
             permissions: types or objects (``rules.permissions.parse_choices``); None grants what is declared and plain.
+            replaces: keys of other Packs that it may take over, beside ``permissions``.
             isolation: what this machine offers now; recorded, and less than before needs ``accept_weaker``.
             actor: who decides.
             until: wall time in seconds at which the granted permissions end.
@@ -289,8 +292,7 @@ class Approvals:
                 same = self._same_identity(known, metadata)
                 check_identity(pack_id, same=same, explicit=digest is not None, now=metadata.pack_identity)
                 check_isolation(known.grant, isolation, accept_weaker=accept_weaker)
-                choices = None if permissions is None else parse_choices(permissions, default_until=until)
-                decision = decide(requests_of(metadata), choices, instance=self.instance, until=until)
+                decision = self._decide(metadata, permissions, replaces, until)
                 before = known.grant if same else None
                 draft = self._draft(metadata, stored.tree, decision, isolation, actor, before)
                 with self._with_packages(draft, metadata, stored, before, target, fetched) as draft:
@@ -612,6 +614,14 @@ class Approvals:
         if known.grant is not None:
             remembered = identity_fingerprint(known.grant.pack_identity)
         return remembered in {"", identity_fingerprint(metadata.pack_identity)}
+
+    def _decide(
+        self, metadata: PackMetadata, permissions: Sequence[Any] | None, replaces: Sequence[str], until: float | None
+    ) -> Decision:
+        """What the operator's choices grant of what a version declares."""
+        requests = requests_of(metadata)
+        choices = None if permissions is None else parse_choices(permissions, default_until=until)
+        return decide(requests, with_replaced(requests, choices, replaces, until), instance=self.instance, until=until)
 
     def _draft(
         self,

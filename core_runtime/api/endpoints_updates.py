@@ -24,6 +24,7 @@ class ApproveUpdate(msgspec.Struct, forbid_unknown_fields=True):
 
     digest: str | None = None
     permissions: list[Any] | None = None
+    replace: list[str] = msgspec.field(default_factory=list)
     until: float | None = None
     accept_weaker: bool = False
 
@@ -46,6 +47,7 @@ async def approve(api: Api, call: Call) -> Any:
         pack_id,
         digest=body.digest,
         permissions=body.permissions,
+        replaces=body.replace,
         actor=call.actor,
         until=body.until,
         accept_weaker=body.accept_weaker,

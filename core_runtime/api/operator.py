@@ -130,13 +130,11 @@ class Operator:
         actor: str,
         digest: str,
         permissions: Sequence[Any],
-        replace: Sequence[str],
         isolation: str | None,
     ) -> View:
         """Approve exactly what was shown; ``isolation`` None: whatever is not weaker than approved before."""
         done = await packs.approve(
-            self._host, pack_id, digest=digest, permissions=permissions, actor=actor, replaces=replace,
-            isolation=isolation,
+            self._host, pack_id, digest=digest, permissions=permissions, actor=actor, isolation=isolation
         )  # fmt: skip
         return views.pack_status(done)
 

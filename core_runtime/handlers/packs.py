@@ -31,8 +31,6 @@ from core_runtime.handlers.table import handler
 from core_runtime.rules.approval import State
 from core_runtime.rules.decisions import isolation_words
 from core_runtime.rules.flow.values import parse_duration_s
-from core_runtime.rules.grants import Mode
-from core_runtime.rules.permissions import Choice, requests_of, withheld_reason
 from core_runtime.rules.settings import ON_MODIFIED
 
 __all__ = [
@@ -93,10 +91,9 @@ async def approve(
         [now] = await asyncio.to_thread(host.approvals.scan, pack_id)
         plain = permissions is None and until is None and not weaker and not replaces
         if not (plain and _stands(now, digest)):
-            chosen = permissions if not replaces else _with_replaced(now, permissions, replaces, until)
             async with dependencies.fetched(host, pack_id, digest=digest) as wheels:
                 await asyncio.to_thread(
-                    host.approvals.approve, pack_id, digest=digest, permissions=chosen,
+                    host.approvals.approve, pack_id, digest=digest, permissions=permissions, replaces=replaces,
                     isolation=expected_isolation(host), actor=actor, until=until, accept_weaker=weaker,
                     target=wheels.target, fetched=wheels.folder,
                 )  # fmt: skip
@@ -277,18 +274,6 @@ def _agreed(host: Host, isolation: str | None) -> bool:
         hint="Review the Pack again, then approve with the isolation shown there.",
         fields={"available": now},
     )
-
-
-def _with_replaced(
-    now: PackStatus, permissions: Sequence[Any] | None, replaces: Sequence[str], until: float | None
-) -> list[Any]:
-    """The choices of the operator, else what a plain approval grants, and the replacements beside them."""
-    chosen = list(permissions) if permissions is not None else []
-    if permissions is None and now.metadata is not None:
-        mode = Mode.ALWAYS if until is None else Mode.UNTIL
-        asked = (request for request in requests_of(now.metadata) if not withheld_reason(request))
-        chosen = [Choice(request.type, request.params, mode, until) for request in asked]
-    return [*chosen, {"type": "interface.replace", "keys": list(replaces)}]
 
 
 def _keep_own_secrets(host: Host, pack_id: str, actor: str) -> None:

@@ -58,19 +58,20 @@ async def approve(
     *,
     digest: str | None = None,
     permissions: Sequence[Any] | None = None,
+    replaces: Sequence[str] = (),
     actor: str = OPERATOR,
     until: float | None = None,
     accept_weaker: bool = False,
 ) -> PackStatus:
-    """Put the staged version in the old one's place.
+    """Put the staged version in the old one's place. ``replaces``: keys of other Packs that it may take over.
 
     Raises:
         PackError: ``update_failed``: it did not start, or a component failed; the old version serves again.
     """
     host.require_evidence()
     options: dict[str, Any] = {
-        "digest": digest, "permissions": permissions, "isolation": expected_isolation(host), "actor": actor,
-        "until": until, "accept_weaker": accept_weaker,
+        "digest": digest, "permissions": permissions, "replaces": replaces, "isolation": expected_isolation(host),
+        "actor": actor, "until": until, "accept_weaker": accept_weaker,
     }  # fmt: skip
     async with host.exclusively(pack_id), dependencies.fetched(host, pack_id, digest=digest, update=True) as wheels:
         options |= {"target": wheels.target, "fetched": wheels.folder}

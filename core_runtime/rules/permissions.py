@@ -194,11 +194,26 @@ def decide(
     """
     if choices is None:
         mode = Mode.ALWAYS if until is None else Mode.UNTIL
-        choices = [Choice(r.type, r.params, mode, until) for r in requests if not withheld_reason(r)]
+        choices = _plain(requests, mode, until)
     granted = tuple(_grant(choice, requests, instance) for choice in _each(choices, requests))
     chosen = {permission.type for permission in granted}
     withheld = (Withheld(r.type, withheld_reason(r) or "Not chosen.") for r in requests if r.type not in chosen)
     return Decision(granted, tuple(withheld))
+
+
+def with_replaced(
+    requests: Sequence[PermissionRequest], choices: Sequence[Choice] | None, keys: Sequence[str], until: float | None
+) -> Sequence[Choice] | None:
+    """``choices`` (None: those of a plain approval), and the ``keys`` of other Packs that it may take over besides."""
+    if not keys:
+        return choices
+    mode = Mode.ALWAYS if until is None else Mode.UNTIL
+    given = _plain(requests, mode, until) if choices is None else choices
+    return [*given, Choice("interface.replace", freeze({"keys": keys}), mode, until)]
+
+
+def _plain(requests: Sequence[PermissionRequest], mode: Mode, until: float | None) -> list[Choice]:
+    return [Choice(r.type, r.params, mode, until) for r in requests if not withheld_reason(r)]
 
 
 def _each(choices: Sequence[Choice], requests: Sequence[PermissionRequest]) -> list[Choice]:
@@ -445,7 +460,9 @@ def covering_item(permission: Permission, kind: str, params: Mapping[str, Any]) 
 
 
 def items_of(permission: Permission) -> tuple[str, ...]:
-    """The items of a permission whose single uses are judged; empty for any other type."""
+    """The items of a permission whose single uses are judged and counted; empty for any other type."""
+    if _lasts(permission.type):
+        return ()
     return tuple(item for name in item_params(permission.type) for item in permission.texts(name))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 
@@ -183,6 +184,23 @@ def review(pack_id: str) -> None:
     show.next_step(f"./rumi pack show {pack_id}" if decided else approve_it)
 
 
+def limiting(command: Callable[..., None]) -> Callable[..., None]:
+    """The options by which an approval grants other than what is plain; read by ``limits``."""
+    chosen = click.option(
+        "--permission",
+        "-p",
+        "chosen",
+        multiple=True,
+        metavar="TYPE|JSON",
+        help=say("Grant only these; each is a type or a JSON object. Name none as --permission ''."),
+    )
+    replaced = click.option(
+        "--replace", "replaced", multiple=True, metavar="KEY", help=say("Let it take over this key of another Pack.")
+    )
+    until = click.option("--until", metavar="WHEN", help=say("Until then: 90m, 8h, 7d or a date."))
+    return chosen(replaced(until(command)))
+
+
 @pack.command(
     help=say(
         "Approve a Pack. On a terminal it shows the review first and asks; what was shown is what is approved. "
@@ -193,18 +211,7 @@ def review(pack_id: str) -> None:
 @click.option("--digest", help=say("Approve exactly this state of the files."))
 @click.option("--yes", "-y", is_flag=True, help=say("Do not ask; approve what the review shows."))
 @click.option("--accept-weaker", is_flag=True, help=say("Agree to a weaker isolation than approved before."))
-@click.option(
-    "--permission",
-    "-p",
-    "chosen",
-    multiple=True,
-    metavar="TYPE|JSON",
-    help=say("Grant only these; each is a type or a JSON object. Name none as --permission ''."),
-)
-@click.option(
-    "--replace", "replaced", multiple=True, metavar="KEY", help=say("Let it take over this key of another Pack.")
-)
-@click.option("--until", metavar="WHEN", help=say("Until then: 90m, 8h, 7d or a date."))
+@limiting
 @json_option
 def approve(pack_id: str, digest: str | None, yes: bool, accept_weaker: bool,  # noqa: FBT001
             chosen: tuple[str, ...], replaced: tuple[str, ...], until: str | None) -> None:  # fmt: skip
@@ -215,7 +222,7 @@ def approve(pack_id: str, digest: str | None, yes: bool, accept_weaker: bool,  #
         digest = str(found.get("digest"))
         if asks:
             _confirm(pack_id, found)
-    body = _limits(chosen, replaced, until) | ({"accept_weaker": True} if accept_weaker else {})
+    body = limits(chosen, replaced, until) | ({"accept_weaker": True} if accept_weaker else {})
     if digest is not None:
         body["digest"] = digest
     done = _ask_known("POST", f"{path}/approve", body or None, timeout_s=_FETCH_S)
@@ -227,7 +234,7 @@ def approve(pack_id: str, digest: str | None, yes: bool, accept_weaker: bool,  #
         )  # fmt: skip
 
 
-def _limits(chosen: tuple[str, ...], replaced: tuple[str, ...], until: str | None) -> dict[str, Any]:
+def limits(chosen: tuple[str, ...], replaced: tuple[str, ...], until: str | None) -> dict[str, Any]:
     """What the operator narrows the approval to."""
     from rumi_setup.cli.permissions import choice, moment
 

@@ -11,7 +11,7 @@ import click
 from rumi_setup.cli import codes, link, show
 from rumi_setup.cli.failure import Failure
 from rumi_setup.cli.main import json_option
-from rumi_setup.cli.packs import checked, show_status
+from rumi_setup.cli.packs import checked, limiting, limits, show_status
 from rumi_setup.cli.words import say
 
 _START_S = 420.0  # packages of the new version may have to be fetched
@@ -48,8 +48,10 @@ def add(folder: Path) -> None:
 @click.option("--yes", "-y", is_flag=True, help=say("Do not ask; approve what the review shows."))
 @click.option("--show", "only_show", is_flag=True, help=say("Only show the differences."))
 @click.option("--accept-weaker", is_flag=True, help=say("Agree to a weaker isolation than approved before."))
+@limiting
 @json_option
-def update(pack_id: str, digest: str | None, yes: bool, only_show: bool, accept_weaker: bool) -> None:  # noqa: FBT001
+def update(pack_id: str, digest: str | None, yes: bool, only_show: bool, accept_weaker: bool,  # noqa: FBT001
+           chosen: tuple[str, ...], replaced: tuple[str, ...], until: str | None) -> None:  # fmt: skip
     path = f"/api/packs/{checked(pack_id)}/update"
     asks = digest is None and not yes and sys.stdin.isatty() and sys.stderr.isatty() and not show.wants_json()
     if only_show or asks or (digest is None and yes):
@@ -60,7 +62,7 @@ def update(pack_id: str, digest: str | None, yes: bool, only_show: bool, accept_
             return
         if asks:
             _confirm(pack_id, found)
-    body: dict[str, Any] = {"accept_weaker": True} if accept_weaker else {}
+    body = limits(chosen, replaced, until) | ({"accept_weaker": True} if accept_weaker else {})
     if digest is not None:
         body["digest"] = digest
     show_status(link.ask("POST", f"{path}/approve", body, timeout_s=_START_S))

@@ -121,6 +121,42 @@ def test_a_replacement_is_granted_only_where_it_is_ticked(host: RunningHost) -> 
     assert host.result("give.one", {}) == "hi"
     assert decide(visitor, "second", replace="give.one").status == 303
     assert [item["keys"] for item in host.ok("GET", "/api/packs/second/permissions")["granted"] if item["type"] == "interface.replace"] == [["give.one"]]
+    assert host.result("give.one", {}) == "second"
+
+
+def test_a_replacement_is_granted_on_an_update_for_as_long_as_is_chosen(host: RunningHost) -> None:
+    put(host, "giver", [], key="give.one")
+    host.approve("giver")
+    folder = put(host, "second", [], key="give.one", value="second")
+    visitor = opened(host)
+    text = visitor.get("/_rumi/packs/second/review").text
+    assert EN["replace_not_asked"] in text
+    assert 'name="replace"' not in text
+    assert decide(visitor, "second").status == 303
+    source = host.home / "new" / "second"
+    shutil.copytree(folder, source)
+    asked = [{"type": "interface.replace", "keys": ["give.one"], "reason": "answers better"}]
+    (source / "backend/permissions.json").write_text(json.dumps({"pack_id": "second", "permissions": asked}))
+    (source / "backend/ecosystem.json").write_text(json.dumps({"pack_id": "second", "version": "2.0.0"}))
+    host.ok("POST", "/api/packs/add", {"path": str(source)})
+    for language, words in (("en", EN), ("ja", JA)):
+        visitor.language = language
+        page = visitor.get("/_rumi/packs/second/update")
+        assert '<input type="checkbox" name="replace" value="give.one">' in page.text
+        assert page.text.count("answers better") == 1
+        block = page.text[page.text.index(words["replaces_text"]):]
+        assert "mode-replace" in block
+        assert 'value="once"' not in page.text, "it has no single use"
+    fields = {"csrf": page.csrf, "digest": page.hidden("digest"), "replace": "give.one"}
+    refused = visitor.post("/_rumi/packs/second/update/approve", {**fields, "mode-replace": "once"})
+    assert (refused.status, "permission_lasting" in refused.text) == (403, True)
+    assert host.result("give.one", {}) == "hi"
+    assert visitor.post("/_rumi/packs/second/update/approve", {**fields, "mode-replace": "hour"}).status == 303
+    [granted] = host.ok("GET", "/api/packs/second/permissions")["granted"]
+    assert (granted["type"], granted["keys"], granted["mode"], granted["unused"]) == ("interface.replace", ["give.one"], "until", [])
+    assert host.result("give.one", {}) == "second"
+    host.ok("DELETE", "/api/packs/second/permissions", {"unused": True})
+    assert host.result("give.one", {}) == "second", "what lasts is not unused because nothing counts it"
 
 
 def test_an_operation_of_the_host_is_granted_with_its_options(host: RunningHost) -> None:

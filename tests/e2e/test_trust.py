@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from typing import Any
 
@@ -235,6 +236,26 @@ def test_taking_over_a_key_needs_the_declaration_and_the_operator(host: RunningH
     assert host.result("give.two", 1) == {"two": 1}
     host.ok("DELETE", "/api/packs/second/permissions", {"permissions": ["interface.replace"]})
     assert host.result("give.one", 1) == {"one": 1}, "taken back, it acts at once"
+
+
+def test_an_update_takes_over_a_key_where_the_operator_names_it(host: RunningHost) -> None:
+    host.put_pack("giver", one_component_pack("giver", PROVIDER, provides=("give.one", "give.two")))
+    host.approve("giver")
+    second = one_component_pack("second", PROVIDER.replace('"one"', '"second"'), provides=("give.one", "give.two"))
+    asked = [{"type": "interface.replace", "keys": ["give.one"], "reason": "better"}, *FILES]
+    second["backend/permissions.json"] = json.dumps({"pack_id": "second", "permissions": asked})
+    folder = host.put_pack("second", second)
+    host.approve("second")
+    newer = host.home / "newer" / "second"
+    shutil.copytree(folder, newer)
+    (newer / "backend/more.py").write_text("x = 1\n")
+    host.ok("POST", "/api/packs/add", {"path": str(newer)})
+    status, envelope = host.request("POST", "/api/packs/second/update/approve", {"replace": ["give.two"]})
+    assert (status, envelope["code"]) == (403, "permission_wider")
+    assert host.result("give.one", 1) == {"one": 1}
+    done = host.ok("POST", "/api/packs/second/update/approve", {"replace": ["give.one"]})
+    assert {p["type"] for p in done["approval"]["permissions"]} == {"interface.replace", "userdata.read", "userdata.write"}
+    assert host.result("give.one", 1) == {"second": 1}
 
 
 def test_a_replacement_for_a_time_ends_by_itself_and_no_clock_brings_it_back(host: RunningHost) -> None:

@@ -112,13 +112,14 @@ def test_a_time_is_a_span_or_a_date(host, capsys) -> None:
     assert len(host.asked) == asked
 
 
-def test_approve_can_be_partial_timed_and_take_over(host, capsys) -> None:
-    host.answers["POST /api/packs/my_pack/approve"] = {"pack_id": "my_pack", "status": "running"}
-    run(capsys, "pack", "approve", "my_pack", "-p", "userdata.read", "--replace", "a.b", "--until", "8h", "--accept-weaker")
+@pytest.mark.parametrize(("command", "path"), [("approve", "approve"), ("update", "update/approve")])
+def test_approve_can_be_partial_timed_and_take_over(host, capsys, command, path) -> None:
+    host.answers[f"POST /api/packs/my_pack/{path}"] = {"pack_id": "my_pack", "status": "running"}
+    run(capsys, "pack", command, "my_pack", "-p", "userdata.read", "--replace", "a.b", "--until", "8h", "--accept-weaker")
     body = host.asked[-1].body
     assert abs(body.pop("until") - time.time() - 28_800) < 30
     assert body == {"permissions": [{"type": "userdata.read"}], "replace": ["a.b"], "accept_weaker": True}
-    run(capsys, "pack", "approve", "my_pack", "--permission", "")
+    run(capsys, "pack", command, "my_pack", "--permission", "")
     assert host.asked[-1].body == {"permissions": []}
 
 
