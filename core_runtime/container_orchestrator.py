@@ -297,7 +297,12 @@ class ContainerOrchestrator:
             number = self._generations[request.pack_id] = self._generations.get(request.pack_id, 0) + 1
             spec = await self._spec(request, driver, number)
             generation = Generation(request, spec, driver)
-            await generation.begin(self._bus, prepare, beside=beside)
+            try:
+                await generation.begin(self._bus, prepare, beside=beside)
+            except BaseException:
+                for name, detail in (await generation.limits_met()).items():
+                    self.tell("limited", request.pack_id, number, detail, name)
+                raise
             return generation
 
     async def reattached(self) -> bool:

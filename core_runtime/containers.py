@@ -24,6 +24,7 @@ from typing import Any, Protocol
 from backend_core.errors import HostError, PackTimeout, TrustError, quote
 from core_runtime.drivers.runtime_folder import PythonAbi
 from core_runtime.ports import Exit, Sandbox, SandboxDriver
+from core_runtime.rules.limits_seen import exceeded
 from core_runtime.rules.sandbox import Isolation, Level, Limits, SandboxSpec, at_least
 
 CONNECT_S = 20.0
@@ -163,6 +164,8 @@ class Generation:
         self.session: SessionPort | None = None
         self.isolation: Isolation | None = None
         self._endpoint: EndpointPort | None = None
+        self._exit: Exit | None = None
+        self._counted: Mapping[str, float] = {}
 
     async def begin(self, bus: BusPort, prepare: Prepare, *, beside: bool = False) -> None:
         """Everything up to a serving Pack, or to one that could take over from the one ``beside``.
@@ -218,12 +221,21 @@ class Generation:
         result = None
         try:
             if self.sandbox is not None:
-                result = await self.sandbox.stop(grace_s)
+                result = self._exit = await self.sandbox.stop(grace_s)
         finally:
             if self._endpoint is not None:
                 await self._endpoint.close()
             await asyncio.to_thread(Path(self.spec.socket_path).unlink, missing_ok=True)
         return result
+
+    async def limits_met(self) -> Mapping[str, str]:
+        """Limits met since the last time this was asked, each with what was counted; also once it has ended."""
+        if self._exit is not None:
+            now = self._exit.counted
+        else:
+            now = await self.sandbox.usage() if self.sandbox is not None else {}
+        before, self._counted = self._counted, {**self._counted, **now}
+        return exceeded(before, {**before, **now})
 
     async def _connected(self) -> SessionPort:
         assert self._endpoint is not None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from core_runtime.rules.addresses import Address
@@ -42,6 +42,8 @@ class Exit:
     code: int | None
     cause: str
     detail: str = ""
+    counted: Mapping[str, float] = field(default_factory=dict)
+    """``Sandbox.usage`` as it was last, just before the counters went: what a look at regular times has not seen."""
 
 
 class Sandbox(Protocol):

@@ -16,7 +16,6 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import Mapping
 from typing import Protocol
 
 from backend_core.errors import ConflictError, HostError, RumiError, TrustError
@@ -30,7 +29,6 @@ from core_runtime.containers import (
     described,
 )
 from core_runtime.ports import Exit
-from core_runtime.rules.limits_seen import exceeded
 from core_runtime.rules.restart import GiveUp, RestartPolicy
 from core_runtime.rules.sandbox import Level
 
@@ -137,6 +135,7 @@ class Supervised:
         generation = self.current
         if generation is not None:
             ended = await generation.end(reason=reason, drain_s=drain_s, grace_s=TERM_S)
+            await self._tell_limits(generation)
             self._tell("stopped", f"{reason}; {ended.cause if ended else 'ended'}")
         if self._task is not None:
             await asyncio.wait([self._task], timeout=SETTLE_S)  # it sees the end; a launch under way is cancelled
@@ -183,6 +182,7 @@ class Supervised:
             self._tell("crashed", self._last_error, ended.cause)
             with contextlib.suppress(HostError):
                 await self.current.end(reason="its sandbox ended")
+            await self._tell_limits(self.current)
             if ended.cause == "lost" and not self._last:
                 await self._wait_for_engine()
             if not await self._restart():
@@ -192,7 +192,6 @@ class Supervised:
         """The end of a generation, found by itself or by a health check."""
         assert generation.session is not None
         ending = asyncio.ensure_future(generation.ended())
-        counted: Mapping[str, float] = {}
         misses = 0
         try:
             while True:
@@ -214,18 +213,16 @@ class Supervised:
                     self._tell("unhealthy", told)
                     generation.session.abort(f"stuck: {told}")
                     return Exit(None, "unhealthy", told)
-                counted = await self._look_at_limits(generation, counted)
+                await self._tell_limits(generation)
         finally:
             ending.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await ending
 
-    async def _look_at_limits(self, generation: Generation, before: Mapping[str, float]) -> Mapping[str, float]:
-        """Tell of limits that were met since the last look; what was counted now."""
-        now = await generation.sandbox.usage() if generation.sandbox is not None else {}
-        for name, detail in exceeded(before, now).items():
+    async def _tell_limits(self, generation: Generation) -> None:
+        """Of what was met since the last look; also of a generation that has ended, so that none is missed."""
+        for name, detail in (await generation.limits_met()).items():
             self._tell("limited", detail, name)
-        return now or before
 
     async def _restart(self) -> bool:
         """Try until one generation serves; ``False`` when it was stopped, given up or refused."""

@@ -278,22 +278,17 @@ class BubblewrapDriver:
         path.write_text(json.dumps(identity | {"installation": self._installation_id}), encoding="ascii")
         return path
 
-    def remove_group(self, group: cgroups.Group | None) -> bool:
-        """Empty and remove a sandbox's group; whether the kernel had ended something in it for its memory."""
-        if group is None or self._cgroups is None or self._spares is None:
-            return False
-        out_of_memory = self._cgroups.oom_killed(group)
-        self._spares.remove(group)
-        return out_of_memory
+    def remove_group(self, group: cgroups.Group) -> dict[str, float]:
+        """Empty and remove a sandbox's group; what was counted in it. Raises ``OSError``; it stays then."""
+        counted = cgroups.counted(group.folders)
+        if self._spares is not None:
+            self._spares.remove(group)
+        return counted
 
     def keep_ready(self) -> None:
         """Replace the spare process that a start used up."""
         if self._spares is not None:
             self._spares.refill()
-
-    def group_usage(self, group: cgroups.Group) -> dict[str, float]:
-        """As the controllers count."""
-        return self._cgroups.usage(group) if self._cgroups is not None else {}
 
     def _remove_leftovers(self) -> list[str]:
         removed: list[str] = []
@@ -365,6 +360,7 @@ class EmbeddedSandbox:
         self._tail = tail
         self._group = group
         self._stopped_by_us = ""
+        self._counted: Mapping[str, float] = {}
         self.pid = pid
         """Of bubblewrap itself, on the host."""
         self._end = asyncio.ensure_future(self._finish())
@@ -388,6 +384,7 @@ class EmbeddedSandbox:
 
     async def stop(self, grace_s: float) -> Exit:
         """TERM to the agent, KILL to everything after ``grace_s``."""
+        self._counted = {**self._counted, **await self.usage()}
         self._stopped_by_us = self._stopped_by_us or "stopped"
         if grace_s > 0 and not self._end.done():
             with contextlib.suppress(TimeoutError, ProcessLookupError):
@@ -403,7 +400,7 @@ class EmbeddedSandbox:
         if self._end.done():
             return {}
         if self._group is not None:
-            counted = await asyncio.to_thread(self._driver.group_usage, self._group)
+            counted = await asyncio.to_thread(cgroups.counted, self._group.folders)
             inside = await asyncio.to_thread(proc_view.descendants, self.pid)
             return counted | (await asyncio.to_thread(proc_view.tmp_usage, inside[-1]) if inside else {})
         pids = await asyncio.to_thread(proc_view.descendants, self.pid)
@@ -431,24 +428,29 @@ class EmbeddedSandbox:
         if self._sampler is not None:
             self._sampler.cancel()
         detail = ""
-        try:
-            out_of_memory = await asyncio.to_thread(self._driver.remove_group, self._group)
-        except OSError as error:
-            out_of_memory, detail = False, f"its control group could not be removed: {error}"
+        if self._group is not None:
+            try:
+                counted = await asyncio.to_thread(self._driver.remove_group, self._group)
+            except OSError as error:
+                counted, detail = {}, f"its control group could not be removed: {error}"
+            self._counted = {**self._counted, **counted}
         await self._tail.finished()
         self._status.close()
         self._driver.live.discard(f"{self._spec.pack_id}-{self._spec.generation}")
         if pid_file is not None:
             pid_file.unlink(missing_ok=True)
-        return _exit(status, out_of_memory=out_of_memory, ours=self._stopped_by_us, detail=detail)
+        return _exit(status, self._counted, ours=self._stopped_by_us, detail=detail)
 
     async def _sample(self) -> None:
         """Without a cgroup nothing in the kernel adds up a sandbox's memory: look, and end it above the limit."""
         while not self._end.done():
             pids = await asyncio.to_thread(proc_view.descendants, self.pid)
             used = await asyncio.to_thread(proc_view.memory_bytes, pids)
-            if used > self._spec.limits.memory_bytes or len(pids) > self._spec.limits.pids + 2:
-                self._stopped_by_us = "oom"
+            over_memory, over_pids = used > self._spec.limits.memory_bytes, len(pids) > self._spec.limits.pids + 2
+            if over_memory or over_pids:
+                self._stopped_by_us = "oom" if over_memory else "processes"
+                over = {"oom_kills": 1.0} if over_memory else {"pids": float(len(pids)), "pids_full": 1.0}
+                self._counted = {**self._counted, **over}
                 self._job.signal(signal.SIGKILL)
                 return
             await asyncio.sleep(SAMPLE_S)
@@ -492,16 +494,18 @@ class _StatusPipe:
                 self._child.set_result(int(json.loads(first)["child-pid"]))
 
 
-def _exit(status: int | None, *, out_of_memory: bool, ours: str, detail: str) -> Exit:
-    if out_of_memory or ours == "oom":
-        return Exit(status, "oom", detail or "the memory or process limit was exceeded")
-    if status is None:
-        return Exit(None, "lost", detail or "the launcher ended")
-    if ours:
-        return Exit(status, "killed", detail)
+def _exit(status: int | None, counted: Mapping[str, float], *, ours: str, detail: str) -> Exit:
+    if status is None and ours != "oom":
+        return Exit(None, "lost", detail or "the launcher ended", counted)
     # bubblewrap reports a signalled child as 128 + its number
-    signalled = -status if status < 0 else status - 128 if status > 128 else 0
-    return Exit(status, "signal" if signalled else "exited", detail or (f"signal {signalled}" if signalled else ""))
+    signalled = 0 if status is None else -status if status < 0 else max(status - 128, 0)
+    if ours == "oom" or (not ours and signalled == signal.SIGKILL and counted.get("oom_kills")):
+        return Exit(status, "oom", detail or "the memory limit was exceeded", counted)
+    if ours:
+        many = f"{counted.get('pids', 0.0):g} processes ran" if ours == "processes" else ""
+        return Exit(status, "killed", detail or many, counted)
+    cause = "signal" if signalled else "exited"
+    return Exit(status, cause, detail or (f"signal {signalled}" if signalled else ""), counted)
 
 
 def _filter(*, memfd: bool) -> bytes:

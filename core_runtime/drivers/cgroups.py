@@ -125,16 +125,8 @@ class Cgroups:
         ]
 
     def usage(self, group: Group) -> dict[str, float]:
-        """``{memory_bytes, cpu_s, pids, pids_refused, cpu_periods, cpu_throttled}``, as the controllers tell."""
-        return _usage(group.folders)
-
-    def oom_killed(self, group: Group) -> bool:
-        """Whether the kernel ended a process of this group for its memory."""
-        name = "memory.events" if self.version == 2 else "memory.oom_control"
-        with contextlib.suppress(OSError, ValueError):
-            words = (group.folders["memory"] / name).read_text().split()
-            return int(dict(zip(words[::2], words[1::2], strict=False)).get("oom_kill", "0")) > 0
-        return False
+        """As ``counted``."""
+        return counted(group.folders)
 
     def remove(self, group: Group, *, wait_s: float = 5.0) -> None:
         """Kill what is inside, then remove the folders. Blocks at most ``wait_s``: call it in a thread.
@@ -182,10 +174,36 @@ def read_limits(pid: int, *, proc: Path = Path("/proc")) -> CgroupLimits:
     )
 
 
-def read_usage(pid: int, *, proc: Path = Path("/proc")) -> dict[str, float]:
-    """``{memory_bytes, cpu_s, pids}`` of the group that a process is in; absent keys where nothing counts."""
+def folders_of(pid: int, *, proc: Path = Path("/proc")) -> dict[str, Path]:
+    """The group that a process is in, by controller. Raises ``OSError`` when there is no such process."""
     mounts = _mounts((proc / "self/mountinfo").read_text())
-    return _usage(_groups_of((proc / str(pid) / "cgroup").read_text(), mounts))
+    return _groups_of((proc / str(pid) / "cgroup").read_text(), mounts)
+
+
+def counted(folders: Mapping[str, Path]) -> dict[str, float]:
+    """``{memory_bytes, cpu_s, pids, pids_refused, oom_kills, cpu_periods, cpu_throttled}``, as the controllers tell;
+    absent keys where nothing counts (any more).
+    """
+    out: dict[str, float] = {}
+    for key, controller, name, unit in (
+        ("memory_bytes", "memory", "memory.current", 1.0),
+        ("memory_bytes", "memory", "memory.usage_in_bytes", 1.0),
+        ("pids", "pids", "pids.current", 1.0),
+        ("cpu_s", "cpuacct", "cpuacct.usage", 1e9),
+    ):
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            out[key] = int((folders[controller] / name).read_text()) / unit
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        stat = _words(folders["cpu"] / "cpu.stat")
+        if "usage_usec" in stat:  # version 2
+            out["cpu_s"] = stat["usage_usec"] / 1e6
+        out["cpu_periods"], out["cpu_throttled"] = float(stat["nr_periods"]), float(stat["nr_throttled"])
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        out["pids_refused"] = float(_words(folders["pids"] / "pids.events")["max"])
+    for name in ("memory.events", "memory.oom_control"):
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            out["oom_kills"] = float(_words(folders["memory"] / name)["oom_kill"])
+    return out
 
 
 def find(installation_id: str, *, proc: Path = Path("/proc")) -> Cgroups | None:
@@ -348,26 +366,6 @@ def _kill_all(folder: Path) -> None:
 
 
 # ---- reading back
-
-
-def _usage(folders: Mapping[str, Path]) -> dict[str, float]:
-    out: dict[str, float] = {}
-    for key, controller, name, unit in (
-        ("memory_bytes", "memory", "memory.current", 1.0),
-        ("memory_bytes", "memory", "memory.usage_in_bytes", 1.0),
-        ("pids", "pids", "pids.current", 1.0),
-        ("cpu_s", "cpuacct", "cpuacct.usage", 1e9),
-    ):
-        with contextlib.suppress(OSError, ValueError, KeyError):
-            out[key] = int((folders[controller] / name).read_text()) / unit
-    with contextlib.suppress(OSError, ValueError, KeyError):
-        stat = _words(folders["cpu"] / "cpu.stat")
-        if "usage_usec" in stat:  # version 2
-            out["cpu_s"] = stat["usage_usec"] / 1e6
-        out["cpu_periods"], out["cpu_throttled"] = float(stat["nr_periods"]), float(stat["nr_throttled"])
-    with contextlib.suppress(OSError, ValueError, KeyError):
-        out["pids_refused"] = float(_words(folders["pids"] / "pids.events")["max"])
-    return out
 
 
 def _words(path: Path) -> dict[str, int]:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import signal
 import socket
 from collections.abc import Mapping
 from pathlib import Path
@@ -46,6 +48,9 @@ class DockerSandbox:
         self._live = live
         self._image = image
         self._runtime = ""
+        self._group: Mapping[str, Path] = {}
+        self._counted: Mapping[str, float] = {}
+        self._init_fd = -1
         self._killed = False
         self._tail = b""
         self._bus: AttachedBus | None = None
@@ -77,6 +82,10 @@ class DockerSandbox:
         self._runtime = str(shown["HostConfig"].get("Runtime") or "")
         pid = int(shown["State"].get("Pid") or 0)
         self.pid = pid if await asyncio.to_thread(_is_local, pid, self.id) else 0
+        if self.pid:
+            with contextlib.suppress(OSError):  # it has ended already
+                self._group = await asyncio.to_thread(cgroups.folders_of, self.pid)
+                self._watch_init()
         self._end = asyncio.ensure_future(self._finish())
 
     async def abandon(self) -> None:
@@ -109,6 +118,8 @@ class DockerSandbox:
     async def stop(self, grace_s: float) -> Exit:
         """TERM, KILL after ``grace_s``, remove."""
         assert self._end is not None, "begin() precedes"
+        if self.pid:
+            self._counted = {**self._counted, **await self.usage()}
         self._killed = True
         if grace_s > 0 and not self._end.done():
             await self._signal("SIGTERM")
@@ -124,10 +135,8 @@ class DockerSandbox:
             return {}
         if not self.pid:
             return await self._engines_count()
-        with contextlib.suppress(OSError, ValueError):
-            counted = await asyncio.to_thread(cgroups.read_usage, self.pid)
-            return counted | await asyncio.to_thread(proc_view.tmp_usage, self.pid)
-        return {}
+        counted = await asyncio.to_thread(cgroups.counted, self._group)
+        return counted | await asyncio.to_thread(proc_view.tmp_usage, self.pid)
 
     async def _engines_count(self) -> dict[str, float]:
         """One look by the engine; an engine that can't count gives nothing."""
@@ -139,6 +148,7 @@ class DockerSandbox:
                 "memory_bytes": float(found["memory_stats"]["usage"]),
                 "cpu_s": found["cpu_stats"]["cpu_usage"]["total_usage"] / 1e9,
                 "pids": float(found["pids_stats"]["current"]),
+                "pids_full": float(found["pids_stats"]["current"] >= self._spec.limits.pids),
                 "cpu_periods": float(throttled["periods"]),
                 "cpu_throttled": float(throttled["throttled_periods"]),
             }
@@ -150,6 +160,22 @@ class DockerSandbox:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(asyncio.shield(self._reader), 1.0)
         return escape(self._tail)
+
+    def _watch_init(self) -> None:
+        """Have the counters read when its init dies: the engine removes them soon afterwards."""
+        self._init_fd = os.pidfd_open(self.pid)
+        asyncio.get_running_loop().add_reader(self._init_fd, self._on_init_gone)
+
+    def _on_init_gone(self) -> None:
+        # a few files without a disk behind them: a thread would come too late
+        self._counted = {**self._counted, **cgroups.counted(self._group)}
+        self._forget_init()
+
+    def _forget_init(self) -> None:
+        if self._init_fd >= 0:
+            asyncio.get_running_loop().remove_reader(self._init_fd)
+            os.close(self._init_fd)
+            self._init_fd = -1
 
     async def _signal(self, name: str) -> None:
         with contextlib.suppress(HostError):  # it has ended, or the engine is gone: `wait` tells which
@@ -163,20 +189,22 @@ class DockerSandbox:
                 state = (await self._container.show())["State"]
             await self._remove()
         except HostError as error:
-            return Exit(None, "lost", error.detail)
+            return Exit(None, "lost", error.detail, self._counted)
         finally:
+            self._forget_init()
             self._live.discard(self.id)
             if self._reader is not None and not self._reader.done():
                 await asyncio.wait([self._reader], timeout=0.5)
                 self._reader.cancel()
         code = int(state.get("ExitCode", 0))
-        if state.get("OOMKilled"):
-            return Exit(code, "oom", "the memory limit was exceeded")
+        counted = {**({"oom_kills": 1.0} if state.get("OOMKilled") else {}), **self._counted}
         if self._killed:
-            return Exit(code, "killed")
+            return Exit(code, "killed", "", counted)
+        if code == 128 + signal.SIGKILL and counted.get("oom_kills"):
+            return Exit(code, "oom", "the memory limit was exceeded", counted)
         if code > 128:
-            return Exit(code, "signal", f"signal {code - 128}")
-        return Exit(code, "exited", quote(state["Error"]) if state.get("Error") else "")
+            return Exit(code, "signal", f"signal {code - 128}", counted)
+        return Exit(code, "exited", quote(state["Error"]) if state.get("Error") else "", counted)
 
     async def _remove(self) -> None:
         async with self._engine.translated("remove a container"):

@@ -215,8 +215,8 @@ def _container_event(host: Host, event: ContainerEvent) -> None:
         f"container.{event.kind}",
         {"pack_id": event.pack_id, "generation": event.generation, "detail": event.detail, "at": event.at},
     )
-    if event.kind == "limited" or event.cause == "oom":
-        tell_limit(host, event.pack_id, "memory" if event.cause == "oom" else event.cause, event.detail)
+    if event.kind == "limited":
+        tell_limit(host, event.pack_id, event.cause, event.detail)
     if event.kind in {"gave_up", "weaker"} and not host.closing:
         host.in_background(_gave_up(host, event), f"end of {event.pack_id}")
 

@@ -41,9 +41,14 @@ LIMITS: Final[Mapping[str, Told]] = MappingProxyType({
 def exceeded(before: Mapping[str, float], now: Mapping[str, float]) -> dict[str, str]:
     """Limits met between two looks at one sandbox's counters (``Sandbox.usage``), each with what was counted."""
     found: dict[str, str] = {}
+    killed = _more(before, now, "oom_kills")
+    if killed > 0:
+        found["memory"] = f"the kernel ended {killed:g} of its processes for their memory"
     refused = _more(before, now, "pids_refused")
     if refused > 0:
         found["processes"] = f"{refused:g} attempts to start a process or thread were refused"
+    elif _more(before, now, "pids_full") > 0:
+        found["processes"] = f"{now.get('pids', 0.0):g} processes and threads run, and no further one starts"
     periods, throttled = _more(before, now, "cpu_periods"), _more(before, now, "cpu_throttled")
     if throttled > 0 and throttled >= CPU_SHARE * periods:
         found["cpu"] = f"it was held back in {throttled:g} of {periods:g} periods"

@@ -116,6 +116,33 @@ def test_methods_are_safe_after_the_end(yard):
         assert isinstance(yard.run(one.sandbox.output_tail()), str)
 
 
+FORKS = """
+    import os, time
+    refused = 0
+    for _ in range(64):
+        try:
+            if os.fork() == 0:
+                time.sleep(600)
+        except OSError:
+            refused += 1
+    answer = refused
+"""
+
+
+@pytest.mark.parametrize("by_itself", [True, False], ids=["it ends", "it is stopped"])
+def test_the_end_tells_what_was_counted_last(yard, by_itself):
+    with cell(yard, limits=replace(Limits(), pids=20)) as one:
+        refused = one.run(FORKS)
+        assert refused > 0
+        if by_itself:
+            with contextlib.suppress(InsideError):
+                one.run("import os\nos._exit(0)")
+            ended = yard.run(one.sandbox.wait())
+        else:
+            ended = yard.run(one.sandbox.stop(0))
+        assert ended.counted["pids_refused"] == refused
+
+
 def test_usage_counts_memory_and_processes(yard):
     with cell(yard) as one:
         used = yard.run(one.sandbox.usage())

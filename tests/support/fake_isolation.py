@@ -23,7 +23,7 @@ class FakeSandbox:
 
     def end(self, code=1, cause="exited"):
         if not self.ended.done():
-            self.ended.set_result(Exit(code, cause))
+            self.ended.set_result(Exit(code, cause, "", self.counted))
 
     def connection(self):
         return None

@@ -312,6 +312,48 @@ def test_limits_that_the_counters_show_are_told(tell, monkeypatch):
     tell(story)
 
 
+async def _ends_by_itself(s):
+    s.drivers[0].started[0].end(9, "signal")
+    await s.until(lambda: s.it.get("hello").restarts == 1)
+
+
+async def _is_stopped(s):
+    await s.it.stop("hello", reason="rejected")
+
+
+async def _hangs(s):
+    s.bus.sessions[0].stuck = supervision.STUCK_MOST
+    await s.until(lambda: s.it.get("hello").restarts == 1)
+
+
+@pytest.mark.parametrize("end", [_ends_by_itself, _is_stopped, _hangs])
+def test_a_limit_met_since_the_last_look_is_told_however_the_generation_ends(tell, monkeypatch, end):
+    async def story(s):
+        await s.start()
+        s.drivers[0].started[0].counted = {"pids_refused": 3.0}
+        if end is _hangs:  # the look that finds it hanging is the first
+            monkeypatch.setattr(supervision, "HEALTH_EVERY_S", 0.005)
+            s.bus.sessions[0].stuck = supervision.STUCK_MOST
+        await end(s)
+        assert [(e.cause, e.generation) for e in s.events if e.kind == "limited"] == [("processes", 1)]
+
+    tell(story)
+
+
+def test_a_limit_met_while_it_starts_is_told(tell):
+    async def story(s):
+        async def prepare(_session):
+            s.drivers[0].started[0].counted = {"oom_kills": 1.0}
+            s.drivers[0].started[0].end(137, "oom")
+            await asyncio.Event().wait()
+
+        with pytest.raises(HostError):
+            await s.it.start(s.request(), prepare)
+        assert [(e.cause, e.generation) for e in s.events if e.kind == "limited"] == [("memory", 1)]
+
+    tell(story)
+
+
 def test_whoever_stops_a_pack_ends_the_older_generation_that_still_serves_calls(tell, monkeypatch):
     async def busy(self, grace_s):
         await asyncio.wait([self.closed], timeout=grace_s)
