@@ -19,6 +19,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from backend_core.errors import HostError, PackTimeout, TrustError, quote
@@ -228,14 +229,17 @@ class Generation:
             await asyncio.to_thread(Path(self.spec.socket_path).unlink, missing_ok=True)
         return result
 
-    async def limits_met(self) -> Mapping[str, str]:
-        """Limits met since the last time this was asked, each with what was counted; also once it has ended."""
+    async def limits_met(self, said: Mapping[str, float] = MappingProxyType({})) -> Mapping[str, str]:
+        """Limits met since the last time this was asked, each with what was counted; also once it has ended.
+
+        ``said``: what its agent counted.
+        """
         if self._exit is not None:
             now = self._exit.counted
         else:
             now = await self.sandbox.usage() if self.sandbox is not None else {}
-        before, self._counted = self._counted, {**self._counted, **now}
-        return exceeded(before, {**before, **now})
+        before, self._counted = self._counted, {**self._counted, **now, **said}
+        return exceeded(before, self._counted)
 
     async def _connected(self) -> SessionPort:
         assert self._endpoint is not None

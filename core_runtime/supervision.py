@@ -16,6 +16,8 @@ import asyncio
 import contextlib
 import random
 import time
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Protocol
 
 from backend_core.errors import ConflictError, HostError, RumiError, TrustError
@@ -29,6 +31,7 @@ from core_runtime.containers import (
     described,
 )
 from core_runtime.ports import Exit
+from core_runtime.rules.limits_seen import said
 from core_runtime.rules.restart import GiveUp, RestartPolicy
 from core_runtime.rules.sandbox import Level
 
@@ -193,13 +196,14 @@ class Supervised:
         assert generation.session is not None
         ending = asyncio.ensure_future(generation.ended())
         misses = 0
+        counted: Mapping[str, float] = {}
         try:
             while True:
                 await asyncio.wait([ending], timeout=HEALTH_EVERY_S)
                 if ending.done():
                     return ending.result()
                 try:
-                    await generation.session.ping(HEALTH_DEADLINE_S)
+                    counted = said(await generation.session.ping(HEALTH_DEADLINE_S))
                     misses = 0
                 except (RumiError, TimeoutError):
                     misses += 1
@@ -213,15 +217,18 @@ class Supervised:
                     self._tell("unhealthy", told)
                     generation.session.abort(f"stuck: {told}")
                     return Exit(None, "unhealthy", told)
-                await self._tell_limits(generation)
+                await self._tell_limits(generation, counted)
         finally:
             ending.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await ending
 
-    async def _tell_limits(self, generation: Generation) -> None:
-        """Of what was met since the last look; also of a generation that has ended, so that none is missed."""
-        for name, detail in (await generation.limits_met()).items():
+    async def _tell_limits(self, generation: Generation, counted: Mapping[str, float] = MappingProxyType({})) -> None:
+        """Of what was met since the last look; also of a generation that has ended, so that none is missed.
+
+        ``counted``: by its agent.
+        """
+        for name, detail in (await generation.limits_met(counted)).items():
             self._tell("limited", detail, name)
 
     async def _restart(self) -> bool:

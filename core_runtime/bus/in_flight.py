@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Raw
 
+from backend_core.errors import quote
 from core_runtime.bus.calls import Call, EdgeStats, Failure
 from core_runtime.rules import frames
 from core_runtime.rules.frames import BusLimits, FrameError
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from core_runtime.bus.sessions import Session
 
 SWEEP_S = 0.025
+FAIR_TIME = 0.9
+"""Of the usual deadline: what a call in the middle of a chain is left with is a little less."""
 MAX_EDGES = 4_096
 _CANCELLED = Failure("cancelled", "the call that this one belongs to has ended")
 
@@ -58,6 +61,8 @@ class InFlight:
             if call.caller_id > 0:
                 caller.send((frames.RESULT, call.caller_id, 0, refs, body))
         except FrameError as exc:
+            if call.callee is not None:
+                call.callee.limited("message", f"Its answer to {quote(call.key)}: {exc}.")
             self.fail(call, Failure("value.too_large", str(exc)))
         else:
             self.finish(call, "")
@@ -160,12 +165,22 @@ class InFlight:
                 pending = True
                 if call.deadline <= now:
                     late.append(call)
+        for call in late:  # before the first of them is abandoned, and what it called with it
+            if call.callee is not None and self._is_to_blame(call):
+                call.callee.limited("time", f"It did not answer {quote(call.key)} within {call.budget_s:g} s.")
         for call in late:
             title = f"no answer within {call.budget_s:g} s"
             self.abandon(call, Failure("timeout", title, f"{call.key} was cancelled", retryable=True))
         self._armed = pending
         if pending and self._loop is not None:
             self._loop.call_later(SWEEP_S, self._sweep)
+
+    def _is_to_blame(self, call: Call) -> bool:
+        """Whether a late call's own handler is slow: it had the usual time, waits for no call of its own, and no
+        consumer keeps it waiting.
+        """
+        had_time = call.budget_s * 1000 >= FAIR_TIME * self.limits.deadline_ms
+        return had_time and not call.children and not (call.streaming and call.credit <= 0)
 
     def _tables(self) -> Iterable[Iterable[Call]]:
         yield from (session.incoming.values() for session in self.sessions)

@@ -87,6 +87,8 @@ class PackRequests:
             except (ValueProblem, FrameError) as exc:
                 self._session.send_error(number, Failure(getattr(exc, "type", "value.too_large"), str(exc)))
         if outcome.error is not None:
+            if getattr(outcome.error, "code", "") == "quota":
+                self._session.limited("disk", getattr(outcome.error, "detail", ""))
             self._session.send_error(number, Failure.of(outcome.error))
 
     def _next(self) -> None:

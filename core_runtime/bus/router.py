@@ -276,6 +276,9 @@ class Router:
         self, caller: Session, frame: frames.CallFrame, key: str, callee: Session | None, entry: Entry | None
     ) -> Call:
         limits = self.limits
+        if caller.called() > limits.calls_per_s:
+            caller.limited("rate", f"It made more than {limits.calls_per_s} calls in a second.")
+            raise refused("limit", f"more than {limits.calls_per_s} calls in a second", retryable=True)
         if len(caller.outgoing) >= limits.in_flight:
             caller.limited("calls", f"{limits.in_flight} calls of it are in flight.")
             raise refused("limit", f"{limits.in_flight} calls are in flight already", retryable=True)
@@ -328,6 +331,8 @@ class Router:
             callee.limited("busy", f"{len(callee.incoming)} calls wait for it, the newest of {quote(call.key)}.")
             raise refused("limit", f"{callee.pack_id} is busy", "too many calls wait for it", retryable=True)
         if call.depth > limits.depth:
+            if call.caller is not None:
+                call.caller.limited("depth", f"Its call of {quote(call.key)} would be deeper than {limits.depth}.")
             raise refused("depth", f"calls are nested deeper than {limits.depth}")
         call.number = callee.next_id()
         reenter = reenter_id(call, callee) if call.parent is not None or call.caller is callee else 0
@@ -347,6 +352,8 @@ class Router:
         try:
             callee.send(frame)
         except FrameError as exc:
+            if call.caller is not None:
+                call.caller.limited("message", f"Its call of {quote(call.key)}: {exc}.")
             raise refused("value.too_large", str(exc)) from exc
         callee.incoming[call.number] = call
 

@@ -13,9 +13,9 @@ Not here: routing (``router``), registrations, events and requests (``registrati
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Mapping
 from functools import partial
+from time import monotonic
 from typing import Any, Protocol
 
 from msgspec import Raw
@@ -124,6 +124,8 @@ class Session:
         self._link: Link | None = None
         self._numbers = 0
         self._silent = 0
+        self._second = 0.0
+        self._calls = 0
         self._waits: dict[int, tuple[int, asyncio.Future[Any]]] = {}
         self.events = PackEvents(self, owner.events, owner.diagnostics, live=not beside)
         self._requests = PackRequests(self, owner.request, owner.diagnostics)
@@ -294,6 +296,14 @@ class Session:
         self._silent -= 1
         return self._silent
 
+    def called(self) -> int:
+        """Count one call of its own; how many it made in the second that began with the first of them."""
+        now = monotonic()
+        if now - self._second >= 1.0:
+            self._second, self._calls = now, 0
+        self._calls += 1
+        return self._calls
+
     def denied(self, operation: str, subject: str) -> None:
         """Record a refusal."""
         self._owner.denied(self.pack_id, operation, subject)
@@ -331,7 +341,7 @@ class Session:
         """Calls whose callers were answered and whose handlers still run, ``grace_s`` after their deadlines."""
         if not self.abandoned:
             return 0
-        limit = time.monotonic() - grace_s
+        limit = monotonic() - grace_s
         return sum(call.abandoned and call.deadline < limit for call in self.incoming.values())
 
     def gone(self, reason: str = "") -> PackError:

@@ -17,6 +17,7 @@ from typing import Any
 
 from msgspec import Raw
 
+from backend_core.errors import quote
 from core_runtime.bus.calls import Call, Failure
 from core_runtime.bus.in_flight import InFlight
 from core_runtime.rules import frames
@@ -82,6 +83,7 @@ class Streams:
         except ValueProblem as exc:
             self._calls.abandon(call, Failure(exc.type, str(exc)))
         except FrameError as exc:
+            callee.limited("message", f"An item of {quote(call.key)}: {exc}.")
             self._calls.abandon(call, Failure("value.too_large", str(exc)))
 
     def credit(self, call: Call, n: int) -> None:

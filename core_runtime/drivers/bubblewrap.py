@@ -400,12 +400,16 @@ class EmbeddedSandbox:
         if self._end.done():
             return {}
         if self._group is not None:
-            counted = await asyncio.to_thread(cgroups.counted, self._group.folders)
-            inside = await asyncio.to_thread(proc_view.descendants, self.pid)
-            return counted | (await asyncio.to_thread(proc_view.tmp_usage, inside[-1]) if inside else {})
+            return await asyncio.to_thread(self._count, self._group)
         pids = await asyncio.to_thread(proc_view.descendants, self.pid)
         memory = await asyncio.to_thread(proc_view.memory_bytes, pids)
-        return {"memory_bytes": float(memory), "pids": float(len(pids))}
+        files = await asyncio.to_thread(proc_view.file_usage, pids, self._spec.limits.files)
+        return {"memory_bytes": float(memory), "pids": float(len(pids))} | files
+
+    def _count(self, group: cgroups.Group) -> dict[str, float]:
+        pids = [pid for pid in cgroups.processes(group.folders) if pid != self.pid]  # which is outside, with more open
+        tmp = proc_view.tmp_usage(pids[-1]) if pids else {}
+        return cgroups.counted(group.folders) | proc_view.file_usage(pids, self._spec.limits.files) | tmp
 
     async def output_tail(self) -> str:
         """What the sandbox wrote outside the bus."""

@@ -180,6 +180,18 @@ def folders_of(pid: int, *, proc: Path = Path("/proc")) -> dict[str, Path]:
     return _groups_of((proc / str(pid) / "cgroup").read_text(), mounts)
 
 
+def processes(folders: Mapping[str, Path]) -> list[int]:
+    """Pids in a group itself, as this process sees them; none once the group is gone."""
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        return [int(line) for line in (folders["pids"] / "cgroup.procs").read_text().split()]
+    return []
+
+
+def refused(folders: Mapping[str, Path]) -> float:
+    """How many processes and threads did not start for their limit. Raises what reading and parsing raise."""
+    return float(_words(folders["pids"] / "pids.events")["max"])
+
+
 def counted(folders: Mapping[str, Path]) -> dict[str, float]:
     """``{memory_bytes, cpu_s, pids, pids_refused, oom_kills, cpu_periods, cpu_throttled}``, as the controllers tell;
     absent keys where nothing counts (any more).
@@ -199,7 +211,7 @@ def counted(folders: Mapping[str, Path]) -> dict[str, float]:
             out["cpu_s"] = stat["usage_usec"] / 1e6
         out["cpu_periods"], out["cpu_throttled"] = float(stat["nr_periods"]), float(stat["nr_throttled"])
     with contextlib.suppress(OSError, ValueError, KeyError):
-        out["pids_refused"] = float(_words(folders["pids"] / "pids.events")["max"])
+        out["pids_refused"] = refused(folders)
     for name in ("memory.events", "memory.oom_control"):
         with contextlib.suppress(OSError, ValueError, KeyError):
             out["oom_kills"] = float(_words(folders["memory"] / name)["oom_kill"])

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import signal
 import socket
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from backend_core.errors import HostError, SandboxUnavailable, quote
 from core_runtime.drivers import cgroups, docker_parcel, proc_view
+from core_runtime.drivers.cgroup_watch import GroupWatch
 from core_runtime.drivers.docker_client import QUERY_S, EngineClient, delete_container
 from core_runtime.drivers.docker_stdio import AttachedBus
 from core_runtime.drivers.tail import SHOWN_LIMIT_BYTES, escape
@@ -48,9 +48,8 @@ class DockerSandbox:
         self._live = live
         self._image = image
         self._runtime = ""
-        self._group: Mapping[str, Path] = {}
-        self._counted: Mapping[str, float] = {}
-        self._init_fd = -1
+        self._watch: GroupWatch | None = None
+        self._last: Mapping[str, float] = {}
         self._killed = False
         self._tail = b""
         self._bus: AttachedBus | None = None
@@ -84,13 +83,14 @@ class DockerSandbox:
         self.pid = pid if await asyncio.to_thread(_is_local, pid, self.id) else 0
         if self.pid:
             with contextlib.suppress(OSError):  # it has ended already
-                self._group = await asyncio.to_thread(cgroups.folders_of, self.pid)
-                self._watch_init()
+                self._watch = GroupWatch(self.pid)
         self._end = asyncio.ensure_future(self._finish())
 
     async def abandon(self) -> None:
         """It could not be started: nothing of it is left."""
         self._live.discard(self.id)
+        if self._watch is not None:
+            self._watch.close()
         if self._reader is not None:
             self._reader.cancel()
             await asyncio.gather(self._reader, return_exceptions=True)
@@ -119,7 +119,7 @@ class DockerSandbox:
         """TERM, KILL after ``grace_s``, remove."""
         assert self._end is not None, "begin() precedes"
         if self.pid:
-            self._counted = {**self._counted, **await self.usage()}
+            self._last = await self.usage()
         self._killed = True
         if grace_s > 0 and not self._end.done():
             await self._signal("SIGTERM")
@@ -133,10 +133,13 @@ class DockerSandbox:
         """From the container's cgroup and its ``/tmp`` where this machine can read them, else as the engine counts."""
         if self._end is None or self._end.done():
             return {}
-        if not self.pid:
-            return await self._engines_count()
-        counted = await asyncio.to_thread(cgroups.counted, self._group)
-        return counted | await asyncio.to_thread(proc_view.tmp_usage, self.pid)
+        if self._watch is None:
+            return {} if self.pid else await self._engines_count()
+        return await asyncio.to_thread(self._count, self._watch.folders)
+
+    def _count(self, group: Mapping[str, Path]) -> dict[str, float]:
+        files = proc_view.file_usage(cgroups.processes(group), self._spec.limits.files)
+        return cgroups.counted(group) | files | proc_view.tmp_usage(self.pid)
 
     async def _engines_count(self) -> dict[str, float]:
         """One look by the engine; an engine that can't count gives nothing."""
@@ -161,21 +164,9 @@ class DockerSandbox:
                 await asyncio.wait_for(asyncio.shield(self._reader), 1.0)
         return escape(self._tail)
 
-    def _watch_init(self) -> None:
-        """Have the counters read when its init dies: the engine removes them soon afterwards."""
-        self._init_fd = os.pidfd_open(self.pid)
-        asyncio.get_running_loop().add_reader(self._init_fd, self._on_init_gone)
-
-    def _on_init_gone(self) -> None:
-        # a few files without a disk behind them: a thread would come too late
-        self._counted = {**self._counted, **cgroups.counted(self._group)}
-        self._forget_init()
-
-    def _forget_init(self) -> None:
-        if self._init_fd >= 0:
-            asyncio.get_running_loop().remove_reader(self._init_fd)
-            os.close(self._init_fd)
-            self._init_fd = -1
+    def _counted_last(self) -> Mapping[str, float]:
+        """At its stop, and by the watch until then."""
+        return {**(self._watch.counted if self._watch is not None else {}), **self._last}
 
     async def _signal(self, name: str) -> None:
         with contextlib.suppress(HostError):  # it has ended, or the engine is gone: `wait` tells which
@@ -189,15 +180,16 @@ class DockerSandbox:
                 state = (await self._container.show())["State"]
             await self._remove()
         except HostError as error:
-            return Exit(None, "lost", error.detail, self._counted)
+            return Exit(None, "lost", error.detail, self._counted_last())
         finally:
-            self._forget_init()
+            if self._watch is not None:
+                self._watch.close()
             self._live.discard(self.id)
             if self._reader is not None and not self._reader.done():
                 await asyncio.wait([self._reader], timeout=0.5)
                 self._reader.cancel()
         code = int(state.get("ExitCode", 0))
-        counted = {**({"oom_kills": 1.0} if state.get("OOMKilled") else {}), **self._counted}
+        counted = {**({"oom_kills": 1.0} if state.get("OOMKilled") else {}), **self._counted_last()}
         if self._killed:
             return Exit(code, "killed", "", counted)
         if code == 128 + signal.SIGKILL and counted.get("oom_kills"):

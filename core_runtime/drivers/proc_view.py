@@ -78,6 +78,20 @@ def _proportional_bytes(pid: int) -> int:
         return 0
 
 
+def file_usage(pids: list[int], limit: int) -> dict[str, float]:
+    """``{files, files_full}``: the most files that one of these processes holds, and 1 when no pair of them (a pipe, a
+    socket pair) can be added.
+
+    Empty where the host may not look. What was closed again in the meantime is not seen: nothing in the kernel counts
+    the attempts that it refuses.
+    """
+    most = -1
+    for pid in pids[:PROCESS_LIMIT]:
+        with contextlib.suppress(OSError):
+            most = max(most, len(os.listdir(PROC / str(pid) / "fd")))  # noqa: PTH208 - names only, many of them
+    return {} if most < 0 else {"files": float(most), "files_full": float(most >= limit - 1)}
+
+
 def tmp_usage(pid: int) -> dict[str, float]:
     """``{tmp_bytes, tmp_full}`` of ``/tmp`` as a process of a sandbox sees it, where the host may look.
 

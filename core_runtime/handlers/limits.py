@@ -56,7 +56,7 @@ async def _used(host: Host, pack_id: str) -> dict[str, float]:
     if host.orchestrator is None or info is None:
         return {}
     counted = await host.orchestrator.usage(pack_id)
-    names = {"memory_bytes": "memory", "pids": "processes", "tmp_bytes": "tmp"}
+    names = {"memory_bytes": "memory", "pids": "processes", "tmp_bytes": "tmp", "files": "files"}
     found = {shown: counted[name] for name, shown in names.items() if name in counted}
     uptime_s = time.time() - info.started_at
     if "cpu_s" in counted and uptime_s > 0:

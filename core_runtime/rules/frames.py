@@ -261,6 +261,7 @@ class BusLimits:
 
     frame_bytes: int = 1024 * 1024
     in_flight: int = 1_024
+    calls_per_s: int = 20_000
     depth: int = 32
     deadline_ms: int = 30_000
     stream_credit: int = 16

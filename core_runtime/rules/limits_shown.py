@@ -53,6 +53,7 @@ def rows(
         ("disk", quota_bytes, "bytes", "writing user data is refused", "disk_mb"),
         ("log", bus.log_bytes_per_s, "bytes/s", "further output is dropped", ""),
         ("message", bus.frame_bytes, "bytes", "the call fails", ""),
+        ("rate", bus.calls_per_s, "calls/s", "its further calls are refused", ""),
         ("calls", bus.in_flight, "", "its further calls are refused", ""),
         ("busy", bus.in_flight, "", "further calls to it are refused", ""),
         ("depth", bus.depth, "", "the call is refused", ""),

@@ -74,6 +74,7 @@ def _limits() -> str:
         ("user data · ユーザーデータ", _mib(DEFAULT_QUOTA_BYTES), "`disk_mb`", "the write is refused · 書き込みを拒否"),
         ("log rate · ログの速さ", f"{_kib(bus.log_bytes_per_s)}/s", "–", "dropped and counted · 捨てて数える"),
         ("one message, a result · 一つの値", _mib(bus.frame_bytes), "–", "the call fails · 呼び出しが失敗"),
+        ("calls in a second · 1 秒間の呼び出し", str(bus.calls_per_s), "–", "the call is refused · 呼び出しを拒否"),
         ("calls in flight · 同時の呼び出し", str(bus.in_flight), "–", "the call is refused · 呼び出しを拒否"),
         ("calls within calls · 呼び出しの深さ", str(bus.depth), "–", "the call is refused · 呼び出しを拒否"),
         ("time of a call · 呼び出しの時間", f"{bus.deadline_ms / 1000:g} s", "–", "the caller is answered · 呼び出し側へ応答"),

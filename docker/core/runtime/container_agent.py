@@ -32,6 +32,7 @@ from _contextvars import Context, ContextVar
 from _struct import Struct
 from _thread import _count as count_threads
 from _thread import allocate_lock, get_ident, start_new_thread
+from errno import EMFILE, ENFILE
 from time import monotonic, sleep, time
 
 TYPE_CHECKING = False
@@ -57,6 +58,7 @@ FRAME_BYTES = 1024 * 1024
 MAX_DEPTH = 64
 TITLE_CHARS, DETAIL_CHARS, TRACE_CHARS, LOG_CHARS = 500, 2_000, 8_000, 8_000
 KEY_CHARS = 256
+CAUSES = 8
 READ_BYTES = 64 * 1024
 EAGER_BYTES = 4_096
 """Frames up to this length are decoded at once; the bodies of longer ones when they are used, so that queued calls
@@ -191,6 +193,18 @@ def describe(exc: BaseException, roots: tuple[str, ...]) -> list[Any]:
     title = exc.title if isinstance(exc, RemoteError) else (f"{name}: {text}" if text else name)
     retryable = getattr(exc, "retryable", False) is True
     return [kind, title[:TITLE_CHARS], text[:DETAIL_CHARS], retryable, trace_of(exc, roots)]
+
+
+def out_of_files(exc: BaseException | None) -> bool:
+    """Whether an exception, or one that it came from, says that no further file can be opened."""
+    try:
+        for _ in range(CAUSES):
+            if isinstance(exc, OSError) and exc.errno in (EMFILE, ENFILE):
+                return True
+            exc = exc and (exc.__cause__ or exc.__context__)
+    except Exception:  # noqa: BLE001 - a Pack's class may do anything here; the error must still arrive
+        return False
+    return False
 
 
 def check_name(what: str, name: Any) -> None:
@@ -1602,6 +1616,8 @@ class Agent:
         self.logs: Any = None
         self.get_running_loop: Any = None
         self.mapping_known = False
+        self.refused: dict[str, int] = {}
+        """How often a limit that the host can't see from outside was met here, by the limit's name. Told with PONG."""
 
     # -- frames out
 
@@ -1627,6 +1643,7 @@ class Agent:
         return U32.pack(size) + data
 
     def _too_long(self, size: int) -> ValueRefused:
+        self.refused["message"] = self.refused.get("message", 0) + 1
         text = f"{size} bytes at $, the limit of one frame is {self.frame_bytes}; send parts, or a stream"
         return ValueRefused("value.too_large", "the value can't cross the bus", text)
 
@@ -1689,7 +1706,13 @@ class Agent:
         self.link.send(frame)
 
     def error_fields(self, exc: BaseException) -> list[Any]:
+        self.noticed(exc)
         return describe(exc, self.roots)
+
+    def noticed(self, exc: BaseException) -> None:
+        """Count a failure that means a limit was met."""
+        if out_of_files(exc):
+            self.refused["files"] = self.refused.get("files", 0) + 1
 
     def flush(self) -> None:
         """Send what the leader kept back, and the releases that garbage collections left behind."""
@@ -2051,7 +2074,10 @@ class Agent:
     def on_shutdown(self, _number: int, grace_ms: int) -> None:
         if not self.draining:
             self.draining = True
-            start_new_thread(self.end_after, (grace_ms / 1000,))
+            try:
+                start_new_thread(self.end_after, (grace_ms / 1000,))
+            except RuntimeError:  # no more can be started: calls may end all the same, and the host keeps the time
+                self.log(40, "stderr", "no thread can be started that would end this sandbox in time")
             for run in [r for queue in list(self.queued.values()) for r in list(queue)]:
                 if self.unqueue(run):
                     run.answered = True
@@ -2077,7 +2103,9 @@ class Agent:
     def on_ping(self, number: int) -> None:
         now = monotonic()
         late = [r for r in list(self.runs.values()) if r.started and (r.cancelled or (r.deadline and now > r.deadline))]
-        state = {"threads": count_threads() + 1, "stuck": len(late), "calls": len(self.runs)}
+        state: dict[str, Any] = {"threads": count_threads() + 1, "stuck": len(late), "calls": len(self.runs)}
+        if self.refused:
+            state["refused"] = self.refused
         self.send(self.plain_frame([PONG, number, state]))
 
     def on_release(self, _number: int, numbers: list[int]) -> None:

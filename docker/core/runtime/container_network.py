@@ -228,7 +228,10 @@ class Proxy:
             try:
                 # what `socket.accept` calls; `socket` itself costs its imports
                 fd, _address = self.listener._accept()  # type: ignore[attr-defined]  # noqa: SLF001
-            except OSError:
+            except BlockingIOError:
+                return
+            except OSError as exc:
+                self.agent.noticed(exc)
                 return
             sock = self.socket.socket(fileno=fd)
             sock.setblocking(False)

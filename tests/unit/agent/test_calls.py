@@ -308,6 +308,29 @@ def test_a_queued_call_is_cancelled_without_running(start, host: FakeHost) -> No
         call.result()
 
 
+def test_limits_that_only_the_agent_sees_are_told_with_a_sign_of_life(start, host: FakeHost) -> None:
+    peer = start("""
+        import errno
+        class Odd(OSError):
+            errno = property(lambda self: 1 / 0)
+        def opens(args, ctx):
+            try:
+                raise OSError(errno.EMFILE, "Too many open files")
+            except OSError as error:
+                raise RuntimeError("no connection") from error
+        def odd(args, ctx): raise Odd()
+        def answers(args, ctx): return "x" * (1 << 20)
+        def run(c):
+            for fn in (opens, odd, answers): c["interface_registry"].register(fn.__name__, fn)
+    """)
+    assert "refused" not in peer.ping()
+    for key, kind in (("opens", "error/RuntimeError"), ("odd", "error/Odd"), ("answers", "value.too_large"), ("answers", "value.too_large")):
+        with pytest.raises(BusError) as caught:
+            host.call(key)
+        assert caught.value.type == kind
+    assert peer.ping()["refused"] == {"files": 1, "message": 2}
+
+
 def test_too_many_calls_at_once_are_refused(start, host: FakeHost) -> None:
     start(
         """

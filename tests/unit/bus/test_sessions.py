@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from backend_core.errors import DeniedError, HostError, PackError, PackTimeout
+from backend_core.errors import DeniedError, HostError, PackError, PackTimeout, TooLargeError
 from core_runtime.bus.hub import Bus
 from core_runtime.diagnostics import Diagnostics
 from core_runtime.event_bus import EventBus
@@ -302,6 +302,70 @@ def test_a_value_that_cannot_be_shown_is_an_issue_not_an_end(tmp_path):
             a.send(PONG, frame[1], {})
             await ping
             assert a.mirrors["big"][3] == []
+
+    asyncio.run(main())
+
+
+def test_limits_of_single_calls_that_are_met_are_told(tmp_path):
+    async def main():
+        told: list[tuple[str, str, str]] = []
+        limits = BusLimits(depth=1, frame_bytes=2_000, calls_per_s=8)
+        async with rig(tmp_path, limits=limits, on_limit=lambda *limit: told.append(limit)) as r:
+            a, _ = await r.agent("a", provides={"k"}, calls={"k"})
+            b, _ = await r.agent("b", calls={"k"})
+            await a.registered("k", 1)
+            assert (await b.answer(b.call("k", "x" * 1_960)))[2] == "value.too_large"
+            outer = b.call("k")
+            first = await a.until(CALL)
+            a.call("k", parent=first[1])
+            second = await a.until(CALL)
+            assert (await a.answer(a.call("k", parent=second[1])))[2] == "depth"
+            a.result(second[1], 1)
+            a.result(first[1], 1)
+            await b.answer(outer)
+            answers = [b.call("k") for _ in range(7)]
+            assert (await b.answer(answers[-1]))[2] == "limit"
+            assert [(pack_id, limit) for pack_id, limit, _ in told] == [("b", "message"), ("a", "depth"), ("b", "rate")]
+            assert all(limit in LIMITS and detail for _, limit, detail in told)
+
+    asyncio.run(main())
+
+
+def test_who_answers_too_late_is_told_of_and_not_who_waits_for_it(tmp_path):
+    async def main():
+        told: list[tuple[str, str, str]] = []
+        async with rig(tmp_path, limits=BusLimits(deadline_ms=400), on_limit=lambda *limit: told.append(limit)) as r:
+            a, _ = await r.agent("a", provides={"k"}, calls={"l"})
+            b, _ = await r.agent("b", provides={"l"})
+            c, _ = await r.agent("c", calls={"k"})
+            await a.registered("k", 1)
+            await b.registered("l", 1)
+            early = c.call("k", deadline_ms=50)
+            await a.until(CALL)
+            assert (await c.answer(early))[2] == "timeout"
+            assert told == [], "its caller wanted it sooner than usual"
+            waiting = c.call("k")
+            outer = await a.until(CALL)
+            a.call("l", parent=outer[1])
+            await b.until(CALL)
+            assert (await c.answer(waiting))[2] == "timeout"
+            assert [(pack_id, limit) for pack_id, limit, _ in told] == [("b", "time")]
+
+    asyncio.run(main())
+
+
+def test_a_full_user_data_folder_is_told(tmp_path):
+    async def main():
+        told: list[tuple[str, str, str]] = []
+
+        async def full(*_asked: Any) -> None:
+            raise TooLargeError("Too much", code="quota", detail="9 bytes would be used; the quota is 8.")
+
+        async with rig(tmp_path, on_limit=lambda *limit: told.append(limit), requests=full) as r:
+            a, _ = await r.agent("a")
+            a.send(REQUEST, 1, "userdata.write", 0, [], {})
+            await eventually(lambda: told)
+            assert told == [("a", "disk", "9 bytes would be used; the quota is 8.")]
 
     asyncio.run(main())
 

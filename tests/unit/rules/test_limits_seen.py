@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from core_runtime.rules.limits_seen import LIMITS, exceeded
+from core_runtime.rules.frames import BusLimits
+from core_runtime.rules.limits_seen import LIMITS, exceeded, said
+from core_runtime.rules.limits_shown import rows
+from core_runtime.rules.sandbox import Limits
 
 
 @pytest.mark.parametrize(
@@ -18,6 +21,10 @@ from core_runtime.rules.limits_seen import LIMITS, exceeded
         ({}, {"oom_kills": 1.0}, {"memory"}),
         ({"oom_kills": 1.0}, {"oom_kills": 1.0}, set()),
         ({}, {"pids": 128.0, "pids_full": 1.0}, {"processes"}),
+        ({}, {"files_refused": 1.0}, {"files"}),
+        ({"files": 9.0, "files_full": 0.0}, {"files": 256.0, "files_full": 1.0}, {"files"}),
+        ({"files_full": 1.0}, {"files_full": 1.0}, set()),
+        ({"message_refused": 1.0}, {"message_refused": 3.0}, {"message"}),
         ({}, {"cpu_periods": 0.0, "cpu_throttled": 0.0}, set()),
         ({"tmp_full": 0.0}, {"tmp_bytes": 9.0, "tmp_full": 1.0}, {"tmp"}),
         ({"tmp_full": 1.0}, {"tmp_bytes": 9.0, "tmp_full": 1.0}, set()),
@@ -25,6 +32,26 @@ from core_runtime.rules.limits_seen import LIMITS, exceeded
 )
 def test_what_was_counted_since_the_last_look_tells(before, now, found):
     assert set(exceeded(before, now)) == found
+
+
+@pytest.mark.parametrize(
+    ("pong", "counted"),
+    [
+        ({}, {}),
+        ({"refused": {"files": 2, "message": 0, "memory": 9}}, {"files_refused": 2.0, "message_refused": 0.0}),
+        ({"refused": {"files": True, "message": -1}}, {}),
+        ({"refused": {"files": 1 << 60, "message": 1.5}}, {}),
+        ({"refused": [1]}, {}),
+        ({"refused": "files"}, {}),
+    ],
+)
+def test_what_an_agent_says_is_believed_in_its_form_only(pong, counted):
+    assert said(pong) == counted
+
+
+@pytest.mark.parametrize("row", rows(Limits(), BusLimits(), quota_bytes=1, used={}, hits={}), ids=lambda row: row.name)
+def test_every_limit_that_is_shown_can_be_told_of(row):
+    assert row.name in LIMITS
 
 
 @pytest.mark.parametrize("name", LIMITS)
