@@ -23,6 +23,8 @@ def look(host: Host) -> Iterator[Found]:
         return
     for found in statuses(host):
         grant = host.approvals.grant(found.pack_id)
+        if found.pack_id in host.failures:
+            continue  # the start that failed for it told that
         if grant is not None and not at_least(now, grant.isolation):
             yield Found(
                 found.pack_id,
