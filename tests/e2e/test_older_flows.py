@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.test_flows import flow_pack
-from tests.support.older_flows import HANDLERS, KEYS, Golden, goldens, key_of
+from tests.support.older_flows import HANDLERS, KEYS, SHOUT, SHOUT_KEY, Golden, goldens, key_of
 from tests.support.running_host import RunningHost
 
 GOLDENS = goldens()
@@ -33,8 +33,11 @@ def old_pack(found: list[Golden]) -> dict[str, str]:
     paths = {path: golden.style for golden in found for path in golden.paths}
     registered = [(key, path.read_text("utf-8")) for path, style in paths.items() if (key := key_of(path, style))]
     files = {path.name: path.read_text("utf-8") for path, style in paths.items() if not key_of(path, style)}
-    provides = (*KEYS, *dict.fromkeys(key for key, _ in registered))
-    return flow_pack("old", f"import json\n{SETUP % (HANDLERS, registered)}", files, asks=ASKS, provides=provides)
+    provides = (*KEYS, SHOUT_KEY, *dict.fromkeys(key for key, _ in registered))
+    setup = f"import json\n{SETUP % (HANDLERS, registered)}"
+    return {
+        **flow_pack("old", setup, files, asks=ASKS, provides=provides), "backend/handlers/shout.py": SHOUT,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("style", sorted({golden.style for golden in GOLDENS}))

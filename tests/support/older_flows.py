@@ -72,6 +72,13 @@ def handlers():
 KEYS = (
     "old.note", "old.add", "old.fail", "old.flaky", "old.slow", "old.stop", "old.taken", "flow.construct.thrice",
 )  # fmt: skip
+SHOUT = """
+def run(args, ctx):
+    return {"text": args["text"].upper()}
+"""
+SHOUT_KEY = "old.shout"
+"""What the Pack's ``backend/handlers/shout.py`` is called."""
+PROVIDED = frozenset({*KEYS, SHOUT_KEY})
 
 
 @dataclass(frozen=True)
@@ -114,7 +121,7 @@ def goldens() -> list[Golden]:
 
 def compositions(says: list[Says], world: World | None = None) -> dict[str, Composition]:
     """The flows that documents make together."""
-    world = world or World(may_modify=lambda _pack, _flow: True)
+    world = world or World(has_interface=PROVIDED.__contains__, may_modify=lambda _pack, _flow: True)
     bases = [one for one in says if isinstance(one, Base)]
     bases += merged([one for one in says if isinstance(one, Pipelines)], world.may_modify).bases
     modifiers = [one for one in says if isinstance(one, Modifier)]
@@ -125,7 +132,8 @@ def python_handlers() -> dict[str, Callable[[Any], Any]]:
     """The Pack's handlers as the playbook's; waiting costs no time, and failing is data."""
     space: dict[str, Any] = {}
     exec(HANDLERS, space)  # the Pack's own source, so that both ways run the same
-    found = {name: _handler(fn) for name, fn in space["handlers"]().items()}
+    exec(SHOUT, space)  # the other file of the Pack
+    found = {name: _handler(fn) for name, fn in space["handlers"]().items()} | {SHOUT_KEY: _handler(space["run"])}
     found["old.slow"] = lambda args: Takes(args["s"], "late")
     found["flow.construct.thrice"] = lambda args: [{} for _ in range(args["config"]["times"])]
     return found

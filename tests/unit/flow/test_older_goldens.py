@@ -41,4 +41,5 @@ def others(golden: Golden) -> list[Base]:
 
 def test_there_are_enough_of_each_style() -> None:
     count = {style: sum(golden.style == style for golden in GOLDENS) for style in STYLES}
-    assert min(count[style] for style in ("pipelines", "registered")) >= 5, count
+    assert min(count[style] for style in ("pipelines", "registered", "phases")) >= 5, count
+    assert min(count.values()) >= 3, count

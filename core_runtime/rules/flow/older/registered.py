@@ -39,7 +39,7 @@ MAX_DELAY_MS: Final = 86_400_000
 class Registered(Blocks):
     """See the module."""
 
-    def flow(self, document: Mapping[str, Any], flow_id: str) -> dict[str, Any]:
+    def flow(self, document: Mapping[str, Any], flow_id: Any) -> dict[str, Any]:
         """The document in the one form."""
         self.vocabulary(document, (), WORDS, "a flow of registered steps")
         self.tells = mentions(document, ERROR)
