@@ -151,17 +151,20 @@ def _ordered(steps: tuple[model.Step, ...], rank: dict[str, int], problems: list
     needs: dict[str, set[str]] = {}
     for step in inner:
         needs[step.id] = {need for need in step.needs if _known_need(step, need, by_id, position, problems)}
+    followers: dict[str, list[str]] = {}
+    for name, wanted in needs.items():
+        for need in wanted:
+            followers.setdefault(need, []).append(name)
     ready = [(position[name], name) for name, wanted in needs.items() if not wanted]
     heapq.heapify(ready)
     found: list[model.Step] = []
     while ready:
         _, name = heapq.heappop(ready)
         found.append(by_id[name])
-        for other, wanted in needs.items():
-            if name in wanted:
-                wanted.discard(name)
-                if not wanted:
-                    heapq.heappush(ready, (position[other], other))
+        for other in followers.get(name, ()):
+            needs[other].discard(name)
+            if not needs[other]:
+                heapq.heappush(ready, (position[other], other))
     stuck = [step for step in inner if needs[step.id]]
     if stuck:
         names = ", ".join(step.id for step in stuck)

@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from core_runtime.rules.flow.values import ValueProblem
+from core_runtime.rules.flow.values import MAX_EXPRESSION_CHARS, ValueProblem
 
 Path = tuple[str, ...]
 Rename = Callable[[Path], Path]
@@ -44,27 +44,27 @@ def value(source: Any, rename: Rename) -> Any:
 
 def text(source: str, rename: Rename) -> str:
     """A text, its references in the one form. Raises ``ValueProblem``."""
-    found = ""
-    position = 0
+    pieces: list[str] = []
+    position, last = 0, source.rfind("}")
     while (start := source.find("$", position)) >= 0:
-        found += source[position:start]
-        reference, position = _reference(source, start, rename)
-        if reference.startswith("${") and found.endswith("$"):
+        pieces.append(source[position:start])
+        reference, position = _reference(source, start, last, rename)
+        if reference.startswith("${") and start and source[start - 1] == "$":
             raise ValueProblem(f"a $ before a reference can't be carried over: {source[:80]!r}; put it into the value")
-        found += reference
-    return found + source[position:]
+        pieces.append(reference)
+    return "".join((*pieces, source[position:]))
 
 
-def _reference(source: str, start: int, rename: Rename) -> tuple[str, int]:
-    """What stands for the ``$`` at ``start``, and where the rest of the text begins."""
+def _reference(source: str, start: int, last: int, rename: Rename) -> tuple[str, int]:
+    """What stands for the ``$`` at ``start``, and where the rest of the text begins. ``last``: the last brace."""
     bare = _BARE.match(source, start)
     if bare is not None:
         return _written(bare.group(1)[1:], rename), bare.end()
     if not source.startswith("${", start):
         return "$", start + 1
-    end = source.find("}", start)
-    if end < 0:
+    if last < start:
         return "$${", start + 2
+    end = source.find("}", start)
     content = source[start + 2 : end].strip()
     inside = _INSIDE.match(content)
     if content == "ctx":
@@ -93,7 +93,9 @@ def condition(source: Any, rename: Rename) -> Any:
         return source
     if not isinstance(source, str) or not source.strip():
         raise ValueProblem("expected true, false, a reference such as ${name}, or a comparison such as ${name} == word")
-    operators = list(_operators(source))
+    if len(source) > MAX_EXPRESSION_CHARS:
+        raise ValueProblem(f"a condition has at most {MAX_EXPRESSION_CHARS} characters")
+    operators = _operators(source)
     if len(operators) > 1 or _JOINED.search(_outside(source)):
         raise ValueProblem(
             f"one comparison only, got {source[:80]!r}; put texts into quotes, and write several conditions as steps "
