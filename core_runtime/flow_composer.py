@@ -29,7 +29,7 @@ from core_runtime.rules.flow.changes import Change, Status
 from core_runtime.rules.flow.compose import Base, Composition, World, compose, concerns
 from core_runtime.rules.flow.modifier import Modifier, parse_modifier
 from core_runtime.rules.flow.older.pipelines import Merged, Pipelines, merged
-from core_runtime.rules.flow.older.read import read_older, style_of
+from core_runtime.rules.flow.older.read import FLOW_KEY, MODIFIER_KEY, read_older, style_of
 from core_runtime.rules.flow.older.writing import Style
 from core_runtime.rules.flow.parse import parse_flow
 from core_runtime.rules.flow.plan import plan_flow
@@ -248,6 +248,14 @@ def read_document(data: bytes, *, source: str, layer: model.Layer, pack: str = "
     """
     json = key or source.endswith(".json")
     document = load_json(data, source=source) if json else parse_yaml(data, source=source)
+    found = _understood(document, source, layer, pack, key)
+    if key and not _fits(found, key):
+        detail = f"{source}: {MODIFIER_KEY} holds modifiers, and flow.<id> the flow of that id and nothing else"
+        raise AuthorError("A registered flow has another name than its key", code="flow_invalid", detail=detail)
+    return found
+
+
+def _understood(document: Document, source: str, layer: model.Layer, pack: str, key: str) -> Says:
     value: Any = document.value
     style = style_of(value, key=key)
     if style is not Style.NEW:
@@ -257,6 +265,13 @@ def read_document(data: bytes, *, source: str, layer: model.Layer, pack: str = "
     flow = parse_flow(value, source=source, where=_where(document), layer=layer, pack=pack)
     plan_flow(flow)  # what has no order or no handler of its own to call is refused here, with its place
     return Base(value, flow)
+
+
+def _fits(found: Says, key: str) -> bool:
+    """Documents of pipelines are of several flows, and so under no key."""
+    if key == MODIFIER_KEY or not isinstance(found, Base):
+        return key == MODIFIER_KEY and isinstance(found, Modifier)
+    return key == f"{FLOW_KEY}{found.flow.id}"
 
 
 def read_flow(path: Path, layer: model.Layer) -> model.Flow:

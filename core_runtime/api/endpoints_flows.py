@@ -203,6 +203,7 @@ def _shown(kernel: Kernel, flow_id: str, composition: Composition) -> dict[str, 
         "journal": flow.journal.value,
         "input": dict(flow.input) if flow.input is not None else None,
         "digest": composition.digest,
+        "style": composition.style,
         "on": kernel.triggers.shown(flow_id),
         "modifiers": sorted({change.modifier for change in composition.changes}),
     }

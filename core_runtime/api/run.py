@@ -73,7 +73,8 @@ class _Run:
             try:
                 host = Host(self._settings)
                 _conceal_in_log(host)
-                kernel = Kernel(host, lambda: [*flows.documents(host), *flows.registered(host)])
+                registered = flows.Registered(host)
+                kernel = Kernel(host, lambda: [*flows.documents(host), *registered.documents()])
                 api = Api(host, self._settings, faces.web_port, kernel)
                 await self._start_and_wait(api, kernel, faces, stop)
             finally:

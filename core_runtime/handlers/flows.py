@@ -27,6 +27,9 @@ from core_runtime.rules.permissions import host_key_permission
 FOLDER: Final = "backend/flows/"
 PREFIX: Final = "flow."
 MODIFIERS: Final = "flow.modifier"
+MAX_REGISTERED_BYTES: Final = 256 * 1024
+"""Of what one Pack registers, written out: it may change at any time, and then everybody's next run reads it anew."""
+TOO_MUCH: Final = f"what a Pack registers as flows has at most {MAX_REGISTERED_BYTES} bytes together"
 
 
 def documents(host: Host) -> list[PackDocument]:
@@ -36,30 +39,59 @@ def documents(host: Host) -> list[PackDocument]:
     return [document for status in host.approvals.list() for document in _of(host, status.pack_id)]
 
 
-def registered(host: Host) -> Iterator[PackDocument]:
-    """What Packs registered as flows and modifiers, by key."""
+class Registered:
+    """What Packs registered as flows and modifiers; each value is written out once. For one caller at a time."""
+
+    __slots__ = ("_host", "_known")
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._known: dict[tuple[int, str], PackDocument] = {}
+
+    def documents(self) -> list[PackDocument]:
+        """As it is now, by key."""
+        found: list[PackDocument] = []
+        spent: dict[str, int] = {}
+        known: dict[tuple[int, str], PackDocument] = {}
+        for entry, name in _entries(self._host):
+            place = entry.number, name
+            document = known[place] = self._known.get(place) or _document(entry, name)
+            spent[entry.pack] = spent.get(entry.pack, 0) + len(document.data)
+            fits = spent[entry.pack] <= MAX_REGISTERED_BYTES
+            found.append(document if fits else PackDocument(entry.pack, name, b"", entry.key, f"{name}: {TOO_MUCH}"))
+        self._known = known
+        return found
+
+
+def _entries(host: Host) -> Iterator[tuple[Entry, str]]:
+    """The entries that say something about flows, with their names; of a flow the one that its owner's key answers."""
     for key in sorted(host.registry.keys()):
-        if not key.startswith(PREFIX):
+        slot = host.registry.slot(key) if key.startswith(PREFIX) else None
+        if slot is None:
             continue
-        slot = host.registry.slot(key)
-        entries: tuple[Entry, ...] = ()
-        if slot is not None and key == MODIFIERS:
+        if key == MODIFIERS:
             entries = slot.visible
-        elif slot is not None and slot.last is not None and not host_key_permission(key):
-            entries = (slot.last,)
-        for number, entry in enumerate(entries):
+        else:
+            entries = () if slot.last is None or host_key_permission(key) else (slot.last,)
+        for number, entry in enumerate(entries, 1):
             if entry.pack and isinstance(entry.value, Mapping):
-                yield _document(entry, f"{entry.pack}:{key}" + (f"#{number + 1}" if len(entries) > 1 else ""))
+                yield entry, f"{entry.pack}:{key}" + (f"#{number}" if len(entries) > 1 else "")
 
 
 def _document(entry: Entry, name: str) -> PackDocument:
-    """Written out, so that it is read within the bounds of a file."""
+    """Written out, as far as it may be long, so that it is read within the bounds of a file."""
+    pieces: list[str] = []
+    length = 0
     try:
-        text = json.dumps(entry.value, ensure_ascii=False, allow_nan=False)
+        for piece in json.JSONEncoder(ensure_ascii=False, allow_nan=False).iterencode(entry.value):
+            pieces.append(piece)
+            length += len(piece)
+            if length > MAX_REGISTERED_BYTES:
+                return PackDocument(entry.pack, name, b"", entry.key, f"{name}: {TOO_MUCH}")
     except (TypeError, ValueError, RecursionError) as error:
         fault = f"{name}: a registered flow holds texts, numbers, lists and maps only ({str(error)[:200]})"
         return PackDocument(entry.pack, name, b"", entry.key, fault)
-    return PackDocument(entry.pack, name, text.encode("utf-8", "replace"), entry.key)
+    return PackDocument(entry.pack, name, "".join(pieces).encode("utf-8", "replace"), entry.key)
 
 
 def _of(host: Host, pack_id: str) -> list[PackDocument]:

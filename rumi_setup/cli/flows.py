@@ -50,8 +50,9 @@ def list_() -> None:
 
 @flow.command("validate", help=say("Read a flow's or modifier's file: every problem with line and column."))
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--as-new", is_flag=True, help=say("Print a document of an older style in the form of today."))
 @json_option
-def validate(file: Path) -> None:
+def validate(file: Path, as_new: bool) -> None:  # noqa: FBT001
     if file.stat().st_size > _DOCUMENT_LIMIT_BYTES:
         raise click.UsageError(say("The file is larger than 1 MB."))
     name = file.name if file.name.endswith((".yaml", ".yml", ".json")) else f"{file.name}.yaml"
@@ -68,6 +69,11 @@ def validate(file: Path) -> None:
     show.words(
         say("{file} is valid: {kind} {name}.", file=file, kind=answer.get("kind"), name=show.safe(answer.get("id")))
     )
+    if as_new and not show.wants_json():
+        for document in answer.get("as_new") or []:
+            show.data(document)
+    elif answer.get("style"):
+        _older(answer["style"], f"./rumi flow validate {file} --as-new")
 
 
 @flow.command("run", help=say("Run a flow with JSON input; `-` reads it from standard input."))
@@ -95,8 +101,12 @@ def run(flow_id: str, values: str, timeout_s: float | None, stream: bool) -> Non
 @click.argument("flow_id")
 @click.argument("step", default="")
 @click.option("--without", metavar="MODIFIER", default="", help=say("Show the difference that one modifier makes."))
+@click.option("--as-new", is_flag=True, help=say("Print the flow as it runs, as a document in the form of today."))
 @json_option
-def explain(flow_id: str, step: str, without: str) -> None:
+def explain(flow_id: str, step: str, without: str, as_new: bool) -> None:  # noqa: FBT001
+    if as_new:
+        show.data(link.ask("GET", _path(flow_id)).get("document"))
+        return
     query = "&".join(f"{name}={quote(text, safe='')}" for name, text in (("step", step), ("without", without)) if text)
     found = link.ask("GET", _path(flow_id, "explain") + (f"?{query}" if query else ""))
     if show.wants_json():
@@ -114,7 +124,14 @@ def explain(flow_id: str, step: str, without: str) -> None:
         show.section(show.safe(f"{one.get('path')}: {what}", 200), [f"{place} · {by}", *_changes(one)])
     if found.get("changes"):
         show.section(say("Changes that left no step"), _changes(found))
+    if found.get("style"):
+        _older(found["style"], f"./rumi flow explain {show.safe(flow_id)} --as-new")
     show.next_step(f"./rumi flow graph {show.safe(flow_id)}")
+
+
+def _older(style: Any, command: str) -> None:
+    text = "Written in an older style ({style}). In the form of today: {command}"
+    show.words(say(text, style=show.safe(style), command=command))
 
 
 def _changes(one: Any) -> list[str]:

@@ -351,6 +351,11 @@ JAPANESE: dict[str, str] = {
     "Each step: where it comes from, who it acts as, what modifiers did to it.":
         "各ステップの出所、誰の権限で動くか、修飾が何をしたか。",
     "Show the difference that one modifier makes.": "一つの修飾による違いを示す。",
+    "Print a document of an older style in the form of today.": "古い形式の文書を、現在の形式で表示する。",
+    "Print the flow as it runs, as a document in the form of today.":
+        "実行される形のフローを、現在の形式の文書として表示する。",
+    "Written in an older style ({style}). In the form of today: {command}":
+        "古い形式（{style}）で書かれています。現在の形式での表示: {command}",
     "the operator": "運用者",
     "Changes that left no step": "ステップに残らなかった変更",
     "The flow as a graph in Mermaid's text form.": "フローを Mermaid のテキスト形式のグラフで示す。",

@@ -1,8 +1,8 @@
 """Why a flow is as it is: each step with its origin, who it acts as, and what was done to it. Pure.
 
 Shapes:
-  * ``as_data``: ``{flow, version, digest, steps: [{path, verb, handler, origin: {file, line, pack}, acts_as, changes}],
-    changes}``; ``changes`` of the flow are those that touched no step of it (skipped, refused, removed).
+  * ``as_data``: ``{flow, version, digest, style, changes, steps: [{path, verb, handler, origin: {file, line, pack},
+    acts_as, changes}]}``; ``changes`` of the flow are those that touched no step of it (skipped, refused, removed).
   * ``as_mermaid``: a flowchart in Mermaid's text form. What a document's author chose as text is escaped.
   * ``as_dry_run``: ``{flow, calls: [{path, handler, acts_as}], flows, publishes, listens, constructs, packs}``: what a
     run may do, and by whose rights.
@@ -31,6 +31,7 @@ def as_data(found: Composition) -> dict[str, Any]:
         "flow": found.plan.flow.id,
         "version": found.plan.flow.version,
         "digest": found.digest,
+        "style": found.style,
         "steps": [_step(step, found) for step in steps],
         "changes": [change.as_dict() for change in found.changes if change.step not in paths],
     }

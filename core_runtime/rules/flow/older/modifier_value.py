@@ -42,6 +42,7 @@ class _Reader(Registered):
         """The document in the one form."""
         self.vocabulary(document, (), WORDS, "a registered modifier")
         found = head(self, document, "modifier_id", "target_flow_id")
+        self.places["ops",] = ("modifications",)
         changes = self.list_of(document.get("modifications"), ("modifications",))[: MAX_OPS + 1]
         found["ops"] = [
             self._change(self.map_of(item, ("modifications", number)), ("modifications", number), number)

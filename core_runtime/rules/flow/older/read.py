@@ -19,6 +19,7 @@ from core_runtime.rules.flow.parse_scalars import Where, invalid
 from core_runtime.rules.flow.plan import plan_flow
 
 FLOW_KEY: Final = "flow."
+MODIFIER_KEY: Final = "flow.modifier"
 PHASED: Final = frozenset({"phase", "priority", "depends_on", "input", "owner_pack", "file", "function"})
 """Words of steps that only documents of phases have."""
 
@@ -54,9 +55,8 @@ def read_older(
     if style is Style.MODIFIER_VALUE:
         return read_modifier_value(document, source=source, where=where, layer=layer, pack=pack)
     reader = Phased(source, where, pack) if style is Style.PHASES else Registered(source, where, pack)
-    if style is Style.PHASES and key and document.get("flow_id") != key.removeprefix(FLOW_KEY):
-        reader.problem(("flow_id",), f"what is registered under {key} is the flow of that name")
-    flow_id = key.removeprefix(FLOW_KEY) if key else document.get("flow_id") or document.get("id") or file_id(source)
+    own = document.get("flow_id") or document.get("id")
+    flow_id = own or (key.removeprefix(FLOW_KEY) if key else file_id(source))
     return _base(reader, reader.flow(document, flow_id), style, layer)
 
 

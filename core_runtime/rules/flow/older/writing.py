@@ -56,10 +56,10 @@ class Writing:
 
     def there(self, to: Path) -> tuple[int, int]:
         """Line and column in the older document of a place in what was written."""
-        for length in range(len(to), -1, -1):
+        for length in range(len(to), 0, -1):
             if to[:length] in self.places:
                 return self.where((*self.places[to[:length]], *to[length:]))
-        return self.where(())
+        return self.where(to)
 
     # --- names --------------------------------------------------------------------------------------------------------
 
