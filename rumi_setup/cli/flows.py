@@ -130,8 +130,8 @@ def explain(flow_id: str, step: str, without: str, as_new: bool) -> None:  # noq
 
 
 def _older(style: Any, command: str) -> None:
-    text = "Written in an older style ({style}). In the form of today: {command}"
-    show.words(say(text, style=show.safe(style), command=command))
+    name = show.safe(style)
+    show.words(say("Written in an older style ({style}). In the form of today: {command}", style=name, command=command))
 
 
 def _changes(one: Any) -> list[str]:

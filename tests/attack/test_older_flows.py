@@ -60,14 +60,13 @@ HUGE = {
 
 @pytest.mark.parametrize("name", HUGE)
 def test_ten_thousand_nodes_are_refused_by_name_or_bounded(name):
-    try:
-        found = read(HUGE[name])
-    except AuthorError as error:
-        assert error.code in {"too_complex", "flow_invalid"}  # noqa: PT017 - both outcomes are right, each by its name
-        assert len(error.detail) < 2_000
-    else:
-        assert isinstance(found, Base)
-        assert name == "deep"
+    if name == "deep":
+        assert isinstance(read(HUGE[name]), Base)
+        return
+    with pytest.raises(AuthorError) as caught:
+        read(HUGE[name])
+    assert caught.value.code in {"too_complex", "flow_invalid"}
+    assert len(caught.value.detail) < 2_000
 
 
 @pytest.mark.parametrize("text", ["${" * 200_000, "$" * 500_000, "${a" * 200_000, "$ctx.a" * 30_000, "'" * 500_000])
@@ -182,7 +181,7 @@ def test_what_a_pack_registers_as_flows_has_an_end(tmp_path):
         host.registry.add("flow.hooks.before_step", {"steps": []}, pack="evil")
         registered = flows.Registered(host)
         kernel = Kernel(host, registered.documents)
-        found = {name: "" for name in await kernel.flows()}
+        found = dict.fromkeys(await kernel.flows(), "")
         found |= {issue.subject: issue.detail for issue in host.diagnostics.issues()}
         await host.close()
         return found
