@@ -10,11 +10,12 @@ import pytest
 
 from core_runtime.api.endpoints_flows import ENDPOINTS
 from core_runtime.drivers import cel
-from core_runtime.flow_composer import read_document
+from core_runtime.flow_composer import Says, read_document
 from core_runtime.rules.flow import model, values
 from core_runtime.rules.flow.changes import Status
 from core_runtime.rules.flow.compose import Base, World, compose
 from core_runtime.rules.flow.modifier import Modifier
+from core_runtime.rules.flow.older.pipelines import Pipelines
 from core_runtime.rules.flow.parse import FLOW_WORDS
 from core_runtime.rules.flow.parse_steps import ADVERBS, VERBS
 from rumi_setup.cli.flows import flow as commands
@@ -28,7 +29,7 @@ YAML = [(bool(needs), body) for needs, kind, body in FENCE.findall(TEXT) if kind
 ORDER = marked_block(PAGES[0], "example: shop.order")
 
 
-def read(block: str) -> Base | Modifier:
+def read(block: str) -> Says:
     """A block as it stands, or, where it shows steps only, as those of a flow."""
     text = f"flow: shown.steps\nsteps:\n{textwrap.indent(block, '  ')}" if block.startswith("- ") else block
     return read_document(text.encode(), source="flows.md.yaml", layer=model.Layer.USER)
@@ -47,18 +48,33 @@ def test_each_example_is_read(needs_engine: bool, block: str) -> None:
         with pytest.raises(Exception, match="expression engine"):
             read(block)
         values.use(cel.compile_expression)
-    assert isinstance(read(block), Base | Modifier)
+    assert isinstance(read(block), Base | Modifier | Pipelines)
 
 
 def test_the_modifiers_apply_to_the_flow_of_the_page() -> None:
     base = read(ORDER)
     assert isinstance(base, Base)
-    modifiers = [found for needs, block in YAML if not needs and isinstance(found := read(block), Modifier)]
+    modifiers = [one for one in read_all() if isinstance(one, Modifier) and not one.style]
     assert len(modifiers) == 2
     for modifier in modifiers:
         composition = compose(base, [modifier], World())
         assert {change.status for change in composition.changes} == {Status.APPLIED}, composition.changes
         assert composition.digest != compose(base, []).digest
+
+
+def test_the_older_documents_of_the_page_are_one_of_each_style_and_apply() -> None:
+    found = read_all()
+    flows = {one.style: one for one in found if isinstance(one, Base) and one.style}
+    modifiers = {one.style: one for one in found if isinstance(one, Modifier) and one.style}
+    assert len([one for one in found if isinstance(one, Pipelines)]) == 1
+    assert (set(flows), set(modifiers)) == ({"registered steps", "phases"}, {"modifier file", "registry modifier"})
+    composition = compose(flows["phases"], list(modifiers.values()))
+    assert {change.status for change in composition.changes} == {Status.APPLIED}, composition.changes
+
+
+def read_all() -> list[Says]:
+    """Every example that needs no engine."""
+    return [read(block) for needs, block in YAML if not needs]
 
 
 def test_the_flow_of_the_page_gives_what_the_page_says() -> None:
