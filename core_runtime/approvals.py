@@ -28,7 +28,7 @@ from typing import Any, Final, TypeAlias
 from backend_core.ecosystem.folder import READ_LIMITS, FolderReader
 from backend_core.ecosystem.metadata import PACK_ID, read_metadata
 from backend_core.ecosystem.requirements import LockedPackage
-from backend_core.ecosystem.spec.models import PackFolder, PackMetadata
+from backend_core.ecosystem.spec.models import Contract, PackFolder, PackMetadata
 from backend_core.errors import (
     AuthorError,
     ConflictError,
@@ -54,6 +54,7 @@ from core_runtime.drivers.tree import Tree, read_tree
 from core_runtime.drivers.updates import UpdateFiles
 from core_runtime.rules.approval import Event, Facts, Mark, State, Verdict
 from core_runtime.rules.combination import PackNode
+from core_runtime.rules.contracts import Terms, schema_faults
 from core_runtime.rules.decisions import (
     check_digest,
     check_identity,
@@ -607,6 +608,14 @@ class Approvals:
                 detail="; ".join(faults[:5]),
                 hint="Correct permissions.json, then scan again.",
             )
+        unusable = schema_faults(metadata)
+        if unusable:
+            raise AuthorError(
+                "The Pack declares schemas that are not used here",
+                code="contract_invalid",
+                detail="; ".join(unusable),
+                hint="Correct connectivity.provides of its manifests, then scan again.",
+            )
         return metadata
 
     def _same_identity(self, known: Known, metadata: PackMetadata) -> bool:
@@ -736,7 +745,24 @@ class Approvals:
             findings=tuple(one for one in found if one.code != "unscannable" or one.path not in examined),
             packages=packages,
             others=tuple(PackNode.of(grant) for grant in others),
+            contracts_before=self._approved_contracts(known.grant),
+            peers=self._peers(frozenset(grant.pack_id for grant in others)),
         )
+
+    def _peers(self, approved: frozenset[str]) -> Mapping[str, Terms]:
+        """What other approved Packs promise and need, as their folders say now."""
+        folders = self._packs.scan().values()
+        known = [folder.metadata for folder in folders if folder.metadata is not None]
+        return MappingProxyType({one.pack_id: Terms.of(one) for one in known if one.pack_id in approved})
+
+    def _approved_contracts(self, grant: Grant | None) -> Mapping[str, Contract] | None:
+        """What the approved copy promises; None where there is none, or it can't be read any more."""
+        if grant is None:
+            return None
+        with contextlib.suppress(RumiError):
+            copy = self._store.verify(grant.digest)
+            return read_metadata(FolderReader(str(copy.path), READ_LIMITS), grant.pack_id).contracts()
+        return None
 
     def _pending_update(self, pack_id: str) -> Mapping[str, str]:
         """What is staged, as of when it was; read from the disk where this run of the host has not staged it."""

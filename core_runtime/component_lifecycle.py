@@ -27,10 +27,16 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any, Protocol
 
-from backend_core.ecosystem.spec.models import ComponentManifest, HandlerFile, PackMetadata
+from backend_core.ecosystem.spec.models import (
+    ComponentManifest,
+    Connectivity,
+    HandlerFile,
+    PackMetadata,
+    joined_ranges,
+)
 from backend_core.errors import RumiError, quote
 from core_runtime.diagnostics import Diagnostics, Severity
-from core_runtime.rules.resolve import Unit, resolve, runnable
+from core_runtime.rules.resolve import Present, Unit, resolve, runnable
 
 NO_MOUNTS: Mapping[str, str] = MappingProxyType({})
 MISSING_FILE = "missing_file"
@@ -307,7 +313,7 @@ class ComponentLifecycle:
         if any(pack.busy for pack in inside):
             return True
         present = self._present()
-        return any(unit.requires <= present for pack in inside for unit in self._waiting_units(pack))
+        return any(not unit.unmet(present) for pack in inside for unit in self._waiting_units(pack))
 
     @staticmethod
     def _waiting_units(pack: _Pack) -> list[Unit]:
@@ -321,8 +327,8 @@ class ComponentLifecycle:
             for name, work in pack.works.items()
         )
 
-    def _present(self) -> frozenset[str]:
-        """Keys of the registry, except those whose provider is still in its phase: it may yet fail."""
+    def _present(self) -> Present:
+        """Keys of the registry with their versions; not those whose provider is still in its phase: it may yet fail."""
         unfinished = {
             key
             for pack in self._packs.values()
@@ -330,14 +336,16 @@ class ComponentLifecycle:
             if pack.records[name].state is ComponentState.STARTING
             for key in work.unit.provides
         }
-        wanted = {key for pack in self._packs.values() for unit in self._waiting_units(pack) for key in unit.requires}
-        return frozenset(key for key in wanted - unfinished if self._keys.resolve(key) is not None)
+        waiting = (unit for pack in self._packs.values() for unit in self._waiting_units(pack))
+        wanted = {key for unit in waiting for key in unit.requires}
+        found = {key: self._keys.resolve(key) for key in wanted - unfinished}
+        return {key: (entry.version,) for key, entry in found.items() if entry is not None}
 
     def _reasons(self) -> dict[str, tuple[tuple[str, ...], str]]:
         waiting = [unit for pack in self._packs.values() for unit in self._waiting_units(pack)]
         present = self._present()
         blocked = resolve(waiting, available=present).blocked
-        return {item.unit.full_id: (tuple(sorted(item.unit.requires - present)), item.reason) for item in blocked}
+        return {item.unit.full_id: (tuple(item.unit.unmet(present)), item.reason) for item in blocked}
 
     def _notify(self) -> None:
         self._changed.set()
@@ -431,21 +439,33 @@ def _works(metadata: PackMetadata) -> list[_Work]:
 
 def _component_work(metadata: PackMetadata, component: ComponentManifest, *, library: bool) -> _Work:
     links = component.connectivity
-    unit = Unit(
-        component.full_id,
-        metadata.pack_id,
-        frozenset(links.provides),
-        frozenset(links.requires) | frozenset(metadata.connectivity.requires),
-        library,
-    )
+    unit = _unit(metadata, component.full_id, frozenset(links.provides), links, library=library)
     return _Work(unit, _wire(component.full_id, component.type, component.id, metadata.pack_id, component.directory))
 
 
 def _handler_work(metadata: PackMetadata, handler: HandlerFile, key: str, *, library: bool) -> _Work:
     full_id = f"{metadata.pack_id}:handlers:{handler.name}"
     directory, file = posixpath.split(handler.path)
-    unit = Unit(full_id, metadata.pack_id, frozenset({key}), frozenset(metadata.connectivity.requires), library)
+    unit = _unit(metadata, full_id, frozenset({key}), Connectivity(), library=library)
     return _Work(unit, _wire(full_id, "handlers", handler.name, metadata.pack_id, directory), file, key)
+
+
+def _unit(
+    metadata: PackMetadata, full_id: str, provides: frozenset[str], links: Connectivity, *, library: bool
+) -> Unit:
+    """``links`` are its own; what the Pack requires as a whole, each of its units requires."""
+    contracts = metadata.contracts()
+    requires = frozenset(links.requires) | frozenset(metadata.connectivity.requires)
+    ranges = joined_ranges(metadata.connectivity.ranges, links.ranges)
+    return Unit(
+        full_id,
+        metadata.pack_id,
+        provides,
+        requires,
+        library,
+        frozenset((key, contracts[key].version) for key in provides if key in contracts),
+        frozenset((key, wanted) for key, wanted in ranges.items() if key in requires),
+    )
 
 
 def _wire(full_id: str, kind: str, name: str, pack_id: str, directory: str) -> dict[str, Any]:

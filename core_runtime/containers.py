@@ -25,6 +25,7 @@ from typing import Any, Protocol
 from backend_core.errors import HostError, PackTimeout, TrustError, quote
 from core_runtime.drivers.runtime_folder import PythonAbi
 from core_runtime.ports import Exit, Sandbox, SandboxDriver
+from core_runtime.rules.contracts import NO_TERMS, Terms
 from core_runtime.rules.limits_seen import exceeded
 from core_runtime.rules.sandbox import Isolation, Level, Limits, SandboxSpec, at_least
 
@@ -60,6 +61,7 @@ class LaunchRequest:
     packages: Path | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     conceal: Callable[[str], str] = str
+    terms: Terms = NO_TERMS
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +142,7 @@ class BusPort(Protocol):
         uid: int | None,
         gid: int | None,
         beside: bool = False,
+        terms: Terms = NO_TERMS,
     ) -> EndpointPort:
         """Listen for one generation of a Pack; ``beside``: seen by nobody until it takes over."""
 
@@ -184,6 +187,7 @@ class Generation:
                 uid=self.spec.uid,
                 gid=self.spec.gid,
                 beside=beside,
+                terms=self.request.terms,
             )
             if not self.driver.attaches:
                 _admit(self.spec)

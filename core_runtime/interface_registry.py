@@ -49,6 +49,8 @@ class Entry:
     source: str | None = None
     override: bool = False
     expires: float | None = None
+    version: str = ""
+    """What its Pack's approved manifest states of the key."""
     checkers: Checkers | None = field(default=None, repr=False)
     encoded: dict[str, Any] = field(default_factory=dict, repr=False)
     """What mirrors keep of it, so that it is encoded once; touched by the bus's thread only."""
@@ -246,6 +248,7 @@ class InterfaceRegistry:
         source: str | None = None,
         override: bool = False,
         ttl_s: float | None = None,
+        version: str = "",
         checkers: Checkers | None = None,
     ) -> Entry:
         """Add an entry for whoever it belongs to. ``checkers``: its schemas where they are compiled already.
@@ -263,6 +266,7 @@ class InterfaceRegistry:
             output_schema=output_schema,
             source=source,
             override=override,
+            version=version,
             checkers=checkers,
         )
         with self._lock:

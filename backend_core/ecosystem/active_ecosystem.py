@@ -14,7 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from backend_core.ecosystem.metadata import freeze, thaw
+from backend_core.ecosystem.frozen import freeze, thaw
 from backend_core.ecosystem.operator_file import load_operator_file
 from backend_core.ecosystem.spec.models import EMPTY
 from backend_core.ecosystem.spec.validate import Kind

@@ -26,7 +26,7 @@ from backend_core.canonical import canonical_json, sha256_hex
 from backend_core.document import Document
 from backend_core.ecosystem import json_patch, uuid_utils
 from backend_core.ecosystem.active_ecosystem import ActiveEcosystem
-from backend_core.ecosystem.metadata import freeze, thaw
+from backend_core.ecosystem.frozen import freeze, thaw
 from backend_core.ecosystem.spec.models import ComponentManifest, PackMetadata
 from backend_core.ecosystem.spec.validate import Kind, check
 from backend_core.ecosystem.versions import in_range

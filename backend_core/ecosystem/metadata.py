@@ -18,7 +18,9 @@ from typing import Any, Final
 
 from backend_core.document import Document, Path
 from backend_core.ecosystem import compat, uuid_utils
+from backend_core.ecosystem.connectivity import read_connectivity, same_contracts
 from backend_core.ecosystem.folder import FolderReader
+from backend_core.ecosystem.frozen import freeze
 from backend_core.ecosystem.requirements import LOCK_NAME, LockedPackage, parse_lock
 from backend_core.ecosystem.spec.models import (
     ComponentManifest,
@@ -69,7 +71,9 @@ def read_metadata(reader: FolderReader, folder: str) -> PackMetadata:
     identity = value.get("pack_identity", f"local:{pack_id}")
     pack_uuid = value.get("pack_uuid", "").lower() or uuid_utils.pack_uuid(identity)
     notes = list(unknown_fields(Kind.ECOSYSTEM, document, value))
+    connectivity = read_connectivity(Kind.ECOSYSTEM, document, value)
     components = tuple(_components(reader, document, pack_id, pack_uuid, notes))
+    same_contracts(document, connectivity, components)
     permissions = _permissions(reader, pack_id, notes)
     lock_file, packages = _lock(reader)
     return PackMetadata(
@@ -83,7 +87,7 @@ def read_metadata(reader: FolderReader, folder: str) -> PackMetadata:
         author=_author(value.get("author", "")),
         license=value.get("license", ""),
         dependencies=MappingProxyType(dict(value.get("dependencies", {}))),
-        connectivity=_connectivity(value),
+        connectivity=connectivity,
         components=components,
         handlers=tuple(_handlers(reader)),
         permissions=permissions,
@@ -94,24 +98,6 @@ def read_metadata(reader: FolderReader, folder: str) -> PackMetadata:
         vocabulary=freeze(value.get("vocabulary", {})),
         notes=tuple(notes),
     )
-
-
-def freeze(value: Any) -> Any:
-    """JSON with read-only mappings and tuples in place of dicts and lists."""
-    if isinstance(value, Mapping):
-        return MappingProxyType({key: freeze(item) for key, item in value.items()})
-    if isinstance(value, list | tuple):
-        return tuple(freeze(item) for item in value)
-    return value
-
-
-def thaw(value: Any) -> Any:
-    """The inverse of ``freeze``: fresh dicts and lists."""
-    if isinstance(value, Mapping):
-        return {key: thaw(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [thaw(item) for item in value]
-    return value
 
 
 # -- files --------------------------------------------------------------------------------------------------------
@@ -161,7 +147,8 @@ def _components(
         if found is None:
             continue
         notes.extend(unknown_fields(Kind.MANIFEST, found, found.value))
-        component = _component(found.value, pack_id, pack_uuid, f"{root}/{name}")
+        links = read_connectivity(Kind.MANIFEST, found, found.value)
+        component = _component(found.value, links, pack_id, pack_uuid, f"{root}/{name}")
         if component.full_id in taken:
             raise _twice(Kind.MANIFEST, found, ("id",), component.full_id, taken[component.full_id])
         taken[component.full_id] = found.source
@@ -171,7 +158,8 @@ def _components(
         kind, _, own = name.rpartition(":")
         value = {"id": own, "version": document.value["version"], **({"type": kind} if kind else {}), **given}
         check_part(Kind.MANIFEST, document, value, path)
-        component = _component(value, pack_id, pack_uuid, f"{root or 'backend/components'}/{value['id']}")
+        links = read_connectivity(Kind.MANIFEST, document, value, path)
+        component = _component(value, links, pack_id, pack_uuid, f"{root or 'backend/components'}/{value['id']}")
         other = taken.get(component.full_id)
         if other == document.source:
             raise _twice(Kind.ECOSYSTEM, document, path, component.full_id, other)
@@ -184,7 +172,9 @@ def _twice(kind: Kind, document: Document, path: Path, name: str, other: str) ->
     return invalid(kind, document, path, expected="each of them once", found=f"{quote(name)} also in {quote(other)}")
 
 
-def _component(value: Mapping[str, Any], pack_id: str, pack_uuid: str, directory: str) -> ComponentManifest:
+def _component(
+    value: Mapping[str, Any], links: Connectivity, pack_id: str, pack_uuid: str, directory: str
+) -> ComponentManifest:
     kind, name = value["type"], value["id"]
     return ComponentManifest(
         type=kind,
@@ -193,7 +183,7 @@ def _component(value: Mapping[str, Any], pack_id: str, pack_uuid: str, directory
         full_id=uuid_utils.component_full_id(pack_id, kind, name),
         uuid=value.get("component_uuid", "").lower() or uuid_utils.component_uuid(pack_uuid, kind, name),
         directory=directory,
-        connectivity=_connectivity(value),
+        connectivity=links,
         display_name=value.get("display_name", ""),
         description=value.get("description", ""),
         author=_author(value.get("author", "")),
@@ -204,11 +194,6 @@ def _component(value: Mapping[str, Any], pack_id: str, pack_uuid: str, directory
         entry=freeze(value.get("entry", {})),
         metadata=freeze(value.get("metadata", {})),
     )
-
-
-def _connectivity(value: Mapping[str, Any]) -> Connectivity:
-    given = value.get("connectivity", {})
-    return Connectivity(**{name: tuple(given.get(name, ())) for name in ("accepts", "provides", "requires", "uses")})
 
 
 def _author(value: str | Mapping[str, str]) -> str:

@@ -108,9 +108,9 @@ async def _close(stream: Any) -> None:
 
 async def interface(api: Api, call: Call) -> Any:
     key = call.key
-    for found in await packs.interfaces(api.host):
-        if found["key"] == key:
-            return found
+    found = await packs.interface(api.host, key)
+    if found is not None:
+        return found
     raise NotFoundError("No such interface", detail=f"nothing is registered under {key}", hint="rumi interface list")
 
 

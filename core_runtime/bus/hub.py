@@ -34,6 +34,7 @@ from core_runtime.drivers.link import Listener, Turn, attach
 from core_runtime.drivers.redactions import Redactions
 from core_runtime.event_bus import EventBus
 from core_runtime.interface_registry import InterfaceRegistry
+from core_runtime.rules.contracts import NO_TERMS, Terms
 from core_runtime.rules.frames import BusLimits
 from core_runtime.rules.routing import NO_RIGHTS, PackRights, RightsOf
 
@@ -87,6 +88,7 @@ class Bus:
         self._endpoints: set[Endpoint] = set()
         self._generations: dict[str, int] = {}
         self._rights: dict[str, RightsOf] = {}
+        self._terms: dict[str, Terms] = {}
         self._dirty: dict[str, None] = {}
         self._resting: dict[str, asyncio.TimerHandle] = {}
         self._late: set[str] = set()
@@ -142,11 +144,13 @@ class Bus:
         uid: int | None = None,
         gid: int | None = None,
         beside: bool = False,
+        terms: Terms = NO_TERMS,
     ) -> Endpoint:
         """Listen for one generation of a Pack. ``rights``: an object, or a callable asked at each use (revocation).
 
         ``socket_path``: empty where the sandbox brings its connection with it.
         ``beside``: another generation goes on serving until this one takes over.
+        ``terms``: what its approved manifest promises and needs.
         ``uid``: the user that must connect; None where the peer's uid says nothing. Raises ``ConflictError`` for a
         generation that was used before, ``HostError`` when the socket can't be made.
         """
@@ -163,10 +167,11 @@ class Bus:
             )
         self._generations[pack_id] = generation
         current = self._guarded(pack_id, rights if callable(rights) else _constant(rights))
-        session = Session(self, pack_id, generation, current, self.limits, beside=beside)
+        session = Session(self, pack_id, generation, current, self.limits, beside=beside, terms=terms)
         endpoint = Endpoint(self, session, socket_path, uid, gid)
         if not beside:
             self._rights[pack_id] = current
+            self._terms[pack_id] = terms
         self._endpoints.add(endpoint)
         return endpoint
 
@@ -196,6 +201,7 @@ class Bus:
                 hint=f"`rumi pack permissions {acting}` shows what it may do.",
                 fields={"pack_id": acting, "key": key},
             )
+        self._check_version(acting, key)
         return await self.router.call_key(
             key, args, context=context, timeout_s=timeout_s, idempotency_key=idempotency_key
         )
@@ -279,6 +285,7 @@ class Bus:
         """A session that was opened beside takes the place of the one that serves, in this turn."""
         take_over(self, session)
         self._rights[session.pack_id] = session.rights
+        self._terms[session.pack_id] = session.terms
 
     @contextlib.contextmanager
     def holding(self, pack_id: str) -> Iterator[Hold]:
@@ -391,6 +398,19 @@ class Bus:
             return False
         entry = self.registry.resolve(key)
         return rights().may_call(key) or (entry is not None and entry.pack == pack_id)
+
+    def _check_version(self, acting: str, key: str) -> None:
+        """Whoever acts for a Pack reaches what that Pack would."""
+        terms = self._terms.get(acting, NO_TERMS)
+        entry = self.registry.resolve(key) if terms.ranges else None
+        if entry is not None and entry.pack != acting and not terms.admits(key, entry.version):
+            raise ConflictError(
+                f"{acting} can't use what provides {quote(key)} now",
+                code="incompatible",
+                detail=terms.why_not(key, entry.version, entry.pack),
+                hint=f"`rumi interface show {key}` shows its version; update one of the two Packs.",
+                fields={"pack_id": acting, "key": key},
+            )
 
     def forget(self, endpoint: Endpoint) -> None:
         """An endpoint is closed."""

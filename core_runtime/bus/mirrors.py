@@ -20,7 +20,7 @@ from msgspec import Raw
 from backend_core.errors import quote
 from core_runtime.bus.references import Handle, RemoteCallable
 from core_runtime.diagnostics import Diagnostics, Severity
-from core_runtime.interface_registry import Entry
+from core_runtime.interface_registry import Entry, Slot
 from core_runtime.rules import frames
 from core_runtime.rules.frames import HELD, OWN, FrameError
 from core_runtime.rules.values import ValueProblem, pack
@@ -54,7 +54,7 @@ class Mirror:
             return
         self._late.discard(key)
         slot = session.world.slot(key) if session.may_reach(key) else None
-        entries = slot.visible if slot is not None else ()
+        entries = self._suited(key, slot)
         if not entries and key not in self.shown:
             return
         self._forget(key, {entry.number for entry in entries})
@@ -75,6 +75,19 @@ class Mirror:
             self.shown.add(key)
         else:
             self.shown.discard(key)
+
+    def _suited(self, key: str, slot: Slot | None) -> tuple[Entry, ...]:
+        """The entries in the range of versions that the Pack needs; its operator is told where the owner's is not."""
+        session, terms = self._session, self._session.terms
+        if key not in terms.ranges:
+            return slot.visible if slot is not None else ()
+        last = slot.last if slot is not None else None
+        fits = last is None or last.pack == session.pack_id or terms.admits(key, last.version)
+        session.note_unsuited(key, "" if fits or last is None else terms.why_not(key, last.version, last.pack))
+        if slot is None:
+            return ()
+        mine = session.pack_id
+        return tuple(one for one in slot.visible if one.pack == mine or terms.admits(key, one.version))
 
     def resume(self) -> None:
         """The Pack reads again."""

@@ -21,6 +21,7 @@ from core_runtime.bus.calls import Failure
 from core_runtime.bus.refusals import Refused, refused
 from core_runtime.interface_registry import Entry
 from core_runtime.rules import frames
+from core_runtime.rules.contracts import ContractBroken
 from core_runtime.rules.frames import FrameError
 from core_runtime.rules.schemas import Checkers, SchemaRefused
 from core_runtime.rules.values import ValueProblem, footprint, unpack
@@ -90,7 +91,7 @@ class Registrations:
         value = unpack(frame.body, session.references.resolver(frame.refs, key), max_nodes=limits.decode_nodes)
         size_bytes += footprint([meta, schemas, value], limits.registry_bytes - self.held_bytes)
         self._check_room(size_bytes)
-        given = schemas.get("input"), schemas.get("output")
+        given = self._pinned(key, schemas, value)
         checkers = Checkers.of(*given) if given != (None, None) else None
         if checkers is not None:
             size_bytes += checkers.compiled_bytes
@@ -108,6 +109,7 @@ class Registrations:
                 source=source if isinstance(source, str) else None,
                 override=options.get("override") is True,
                 ttl_s=None if ttl_ms is None else ttl_ms / 1000,
+                version=session.terms.version(key),
                 checkers=checkers,
             )
         except RequestError as exc:
@@ -118,6 +120,19 @@ class Registrations:
         if entry.expires is not None:
             heapq.heappush(self._expiring, (entry.expires, entry.number))
         return entry.number
+
+    def _pinned(self, key: str, schemas: dict[str, Any], value: Any) -> tuple[Any, Any]:
+        """The schemas that count: those of the approved manifest, which what came must not differ from."""
+        session = self._session
+        try:
+            return session.terms.pinned(key, schemas, callable_=callable(value))
+        except ContractBroken as exc:
+            session.broke_contract(key, str(exc))
+            raise refused(
+                "contract",
+                f"{quote(key)} is not what was approved",
+                f"{exc}. Register it as declared, or declare the change and have the Pack approved again.",
+            ) from exc
 
     def unregister(self, frame: frames.UnregisterFrame) -> None:
         """UNREGISTER."""

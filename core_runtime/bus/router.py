@@ -251,6 +251,8 @@ class Router:
             value = entry.value if entry is not None else None
             if entry is None or entry.pack != caller.pack_id:
                 rights = caller.rights()
+                if entry is not None and not caller.terms.admits(key, entry.version):
+                    raise _unsuited(caller, entry) if rights.may_see(key) else _no_edge(caller, key)
                 # only what can be called spends a one-use grant
                 if not (rights.may_call(key) if callable(value) else rights.may_see(key)):
                     raise _no_edge(caller, key)
@@ -442,6 +444,14 @@ def _serves(session: Session, call: Call | None) -> bool:
 def _no_edge(caller: Session, key: str) -> Refused:
     caller.denied("interface.call", key)
     return refused("denied", f"{caller.pack_id} may not call {quote(key)}", _DENIED_DETAIL)
+
+
+def _unsuited(caller: Session, entry: Entry) -> Refused:
+    return refused(
+        "incompatible",
+        f"{caller.pack_id} can't use what provides {quote(entry.key)} now",
+        caller.terms.why_not(entry.key, entry.version, entry.pack),
+    )
 
 
 _DENIED_DETAIL = "the edge was not granted; declare the key in requires or uses and ask the operator"

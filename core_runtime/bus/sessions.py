@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 from msgspec import Raw
 
-from backend_core.errors import PackError, PackTimeout
+from backend_core.errors import PackError, PackTimeout, quote
 from core_runtime.bus.calls import Call, EdgeStats, Failure
 from core_runtime.bus.channels import Channels
 from core_runtime.bus.channels import Serve as ServeChannel
@@ -38,11 +38,13 @@ from core_runtime.drivers.link import Link
 from core_runtime.drivers.redactions import Redactions
 from core_runtime.event_bus import EventBus
 from core_runtime.rules import frames
+from core_runtime.rules.contracts import NO_TERMS, Terms
 from core_runtime.rules.frames import PROTOCOL_VERSION, BusLimits, FrameError
 from core_runtime.rules.routing import RightsOf
 
 _NIL = Raw(b"\xc0")
 _NO_REFS: tuple[tuple[int, int], ...] = ()
+INCOMPATIBLE = "interface_incompatible"
 
 
 class Owner(Protocol):
@@ -91,12 +93,17 @@ class Session:
         limits: BusLimits,
         *,
         beside: bool = False,
+        terms: Terms = NO_TERMS,
     ) -> None:
-        """``beside``: another generation serves; this one is seen by nobody until it takes over."""
+        """``beside``: another generation serves; this one is seen by nobody until it takes over.
+
+        ``terms``: what its approved manifest promises of its keys, and needs of others'.
+        """
         self.pack_id = pack_id
         self.generation = generation
         self.rights = rights
         self.limits = limits
+        self.terms = terms
         self.router = owner.router
         self.loop = asyncio.get_running_loop()
         self.hello: Mapping[str, Any] = {}
@@ -131,6 +138,7 @@ class Session:
         self._requests = PackRequests(self, owner.request, owner.diagnostics)
         self._channels = Channels(self, owner.channels, owner.diagnostics)
         self._strays = 0
+        self.unsuited: dict[str, str] = {}
         self._log = PackLog(partial(owner.log, pack_id, generation), limits.log_bytes_per_s, self._log_dropped)
 
     # --- for the orchestrator
@@ -259,6 +267,7 @@ class Session:
         self.events.clear()
         self.registry.clear()
         self.references.clear()
+        self._forget_unsuited()
         if not self.greeted.done():
             self.greeted.cancel()
         self.closed.set_result(reason)
@@ -326,6 +335,45 @@ class Session:
         """Whether the edge to ``key`` stands (a Pack always reaches its own). Spends nothing."""
         rights = self.rights()
         return rights.may_see(key) or rights.may_register(key)
+
+    def broke_contract(self, key: str, problem: str) -> None:
+        """Something else was registered than the approved manifest declares."""
+        self._owner.diagnostics.issue(
+            "contract_broken",
+            Severity.ERROR,
+            self.pack_id,
+            "A Pack registers something else than was approved",
+            f"{quote(key)}: {problem}. It was refused.",
+            f"Look at what it declares: rumi pack review {self.pack_id}. Its author has to make both agree.",
+            {"key": key},
+        )
+
+    def note_unsuited(self, key: str, why: str) -> None:
+        """What answers a key is out of the range that the Pack needs, or ("") is not, or no longer."""
+        if self.unsuited.get(key, "") == why:
+            return
+        if why:
+            self.unsuited[key] = why
+        else:
+            del self.unsuited[key]
+        if not self.unsuited:
+            self._owner.diagnostics.resolve(INCOMPATIBLE, self.pack_id)
+            return
+        self._owner.diagnostics.issue(
+            INCOMPATIBLE,
+            Severity.WARN,
+            self.pack_id,
+            "A Pack can't use what is provided now",
+            " ".join(self.unsuited[name] for name in sorted(self.unsuited)[:10]),
+            "Update one of the two Packs, or choose another provider; until then it sees no such interface.",
+            {"keys": sorted(self.unsuited)[:100]},
+        )
+
+    def _forget_unsuited(self) -> None:
+        """Unless another generation of the Pack meets the same."""
+        others = (one for one in self.router.sessions if one is not self and one.pack_id == self.pack_id)
+        if self.unsuited and not any(one.unsuited for one in others):
+            self._owner.diagnostics.resolve(INCOMPATIBLE, self.pack_id)
 
     def check_abandoned(self) -> None:
         """Cut a Pack off that sits on too many cancelled calls."""

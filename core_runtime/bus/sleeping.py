@@ -77,6 +77,7 @@ class Sleep:
                 output_schema=entry.output_schema,
                 source=entry.source,
                 override=entry.override,
+                version=entry.version,
                 checkers=entry.checkers,
             )
             for entry in before

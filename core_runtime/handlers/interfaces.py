@@ -18,6 +18,36 @@ async def interfaces(host: Host) -> list[dict[str, Any]]:
     return found
 
 
+async def interface(host: Host, key: str) -> dict[str, Any] | None:
+    """One key, with who needs it and why some can't use it; None when neither exists."""
+    slot = host.registry.slot(key)
+    needed = _needed(host, key)
+    if slot is None and not needed:
+        return None
+    entries, last = (slot.visible, slot.last) if slot is not None else ((), None)
+    found: dict[str, Any] = host.redactions.hide_any_in(_described(host, key, entries, last))
+    return {**found, "needed_by": needed}
+
+
+def _needed(host: Host, key: str) -> list[dict[str, Any]]:
+    """Packs that run or wait and name a range for the key, or wait for it: ``{pack_id, wanted, why_not}``."""
+    last = host.registry.resolve(key)
+    found: dict[str, dict[str, Any]] = {}
+    for session in host.bus.router.sessions if host.built("bus") else ():
+        wanted = session.terms.ranges.get(key)
+        if wanted is not None:
+            why = "Nothing provides it now."
+            if last is not None:
+                fits = session.terms.admits(key, last.version)
+                why = "" if fits else session.terms.why_not(key, last.version, last.pack)
+            found[session.pack_id] = {"pack_id": session.pack_id, "wanted": wanted, "why_not": why}
+    for pack_id, waiting in host.waiting.items():
+        wants = [unit.wanted(key) for unit in waiting.units if key in unit.requires]
+        if wants:
+            found[pack_id] = {"pack_id": pack_id, "wanted": wants[0], "why_not": waiting.reason}
+    return [found[name] for name in sorted(found)]
+
+
 async def call(
     host: Host,
     key: str,
@@ -39,6 +69,7 @@ def _described(host: Host, key: str, entries: tuple[Entry, ...], last: Entry | N
         "count": len(entries),
         "providers": sorted({entry.pack or "host" for entry in entries}),
         "callable": last is not None and callable(last.value),
+        "version": last.version if last else "",
         "meta": dict(last.meta) if last else {},
         "input": last.input_schema if last else None,
         "output": last.output_schema if last else None,

@@ -31,6 +31,7 @@ from core_runtime.drivers.uids import Uids
 from core_runtime.handlers.host import Host
 from core_runtime.handlers.rights import SessionRights
 from core_runtime.handlers.table import handler
+from core_runtime.rules.contracts import Terms
 from core_runtime.rules.egress import proxy_settings
 from core_runtime.rules.limits_seen import LIMITS
 from core_runtime.rules.permissions import resources_of
@@ -137,6 +138,7 @@ def launch_request(host: Host, copy: VerifiedCopy) -> LaunchRequest:
         packages=copy.packages,
         settings={**proxy_settings(copy.metadata), **_paths(copy)},
         conceal=partial(host.redactions.hide, copy.pack_id),
+        terms=Terms.of(copy.metadata),
     )
 
 

@@ -25,7 +25,7 @@ from core_runtime.containers import ContainerState
 from core_runtime.diagnostics import Suggestion
 from core_runtime.handlers import dependencies, operator_view, removal, starting
 from core_runtime.handlers.host import Host
-from core_runtime.handlers.interfaces import call, interfaces
+from core_runtime.handlers.interfaces import call, interface, interfaces
 from core_runtime.handlers.isolation import expected_isolation
 from core_runtime.handlers.table import handler
 from core_runtime.rules.approval import State
@@ -34,8 +34,8 @@ from core_runtime.rules.flow.values import parse_duration_s
 from core_runtime.rules.settings import ON_MODIFIED
 
 __all__ = [
-    "approve", "call", "clean", "fetch", "interfaces", "list_packs", "logs", "reject", "remove", "restore", "scan",
-    "start", "status", "stop",
+    "approve", "call", "clean", "fetch", "interface", "interfaces", "list_packs", "logs", "reject", "remove", "restore",
+    "scan", "start", "status", "stop",
 ]  # fmt: skip
 
 APPROVE_WAIT_S = 30.0

@@ -264,7 +264,13 @@ def _blocked(host: Host, units: Iterable[Unit]) -> tuple[Blocked, ...]:
     """What can't start, given the keys that are there."""
     units = list(units)
     wanted = {key for unit in units for key in unit.requires}
-    return resolve(units, available=[key for key in wanted if host.registry.resolve(key) is not None]).blocked
+    return resolve(units, available=_available(host, wanted)).blocked
+
+
+def _available(host: Host, keys: Iterable[str]) -> dict[str, tuple[str]]:
+    """Those keys that are there, with the version that their provider states."""
+    found = {key: host.registry.resolve(key) for key in keys}
+    return {key: (entry.version,) for key, entry in found.items() if entry is not None}
 
 
 def _order(
@@ -272,7 +278,7 @@ def _order(
 ) -> tuple[list[str], dict[str, list[Blocked]]]:
     """Pack ids in the order of their first component, and those of which nothing can start."""
     units = [unit for metadata in approved.values() for unit in units_of(metadata)]
-    resolution = resolve(units, available=host.registry.keys(), elsewhere=_elsewhere(statuses))
+    resolution = resolve(units, available=_available(host, host.registry.keys()), elsewhere=_elsewhere(statuses))
     order = list(dict.fromkeys(unit.pack_id for unit in resolution.order()))
     blocked: dict[str, list[Blocked]] = {}
     for item in resolution.blocked:

@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from backend_core.ecosystem.spec.models import PackMetadata
+from backend_core.ecosystem.spec.models import Contract, PackMetadata
 from core_runtime.rules.approval import State
 from core_runtime.rules.combination import Combination, PackNode, combination
+from core_runtime.rules.contracts import ContractChange, Terms, contract_changes, contract_documents
 from core_runtime.rules.dependencies import PackageDifference, SeenPackages
 from core_runtime.rules.dependencies import difference as package_difference
 from core_runtime.rules.digest import FileEntry, TreeDifference, difference, fingerprints
@@ -37,15 +38,24 @@ class ReviewFacts:
     findings: tuple[Finding, ...]
     others: tuple[PackNode, ...] = ()
     packages: SeenPackages = field(default_factory=SeenPackages)
+    contracts_before: Mapping[str, Contract] | None = None
+    """What the approved version promises of its keys."""
+    peers: Mapping[str, Terms] = field(default_factory=dict)
+    """What the other approved Packs promise and need."""
 
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """One key that the Pack would call, and who provides it now (``""``: nobody yet)."""
+    """One key that the Pack would call, and who provides it now (``""``: nobody yet).
+
+    ``wanted``: the range of versions that it needs; ``why_not``: a sentence where the provider's is out of it.
+    """
 
     key: str
     required: bool
     provider: str
+    wanted: str = ""
+    why_not: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +103,12 @@ class Review:
     packages: tuple[Mapping[str, Any], ...] = ()
     """The Python packages of the lock, each with what is known of its wheels."""
     package_changes: PackageDifference | None = None
+    contracts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Of its keys that promise more than to exist: ``{version, input, output}``."""
+    contract_changes: tuple[ContractChange, ...] | None = None
+    """Against the approved version; None where there is none."""
+    unsuited: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Other approved Packs that could not use its keys in these versions → why not, in sentences."""
 
     def as_dict(self) -> dict[str, Any]:
         """JSON for the faces; the list of files is left out (``listing`` has it)."""
@@ -109,6 +125,7 @@ class Review:
                 "file_changes",
                 "permission_changes",
                 "package_changes",
+                "contract_changes",
             }
         }
         changes = self.permission_changes
@@ -123,6 +140,7 @@ class Review:
                 and {**asdict(self.combination), "sentence": self.combination.sentence()},
                 "file_changes": self.file_changes and asdict(self.file_changes),
                 "package_changes": self.package_changes and asdict(self.package_changes),
+                "contract_changes": self.contract_changes and [asdict(change) for change in self.contract_changes],
                 "permission_changes": changes and {"added": changes.added, "removed": changes.removed},
             }
         )
@@ -155,7 +173,7 @@ def build_review(facts: ReviewFacts) -> Review:
         provides=tuple(sorted(provides)),
         requires=tuple(sorted(metadata.requires())),
         uses=tuple(sorted(metadata.uses())),
-        edges=tuple(_edges(metadata, facts.others)),
+        edges=tuple(_edges(metadata, facts)),
         replaces=replaces,
         host_keys={key: kind for key in sorted(provides) if (kind := host_key_permission(key))},
         dependencies=dict(metadata.dependencies),
@@ -169,14 +187,35 @@ def build_review(facts: ReviewFacts) -> Review:
         listing=facts.entries,
         packages=tuple(facts.packages.documents()),
         package_changes=package_difference(before.dependencies, metadata.packages) if before else None,
+        contracts=contract_documents(metadata.contracts()),
+        contract_changes=None
+        if facts.contracts_before is None
+        else contract_changes(facts.contracts_before, metadata.contracts()),
+        unsuited=_unsuited(metadata, facts.peers),
     )
 
 
-def _edges(metadata: PackMetadata, others: Sequence[PackNode]) -> list[Edge]:
-    provider = {key: node.pack_id for node in reversed(others) for key in node.provides}
-    required = metadata.requires()
-    keys = sorted((required | metadata.uses()) - metadata.provides())
-    return [Edge(key, key in required, provider.get(key, "")) for key in keys]
+def _edges(metadata: PackMetadata, facts: ReviewFacts) -> list[Edge]:
+    provider = {key: node.pack_id for node in reversed(facts.others) for key in node.provides}
+    terms, required = Terms.of(metadata), metadata.requires()
+    found = []
+    for key in sorted((required | metadata.uses()) - metadata.provides()):
+        other = provider.get(key, "")
+        version = facts.peers[other].version(key) if other in facts.peers else ""
+        why_not = terms.why_not(key, version, other) if other and not terms.admits(key, version) else ""
+        found.append(Edge(key, key in required, other, terms.ranges.get(key, ""), why_not))
+    return found
+
+
+def _unsuited(metadata: PackMetadata, peers: Mapping[str, Terms]) -> dict[str, tuple[str, ...]]:
+    mine, pack_id = Terms.of(metadata), metadata.pack_id
+    found: dict[str, tuple[str, ...]] = {}
+    for other, terms in sorted(peers.items()):
+        keys = sorted(terms.ranges.keys() & metadata.provides())
+        why_not = [terms.why_not(k, mine.version(k), pack_id) for k in keys if not terms.admits(k, mine.version(k))]
+        if why_not:
+            found[other] = tuple(why_not)
+    return found
 
 
 def _permission_changes(before: Grant, requests: Sequence[Any]) -> PermissionDifference:

@@ -13,13 +13,20 @@ import click
 
 from rumi_setup.cli import link, packs, show
 from rumi_setup.cli.main import json_option
-from rumi_setup.cli.review import changed_files, changed_packages, changed_permissions, risk_word, words_of
+from rumi_setup.cli.review import (
+    changed_contracts,
+    changed_files,
+    changed_packages,
+    changed_permissions,
+    risk_word,
+    words_of,
+)
 from rumi_setup.cli.words import say
 
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _SPAN = re.compile(r"(\d{1,6})([smhd])")
 _DIFFERENCE = ("pack_id", "state", "version", "approved_version", "digest", "identity_changed", "permission_changes",
-               "package_changes", "file_changes")  # fmt: skip
+               "package_changes", "contract_changes", "file_changes")  # fmt: skip
 _KNOWN = frozenset(
     {"type", "mode", "until", "uses", "last_used_at", "items", "unused", "ended", "instance", "restart_needed"}
 )
@@ -121,10 +128,12 @@ def diff(pack_id: str) -> None:
     show.section("Changed permissions", permissions_changed)
     packages_changed = list(changed_packages(found.get("package_changes")))
     show.section("Changed packages", packages_changed)
+    contracts_changed = list(changed_contracts(found.get("contract_changes")))
+    show.section("Changed contracts", contracts_changed)
     show.section("Changed files", files_changed)
     if found.get("approved_version") is None:
         show.words(say("It was never approved, so there is nothing to compare with."))
-    elif not permissions_changed and not files_changed and not packages_changed:
+    elif not (permissions_changed or files_changed or packages_changed or contracts_changed):
         show.words(say("Nothing changed."))
     show.next_step(f"./rumi pack review {pack_id}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -37,12 +38,15 @@ def show_review(found: dict[str, Any]) -> None:
     show.section("Deductions", _deductions(rating.get("deductions")))
     show.section("Findings", _sentences(found.get("findings")))
     show.section("Provides", _sentences(found.get("provides")))
+    show.section("Contracts", _contracts(found.get("contracts")))
     show.section("Calls", _edges(found))
+    show.section("Packs that could not use it", _unsuited(found.get("unsuited")))
     show.section("Replaces", _mapping(found.get("replaces")))
     show.section("Keys with meaning to the host", _mapping(found.get("host_keys")))
     show.section("Dependencies", _mapping(found.get("dependencies")))
     show.section("Python packages", _packages(found.get("packages")))
     show.section("Changed packages", changed_packages(found.get("package_changes")))
+    show.section("Changed contracts", changed_contracts(found.get("contract_changes")))
     show.section("Changed permissions", changed_permissions(found.get("permission_changes")))
     show.section("Changed files", changed_files(found.get("file_changes")))
     isolation = found.get("isolation")
@@ -97,7 +101,41 @@ def _edges(found: dict[str, Any]) -> Iterator[str]:
         if isinstance(edge, dict):
             need = say("required") if edge.get("required") else say("optional")
             provider = show.safe(edge.get("provider")) or say("nobody yet")
-            yield f"{show.safe(edge.get('key'))} → {provider} ({need})"
+            wanted = f" {show.safe(edge.get('wanted'), 140)}" if edge.get("wanted") else ""
+            yield f"{show.safe(edge.get('key'))}{wanted} → {provider} ({need})"
+            if edge.get("why_not"):
+                yield "    " + click.style(show.safe(edge.get("why_not"), 500), fg="red")
+
+
+def _contracts(items: Any) -> Iterator[str]:
+    """Each key with the version and the schemas that it promises, whole: they are what calls are checked against."""
+    for key, one in list(items.items())[:_LINES] if isinstance(items, dict) else ():
+        if isinstance(one, dict):
+            yield f"{show.safe(key)} {show.safe(one.get('version')) or say('no version')}"
+            for part in ("input", "output"):
+                if one.get(part) is not None:
+                    yield f"    {part}: {show.safe(json.dumps(one[part], ensure_ascii=False), 4000)}"
+
+
+def _unsuited(items: Any) -> Iterator[str]:
+    for name, sentences in items.items() if isinstance(items, dict) else ():
+        for sentence in sentences[:_LINES] if isinstance(sentences, list) else ():
+            yield f"{show.safe(name)}: {show.safe(sentence, 500)}"
+
+
+def changed_contracts(items: Any) -> Iterator[str]:
+    """Versions and schemas against the approved version, place by place."""
+    for item in items[:_LINES] if isinstance(items, list) else ():
+        if not isinstance(item, dict):
+            continue
+        old, new = (show.safe(item.get(name)) or say("no version") for name in ("before", "after"))
+        yield f"~ {show.safe(item.get('key'))} {old} → {new}"
+        for part in _list_of(item, "parts"):
+            place = f"{show.safe(part.get('part'))} {show.safe(part.get('pointer'), 300) or '/'}"
+            was, now = (show.safe(part.get(name), 200) or say("nothing") for name in ("before", "after"))
+            yield f"    {place}: {was} → {now}"
+        if item.get("more"):
+            yield "    …"
 
 
 def _permissions(items: Any) -> Iterator[str]:

@@ -77,8 +77,8 @@ def registered(*numbers: int) -> list[Any]:
 
 
 ERROR_TYPES = (
-    "missing", "unavailable", "timeout", "cancelled", "denied", "limit", "depth", "schema", "dead_reference", "shutting_down",
-    "superseded", "on_trial", "value.malformed", "value.unsupported", "value.too_large", "value.too_deep",
+    "missing", "unavailable", "timeout", "cancelled", "denied", "limit", "depth", "schema", "incompatible", "contract", "dead_reference",
+    "shutting_down", "superseded", "on_trial", "value.malformed", "value.unsupported", "value.too_large", "value.too_deep",
     "secret_taken", "not_fetched", "error/KeyError", "billing/declined",
 )
 REQUESTS: list[tuple[str, dict[str, Any], Any]] = [

@@ -113,6 +113,9 @@ class FakePacks:
     async def interfaces(self, _host: Any) -> list[dict[str, Any]]:
         return [{"key": key, "owner": "p", "providers": ["p"], "available": True, "callable": True} for key in sorted(self.keys)]
 
+    async def interface(self, host: Any, key: str) -> dict[str, Any] | None:
+        return next((one for one in await self.interfaces(host) if one["key"] == key), None)
+
     async def call(self, _host: Any, key: str, args: Any, timeout_s: float | None) -> Any:
         self.asked.append(("call", key, args, timeout_s))
         if key not in self.keys:

@@ -133,7 +133,7 @@ class FakeBus:
     def __init__(self):
         self.sessions, self.open_paths, self.silent = [], set(), False
 
-    async def open(self, pack_id, generation, rights, *, socket_path, uid, gid, beside=False):
+    async def open(self, pack_id, generation, rights, *, socket_path, uid, gid, beside=False, terms=None):
         await asyncio.to_thread(Path(socket_path).touch)
         self.open_paths.add(socket_path)
         return FakeEndpoint(self, socket_path)

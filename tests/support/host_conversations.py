@@ -3,7 +3,7 @@
 A step is one of
 
 * ``["alpha", frame]``: the Pack sends it; ``["alpha", HOST]``: the next frame that the host sends to that Pack;
-* ``["open", "alpha", {grant}]``: it connects and is welcomed; ``["beside", …]``: as its next generation, beside the one that serves,
+* ``["open", "alpha", {grant}]``: it connects and is welcomed (``contracts``, ``ranges``: as its manifest has them); ``["beside", …]``: as its next generation, beside the one that serves,
   under a name of its own (``alpha.2``); ``["take over", "alpha.2"]``; ``["close", "alpha"]``; ``["revoke", "alpha", {grant}]``;
 * ``["call", key, args, timeout_s]``: the operator calls; ``["outcome", {"value": …}]`` or ``{"error": type}``: what came of it;
 * ``["do", "alpha", "ping" | "phase" | "shutdown"]``: what supervision asks of an agent.
@@ -20,8 +20,11 @@ from typing import Any
 
 import msgpack
 
+from backend_core.ecosystem.frozen import freeze
+from backend_core.ecosystem.spec.models import Contract
 from backend_core.errors import DeniedError, RumiError
 from core_runtime.bus.channels import Channel
+from core_runtime.rules.contracts import Terms
 from core_runtime.rules.frames import BusLimits
 from tests.support import vectors
 from tests.support.conversations import REF
@@ -126,6 +129,14 @@ CONVERSATIONS: dict[str, tuple[str, list[list[Any]]]] = {
         ["beta", call(2, "k", {"n": 1})], ["alpha", HOST], ["alpha", [2, 1, 0, [], {"n": 2}]], ["beta", HOST],
         ["beta", call(3, "k", {"n": 1})], ["alpha", HOST], ["alpha", [2, 2, 0, [], {}]], ["beta", HOST],
     ]),
+    "contract": ("What is registered is not what the manifest declares; what is there is not in the range that a Pack needs.", [
+        ["open", "alpha", {"provides": ["k"], "contracts": {"k": {"version": "2.0.0", "input": NUMBER}}}],
+        ["alpha", register(1, "k", schemas={"input": {"type": "object"}, "output": None})], ["alpha", HOST], ["alpha", HOST],
+        ["alpha", register(2, "k", 2)], ["alpha", HOST], ["alpha", HOST],
+        ["open", "beta", {"calls": ["k"], "ranges": {"k": ">=1,<2"}}], ["beta", call(1, "k", {"n": 1})], ["beta", HOST],
+        ["open", "gamma", {"calls": ["k"], "ranges": {"k": "^2"}}], ["gamma", HOST],
+        ["gamma", call(1, "k", {"n": "one"})], ["gamma", HOST],
+    ]),
     "references": ("A callable goes over, is called by number, comes home, and is released on both sides.", [
         *PAIR,
         ["beta", call(1, "k", {"back": REF}, [[0, 7]])], ["alpha", HOST],
@@ -212,7 +223,9 @@ class Stage:
         if not beside:
             r.grants[name] = granted(grant)
         place = f"{r.folder}/{name}-{generation}"
-        endpoint = await r.bus.open(name, generation, lambda: r.grants[name], socket_path=place, beside=beside)
+        endpoint = await r.bus.open(
+            name, generation, lambda: r.grants[name], socket_path=place, beside=beside, terms=agreed(grant)
+        )
         connected = asyncio.ensure_future(endpoint.connected(WAIT_S))
         agent = await RawAgent.connect(place)
         agent.raw(vectors.encode(HELLO))
@@ -267,6 +280,15 @@ def granted(grant: dict[str, Any]) -> Grant:
     )  # fmt: skip
 
 
+def agreed(grant: dict[str, Any]) -> Terms:
+    """What its approved manifest says, as a step writes it."""
+    contracts = {
+        key: Contract(one.get("version", ""), freeze(one.get("input")), freeze(one.get("output")))
+        for key, one in grant.get("contracts", {}).items()
+    }
+    return Terms(contracts, grant.get("ranges", {}))
+
+
 async def requests(_session: Any, _operation: str, args: Any) -> Any:
     """Who serves REQUEST on this stage: files of alpha are there, others are refused."""
     if not args["path"].startswith("packs/alpha/"):
@@ -308,7 +330,7 @@ async def run(name: str, steps: list[dict[str, Any]] | None = None) -> list[dict
 def _planned(name: str) -> list[dict[str, Any]]:
     planned: list[dict[str, Any]] = []
     for step in CONVERSATIONS[name][1]:
-        if step[0] not in {"alpha", "beta"}:
+        if step[0] not in {"alpha", "beta", "gamma"}:
             planned.append({"step": step})
         elif step[1] is HOST:
             planned.append({"pack": step[0], "from": "host"})

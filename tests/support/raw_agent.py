@@ -20,6 +20,7 @@ from core_runtime.bus.sessions import Session
 from core_runtime.diagnostics import Diagnostics
 from core_runtime.event_bus import EventBus
 from core_runtime.interface_registry import InterfaceRegistry
+from core_runtime.rules.contracts import NO_TERMS, Terms
 from core_runtime.rules.frames import BusLimits
 from core_runtime.rules.routing import matches
 
@@ -198,11 +199,15 @@ class Rig:
         self.agents: list[RawAgent] = []
 
     async def agent(
-        self, pack_id: str, generation: int = 1, *, welcome: bool = True, **grant: Any
+        self, pack_id: str, generation: int = 1, *, welcome: bool = True, terms: Terms = NO_TERMS, **grant: Any
     ) -> tuple[RawAgent, Session]:
         self.grants[pack_id] = Grant(**grant)
         endpoint = await self.bus.open(
-            pack_id, generation, lambda: self.grants[pack_id], socket_path=f"{self.folder}/{pack_id}-{generation}"
+            pack_id,
+            generation,
+            lambda: self.grants[pack_id],
+            socket_path=f"{self.folder}/{pack_id}-{generation}",
+            terms=terms,
         )
         waiting = asyncio.ensure_future(endpoint.connected(WAIT_S))
         agent = await RawAgent.connect(endpoint.path)

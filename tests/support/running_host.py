@@ -160,13 +160,13 @@ class RunningHost:
         return status == 200 and envelope["data"].get("phase") == "ready"
 
 
-def component(kind: str, name: str, *, provides: tuple[str, ...] = (), requires: tuple[str, ...] = (), uses: tuple[str, ...] = ()) -> str:
+def component(kind: str, name: str, *, provides: tuple[Any, ...] = (), requires: tuple[Any, ...] = (), uses: tuple[Any, ...] = ()) -> str:
     """A manifest's text."""
     connectivity = {"provides": list(provides), "requires": list(requires), "uses": list(uses)}
     return json.dumps({"type": kind, "id": name, "version": "1.0.0", "connectivity": connectivity})
 
 
-def one_component_pack(pack_id: str, setup: str, **connectivity: tuple[str, ...]) -> dict[str, str]:
+def one_component_pack(pack_id: str, setup: str, **connectivity: tuple[Any, ...]) -> dict[str, str]:
     """The files of a Pack with one component ``main``."""
     return {
         "backend/ecosystem.json": json.dumps({"pack_id": pack_id, "version": "1.0.0"}),

@@ -95,9 +95,9 @@ class TrustHome:
         *,
         identity: str = "",
         version: str = "1.0.0",
-        provides: Sequence[str] = ("service.alpha",),
-        requires: Sequence[str] = (),
-        uses: Sequence[str] = (),
+        provides: Sequence[Any] = ("service.alpha",),
+        requires: Sequence[Any] = (),
+        uses: Sequence[Any] = (),
         permissions: Sequence[Mapping[str, Any]] = (),
         files: Mapping[str, str] | None = None,
     ) -> Path:

@@ -16,13 +16,31 @@ EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
+class Contract:
+    """What a Pack promises of a key. ``version``: "" where none is stated; schemas: frozen JSON, None where free."""
+
+    version: str = ""
+    input: Mapping[str, Any] | None = None
+    output: Mapping[str, Any] | None = None
+
+
+NO_CONTRACTS: Mapping[str, Contract] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
 class Connectivity:
-    """Interface keys, as declared. ``provides`` bounds what a component may register, ``requires`` orders starts."""
+    """Interface keys, as declared. ``provides`` bounds what a component may register, ``requires`` orders starts.
+
+    ``contracts``: of provided keys that promise more than to exist; ``ranges``: of required and used ones that need a
+    version, every condition of theirs.
+    """
 
     accepts: tuple[str, ...] = ()
     provides: tuple[str, ...] = ()
     requires: tuple[str, ...] = ()
     uses: tuple[str, ...] = ()
+    contracts: Mapping[str, Contract] = field(default_factory=lambda: NO_CONTRACTS)
+    ranges: Mapping[str, str] = field(default_factory=lambda: EMPTY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +121,25 @@ class PackMetadata:
     def uses(self) -> frozenset[str]:
         """Every key that this Pack may call when present."""
         return frozenset(self.connectivity.uses).union(*(c.connectivity.uses for c in self.components))
+
+    def contracts(self) -> Mapping[str, Contract]:
+        """What it promises of its keys; each key has one contract, wherever in the Pack it is declared."""
+        links = (self.connectivity, *(c.connectivity for c in self.components))
+        return MappingProxyType({key: one for link in links for key, one in link.contracts.items()})
+
+    def ranges(self) -> Mapping[str, str]:
+        """The versions that it needs of other Packs' keys: all conditions of all of its components."""
+        links = (self.connectivity, *(c.connectivity for c in self.components))
+        return MappingProxyType(joined_ranges(*(link.ranges for link in links)))
+
+
+def joined_ranges(*ranges: Mapping[str, str]) -> dict[str, str]:
+    """Several needs as one: what satisfies the result satisfies each of them."""
+    found: dict[str, dict[str, None]] = {}
+    for one in ranges:
+        for key, wanted in one.items():
+            found.setdefault(key, {})[wanted] = None
+    return {key: ",".join(conditions) for key, conditions in sorted(found.items())}
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,3 +80,57 @@ def test_who_waits_for_a_circle_is_told_of_it():
 def test_a_missing_key_is_told_before_a_cycle():
     found = reasons(unit("a:s:a", "x", "y gone"), unit("b:s:b", "y", "x"))
     assert found["b:s:b"].endswith("itself waiting for gone, which nothing that runs or is approved provides")
+
+
+def versioned(name: str, provides: dict | None = None, requires: dict | None = None) -> Unit:
+    """``provides``: key → version or "", ``requires``: key → range or ""."""
+    given, needed = provides or {}, requires or {}
+    return Unit(
+        name, name.partition(":")[0], frozenset(given), frozenset(needed),
+        versions=frozenset((k, v) for k, v in given.items() if v), ranges=frozenset((k, r) for k, r in needed.items() if r),
+    )  # fmt: skip
+
+
+def test_a_provider_in_the_range_comes_first_and_one_out_of_it_does_not_count():
+    a = versioned("a:s:a", {"k": "1.4.2"})
+    b = versioned("b:s:b", {"k": "2.0.0"})
+    assert batches(a, b, versioned("c:s:c", requires={"k": ">=1.2,<2"})) == [["a:s:a", "b:s:b"], ["c:s:c"]]
+    assert reasons(b, versioned("c:s:c", requires={"k": "^1.2"})) == {
+        "c:s:c": "waiting for k ^1.2, but what provides 'k' states version 2.0.0"
+    }
+
+
+def test_without_a_stated_version_only_any_range_is_met():
+    a = versioned("a:s:a", {"k": ""})
+    assert batches(a, versioned("c:s:c", requires={"k": "*"})) == [["a:s:a"], ["c:s:c"]]
+    found = reasons(a, versioned("c:s:c", requires={"k": ">=0.0.1"}))
+    assert found == {"c:s:c": "waiting for k >=0.0.1, but what provides 'k' states no version of it"}
+
+
+def test_available_versions_count():
+    c = versioned("c:s:c", requires={"k": "^2"})
+    assert batches(c, available={"k": ["2.3.0"]}) == [["c:s:c"]]
+    assert reasons(c, available={"k": ["1.0.0"]})["c:s:c"] == (
+        "waiting for k ^2, but what provides 'k' states version 1.0.0"
+    )
+
+
+def test_the_shortest_way_to_a_version_that_is_not_there_is_told():
+    found = reasons(
+        versioned("a:s:a", {"x": "3.1.0"}, {"y": ""}),
+        versioned("b:s:b", {"y": "1.0.0"}, {"z": "~1.2"}),
+        versioned("c:s:c", {"z": "1.3.0"}, {"w": ""}),
+        versioned("d:s:d", requires={"x": ">=3"}),
+    )
+    assert found["d:s:d"] == (
+        "waiting for x >=3, which a:s:a provides, itself waiting for y, which b:s:b provides, itself waiting for z ~1.2, "
+        "but the Pack 'c' states version 1.3.0"
+    )
+
+
+def test_a_circle_needs_versions_that_fit():
+    a = versioned("a:s:a", {"x": "1.0.0"}, {"y": "^1"})
+    assert resolve([a, versioned("b:s:b", {"y": "1.0.0"}, {"x": "^1"})]).blocked[0].cycle
+    blocked = {b.unit.full_id: b for b in resolve([a, versioned("b:s:b", {"y": "2.0.0"}, {"x": "^1"})]).blocked}
+    assert not blocked["a:s:a"].cycle
+    assert blocked["a:s:a"].reason == "waiting for y ^1, but the Pack 'b' states version 2.0.0"

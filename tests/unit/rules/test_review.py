@@ -126,7 +126,9 @@ def test_the_document_for_faces():
     assert json.loads(json.dumps(document)) == document
     assert set(document) == {name for name in Review.__dataclass_fields__ if name != "listing"}
     assert document["state"] == "pending"
-    assert document["edges"][0] == {"key": "may.use", "required": False, "provider": "second"}
+    assert document["edges"][0] == {
+        "key": "may.use", "required": False, "provider": "second", "wanted": "", "why_not": "",
+    }  # fmt: skip
     assert document["rating"]["score"] == found.rating.score
     assert document["rating"]["deductions"][0]["points"] == found.rating.deductions[0].points
     assert document["findings"] == [{"code": "native_code", "path": "x.so", "detail": "d"}]

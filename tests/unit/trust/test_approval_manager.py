@@ -48,7 +48,8 @@ def test_review_lists_everything_for_the_decision(home):
     home.approved("beta", provides=["service.beta"])
     home.add(permissions=READS, uses=["service.beta"], files={"lib/x.so": "\x7fELF", "note.py": "x = '\u202e'\n"})
     document = json.loads(json.dumps(home.approvals.review("alpha").as_dict()))
-    assert document["edges"] == [{"key": "service.beta", "required": False, "provider": "beta"}]
+    edge = {"key": "service.beta", "required": False, "provider": "beta", "wanted": "", "why_not": ""}
+    assert document["edges"] == [edge]
     assert {finding["code"] for finding in document["findings"]} == {"native_code", "invisible_text"}
     asked = {item["type"]: item for item in document["permissions"]}
     assert asked["userdata.read"]["reason"] == "設定を読み込むため"
