@@ -33,9 +33,10 @@ from core_runtime.api import (
 )
 from core_runtime.api.call import Call, ClientGone
 from core_runtime.api.context import Api
-from core_runtime.api.envelope import Envelope, encode, failure, success
+from core_runtime.api.envelope import Envelope, failure, success
 from core_runtime.api.table import Endpoint
 from core_runtime.diagnostics import fail_soft
+from core_runtime.rules.shown import encode
 
 VERSION = "0.1.0"
 _LOG = logging.getLogger("rumi.api")

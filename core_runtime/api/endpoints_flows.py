@@ -12,7 +12,7 @@ import msgspec
 from backend_core.errors import AuthorError, HostError, RumiError
 from core_runtime.api.call import STEP_PATH, Call
 from core_runtime.api.context import Api
-from core_runtime.api.envelope import failure_body, plain
+from core_runtime.api.envelope import failure_body
 from core_runtime.api.sse import EventStream, event, event_bytes
 from core_runtime.api.table import OBJECT, OBJECTS, Endpoint
 from core_runtime.diagnostics import fail_soft
@@ -24,6 +24,7 @@ from core_runtime.rules.flow import model
 from core_runtime.rules.flow.compose import Composition
 from core_runtime.rules.flow.modifier import Modifier
 from core_runtime.rules.flow.older.pipelines import Pipelines, merged
+from core_runtime.rules.shown import plain
 
 TIMEOUT_MOST_S = 86_400.0
 

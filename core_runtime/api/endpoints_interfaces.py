@@ -13,11 +13,12 @@ from starlette.responses import Response
 from backend_core.errors import HostError, NotFoundError, RumiError, TooLargeError
 from core_runtime.api.call import Call
 from core_runtime.api.context import Api
-from core_runtime.api.envelope import encode, failure_body, plain
+from core_runtime.api.envelope import failure_body
 from core_runtime.api.sse import EventStream, event, event_bytes
 from core_runtime.api.table import OBJECTS, Endpoint
 from core_runtime.diagnostics import fail_soft
 from core_runtime.handlers import packs
+from core_runtime.rules.shown import encode, plain
 
 TIMEOUT_MOST_S = 3600.0
 COLLECTED_ITEMS = 10_000

@@ -19,9 +19,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from backend_core.errors import RumiError
-from core_runtime.api.envelope import encode, plain
 from core_runtime.api.sse import EventStream, event, event_bytes
 from core_runtime.event_bus import Event, EventBus
+from core_runtime.rules.shown import encode, plain
 
 if TYPE_CHECKING:
     from core_runtime.api.call import Call

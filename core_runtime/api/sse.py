@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from backend_core.errors import HostError
 from core_runtime.api.call import until_gone
-from core_runtime.api.envelope import encode
+from core_runtime.rules.shown import encode
 
 STREAM_LIMIT = 64
 HEARTBEAT_S = 15.0

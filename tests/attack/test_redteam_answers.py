@@ -4,7 +4,7 @@ import json
 import sys
 import unicodedata
 
-from core_runtime.api.envelope import encode
+from core_runtime.rules.shown import encode
 
 
 def test_no_character_that_a_terminal_or_an_eye_obeys_is_sent_raw() -> None:
