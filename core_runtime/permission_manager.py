@@ -413,3 +413,8 @@ class LiveRights:
     def may_subscribe(self, topic: str) -> bool:
         """Whether the Pack may receive ``topic`` now; also asked with the pattern itself."""
         return isinstance(self.manager.check(self.pack_id, "event.subscribe", topic=topic), Allow)
+
+    def since_s(self) -> float:
+        """When the decision was made that the rights stand on."""
+        grant = self.manager.grant(self.pack_id)
+        return float("inf") if grant is None else grant.approved_at

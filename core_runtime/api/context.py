@@ -47,7 +47,7 @@ class Api:
     def live(self) -> Live:
         """The event stream's ring; made when first asked for."""
         if self._live is None:
-            self._live = Live(self.host.events, self.host.redactions.hide_any_in)
+            self._live = Live(self.host.events, self.host.redactions.hide_any_in, self.host.history)
         return self._live
 
     def describe(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import msgspec
 
 from core_runtime.api.call import Call
 from core_runtime.api.context import Api
-from core_runtime.api.live import events
+from core_runtime.api.live import KEPT_MOST, events, kept
 from core_runtime.api.table import OBJECTS, Endpoint
 from core_runtime.handlers import evidence
 
@@ -114,5 +114,15 @@ ENDPOINTS = (
         "What happens now, as server-sent events; Last-Event-ID replays",
         events,
         only_events=True,
+    ),
+    Endpoint(
+        "GET",
+        "/api/events/kept",
+        "keptEvents",
+        "The newest events of the journal, which outlives the host",
+        kept,
+        OBJECTS,
+        query={"count": KEPT_MOST},
+        texts=("pack",),
     ),
 )

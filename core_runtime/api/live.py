@@ -1,12 +1,13 @@
-"""GET /api/events: the host's event bus as server-sent events, with replay after a short interruption.
+"""GET /api/events: the host's event bus as server-sent events, with replay after an interruption.
 
-Nothing is recorded while nobody looks: the bus is subscribed by the first stream and left ``LINGER_S`` after the
-last, so that a reader who comes back with ``Last-Event-ID`` misses nothing and the bus of a host without readers pays
-nothing.
+The bus is subscribed by the first stream and left ``LINGER_S`` after the last: the bus of a host without readers pays
+nothing. A reader who comes back with ``Last-Event-ID`` is told what happened since, from the ring while the id is in
+it, else from the event journal, which outlives the host; then what happens.
 
 Invariants:
-  * ``RING_EVENTS`` events of at most ``EVENT_LIMIT_BYTES`` each are kept; a reader who falls behind gets a ``lost``
-    event with the number, never an unbounded queue.
+  * ``RING_EVENTS`` events of at most ``event_history.PAYLOAD_BYTES`` each are kept here; a reader who falls behind gets
+    a ``lost`` event with the number, never an unbounded queue. Where the journal no longer holds everything after an
+    id, ``lost`` says so without a number.
   * A payload that JSON can't carry, or a too large one, is shown by its attributes alone.
 """
 
@@ -18,18 +19,20 @@ from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from backend_core.errors import RumiError
+import msgspec
+
 from core_runtime.api.sse import EventStream, event, event_bytes
-from core_runtime.event_bus import Event, EventBus
-from core_runtime.rules.shown import encode, plain
+from core_runtime.event_bus import PACK_SOURCE, Event, EventBus
+from core_runtime.event_history import EventHistory, shown_event
 
 if TYPE_CHECKING:
     from core_runtime.api.call import Call
     from core_runtime.api.context import Api
 
 RING_EVENTS = 1024
-EVENT_LIMIT_BYTES = 16 * 1024
 LINGER_S = 60.0
+KEPT_EVENTS = 100
+KEPT_MOST = 1000
 
 
 @dataclass(slots=True)
@@ -39,6 +42,7 @@ class Live:
     bus: EventBus
     conceal: Callable[[Any], Any]
     """Hides known secrets: the stream is the operator's view of what Packs publish, not a way for data."""
+    history: EventHistory | None = None
     _ring: deque[tuple[int, str, bytes]] = field(default_factory=lambda: deque(maxlen=RING_EVENTS))
     _last: int = 0
     _readers: int = 0
@@ -47,20 +51,27 @@ class Live:
     _leaving: asyncio.TimerHandle | None = None
 
     async def stream(self, after_id: str) -> AsyncGenerator[bytes, None]:
-        """Events from now on, or those after ``after_id`` while it is still in the ring."""
+        """Events from now on, or those after ``after_id``."""
         self._enter()
         try:
             position = self._after(after_id)
             yield event("open", {"replay_from": after_id or None})
+            told: set[str] = set()
+            if position is None:
+                position = self._last  # what comes while the journal is read is in the ring, and maybe in both
+                async for chunk in self._from_journal(after_id, told):
+                    yield chunk
             while True:
                 first = self._last - len(self._ring) + 1
                 if position < first - 1:
                     yield event("lost", {"events": first - 1 - position})
                     position = first - 1
                 for number, event_id, data in [kept for kept in self._ring if kept[0] > position]:
-                    yield event_bytes("event", data, event_id)
+                    if event_id not in told:
+                        yield event_bytes("event", data, event_id)
                     position = number
                 if position >= self._last:
+                    told.clear()
                     self._news.clear()
                     await self._news.wait()
         finally:
@@ -96,23 +107,34 @@ class Live:
 
     def _keep(self, seen: Event) -> None:
         self._last += 1
-        self._ring.append((self._last, seen.id, _shown(seen, self.conceal)))
+        self._ring.append((self._last, seen.id, shown_event(seen, self.conceal)))
         self._news.set()
 
-    def _after(self, event_id: str) -> int:
-        for number, kept_id, _ in self._ring:
-            if kept_id == event_id:
-                return number
-        return self._last
+    def _after(self, event_id: str) -> int | None:
+        """The place of an id in the ring, the end without one; None for one that the ring does not hold."""
+        if not event_id:
+            return self._last
+        return next((number for number, kept_id, _ in self._ring if kept_id == event_id), None)
+
+    async def _from_journal(self, after_id: str, told: set[str]) -> AsyncGenerator[bytes, None]:
+        rows = await self.history.rows(after_id) if self.history is not None else None
+        if rows is None or not rows.complete:
+            yield event("lost", {"events": None})
+        if rows is None:
+            return
+        async for page in rows.pages():
+            for row in page:
+                event_id = f"{row.run}-{row.number}"
+                if row.run == self.bus.run:
+                    told.add(event_id)
+                yield event_bytes("event", row.shown, event_id)
 
 
-def _shown(seen: Event, conceal: Callable[[Any], Any]) -> bytes:
-    attributes: dict[str, Any] = conceal(dict(seen.attributes))
-    try:
-        shown = encode({**attributes, "data": conceal(plain(seen.data))})
-    except RumiError as exc:
-        return encode({**attributes, "data": None, "omitted": exc.code})
-    return shown if len(shown) <= EVENT_LIMIT_BYTES else encode({**attributes, "data": None, "omitted": "too_large"})
+async def kept(api: Api, call: Call) -> Any:
+    """The newest events of the journal, oldest first; ``pack`` chooses those that one Pack published."""
+    count, pack_id = call.count("count", KEPT_EVENTS, KEPT_MOST), call.text("pack")
+    source = f"{PACK_SOURCE}{pack_id}" if pack_id else ""
+    return [msgspec.Raw(row.shown) for row in await api.host.history.newest(source, count)]
 
 
 async def events(api: Api, call: Call) -> Any:

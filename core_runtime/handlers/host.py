@@ -29,6 +29,7 @@ from core_runtime.drivers.audit import AuditLog
 from core_runtime.drivers.redactions import Redactions
 from core_runtime.egress.broker import Broker
 from core_runtime.event_bus import EventBus
+from core_runtime.event_history import EventHistory
 from core_runtime.function_alias import FunctionAlias
 from core_runtime.handlers.logs import PackLogs
 from core_runtime.host_privilege_manager import HostPrivilegeManager
@@ -130,7 +131,8 @@ class Host:
         self.redactions = Redactions()
         self.diagnostics = Diagnostics(conceal=self.redactions.hide_any_in)
         self.registry = InterfaceRegistry(self.diagnostics)
-        self.events = EventBus(self.diagnostics)
+        self.history = EventHistory(self.diagnostics, self.redactions.hide_any_in)
+        self.events = EventBus(self.diagnostics, history=self.history)
         self.aliases = FunctionAlias()
         self.log = PackLogs()
         self.policy = Policy()
@@ -238,6 +240,7 @@ class Host:
             self.userdata.close()
         if self.built("issues"):
             await self.issues.close()
+        await asyncio.to_thread(self.history.close)
 
     @property
     def closing(self) -> bool:

@@ -56,6 +56,15 @@ class SessionRights:
         """Whether the Pack may receive ``topic`` now; also asked with the pattern itself."""
         return self._asked(self._live.may_subscribe, topic)
 
+    def since_s(self) -> float:
+        """When the decision was made that these rights stand on; none: never."""
+        if self.standing.stage is Stage.SERVING:
+            grant = self._permissions.grant(self._pack_id)
+        else:
+            with acting(self.standing):
+                grant = self._permissions.grant(self._pack_id)
+        return float("inf") if grant is None else grant.approved_at
+
     def _asked(self, question: Callable[[str], bool], subject: str) -> bool:
         if self.standing.stage is Stage.SERVING:
             return question(subject)

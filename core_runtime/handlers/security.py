@@ -10,6 +10,7 @@ from typing import Any
 from backend_core.ecosystem.active_ecosystem import load_active_ecosystem
 from backend_core.errors import quote
 from core_runtime.bus.hub import Bus
+from core_runtime.drivers.keys import Keyring
 from core_runtime.handlers import evidence, requests
 from core_runtime.handlers.host import Host
 from core_runtime.handlers.isolation import tell_limit
@@ -26,7 +27,9 @@ async def evidence_step(host: Host, _args: Mapping[str, Any]) -> None:
 
 @handler("security.bus")
 async def bus_step(host: Host, _args: Mapping[str, Any]) -> None:
-    """Start the bus that every Pack is connected to, and read the operator's choices about interfaces."""
+    """Open the event journal, start the bus that connects all Packs, read the operator's choices."""
+    keyring = Keyring(host.settings.user_data / "permissions")
+    await asyncio.to_thread(host.history.open, host.settings.home, keyring.text)
     host.active = await asyncio.to_thread(load_active_ecosystem, host.settings.user_data / "active_ecosystem.json")
 
     async def serve(session: Any, operation: str, args: Any) -> Any:

@@ -188,10 +188,11 @@ class ReleaseFrame(Struct, tag=RELEASE, array_like=True, forbid_unknown_fields=T
 
 
 class SubscribeFrame(Struct, tag=SUBSCRIBE, array_like=True, forbid_unknown_fields=True, gc=False):
-    """SUBSCRIBE."""
+    """SUBSCRIBE: ``options`` is the raw map; an agent may leave it out."""
 
     id: U32
     topic: Key
+    options: Raw = Raw(b"\x80")
 
 
 class UnsubscribeFrame(Struct, tag=UNSUBSCRIBE, array_like=True, forbid_unknown_fields=True, gc=False):

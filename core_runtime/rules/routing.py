@@ -37,6 +37,11 @@ class PackRights(Protocol):
     def may_subscribe(self, topic: str) -> bool:
         """Whether the Pack may receive ``topic``; also asked with the glob itself when it subscribes."""
 
+    def since_s(self) -> float:
+        """When the decision was made that these rights stand on, in seconds since 1970; what was published before
+        was not published to this Pack, and is not replayed to it.
+        """
+
 
 RightsOf = Callable[[], PackRights]
 
@@ -58,6 +63,9 @@ class _NoRights:
 
     def may_subscribe(self, _topic: str) -> bool:
         return False
+
+    def since_s(self) -> float:
+        return float("inf")
 
 
 NO_RIGHTS = _NoRights()
@@ -110,15 +118,16 @@ def is_glob(pattern: str) -> bool:
 
 
 @lru_cache(maxsize=4_096)
-def _compiled(pattern: str) -> re.Pattern[str]:
-    return re.compile(translate(pattern))
+def pattern_of(glob: str) -> re.Pattern[str]:
+    """A glob compiled: case-sensitive; ``*`` crosses dots. Runs of ``*`` are one, so that matching stays polynomial."""
+    return re.compile(translate(re.sub(r"\*+", "*", glob)))
 
 
 def matches(pattern: str, text: str) -> bool:
-    """Glob match, case-sensitive; ``*`` crosses dots. Runs of ``*`` are one, so that matching stays polynomial."""
+    """Whether an exact text or a glob (``pattern_of``) stands for ``text``."""
     if not is_glob(pattern):
         return pattern == text
-    return _compiled(re.sub(r"\*+", "*", pattern)).match(text) is not None
+    return pattern_of(pattern).match(text) is not None
 
 
 def matching(patterns: Iterable[str], text: str) -> bool:

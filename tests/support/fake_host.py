@@ -297,6 +297,8 @@ class FakeHost:
         self.entries: list[Entry] = []
         self.functions: dict[str, Callable[[Any], Any]] = {}
         self.subscriptions: dict[int, tuple[Peer, str]] = {}
+        self.subscribe_options: list[dict[str, Any] | None] = []
+        self.past: list[Any] = []
         self.files: dict[str, bytes] = {}
         self.granted: set[str] = set()
         self.requests: list[tuple[str, Any]] = []
@@ -535,10 +537,18 @@ class FakeHost:
 
     # --- events and requests
 
-    def _subscribe(self, peer: Peer, number: int, topic: str) -> None:
+    def _subscribe(self, peer: Peer, number: int, topic: str, options: dict[str, Any] | None = None) -> None:
+        """With ``since``: answered as the host does, and ``past`` is told at once."""
         subscription = self.number()
         self.subscriptions[subscription] = (peer, topic)
-        peer.send(2, number, 0, [], subscription)
+        self.subscribe_options.append(options)
+        if options is None or "since" not in options:
+            peer.send(2, number, 0, [], subscription)
+            return
+        peer.send(2, number, 0, [], {"subscription": subscription, "complete": bool(self.past)})
+        for body in self.past:
+            event = {"specversion": "1.0", "id": "p", "source": "kernel", "type": topic, "time": "2026-01-01T00:00:00Z"}
+            peer.send(51, 0, subscription, event, [], body)
 
     def _unsubscribe(self, peer: Peer, number: int, subscription: int) -> None:
         peer.send(2, number, 0, [], self.subscriptions.pop(subscription, None) is not None)

@@ -155,7 +155,7 @@ def fake_host() -> Any:
     ]
     return SimpleNamespace(
         diagnostics=diagnostics,
-        events=EventBus(diagnostics),
+        events=EventBus(diagnostics), history=None,
         redactions=Redactions(),
         isolation=isolation,
         privileges=FakePrivileges(),

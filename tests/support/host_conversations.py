@@ -157,6 +157,11 @@ CONVERSATIONS: dict[str, tuple[str, list[list[Any]]]] = {
         ["beta", [50, 2, "secret.a", [], None]], ["beta", HOST],
         ["alpha", [49, 3, 1]], ["alpha", HOST], ["beta", [50, 3, "topic.a", [], None]], ["beta", HOST],
     ]),
+    "events_with_options": ("A subscription that says how it wants its events, one with options that are not usable.", [
+        ["open", "alpha", {"subscribe": ["topic.*"]}],
+        ["alpha", [48, 1, "topic.*", {"queue": 4, "policy": "latest", "since": "oldest"}]], ["alpha", HOST],
+        ["alpha", [48, 2, "topic.*", {"queue": 0}]], ["alpha", HOST],
+    ]),
     "requests": ("An operation that is served, one that is refused, and one that nobody knows.", [
         ["open", "alpha", {}],
         ["alpha", [64, 1, "userdata.read", 0, [], {"path": "packs/alpha/a"}]], ["alpha", HOST],

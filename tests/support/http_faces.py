@@ -104,7 +104,7 @@ async def serving(home: Path) -> AsyncIterator[Served]:
     faces = PackApiServer(settings)
     faces.bind()
     diagnostics = Diagnostics()
-    host: Any = SimpleNamespace(diagnostics=diagnostics, events=EventBus(diagnostics))
+    host: Any = SimpleNamespace(diagnostics=diagnostics, events=EventBus(diagnostics), history=None)
     api = Api(host, settings, faces.web_port)
     app, web = Recorder(), Recorder()
     served = Served(settings, api, faces, app, web)

@@ -19,6 +19,7 @@ from core_runtime.bus.hub import Bus
 from core_runtime.bus.sessions import Session
 from core_runtime.diagnostics import Diagnostics
 from core_runtime.event_bus import EventBus
+from core_runtime.event_history import EventHistory
 from core_runtime.interface_registry import InterfaceRegistry
 from core_runtime.rules.contracts import NO_TERMS, Terms
 from core_runtime.rules.frames import BusLimits
@@ -44,6 +45,7 @@ class Grant:
     provides: set[str] = field(default_factory=set)
     publish: tuple[str, ...] = ()
     subscribe: tuple[str, ...] = ()
+    since: float = 0.0
 
     def may_call(self, key: str) -> bool:
         return key in self.calls
@@ -59,6 +61,9 @@ class Grant:
 
     def may_subscribe(self, topic: str) -> bool:
         return any(matches(p, topic) for p in self.subscribe)
+
+    def since_s(self) -> float:
+        return self.since
 
 
 class RawAgent:
@@ -180,11 +185,11 @@ class RawAgent:
 class Rig:
     """A bus with as many raw agents as a test wants."""
 
-    def __init__(self, folder: str, **bus_options: Any) -> None:
+    def __init__(self, folder: str, *, history: EventHistory | None = None, **bus_options: Any) -> None:
         self.folder = folder
         self.diagnostics = Diagnostics()
         self.registry = InterfaceRegistry(self.diagnostics)
-        self.events = EventBus(self.diagnostics)
+        self.events = EventBus(self.diagnostics, history=history)
         self.denials: list[tuple[str, str, str, int]] = []
         self.logs: list[tuple[str, int, int, str, str]] = []
         self.bus = Bus(

@@ -48,6 +48,8 @@ PROTOCOL = 1
 REGISTER, UNREGISTER, MIRROR, RELEASE = 32, 33, 34, 37
 SUBSCRIBE, UNSUBSCRIBE, PUBLISH, EVENT = 48, 49, 50, 51
 REQUEST = 64
+EARLY_EVENTS = 4_096
+"""Events kept for subscriptions whose number is not known yet."""
 WITH_BODY = frozenset({CALL, RESULT, STREAM_ITEM, MIRROR, EVENT})
 
 EXT_REFERENCE, EXT_DATE = 1, 2
@@ -1595,6 +1597,8 @@ class Agent:
         self.observers: dict[int, Observer] = {}
         self.next_observer = 0
         self.subscriptions: dict[int, Subscription] = {}
+        self.subscribing = 0
+        self.early: deque[tuple[int, Any, Any]] = deque(maxlen=EARLY_EVENTS)
         self.components: dict[str, dict[str, Any]] = {}
         self.channels: dict[int, Any] = {}
         self.network: Any = None
@@ -2149,7 +2153,7 @@ class Agent:
             self.start(observer.serial.post((key, old, new)))
 
     def on_event(self, _number: int, subscription: int, event: Any, _refs: list[Any], body: Any) -> Run | None:
-        target = self.subscriptions.get(subscription)
+        target = self.subscriptions.get(subscription) or self.subscriber(subscription, event, body)
         if target is None:
             return None
         run = target.serial.post((body, event))
@@ -2157,6 +2161,28 @@ class Agent:
             self.start(run)
             return None
         return self.admit(run)
+
+    def subscriber(self, number: int, event: Any, body: Any) -> Subscription | None:
+        """Who subscribed so. An event may be here before the thread that asks has seen the answer: it is kept."""
+        with self.mutex:
+            target = self.subscriptions.get(number)
+            if target is None and self.subscribing:
+                self.early.append((number, event, body))
+            return target
+
+    def subscribed(self, number: int, subscription: Subscription) -> None:
+        """From now on events reach it: first, in order, those that were here before."""
+        while True:
+            with self.mutex:
+                early = [item for item in self.early if item[0] == number]
+                if not early:
+                    self.subscriptions[number] = subscription
+                    return
+                others = [item for item in self.early if item[0] != number]
+                self.early.clear()
+                self.early.extend(others)
+            for _number, event, body in early:
+                self.start(subscription.serial.post((body, event)))
 
     def on_welcome(self, *_fields: Any) -> None:
         raise ProtocolError("WELCOME comes once")
@@ -2978,6 +3004,54 @@ class Serial:
         return self.fn(*values[: self.count])
 
 
+class EventSerial(Serial):
+    """Events that wait for their handler: at most ``limit``; what a full queue loses is the subscriber's choice."""
+
+    def __init__(self, agent: Agent, fn: Any, limit: int, policy: str) -> None:
+        super().__init__(agent, fn, 2)
+        self.limit = limit
+        self.policy = policy
+        self.topics: dict[str, tuple[Any, ...]] = {}
+
+    def post(self, item: tuple[Any, ...]) -> Run | None:
+        with self.agent.mutex:
+            lost = self.put(item)
+            self.lost += lost
+            told = lost and (self.lost == 1 or self.lost % 1_000 == 0)
+            idle, self.busy = not self.busy, True
+        if told:
+            text = f"a subscriber is too slow: {self.lost} events were dropped ({self.policy})"
+            self.agent.log(30, "log:rumi.events", text)
+        return Run(self.agent, 0, self, None) if idle else None
+
+    def put(self, item: tuple[Any, ...]) -> int:
+        topic = item[1].get("type")
+        latest = self.policy == "latest"
+        if latest:
+            self.topics.pop(topic, None)
+        full = len(self.topics if latest else self.queue) >= self.limit
+        if full and self.policy == "drop_newest":
+            return 1
+        if latest:
+            if full:
+                del self.topics[next(iter(self.topics))]
+            self.topics[topic] = item
+        else:
+            if full:
+                self.queue.popleft()
+            self.queue.append(item)
+        return int(full)
+
+    def next(self) -> tuple[Any, ...] | None:
+        if self.policy != "latest":
+            return super().next()
+        with self.agent.mutex:
+            if self.topics:
+                return self.topics.pop(next(iter(self.topics)))
+            self.busy = False
+            return None
+
+
 class Observer:
     """One ``observe``."""
 
@@ -2992,10 +3066,11 @@ class Observer:
 class Subscription:
     """One ``subscribe``."""
 
-    def __init__(self, agent: Agent, topic: str, handler: Any) -> None:
+    def __init__(self, agent: Agent, topic: str, handler: Any, queue: int | None, policy: str) -> None:
         self.topic = topic
         self.number = 0
-        self.serial = Serial(agent, handler, 2)
+        self.complete = True
+        self.serial = EventSerial(agent, handler, queue or Serial.LIMIT, policy)
 
 
 def glob_matches(pattern: str, text: str) -> bool:
@@ -3247,13 +3322,40 @@ class EventBus:
         self._agent = agent
         self._by_id: dict[str, Subscription] = {}
 
-    def subscribe(self, topic: str, handler: Any, handler_id: str | None = None) -> str:
-        """Call ``handler(payload)`` or ``handler(payload, event)`` for a topic or glob; an id given again replaces."""
+    def subscribe(
+        self,
+        topic: str,
+        handler: Any,
+        handler_id: str | None = None,
+        *,
+        queue: int | None = None,
+        policy: str | None = None,
+        since: str | None = None,
+    ) -> str:
+        """Call ``handler(payload)`` or ``handler(payload, event)`` for a topic or glob; an id given again replaces.
+
+        At most ``queue`` events wait for the handler; when more come, ``policy`` says what goes: ``drop_oldest`` (the
+        default), ``drop_newest``, or ``latest`` (of each topic only the newest waits). ``since``: first what the host
+        has kept after the event of that id (``oldest``: everything), as far as this Pack may hear it; at least once.
+        """
         check_name("a topic", topic)
         agent = self._agent
-        subscription = Subscription(agent, topic, handler)
-        number = subscription.number = int(agent.ask([SUBSCRIBE, topic]))
-        agent.subscriptions[number] = subscription
+        subscription = Subscription(agent, topic, handler, queue, policy or "drop_oldest")
+        given = {"queue": queue, "policy": policy, "since": since}
+        options = {name: value for name, value in given.items() if value is not None}
+        with agent.mutex:
+            agent.subscribing += 1
+        try:
+            answer = agent.ask([SUBSCRIBE, topic, options] if options else [SUBSCRIBE, topic])
+            if isinstance(answer, dict):
+                subscription.complete, answer = bool(answer.get("complete")), answer.get("subscription", 0)
+            number = subscription.number = int(answer)
+            agent.subscribed(number, subscription)
+        finally:
+            with agent.mutex:
+                agent.subscribing -= 1
+                if not agent.subscribing:
+                    agent.early.clear()
         name = handler_id or f"sub-{number}"
         old = self._by_id.get(name)
         self._by_id[name] = subscription
@@ -3278,6 +3380,11 @@ class EventBus:
         """Remove every subscriber of this component, or those of exactly this topic or glob; how many."""
         gone = [name for name, s in list(self._by_id.items()) if topic is None or s.topic == topic]
         return sum(self.unsubscribe(self._by_id[name].topic, name) for name in gone)
+
+    def is_complete(self, handler_id: str) -> bool:
+        """Whether a subscriber with ``since`` was told everything: False when some of it is no longer kept."""
+        subscription = self._by_id.get(handler_id)
+        return subscription is not None and subscription.complete
 
     def list_subscribers(self) -> dict[str, list[str]]:
         """Topic or glob → ids, in order of subscription."""

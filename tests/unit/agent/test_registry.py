@@ -281,6 +281,41 @@ def test_events(start, host: FakeHost) -> None:
     assert host.subscriptions == {}
 
 
+def test_events_with_options(start, host: FakeHost) -> None:
+    host.past = list(range(2_000))
+    peer = start("""
+        import threading
+        def run(context):
+            bus = context["event_bus"]
+            past, gates, got = [], threading.Event(), {}
+            name = bus.subscribe("topic.past", past.append, since="oldest")
+            def slow(policy):
+                got[policy] = []
+                def handler(payload, event):
+                    gates.wait()
+                    got[policy].append([event["type"], payload])
+                return handler
+            for policy in ("drop_oldest", "drop_newest", "latest"):
+                bus.subscribe("*", slow(policy), policy, queue=3, policy=policy)
+            ir = context["interface_registry"]
+            ir.register("past", lambda: [len(past), past == list(range(len(past))), bus.is_complete(name), bus.is_complete("no")])
+            ir.register("open", lambda: gates.set())
+            ir.register("got", lambda: got)
+    """)
+    wait_until(lambda: host.call("past") == [2_000, True, True, False], "everything that was, in order")
+    for number in range(8):
+        host.publish(f"topic.{number % 2}", number)
+    assert host.call("past")[0] == 2_000  # all of them have arrived, since frames are read in order
+    host.call("open")
+    wait_until(lambda: sum(map(len, host.call("got").values())) == 4 + 4 + 3, "what waited")
+    got = host.call("got")
+    assert [n for _, n in got["drop_oldest"]] == [0, 5, 6, 7]
+    assert [n for _, n in got["drop_newest"]] == [0, 1, 2, 3]
+    assert got["latest"] == [["topic.0", 0], ["topic.0", 6], ["topic.1", 7]]
+    peer.wait_for_log(lambda log: log[0] == 30 and "too slow" in log[2])
+    assert host.subscribe_options == [{"since": "oldest"}, *({"queue": 3, "policy": p} for p in ("drop_oldest", "drop_newest", "latest"))]
+
+
 def test_files_permissions_journal_diagnostics(start, host: FakeHost) -> None:
     host.files["packs/alpha/old.json"] = b'{"a": 1}'
     host.granted.add("network")

@@ -5,6 +5,8 @@ from typing import Any
 
 from core_runtime.diagnostics import Diagnostics
 from core_runtime.event_bus import EventBus
+from core_runtime.event_history import EventHistory
+from core_runtime.rules.subscriptions import Policy
 from tests.support.raw_agent import eventually
 
 
@@ -45,7 +47,9 @@ def test_whole_events_have_cloudevents_attributes():
     bus.publish("t", 9, source="rumi:test")
     bus.publish("t", 9)
     first, second = (event.attributes for event in seen)
-    assert first | {"id": ""} == {"id": "", "source": "rumi:test", "type": "t", "time": "1970-01-01T00:00:00.500000Z"}
+    assert first | {"id": ""} == {
+        "specversion": "1.0", "id": "", "source": "rumi:test", "type": "t", "time": "1970-01-01T00:00:00.500000Z",
+    }  # fmt: skip
     assert first["id"] != second["id"]
     assert seen[0].data == 9
 
@@ -111,3 +115,89 @@ def test_many_topics_do_not_fill_memory():
     for i in range(10_000):
         bus.publish(f"t{i}")
     assert len(bus._cache) <= 4_096
+
+
+def test_subscribers_are_told_in_the_order_in_which_they_subscribed():
+    bus = EventBus()
+    seen: list[str] = []
+    for name, topic in (("1", "a.*"), ("2", "a.b"), ("3", "*"), ("4", "a.b")):
+        bus.subscribe(topic, lambda _payload, name=name: seen.append(name), name)
+    bus.publish("a.b")
+    assert seen == ["1", "2", "3", "4"]
+    bus.unsubscribe("a.b", "2")
+    bus.publish("a.b")
+    assert seen[4:] == ["1", "3", "4"]
+
+
+def test_policies_of_full_queues():
+    async def main():
+        bus = EventBus()
+        gate = asyncio.Event()
+        got: dict[str, list[Any]] = {policy.value: [] for policy in Policy}
+        for policy in Policy:
+
+            async def wait(event, name=policy.value):
+                await gate.wait()
+                got[name].append((event.type, event.data))
+
+            bus.subscribe_events("t.*", wait, policy.value, queue=2, policy=policy)
+        for topic, number in (("t.a", 1), ("t.b", 2), ("t.a", 3), ("t.a", 4)):
+            bus.publish(topic, number)
+        gate.set()
+        await eventually(lambda: all(len(events) == 2 for events in got.values()))
+        assert got["drop_oldest"] == [("t.a", 3), ("t.a", 4)]
+        assert got["drop_newest"] == [("t.a", 1), ("t.b", 2)]
+        assert got["latest"] == [("t.b", 2), ("t.a", 4)]
+        assert bus.dropped() == {"drop_oldest": 2, "drop_newest": 2}
+        assert bus.lost == 4
+        bus.clear()
+
+    asyncio.run(main())
+
+
+def test_a_subscriber_with_since_hears_what_was_then_what_comes(tmp_path):
+    async def main():
+        diagnostics = Diagnostics()
+        history = EventHistory(diagnostics, lambda value: value)
+        history.open(tmp_path, lambda: "ab" * 32)
+        bus = EventBus(diagnostics, history=history)
+        seen: list[Any] = []
+        first: list[Any] = []
+        number = bus.subscribe_events("t", first.append)
+        for n in range(600):
+            bus.publish("t" if n % 2 else "other", n, source=f"rumi:test/{n % 10}")
+        bus.unsubscribe("t", number)
+        since = first[9].id
+        bus.subscribe("t", seen.append, "plain", since=since)
+        bus.publish("t", "live")
+        await eventually(lambda: "live" in seen)
+        assert seen == [*range(21, 600, 2), "live"]
+        assert bus.publish("t", "again") == 1
+        assert seen[-1] == "again", "from then on in the publisher's turn"
+        late: list[Any] = []
+
+        async def later(payload):
+            late.append(payload)
+
+        bus.subscribe("t", later, since="oldest")
+        await eventually(lambda: late[-1:] == ["again"])
+        assert late == [*range(1, 600, 2), "live", "again"]
+        assert not (await bus.replay("00000000-1", lambda topic: True)).complete
+        bus.clear()
+        history.close()
+        assert diagnostics.issues() == []
+
+    asyncio.run(main())
+
+
+def test_a_bus_without_a_journal_replays_nothing_and_says_so():
+    async def main():
+        bus = EventBus()
+        seen: list[Any] = []
+        bus.publish("t", 1)
+        bus.subscribe("t", seen.append, since="oldest")
+        bus.publish("t", 2)
+        await eventually(lambda: seen == [2])
+        assert not (await bus.replay("oldest", lambda topic: True)).complete
+
+    asyncio.run(main())

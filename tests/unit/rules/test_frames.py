@@ -35,7 +35,7 @@ GOOD = [
     (frames.RegisterFrame, [32, 7, "key", {}, {}, {}, [], None]),
     (frames.UnregisterFrame, [33, 7, [1, U32]]),
     (frames.ReleaseFrame, [37, 0, [1] * 65_536]),
-    (frames.SubscribeFrame, [48, 7, "topic"]),
+    (frames.SubscribeFrame, [48, 7, "topic", {"queue": 1}]),
     (frames.UnsubscribeFrame, [49, 7, 3]),
     (frames.PublishFrame, [50, 7, "topic", [], 1]),
     (frames.RequestFrame, [64, 7, "o" * 64, 3, [], 1]),
@@ -48,7 +48,7 @@ BAD = [
     [1, 7, "k", 5, 0, 0, None, [[0]], 1], [1, 7, "k", 5, 0, 0, None, [[0, 0]] * 1025, 1], [1, 7, "k", 5, 0, 0, None, []],
     [1, 7, "k", 5, 0, 0, None, [], 1, "more"], [4], [4, 7, 8], [4, "7"], [4, True], [4, 1.5], [6, 7, ERROR[:4]], [3, 7, *ERROR, 1],
     [8, 7], [0, 7], [17, 7, {}], [18, 7, {}], [20, 7], [21, 7], [34, 7, 1], [51, 7, "t", [], 1], [63, 7], [65, 7], [23, 0, 20, "s" * 201, "x"],
-    [33, 7, [1] * 65_537], [37, 0, [1] * 65_537], [33, 7, [-1]], [48, 7, ""], [48, 7, "t" * 257], [50, 7, "", [], 1], [64, 7, "o" * 65, 3, [], 1],
+    [33, 7, [1] * 65_537], [37, 0, [1] * 65_537], [33, 7, [-1]], [48, 7, ""], [48, 7, "t" * 257], [48, 7], [50, 7, "", [], 1], [64, 7, "o" * 65, 3, [], 1],
     [32, 7, "", {}, {}, {}, [], None], {}, [], 7, "x", None, [[4], 7],
 ]  # fmt: skip
 
@@ -75,9 +75,16 @@ def test_a_frame_is_read_into_its_fields(kind, fields):
 
 @pytest.mark.parametrize(("kind", "fields"), GOOD, ids=lambda value: getattr(value, "__name__", ""))
 def test_a_frame_has_no_field_more_and_none_less(kind, fields):
-    for wrong in ([*fields, 1], fields[:-1], dict(enumerate(fields))):
+    less = fields[: -2 if kind is frames.SubscribeFrame else -1]  # the one field that may be left out
+    for wrong in ([*fields, 1], less, dict(enumerate(fields))):
         with pytest.raises(FrameError):
             parse(encode(wrong))
+
+
+def test_subscribing_without_options_is_the_older_form():
+    frame = parse(encode([48, 7, "topic"]))
+    assert isinstance(frame, frames.SubscribeFrame)
+    assert msgspec.msgpack.decode(frame.options) == {}
 
 
 @pytest.mark.parametrize("fields", BAD, ids=range(len(BAD)))
