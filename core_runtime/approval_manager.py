@@ -255,7 +255,7 @@ class ApprovalManager(Approvals):
                 raise _conflict("no_update", "What is approved is no older version of this.", pack_id)
             check_isolation(known.grant, isolation, accept_weaker=accept_weaker)
             decision = self._decide(metadata, permissions, replaces, until)
-            draft = self._draft(metadata, stored.tree, decision, isolation, actor, known.grant)
+            draft = self._draft(metadata, stored, decision, isolation, actor, known.grant)
             if not unpack:
                 yield known, stored, draft
                 return

@@ -50,8 +50,9 @@ from core_runtime.drivers.latest_time import LatestTime
 from core_runtime.drivers.packages import Packages, wheels_folder
 from core_runtime.drivers.status import PackStatus, checked_id, must_exist, status_of, unusable
 from core_runtime.drivers.store import Stored, TreeStore
-from core_runtime.drivers.tree import Tree, read_tree
+from core_runtime.drivers.tree import read_tree
 from core_runtime.drivers.updates import UpdateFiles
+from core_runtime.flow_composer import flow_ids
 from core_runtime.rules.approval import Event, Facts, Mark, State, Verdict
 from core_runtime.rules.combination import PackNode
 from core_runtime.rules.contracts import Terms, schema_faults
@@ -66,7 +67,7 @@ from core_runtime.rules.decisions import (
 )
 from core_runtime.rules.dependencies import Dependencies
 from core_runtime.rules.digest import TreeLimits, fingerprints
-from core_runtime.rules.grants import Grant, Permission, freeze, trees_of
+from core_runtime.rules.grants import Grant, Permission, flow_claim, freeze, is_flow_claim, trees_of
 from core_runtime.rules.narrowing import as_choices, with_added
 from core_runtime.rules.permissions import (
     Decision,
@@ -234,6 +235,8 @@ class Approvals:
         for grant in self._grants_in_force():
             replaced = {key for p in grant.of_type(REPLACE) if self._holds(p) for key in p.texts("keys")}
             for key, since in grant.since.items():
+                if is_flow_claim(key):
+                    continue
                 claim = (0, -grant.approved_at, grant.pack_id) if key in replaced else (1, since, grant.pack_id)
                 claims[key] = min(claims.get(key, claim), claim)
         return {key: claim[2] for key, claim in sorted(claims.items())}
@@ -295,7 +298,7 @@ class Approvals:
                 check_isolation(known.grant, isolation, accept_weaker=accept_weaker)
                 decision = self._decide(metadata, permissions, replaces, until)
                 before = known.grant if same else None
-                draft = self._draft(metadata, stored.tree, decision, isolation, actor, before)
+                draft = self._draft(metadata, stored, decision, isolation, actor, before)
                 with self._with_packages(draft, metadata, stored, before, target, fetched) as draft:
                     self._audit.append("pack.approving", pack_id=pack_id, actor=actor, digest=stored.digest)
                     if not same:
@@ -635,7 +638,7 @@ class Approvals:
     def _draft(
         self,
         metadata: PackMetadata,
-        tree: Tree,
+        stored: Stored,
         decision: Decision,
         isolation: Isolation,
         actor: str,
@@ -643,11 +646,12 @@ class Approvals:
     ) -> Grant:
         now = self._clock()
         known = before.since if before else {}
+        owned = {*metadata.provides(), *map(flow_claim, flow_ids(stored.path, metadata.pack_id))}
         return Grant(
             pack_id=metadata.pack_id,
             pack_identity=metadata.pack_identity,
             version=metadata.version,
-            digest=tree.digest,
+            digest=stored.digest,
             counter=0,
             epoch="",
             isolation=isolation,
@@ -656,8 +660,8 @@ class Approvals:
             actor=actor,
             permissions=decision.granted,
             requested=tuple(freeze({"type": r.type, "reason": r.reason, **r.params}) for r in metadata.permissions),
-            files=MappingProxyType(fingerprints(tree.entries)),
-            since=MappingProxyType({key: known.get(key, now) for key in sorted(metadata.provides())}),
+            files=MappingProxyType(fingerprints(stored.tree.entries)),
+            since=MappingProxyType({name: known.get(name, now) for name in sorted(owned)}),
             base_runtime=self._base_runtime,
         )
 

@@ -3,7 +3,8 @@
 Invariants:
   * A file that can't be understood is an Issue with line and column; the others load all the same.
   * The order in which files are found never matters: within a layer two files of one flow id refuse each other,
-    except that a Pack's gives way to a file of the host or the operator.
+    except that a Pack's gives way to a file of the host or the operator, and to the Pack that was approved with that
+    flow before it: no Pack takes a flow away from another by having its id.
   * A higher layer replaces a whole flow of the same id, except where the lower one sealed any part of it: sealed flows
     refuse, always, and the refusal names both files.
   * What a Pack brings is read from its approved copy, and is its: its flows, its modifiers, its steps.
@@ -14,9 +15,10 @@ Not here: what a composition is (``rules.flow.compose``), which Packs are approv
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from core_runtime.diagnostics import Diagnostics, Severity
 from core_runtime.rules.flow import model
 from core_runtime.rules.flow.changes import Change, Status
 from core_runtime.rules.flow.compose import Base, Composition, World, compose, concerns
+from core_runtime.rules.flow.model import EMPTY
 from core_runtime.rules.flow.modifier import Modifier, parse_modifier
 from core_runtime.rules.flow.older.pipelines import Merged, Pipelines, merged
 from core_runtime.rules.flow.older.read import FLOW_KEY, MODIFIER_KEY, read_older, style_of
@@ -37,13 +40,15 @@ from core_runtime.rules.flow.plan import plan_flow
 MAX_FLOW_BYTES = 1024 * 1024
 MAX_FILES = 2_000
 SUFFIXES = (".yaml", ".yml", ".json")
+FOLDER = "backend/flows/"
+"""Where a Pack's flow files lie, directly."""
 
 
 @dataclass(frozen=True, slots=True)
 class PackDocument:
     """A flow file of an approved Pack, or what it registered under ``key``. ``name`` is shown to people.
 
-    ``fault``: why there are no bytes.
+    ``fault``: why there are no bytes. ``since``: when its Pack was approved with each flow.
     """
 
     pack_id: str
@@ -51,6 +56,7 @@ class PackDocument:
     data: bytes
     key: str = ""
     fault: str = ""
+    since: Mapping[str, float] = field(default_factory=lambda: EMPTY)
 
 
 PackDocuments = Callable[[], Iterable[PackDocument]]
@@ -90,6 +96,7 @@ class FlowComposer:
         self._merged: tuple[tuple[Pipelines, ...], frozenset[tuple[str, str]], Merged] | None = None
         self._plain: dict[str, tuple[Base, Composition]] = {}
         self._raised: set[tuple[str, str]] = set()
+        self._since: dict[tuple[str, str], float] = {}
         self._loading = threading.Lock()
 
     def load(self, world: World = World(), *, without: str = "") -> Mapping[str, Composition]:  # noqa: B008 - frozen
@@ -125,7 +132,9 @@ class FlowComposer:
         """What every document says, in the order of layers and names; those that say nothing are Issues."""
         read: dict[_Place, _Read] = {}
         says: list[Says] = []
+        self._since.clear()
         for layer, document in self._documents():
+            self._since |= {(flow_id, document.pack_id): at for flow_id, at in document.since.items()}
             place = layer, document.name, document.pack_id
             known = self._known.get(place)
             read[place] = known if known is not None and known.data == document.data else _read(document, layer)
@@ -197,11 +206,23 @@ class FlowComposer:
         by_id: dict[str, list[Base]] = {}
         for base in flows:
             by_id.setdefault(base.flow.id, []).append(base)
-        for flow_id, same in sorted(by_id.items()):
+        for flow_id, several in sorted(by_id.items()):
+            same = by_id[flow_id] = self._owned(flow_id, several)
             if len(same) > 1:
                 files = ", ".join(sorted(base.flow.origin.source for base in same))
                 self._issue("flow_twice", flow_id, "Two files hold one flow", f"{flow_id}: {files}. Neither is used.")
         return [same[0] for _, same in sorted(by_id.items()) if len(same) == 1]
+
+    def _owned(self, flow_id: str, flows: list[Base]) -> list[Base]:
+        """Those of the Pack that was approved with this flow first; an owner that is in doubt leaves it to nobody."""
+        since = {base.owner: self._since.get((flow_id, base.owner), float("inf")) for base in flows}
+        owners = {pack for pack, at in since.items() if at == min(since.values())}
+        for base in flows:
+            if base.owner not in owners:
+                owner = ", ".join(sorted(owners))
+                detail = f"{base.flow.origin.source} would take the flow {flow_id} from {owner}, its owner before."
+                self._issue("flow_taken", f"{flow_id} ({base.owner})", "A flow has another owner", detail)
+        return [base for base in flows if base.owner in owners]
 
     def _taken(self, base: Base, claimed: Mapping[str, model.Flow]) -> bool:
         """Whether a Pack's flow has the id of a file of its own layer or below, be that file used or not."""
@@ -280,6 +301,23 @@ def read_flow(path: Path, layer: model.Layer) -> model.Flow:
     if not isinstance(found, Base):
         raise TypeError(f"{path} holds no flow of its own")
     return found.flow
+
+
+def is_flow_path(path: str) -> bool:
+    """Whether a Pack's file of that path holds a flow or a modifier."""
+    name = path.removeprefix(FOLDER)
+    return name != path and "/" not in name and name.endswith(SUFFIXES)
+
+
+def flow_ids(root: Path, pack: str) -> set[str]:
+    """The ids of the flows that a Pack's folder brings; what can't be read brings none."""
+    found: set[str] = set()
+    for path in sorted(_flow_files(root / FOLDER))[:MAX_FILES]:
+        with contextlib.suppress(OSError, RumiError):
+            data = read_bounded(path, MAX_FLOW_BYTES)
+            one = read_document(data, source=path.name, layer=model.Layer.ECOSYSTEM, pack=pack)
+            found |= {one.flow.id} if isinstance(one, Base) else set(one.pieces) if isinstance(one, Pipelines) else set()
+    return found
 
 
 def _where(document: Document) -> Callable[[tuple[str | int, ...]], tuple[int, int]]:

@@ -1,7 +1,8 @@
 """Flow documents that approved Packs bring: files of theirs, and what they register while they run.
 
-A Pack's files are those directly in ``backend/flows`` of its approved version. What it registers are maps under
-``flow.<id>`` (a flow of that id) and ``flow.modifier`` (changes to flows).
+A Pack's files are those directly in ``backend/flows`` of its approved version; the grant says since when it brings
+each flow. What it registers are maps under ``flow.<id>`` (a flow of that id) and ``flow.modifier`` (changes to
+flows).
 
 Invariants:
   * Each file is read from the approved copy and compared with the grant's own fingerprint: another byte, no flow.
@@ -15,16 +16,18 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from types import MappingProxyType
 from typing import Final
 
 from backend_core.errors import RumiError
 from backend_core.files import read_bounded
-from core_runtime.flow_composer import MAX_FLOW_BYTES, SUFFIXES, PackDocument
+from core_runtime.flow_composer import MAX_FLOW_BYTES, PackDocument, is_flow_path
 from core_runtime.handlers.host import Host
 from core_runtime.interface_registry import Entry
+from core_runtime.rules.grants import flow_claim, is_flow_claim
 from core_runtime.rules.permissions import host_key_permission
 
-FOLDER: Final = "backend/flows/"
 PREFIX: Final = "flow."
 MODIFIERS: Final = "flow.modifier"
 MAX_REGISTERED_BYTES: Final = 256 * 1024
@@ -58,7 +61,8 @@ class Registered:
             document = known[place] = self._known.get(place) or _document(entry, name)
             spent[entry.pack] = spent.get(entry.pack, 0) + len(document.data)
             fits = spent[entry.pack] <= MAX_REGISTERED_BYTES
-            found.append(document if fits else PackDocument(entry.pack, name, b"", entry.key, f"{name}: {TOO_MUCH}"))
+            shown = document if fits else PackDocument(entry.pack, name, b"", entry.key, f"{name}: {TOO_MUCH}")
+            found.append(replace(shown, since=_claim(self._host, entry)))
         self._known = known
         return found
 
@@ -76,6 +80,13 @@ def _entries(host: Host) -> Iterator[tuple[Entry, str]]:
         for number, entry in enumerate(entries, 1):
             if entry.pack and isinstance(entry.value, Mapping):
                 yield entry, f"{entry.pack}:{key}" + (f"#{number}" if len(entries) > 1 else "")
+
+
+def _claim(host: Host, entry: Entry) -> dict[str, float]:
+    """Since when the Pack is approved with the key, which is the flow."""
+    grant = host.approvals.grant(entry.pack) if host.built("approvals") else None
+    since = grant.since.get(entry.key) if grant is not None else None
+    return {} if since is None else {entry.key.removeprefix(PREFIX): since}
 
 
 def _document(entry: Entry, name: str) -> PackDocument:
@@ -99,13 +110,14 @@ def _of(host: Host, pack_id: str) -> list[PackDocument]:
     if grant is None:
         return []
     root = host.approvals.copy_path(grant.digest)
+    claims = {name.removeprefix(flow_claim("")): at for name, at in grant.since.items() if is_flow_claim(name)}
+    since = MappingProxyType(claims)
     found = []
     for path, fingerprint in sorted(grant.files.items()):
-        name = path.removeprefix(FOLDER)
-        if name == path or "/" in name or not name.endswith(SUFFIXES):
+        if not is_flow_path(path):
             continue
         with contextlib.suppress(OSError, RumiError):
             data = read_bounded(root / path, MAX_FLOW_BYTES)
             if hashlib.sha256(data).hexdigest() == fingerprint.sha256:
-                found.append(PackDocument(pack_id, f"{pack_id}:{path}", data))
+                found.append(PackDocument(pack_id, f"{pack_id}:{path}", data, since=since))
     return found

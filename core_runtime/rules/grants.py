@@ -49,9 +49,25 @@ class Permission:
         return tuple(str(item) for item in self.params.get(name, ()))
 
 
+_FLOW = "flow "
+
+
+def flow_claim(flow_id: str) -> str:
+    """How ``Grant.since`` names a flow; no interface key has a space."""
+    return _FLOW + flow_id
+
+
+def is_flow_claim(name: str) -> bool:
+    """Whether an entry of ``Grant.since`` is a flow's."""
+    return name.startswith(_FLOW)
+
+
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """The operator's decision for one Pack. ``since`` tells since when each interface key is approved."""
+    """The operator's decision for one Pack.
+
+    ``since`` tells since when each interface key is approved, and each flow that it brings (``flow_claim``).
+    """
 
     pack_id: str
     pack_identity: str

@@ -341,7 +341,8 @@ def test_a_flow_whose_bytes_differ_from_the_grant_is_not_loaded(tmp_path):
     (folder / "added.yaml").write_bytes(swapped)
     fingerprint = SimpleNamespace(sha256=hashlib.sha256(good).hexdigest())
     names = ("good", "swapped")
-    grant = SimpleNamespace(digest="d", files={f"backend/flows/{name}.yaml": fingerprint for name in names})
+    files = {f"backend/flows/{name}.yaml": fingerprint for name in names}
+    grant = SimpleNamespace(digest="d", files=files, since={})
     approvals = SimpleNamespace(
         list=lambda: [SimpleNamespace(pack_id="acme")], grant=lambda _pack: grant, copy_path=lambda _digest: tmp_path
     )

@@ -185,6 +185,22 @@ def _cut_off(host: RunningHost) -> None:
         return
 
 
+def test_another_pack_can_not_switch_a_flow_off_by_having_its_id(host: RunningHost) -> None:
+    """Neither when it comes later, nor with an update of a Pack that was approved earlier."""
+    early = flow_pack("shout", SHOUT, {}, provides=("shout.add", "shout.secret"))
+    host.put_pack("shout", early)
+    host.approve("shout")
+    acme(host)
+    theirs = ANSWER.replace("acme.double", "shout.add")
+    folder = host.put_pack("shout", {"backend/flows/answer.yaml": theirs})
+    host.approve("shout")
+    assert run(host, "acme.answer", {"value": 21})["output"] == {"doubled": 42, "caller": "acme"}
+    [issue] = [one for one in host.ok("GET", "/api/issues") if one["code"] == "flow_taken"]
+    assert "shout:backend/flows/answer.yaml" in issue["detail"], issue
+    host.ok("POST", "/api/packs/acme/reject", {"reason": "gone"})
+    assert run(host, "acme.answer", {"value": 21})["output"] == {"doubled": 22, "caller": "shout"}, folder
+
+
 CLOCK = """
 import time
 

@@ -126,7 +126,7 @@ def with_packs(folders, *documents, may_modify=True):
     diagnostics = Diagnostics()
     composer = FlowComposer(
         core=folders / "core", diagnostics=diagnostics,
-        packs=lambda: [PackDocument(pack, f"{pack}:{name}", data.encode()) for pack, name, data in documents],
+        packs=lambda: [PackDocument(one[0], f"{one[0]}:{one[1]}", one[2].encode(), since=dict(one[3:])) for one in documents],
     )  # fmt: skip
     return composer.load(World(may_modify=lambda _pack, _flow: may_modify)), diagnostics
 
@@ -205,3 +205,29 @@ def test_a_packs_flow_neither_removes_nor_becomes_one_of_the_operators_in_its_la
     [taken] = [issue for issue in diagnostics.issues() if issue.code == "flow_taken"]
     assert "other:backend/flows/x.yaml" in taken.detail
     assert "x.flow.yaml" in taken.detail or "y.flow.yaml" in taken.detail
+
+
+MINE, THEIRS = OPEN.format(about="mine"), OPEN.format(about="theirs")
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_pack_that_was_approved_with_a_flow_first_keeps_it(folders, turned):
+    documents = [("zeta", "x.yaml", MINE, ("a.b", 1.0)), ("acme", "x.yaml", THEIRS, ("a.b", 2.0))]
+    found, diagnostics = with_packs(folders, *(reversed(documents) if turned else documents))
+    assert [one.plan.flow.origin.pack for one in found.values()] == ["zeta"]
+    [issue] = diagnostics.issues()
+    assert issue.code == "flow_taken"
+    assert "from zeta" in issue.detail
+    assert "acme:x.yaml" in issue.detail
+
+
+def test_an_owner_that_refuses_itself_leaves_its_flow_to_nobody(folders):
+    documents = [("zeta", f"{name}.yaml", MINE, ("a.b", 1.0)) for name in "xy"]
+    found, diagnostics = with_packs(folders, *documents, ("acme", "x.yaml", THEIRS, ("a.b", 2.0)))
+    assert dict(found) == {}
+    assert sorted(issue.code for issue in diagnostics.issues()) == ["flow_taken", "flow_twice"]
+
+
+def test_two_packs_without_a_date_refuse_each_other(folders):
+    found, diagnostics = with_packs(folders, ("zeta", "x.yaml", MINE), ("acme", "x.yaml", THEIRS))
+    assert (dict(found), [issue.code for issue in diagnostics.issues()]) == ({}, ["flow_twice"])
