@@ -316,7 +316,10 @@ def flow_ids(root: Path, pack: str) -> set[str]:
         with contextlib.suppress(OSError, RumiError):
             data = read_bounded(path, MAX_FLOW_BYTES)
             one = read_document(data, source=path.name, layer=model.Layer.ECOSYSTEM, pack=pack)
-            found |= {one.flow.id} if isinstance(one, Base) else set(one.pieces) if isinstance(one, Pipelines) else set()
+            if isinstance(one, Base):
+                found.add(one.flow.id)
+            elif isinstance(one, Pipelines):
+                found.update(one.pieces)
     return found
 
 

@@ -35,8 +35,10 @@ from backend_core.errors import (
     RumiError,
     quote,
 )
+from core_runtime.bus.calls import Call, CallContext
 from core_runtime.diagnostics import fail_soft
 from core_runtime.drivers.run_journal import Recorded, RunJournal
+from core_runtime.flow_hooks import FlowHooks
 from core_runtime.handlers import interfaces
 from core_runtime.handlers.host import Host
 from core_runtime.rules.flow import model, tasks
@@ -58,6 +60,7 @@ class Handlers(Protocol):
     """What a run asks its kernel."""
 
     host: Host
+    hooks: FlowHooks
 
     def kernel_handler(self, name: str) -> KernelHandler | None:
         """The host's own handler ``kernel:<name>``."""
@@ -76,7 +79,10 @@ class _Timer:
 
 @dataclass(slots=True)
 class FlowRun:
-    """Call ``drive`` once. ``emit`` takes what the run yields; without one it is dropped."""
+    """Call ``drive`` once. ``emit`` takes what the run yields; without one it is dropped.
+
+    ``parent``: the Pack's call that began the run; what its steps call belongs to that.
+    """
 
     kernel: Handlers
     plan: Plan
@@ -87,6 +93,7 @@ class FlowRun:
     emit: Emit | None = None
     journal: RunJournal | None = None
     history: deque[Recorded] = field(default_factory=deque)
+    parent: Call | None = None
     _machine: Machine = field(init=False)
     _ready: deque[tuple[int, Any, model.FlowError | None]] = field(default_factory=deque)
     _bell: asyncio.Event = field(default_factory=asyncio.Event)
@@ -209,6 +216,8 @@ class FlowRun:
                 self._spawn(effect, self._event(effect))
             case tasks.Publish():
                 self._spawn(effect, self._publish(effect))
+            case tasks.Consult():
+                self._spawn(effect, self.kernel.hooks.ask(effect, self.run_id))
             case tasks.Produce():
                 if self.emit is None:
                     self._ring(effect.token)
@@ -242,8 +251,9 @@ class FlowRun:
         elif not self.kernel.has_handler(effect.handler):
             raise NotFoundError(f"Nobody provides {effect.handler!r} now", code="missing")
         result = await interfaces.call(
-            host, effect.handler, args, effect.timeout_s or None, caller=caller, idempotency_key=self._once(effect)
-        )
+            host, effect.handler, args, effect.timeout_s or None, caller=caller, idempotency_key=self._once(effect),
+            context=self._context(caller),
+        )  # fmt: skip
         if isinstance(result, AsyncIterator):
             await _closed(result)
             raise RequestError(
@@ -263,6 +273,12 @@ class FlowRun:
             if isinstance(answer, Deny):
                 raise answer.error()
         return actors[0]
+
+    def _context(self, caller: str) -> CallContext | None:
+        parent = self.parent
+        if parent is None:
+            return None
+        return CallContext(caller, (*parent.chain, parent.caller_name), self.plan.flow.id, parent=parent)
 
     def _check_supplier(self, effect: tasks.Invoke) -> None:
         entry = self.kernel.host.registry.resolve(effect.handler)
@@ -302,7 +318,7 @@ class FlowRun:
         caller = await self._acting(effect.acts_as, effect.handler)
         result = await interfaces.call(
             self.kernel.host, effect.handler, effect.args, effect.timeout_s or None, caller=caller,
-            idempotency_key=self._once(effect),
+            idempotency_key=self._once(effect), context=self._context(caller),
         )  # fmt: skip
         return tasks.Opened(result) if isinstance(result, AsyncIterator) else result
 

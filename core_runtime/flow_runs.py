@@ -16,11 +16,12 @@ import secrets
 import time
 from collections import OrderedDict, deque
 from collections.abc import Container, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 from backend_core.errors import ConflictError, NotFoundError, RequestError, RumiError, TooLargeError, quote
+from core_runtime.bus.calls import Call
 from core_runtime.drivers.run_journal import SUFFIX, Account, Recorded, RunJournal, read_account
 from core_runtime.flow_run import Emit, FlowRun, Handlers
 from core_runtime.rules.flow import model
@@ -124,11 +125,12 @@ class FlowRuns:
 
     async def run(
         self, plan: Plan, digest: str, values: Any, *, actor: str = "", emit: Emit | None = None,
-        parts: Mapping[str, str] | None = None,
+        parts: Mapping[str, str] | None = None, parent: Call | None = None,
     ) -> RunReport:  # fmt: skip
         """Run a flow to its end. Cancelling this coroutine cancels the run, with its ``finally`` steps.
 
-        ``parts``: the digests of the flows that it can run, kept in its journal.
+        ``parts``: the digests of the flows that it can run, kept in its journal. ``parent``: the Pack's call that
+        began it.
 
         Raises:
             RequestError: the input is not what the flow asks for. ConflictError: ``run_overlaps``.
@@ -142,15 +144,16 @@ class FlowRuns:
                 hint=f"Its schema: rumi flow explain {plan.flow.id}",
             )
         report = RunReport(secrets.token_hex(8), plan.flow.id, digest, time.time(), actor)
+        hooks = self._kernel.hooks.present()
         key = _key(plan.flow, values)
         await self._take_turn(plan.flow, key)
         journal = None
         if plan.flow.journal in {model.Journal.FILE, model.Journal.SYNC}:
             head = {"run": report.run_id, "flow": plan.flow.id, "digest": digest, "started_at": report.started_at,
-                    "actor": actor, "parts": dict(parts or {})}  # fmt: skip
+                    "actor": actor, "parts": dict(parts or {}), "hooks": sorted(hooks)}  # fmt: skip
             sync = plan.flow.journal is model.Journal.SYNC
             journal = RunJournal.create(self._folder, report.run_id, head, values, sync=sync)
-        return await self._start(plan, report, key, values, journal, deque(), emit)
+        return await self._start(plan, report, key, values, journal, deque(), emit, hooks, parent)
 
     async def resume(
         self, run_id: str, plan: Plan, digest: str, account: Account, parts: Mapping[str, str]
@@ -177,7 +180,8 @@ class FlowRuns:
         journal = RunJournal.reopen(
             self._folder / f"{run_id}{SUFFIX}", account, sync=plan.flow.journal is model.Journal.SYNC
         )
-        return await self._start(plan, report, key, values, journal, deque(account.answers), None)
+        hooks = frozenset(map(str, account.head.get("hooks") or ()))
+        return await self._start(plan, report, key, values, journal, deque(account.answers), None, hooks)
 
     @contextlib.contextmanager
     def claim(self, run_id: str) -> Iterator[None]:
@@ -240,13 +244,15 @@ class FlowRuns:
 
     async def _start(
         self, plan: Plan, report: RunReport, key: str, values: Any, journal: RunJournal | None,
-        history: deque[Recorded], emit: Emit | None,
+        history: deque[Recorded], emit: Emit | None, hooks: frozenset[str],
+        parent: Call | None = None,
     ) -> RunReport:  # fmt: skip
         def note(result: model.StepResult, started_at: float, duration_s: float) -> None:
             self._note(report, StepReport(result, started_at, duration_s))
 
         run = FlowRun(
-            self._kernel, plan, report.run_id, values, note, self._surroundings, emit, journal, history
+            self._kernel, plan, report.run_id, values, note, replace(self._surroundings, hooks=hooks), emit, journal,
+            history, parent,
         )  # fmt: skip
         task = asyncio.ensure_future(self._drive(run, report, journal))
         self._live[report.run_id] = _Live(report, key, task, plan.flow.origin.pack)

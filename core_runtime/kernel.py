@@ -16,13 +16,16 @@ from functools import partial
 from typing import Any
 
 from backend_core.errors import NotFoundError, quote
+from core_runtime.bus.calls import Call
 from core_runtime.drivers import cel
 from core_runtime.flow_composer import FlowComposer, PackDocuments
+from core_runtime.flow_hooks import FlowHooks
 from core_runtime.flow_run import Emit, KernelHandler
 from core_runtime.flow_runs import FlowRuns, RunReport
 from core_runtime.flow_triggers import FlowTriggers
 from core_runtime.handlers import table
 from core_runtime.handlers.host import Host
+from core_runtime.pack_flows import PackFlows
 from core_runtime.rules.flow import model, values
 from core_runtime.rules.flow.compose import Composition, World
 from core_runtime.rules.flow.explain import as_diff
@@ -52,7 +55,9 @@ class Kernel:
         self._digests: dict[str, str] = {}
         surroundings = Surroundings(self._plans.get, self._may_run, random.random)
         self.runs = FlowRuns(self, host.settings.home / "user_data" / RUNS_FOLDER, surroundings)
+        self.hooks = FlowHooks(self)
         self.triggers = FlowTriggers(self)
+        PackFlows(self).offer()
         values.use(None if cel.available() else cel.compile_expression)
 
     def register_handler(self, name: str, fn: KernelHandler) -> None:
@@ -70,6 +75,11 @@ class Kernel:
         if name.startswith(model.KERNEL_PREFIX):
             return name.removeprefix(model.KERNEL_PREFIX) in self._handlers
         return self.host.registry.resolve(name) is not None
+
+    def owner_of(self, flow_id: str) -> str:
+        """The Pack that a flow belongs to, as of the last look; ``""`` for one of the host or the operator."""
+        plan = self._plans.get(flow_id)
+        return plan.flow.origin.pack if plan else ""
 
     async def flows(self) -> Mapping[str, Composition]:
         """Every flow as it would run now: files and Packs are read anew."""
@@ -106,12 +116,13 @@ class Kernel:
         return await self.start(await self.flow(flow_id), values=values, actor=actor, emit=emit)
 
     async def start(
-        self, composition: Composition, *, values: Any = None, actor: str = "", emit: Emit | None = None
-    ) -> RunReport:
-        """As ``run``, for a flow that was just looked up."""
+        self, composition: Composition, *, values: Any = None, actor: str = "", emit: Emit | None = None,
+        parent: Call | None = None,
+    ) -> RunReport:  # fmt: skip
+        """As ``run``, for a flow that was just looked up; ``parent`` is the Pack's call that began it."""
         parts = self._parts(composition.plan)
         report = await self.runs.run(
-            composition.plan, composition.digest, values, actor=actor, emit=emit, parts=parts
+            composition.plan, composition.digest, values, actor=actor, emit=emit, parts=parts, parent=parent
         )  # fmt: skip
         self.last_runs[composition.plan.flow.id] = report
         return report
@@ -161,7 +172,9 @@ class Kernel:
     def _may_run(self, actors: tuple[str, ...], flow_id: str) -> bool:
         """Each Pack that supplied the step owns the flow or was granted to run it. Once for each run: it is counted."""
         plan = self._plans.get(flow_id)
-        owner = plan.flow.origin.pack if plan else ""
+        if actors and plan is not None and plan.flow.layer is model.Layer.CORE:
+            return False  # its steps are the host's own handlers
+        owner = self.owner_of(flow_id)
         return all(pack == owner or self._uses_run(pack, flow_id) for pack in actors)
 
     def _uses_run(self, pack_id: str, flow_id: str) -> bool:

@@ -31,6 +31,7 @@ from core_runtime.drivers.latest_time import LatestTime
 from core_runtime.drivers.usage_file import Counts, UsageFile
 from core_runtime.generations import grant_of
 from core_runtime.rules.grants import Grant, Mode, Permission, permission_document
+from core_runtime.rules.permission_kinds import HOST_CALLS
 from core_runtime.rules.permissions import (
     Allow,
     Deny,
@@ -175,7 +176,7 @@ class PermissionManager:
 
     def may_call(self, caller: str, key: str) -> Allow | Deny:
         """One real call of ``key`` by ``caller`` (``""`` is the operator). A Pack may call what it provides."""
-        if not caller or self.calls_freely(caller, key):
+        if not caller or self.calls_freely(caller, key) or self._calls_host(caller, key):
             return Allow()
         return self.check(caller, "interface.call", key=key)
 
@@ -207,7 +208,8 @@ class PermissionManager:
 
         def visible(key: str) -> bool:
             rights = self._lasting(caller) if caller else None
-            return not caller or (rights is not None and rights.may_call(key)) or self._timed_edge(caller, key)
+            lasting = not caller or (rights is not None and rights.may_call(key))
+            return lasting or self._timed_edge(caller, key) or self._calls_host(caller, key)
 
         return visible
 
@@ -290,6 +292,14 @@ class PermissionManager:
             cached = (grant, rights_of(None, grant))
             self._rights[pack_id] = cached
         return cached[1]
+
+    def _calls_host(self, pack_id: str, key: str) -> bool:
+        """Whether the Pack holds what calling the host's own key needs; what it may do there is judged there."""
+        grant = self._grants(pack_id) if key in HOST_CALLS else None
+        return grant is not None and any(
+            permission.type == HOST_CALLS[key] and self._usable(grant, permission, index)
+            for index, permission in enumerate(grant.permissions)
+        )
 
     def _timed_edge(self, pack_id: str, key: str) -> bool:
         return isinstance(self._lookup(pack_id, "interface.call", {"key": key}), Allow)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from core_runtime.bus.calls import CallContext
 from core_runtime.handlers.host import Host
 from core_runtime.interface_registry import Entry
 
@@ -56,9 +57,15 @@ async def call(
     *,
     caller: str = "",
     idempotency_key: str | None = None,
+    context: CallContext | None = None,
 ) -> Any:
-    """Call a key: its result, or an async iterator where the handler streams. ``caller`` "" is the operator."""
-    return await host.bus.call(key, args, caller=caller, timeout_s=timeout_s, idempotency_key=idempotency_key)
+    """Call a key: its result, or an async iterator where the handler streams. ``caller`` "" is the operator.
+
+    ``context``: the call that it is part of.
+    """
+    return await host.bus.call(
+        key, args, caller=caller, timeout_s=timeout_s, context=context, idempotency_key=idempotency_key
+    )
 
 
 def _described(host: Host, key: str, entries: tuple[Entry, ...], last: Entry | None) -> dict[str, Any]:

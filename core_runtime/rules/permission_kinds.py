@@ -212,6 +212,10 @@ HOST_KEYS: Final[tuple[tuple[str, str], ...]] = (
 )
 """Keys with a meaning to the host: registering one needs this permission beside the declaration."""
 
+FLOWS_RUN: Final = "flows.run"
+HOST_CALLS: Final[Mapping[str, str]] = {FLOWS_RUN: "flow.run"}
+"""Keys that the host answers: calling one needs this permission, for whatever parameters, in place of an edge."""
+
 
 def _ports(value: Any) -> Fault:
     ports = isinstance(value, Sequence) and not isinstance(value, str)

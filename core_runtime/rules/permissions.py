@@ -31,7 +31,7 @@ from core_runtime.rules.egress import (
 from core_runtime.rules.fetch import covers_path, covers_request, request_of
 from core_runtime.rules.fetch import path_fault as url_path_fault
 from core_runtime.rules.globs import any_matches, glob_fault, matches
-from core_runtime.rules.grants import Grant, Mode, Permission, freeze, thaw
+from core_runtime.rules.grants import Grant, Mode, Permission, freeze, is_flow_claim, thaw
 from core_runtime.rules.permission_kinds import (
     KINDS,
     MAX_ITEMS,
@@ -402,7 +402,9 @@ def rights_of(metadata: PackMetadata | None, grant: Grant) -> Rights:
         return tuple(text for p in lasting if p.type == kind for text in p.texts(name))
 
     kinds = {permission.type for permission in lasting}
-    declared = frozenset(grant.since) if metadata is None else frozenset(grant.since) & metadata.provides()
+    declared = frozenset(key for key in grant.since if not is_flow_claim(key))
+    if metadata is not None:
+        declared &= metadata.provides()
     provides = (key for key in declared if not (needed := host_key_permission(key)) or needed in kinds)
     return Rights(
         provides=frozenset(provides),

@@ -296,3 +296,145 @@ def test_a_rejected_packs_runs_end_with_it(host: RunningHost) -> None:
     host.until(lambda: statuses() == ["running"], 20, "its run")
     host.ok("POST", "/api/packs/clock/reject", {"reason": "no more"})
     host.until(lambda: statuses() == ["cancelled"], 20, "its end")
+
+
+WATCH = """
+import time
+
+def run(context):
+    ir = context["interface_registry"]
+    heard = []
+
+    def before(args, ctx):
+        heard.append(["before", args["step"]["flow"], args["step"]["path"], args["ctx"].get("secret")])
+        if args["ctx"].get("input", {}).get("value") == 13:
+            return {"_skip": True}
+        if args["ctx"].get("input", {}).get("value") == 99:
+            time.sleep(30)
+
+    def after(args, ctx):
+        heard.append(["after", args["step"]["flow"], args["step"]["path"], args["status"]])
+
+    def thrice(args, ctx):
+        return [args["run"]({"n": number}) for number in range(args["config"]["times"])]
+
+    ir.register("flow.hooks.before_step", before)
+    ir.register("flow.hooks.after_step", after)
+    ir.register("flow.error_handler", lambda args, ctx: "abort")
+    ir.register("flow.construct.thrice", thrice)
+    ir.register("watch.heard", lambda args, ctx: list(heard))
+"""
+HOOK_KEYS = ("flow.hooks.before_step", "flow.hooks.after_step", "flow.error_handler", "flow.construct.thrice", "watch.heard")
+LOOPED = """
+flow: watch.looped
+steps: [{id: own, "watch:thrice": {times: 3}, do: [{id: note, set: {got: "${n}"}}], as: all}]
+output: "${all}"
+"""
+
+
+def watch(host: RunningHost, asks: list[dict[str, Any]], **flows: str) -> None:
+    documents = {f"{name}.flow.yaml": text for name, text in flows.items()}
+    host.put_pack("watch", flow_pack("watch", WATCH, documents, asks=asks, provides=HOOK_KEYS))
+    host.ok("POST", "/api/packs/watch/approve", {"permissions": asks})
+
+
+def test_hooks_hear_of_the_flows_that_their_pack_may_modify_and_of_no_other(host: RunningHost) -> None:
+    acme(host)
+    watch(host, [{"type": "flow.modify", "flows": ["acme.answer"]}])
+    assert run(host, "acme.answer", {"value": 4})["output"] == {"doubled": 8, "caller": "acme"}
+    assert host.result("watch.heard") == [
+        ["before", "acme.answer", "double", None], ["after", "acme.answer", "double", "ok"],
+    ]  # fmt: skip
+    [step] = run(host, "acme.answer", {"value": 13})["steps"]
+    assert (step["status"], step["reason"]) == ("skipped", "skipped by a hook")
+    heard = host.result("watch.heard")
+    assert run(host, "acme.numbers", {"n": 2})["status"] == "ok"
+    assert host.result("watch.heard") == heard, "a flow that it may not modify"
+
+
+def test_a_hook_that_hangs_delays_and_spoils_nothing_for_ever(host: RunningHost) -> None:
+    acme(host)
+    watch(host, [{"type": "flow.modify", "flows": ["acme.answer"]}])
+    report = run(host, "acme.answer", {"value": 99})
+    assert (report["status"], report["output"]["doubled"]) == ("ok", 198)
+    assert 1.5 < report["duration_s"] < 10
+    issue = next(one for one in host.ok("GET", "/api/issues") if one["code"] == "flow_hook_failed")
+    assert "watch" in issue["subject"], issue
+
+
+def test_without_the_permission_there_are_no_hooks_and_no_constructs(host: RunningHost) -> None:
+    acme(host)
+    asks = [{"type": "flow.modify", "flows": ["acme.answer"]}]
+    host.put_pack("watch", flow_pack("watch", WATCH, {}, asks=asks, provides=HOOK_KEYS))
+    host.ok("POST", "/api/packs/watch/approve", {"permissions": []})
+    assert run(host, "acme.answer", {"value": 13})["output"] == {"doubled": 26, "caller": "acme"}
+    keys = {one["key"] for one in host.ok("GET", "/api/interfaces")}
+    assert not keys & set(HOOK_KEYS[:4]), keys
+
+
+def test_a_packs_construct_runs_the_steps_block(host: RunningHost) -> None:
+    watch(host, [{"type": "flow.modify", "flows": ["watch.looped"]}], looped=LOOPED)
+    report = run(host, "watch.looped", {})
+    assert (report["status"], len(report["output"])) == ("ok", 3), report
+    assert {"own", "own/note"} <= {step["step"] for step in report["steps"]}
+
+
+STARTER = """
+def run(context):
+    ir = context["interface_registry"]
+
+    def start(args, ctx):
+        return ir.get("flows.run")(args)
+
+    def seen(args, ctx):
+        return ir.get("flows.run") is not None
+
+    ir.register("start.flow", start)
+    ir.register("start.seen", seen)
+"""
+AROUND = """
+flow: start.around
+steps: [{id: again, call: start.flow, with: {flow: start.around}, on_error: fail}]
+"""
+
+
+def starter(host: RunningHost, flows: list[str]) -> None:
+    asks = [{"type": "flow.run", "flows": flows}]
+    documents = {"around.flow.yaml": AROUND}
+    host.put_pack("start", flow_pack("start", STARTER, documents, asks=asks, provides=("start.flow", "start.seen")))
+    host.ok("POST", "/api/packs/start/approve", {"permissions": asks if flows else []})
+
+
+def test_a_pack_starts_the_flows_that_it_was_granted(host: RunningHost) -> None:
+    acme(host)
+    starter(host, ["acme.answer"])
+    found = host.result("start.flow", {"flow": "acme.answer", "input": {"value": 21}})
+    assert (found["status"], found["output"]) == ("ok", {"doubled": 42, "caller": "acme"}), "its steps act as their own Pack"
+    [run_] = [one for one in host.ok("GET", "/api/runs") if one["flow"] == "acme.answer"]
+    assert run_["actor"] == "pack: start"
+    for flow, code in (("acme.numbers", "denied"), ("rumi.startup", "denied")):
+        status, envelope = host.call("start.flow", {"flow": flow})
+        assert status != 200, envelope
+        assert code in json.dumps(envelope), envelope
+    status, envelope = host.call("start.flow", {"flow": "acme.answer", "input": {"value": "x"}})
+    assert "input_invalid" in json.dumps(envelope), envelope
+    host.ok("DELETE", "/api/packs/start/permissions", {"permissions": ["flow.run"]})
+    assert host.result("start.seen") is False
+    assert host.call("start.flow", {"flow": "acme.answer", "input": {"value": 1}})[0] != 200
+
+
+def test_official_flows_are_started_by_no_pack(host: RunningHost) -> None:
+    starter(host, ["*"])
+    status, envelope = host.call("start.flow", {"flow": "rumi.startup"})
+    assert status != 200
+    assert "denied" in json.dumps(envelope), envelope
+    assert len([one for one in host.ok("GET", "/api/runs") if one["flow"] == "rumi.startup"]) == 1
+
+
+def test_flows_that_start_each_other_through_a_pack_end_with_a_named_error(host: RunningHost) -> None:
+    starter(host, ["start.around"])
+    run(host, "start.around", {})
+    runs = [one for one in host.ok("GET", "/api/runs") if one["flow"] == "start.around"]
+    assert [one["status"] for one in runs].count("failed") == 1
+    [deepest] = [one for one in runs if one["status"] == "failed"]
+    assert (len(runs), deepest["error"]["type"]) == (9, "error/LimitReached"), deepest

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from core_runtime.rules.flow import model, tasks
+from core_runtime.rules.flow.hooks import Hook, word_of
 from core_runtime.rules.flow.machine import Machine
 from core_runtime.rules.flow.parse import parse_flow
 from core_runtime.rules.flow.plan import plan_flow
@@ -37,7 +38,7 @@ class Playbook:
 
     def __init__(
         self, document: str, handlers: Mapping[str, Callable[[Any], Any]], *, values: Any = None, jitter=0.5,
-        flows: Mapping[str, str] | None = None, may_run=lambda _actors, _flow: True,
+        flows: Mapping[str, str] | None = None, may_run=lambda _actors, _flow: True, hooks=None,
     ) -> None:  # fmt: skip
         self.machine = Machine(
             plan_flow(parse_flow(yaml.safe_load(document), source="playbook")),
@@ -48,6 +49,7 @@ class Playbook:
                 if flows and name in flows else None,
                 may_run=may_run,
                 jitter=lambda: jitter,
+                hooks=frozenset(hooks or ()),
             ),
         )  # fmt: skip
         self.events: list[tuple[float, str, Any]] = []
@@ -55,6 +57,8 @@ class Playbook:
         self.produced: list[Any] = []
         self.closed: list[Any] = []
         self.bodies: list[Any] = []
+        self.hooks = dict(hooks or {})
+        self.consulted: list[tuple[str, str]] = []
         self._listening: dict[int, tasks.Listen] = {}
         self.handlers = dict(handlers)
         self.calls: list[tuple[str, Any]] = []
@@ -121,6 +125,11 @@ class Playbook:
     def _on_publish(self, effect: tasks.Publish) -> None:
         self.published.append((effect.topic, effect.payload))
         self._later(effect)
+
+    def _on_consult(self, effect: tasks.Consult) -> None:
+        self.consulted.append((effect.hook.rpartition(".")[2], effect.path))
+        said = self.hooks[effect.hook]({"ctx": effect.variables, **effect.told})
+        heapq.heappush(self._due, (self.now, effect.token, word_of(Hook(effect.hook), said).value, None))
 
     def _on_produce(self, effect: tasks.Produce) -> None:
         self.produced.append(effect.value)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from core_runtime.rules.flow import model
+from core_runtime.rules.flow.hooks import closed_steps
 from core_runtime.rules.flow.plan import Plan
 from core_runtime.rules.flow.scope import Scope
 from core_runtime.rules.flow.tasks import Ended, StepFailed, Tasks
@@ -18,11 +19,15 @@ Actors = tuple[str, ...]
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What a run asks about other flows. ``jitter`` gives numbers from 0 to 1 for the spread of retries."""
+    """What a run asks about other flows. ``jitter`` gives numbers from 0 to 1 for the spread of retries.
+
+    ``hooks``: those that were there when the run began, and no others, so that it can be answered again.
+    """
 
     plan_of: Callable[[str], Plan | None] = lambda _flow: None
     may_run: Callable[[Actors, str], bool] = lambda _actors, _flow: True
     jitter: Callable[[], float] = lambda: 0.5
+    hooks: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +57,15 @@ class Run:
     results: dict[str, model.StepResult] = field(default_factory=dict)
     degraded: bool = False
     budget: int = 0
+    closed: dict[str, frozenset[str]] = field(default_factory=dict)
+
+    def hears(self, hook: str, step: model.Step, flow: model.Flow) -> bool:
+        """Whether hooks of that name are asked about the step."""
+        if hook not in self.surroundings.hooks:
+            return False
+        if flow.id not in self.closed:
+            self.closed[flow.id] = closed_steps(flow)
+        return step.path not in self.closed[flow.id]
 
     def spend(self, path: str) -> None:
         """One step more; ``StepFailed`` past the limit, which nothing catches."""

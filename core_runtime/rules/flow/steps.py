@@ -1,9 +1,9 @@
 """What happens around a step's action: conditions, attempts, failures, defaults, ``finally``. Pure.
 
-Order on failure of a step: retry, first matching catch, ``on_error`` (step > block > phase > flow > kernel default),
-then ``finally``, always. Kernel defaults: a step's failure is followed by the next step (``continue``) and the run is
-*degraded*; inside a block that has ``catch`` or ``retry`` it fails the block, since somebody is waiting for it; a
-sealed phase fails closed. A missing handler is skipped and degrades the run.
+Order on failure of a step: retry, first matching catch, error handlers of Packs (``hooks``), ``on_error`` (step > block
+> phase > flow > kernel default), then ``finally``, always. Kernel defaults: a step's failure is followed by the next
+step (``continue``) and the run is *degraded*; inside a block that has ``catch`` or ``retry`` it fails the block, since
+somebody is waiting for it; a sealed phase fails closed. A missing handler is skipped and degrades the run.
 
 Invariants:
   * A step whose output is absent because it failed leaves its names *absent*: a step that reads one is skipped with
@@ -19,12 +19,14 @@ from dataclasses import replace
 from typing import Any
 
 from core_runtime.rules.flow import model
+from core_runtime.rules.flow.hooks import MAX_RETRIES, Hook, Word, told_of
 from core_runtime.rules.flow.parse_scalars import RESERVED
 from core_runtime.rules.flow.plan import Plan
 from core_runtime.rules.flow.run import CALL_TIMEOUT_S, Aborted, Block, Returned, Run, error_of, resolved, truth
 from core_runtime.rules.flow.scope import Scope, Upstream
 from core_runtime.rules.flow.tasks import (
     Began,
+    Consult,
     Fork,
     Interrupt,
     Joined,
@@ -119,21 +121,76 @@ class Steps:
         if skip is not None:
             return self._skipped(step, block, scope, skip)
         self.run.tasks.effects.append(Began(step.path))
+        settled = self._hooked if self.run.surroundings.hooks else self._settled
         if not step.finally_:
-            return (yield from self._settled(step, block, scope))
+            return (yield from settled(step, block, scope))
         try:
-            value = yield from self._settled(step, block, scope)
+            value = yield from settled(step, block, scope)
         except (Interrupt, StepFailed):
             yield from self.steps(step.finally_, block, scope)
             raise
         yield from self.steps(step.finally_, block, scope)
         return value
 
+    def _hooked(self, step: model.Step, block: Block, scope: Scope) -> Routine:
+        """The step between what hooks say before it and what they are told after it."""
+        word = yield from self._consulted(Hook.BEFORE, step, block, scope, {})
+        if word == Word.SKIP:
+            return self._skipped(step, block, scope, "skipped by a hook")
+        if word == Word.ABORT:
+            error = error_of("aborted", "A hook ended the run", step.path)
+            self._ended(step, block, model.Status.FAILED, error=error)
+            raise StepFailed(error, stop=True)
+        value = None
+        try:
+            value = yield from self._settled(step, block, scope)
+        except StepFailed:
+            yield from self._told(step, block, scope, None)
+            raise
+        yield from self._told(step, block, scope, value)
+        return value
+
+    def _told(self, step: model.Step, block: Block, scope: Scope, value: Any) -> Routine:
+        result = self.run.results[step.path]
+        error = result.error.as_dict() if result.error else None
+        told = {"result": value, "status": result.status.value, "error": error}
+        yield from self._consulted(Hook.AFTER, step, block, scope, told)
+
+    def _consulted(
+        self, hook: Hook, step: model.Step, block: Block, scope: Scope, told: Mapping[str, Any], tries: int = 0
+    ) -> Routine:
+        if not self.run.hears(hook, step, block.flow):
+            return Word.NONE
+        about = {"step": told_of(step, block.flow.id, block.phase.name), **told}
+        place = f"{block.place}{step.path}!{hook.name.lower()}{tries or ''}"
+        return (yield Consult(hook, block.flow.id, step.path, scope.flat(), about, place))
+
+    def _tried(self, step: model.Step, block: Block, scope: Scope) -> Routine:
+        """The step's value; where it fails and no catch of its own matches, error handlers have their say."""
+        tries, within = 0, block
+        while True:
+            try:
+                return (yield from self._once(step, within, scope))
+            except Returned:
+                raise
+            except StepFailed as failure:
+                error = failure.error
+                if failure.stop or any(self._catches(catch, error, scope) for catch in step.catch):
+                    raise
+                told = {"error": error.as_dict()}
+                word = yield from self._consulted(Hook.ERROR, step, block, scope, told, tries)
+                tries += 1
+                if word != Word.RETRY or failure.final or tries > MAX_RETRIES:
+                    stop, forgiven = word == Word.ABORT, word == Word.CONTINUE
+                    raise StepFailed(error, stop=stop, final=failure.final, forgiven=forgiven) from None
+                within = replace(block, place=f"{block.place}{step.path}!again{tries}/")
+
     def _settled(self, step: model.Step, block: Block, scope: Scope) -> Routine:
         """The step's value after retries, catches and ``on_error``; recorded."""
         try:
             try:
-                value = yield from self._once(step, block, scope)
+                hears = self.run.surroundings.hooks and self.run.hears(Hook.ERROR, step, block.flow)
+                value = yield from (self._tried if hears else self._once)(step, block, scope)
             except Returned:
                 self._ended(step, block, model.Status.OK, usable=True)
                 raise
@@ -205,6 +262,8 @@ class Steps:
                     return (yield from self._caught(step, catch, block, scope, error))
         status = model.Status.TIMEOUT if error.type == "timeout" else model.Status.FAILED
         policy = model.OnError.STOP if failure.stop else step.on_error or block.on_error
+        if failure.forgiven:
+            policy = model.OnError.CONTINUE
         if policy is model.OnError.CONTINUE:
             self.run.degraded = True
             value = self._stand_in(step, block, scope, owed=True)

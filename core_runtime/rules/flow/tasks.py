@@ -13,6 +13,7 @@ Until      wait for an instant (an effect)                              None
 Listen     wait for an event (an effect)                                its payload
 Await      wait until a handler of that name exists (an effect)         None
 Publish    publish an event (an effect)                                 None
+Consult    ask the hooks of Packs about a step (an effect)              what they say, a word
 Produce    hand an item to whoever reads the run (an effect)            None, once it was taken
 Fork       run routines side by side, bounded in number and time        Joined
 ========== ============================================================ =========================
@@ -47,13 +48,19 @@ class Interrupt(Exception):  # noqa: N818  (a signal, like StopIteration)
 
 
 class StepFailed(Exception):  # noqa: N818  (carries an error, is not one)
-    """A step failed with ``error``; ``stop`` passes every block up to the run, ``final`` is not tried again."""
+    """A step failed with ``error``; ``stop`` passes every block up to the run, ``final`` is not tried again.
 
-    def __init__(self, error: FlowError, *, stop: bool = False, final: bool = False) -> None:
+    ``forgiven``: an error handler wants the next step, whatever ``on_error`` says.
+    """
+
+    def __init__(
+        self, error: FlowError, *, stop: bool = False, final: bool = False, forgiven: bool = False
+    ) -> None:
         super().__init__(error.title)
         self.error = error
         self.stop = stop
         self.final = final
+        self.forgiven = forgiven
 
 
 @dataclass(slots=True, eq=False)
@@ -162,6 +169,19 @@ class Publish:
 
 
 @dataclass(slots=True, eq=False)
+class Consult:
+    """Effect: ask the hooks of that name about the step at ``path`` of ``flow``; answered with a ``hooks.Word``."""
+
+    hook: str
+    flow: str
+    path: str
+    variables: Mapping[str, Any]
+    told: Mapping[str, Any]
+    place: str = ""
+    token: int = 0
+
+
+@dataclass(slots=True, eq=False)
 class Produce:
     """Effect: one item of the run's own stream."""
 
@@ -200,7 +220,7 @@ class Ended:
     result: StepResult
 
 
-Asking = Invoke | Open | Next | Sleep | Until | Listen | Await | Publish | Produce
+Asking = Invoke | Open | Next | Sleep | Until | Listen | Await | Publish | Produce | Consult
 Effect = Asking | Abandon | Began | Ended | Close
 
 
