@@ -59,6 +59,8 @@ class Playbook:
         self.bodies: list[Any] = []
         self.hooks = dict(hooks or {})
         self.consulted: list[tuple[str, str]] = []
+        self.delay_s = 0.0
+        """Virtual seconds until an event is published or an item taken."""
         self._listening: dict[int, tasks.Listen] = {}
         self.handlers = dict(handlers)
         self.calls: list[tuple[str, Any]] = []
@@ -124,7 +126,7 @@ class Playbook:
 
     def _on_publish(self, effect: tasks.Publish) -> None:
         self.published.append((effect.topic, effect.payload))
-        self._later(effect)
+        self._later(effect, self.delay_s)
 
     def _on_consult(self, effect: tasks.Consult) -> None:
         self.consulted.append((effect.hook.rpartition(".")[2], effect.path))
@@ -133,7 +135,7 @@ class Playbook:
 
     def _on_produce(self, effect: tasks.Produce) -> None:
         self.produced.append(effect.value)
-        self._later(effect)
+        self._later(effect, self.delay_s)
 
     def _on_close(self, effect: tasks.Close) -> None:
         self.closed.append(effect.handle)
@@ -177,6 +179,9 @@ class Playbook:
                 heapq.heappush(self._due, (self.now, request.token, answer, error))
 
         assert request.body is not None
+        if request.timeout_s:
+            late = model.FlowError("timeout", f"No result within {request.timeout_s:g} s", retryable=True)
+            heapq.heappush(self._due, (self.now + request.timeout_s, request.token, None, late))
         for values in rounds:
             effects = self.machine.run_body(request.token, request.body(values), ended)
             if effects is not None:
