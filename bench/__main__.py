@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from bench import calls, digest, downloads, plot, scale, starts
+from bench import calls, digest, downloads, flows, plot, scale, starts
 from bench.harness import Report
 
 GROUPS = {
@@ -15,6 +15,7 @@ GROUPS = {
     "scale": scale.run,
     "digest": digest.run,
     "downloads": downloads.run,
+    "flows": flows.run,
 }
 
 

@@ -131,11 +131,16 @@ class Diagnostics:
             "step_id": step_id,
             "handler": handler,
             "status": shown,
-            "target": {"kind": (target or {}).get("kind"), "id": (target or {}).get("id")},
+            "target": {"kind": target.get("kind"), "id": target.get("id")} if target else {"kind": None, "id": None},
             "error": error_of(error) if isinstance(error, BaseException) else dict(error) if error else None,
-            "meta": dict(meta or {}),
+            "meta": dict(meta) if meta else {},
         }
+        return self.append(event)
+
+    def append(self, event: dict[str, Any]) -> dict[str, Any]:
+        """As ``record``, for an event that has the documented shape already: it is kept, not copied."""
         event = self._conceal(event)
+        phase, shown = event["phase"], event["status"]
         with self._lock:
             self._events.append(event)
             self.event_count += 1
@@ -143,7 +148,10 @@ class Diagnostics:
             phases = self._phases
             if phase not in phases and len(phases) >= 256:
                 phase = "other"
-            phases.setdefault(phase, Counter())[shown] += 1
+            counter = phases.get(phase)
+            if counter is None:
+                counter = phases[phase] = Counter()
+            counter[shown] += 1
             if shown == "failed":
                 self._last_failure = event
         return event

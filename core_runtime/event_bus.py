@@ -214,6 +214,11 @@ class EventBus:
             self._one(subscriber, event)
         return len(targets)
 
+    def wanted(self, topic: str) -> bool:
+        """Whether anybody would hear of ``topic``: for publishers whose payload costs more than asking."""
+        targets = self._cache.get(topic)
+        return bool(self._targets(topic) if targets is None else targets)
+
     def new_id(self) -> str:
         """An event id, unique over restarts."""
         self._last = number = next(self._numbers)

@@ -20,7 +20,7 @@ import inspect
 import random
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol
@@ -36,7 +36,7 @@ from backend_core.errors import (
     quote,
 )
 from core_runtime.bus.calls import Call, CallContext
-from core_runtime.diagnostics import fail_soft
+from core_runtime.diagnostics import record_failure
 from core_runtime.drivers.run_journal import Recorded, RunJournal
 from core_runtime.flow_hooks import FlowHooks
 from core_runtime.handlers import interfaces
@@ -230,16 +230,20 @@ class FlowRun:
         if name == effect.handler:
             self._spawn(effect, self._call(effect))
             return
-        with self._guarded(effect) as answer:
-            handler = self.kernel.kernel_handler(name)
-            if handler is None:
-                raise NotFoundError(f"No kernel handler is called {effect.handler!r}", code="missing")
+        handler = self.kernel.kernel_handler(name)
+        if handler is None:
+            absent = NotFoundError(f"No kernel handler is called {effect.handler!r}", code="missing")
+            self._ring(effect.token, None, self._failure(effect, absent))
+            return
+        try:
             result = handler(self.kernel.host, effect.args if isinstance(effect.args, Mapping) else {})
-            if inspect.isawaitable(result):
-                self._spawn(effect, _within(result, effect.timeout_s))
-                return
-            answer[:] = [result, None]
-        self._ring(effect.token, *answer)
+        except Exception as exc:  # noqa: BLE001  handed to the fail-soft boundary, entered only when needed
+            self._ring(effect.token, None, self._failure(effect, exc))
+            return
+        if result is not None and inspect.isawaitable(result):
+            self._spawn(effect, _within(result, effect.timeout_s))
+        else:
+            self._ring(effect.token, result)
 
     async def _call(self, effect: tasks.Invoke) -> Any:
         host = self.kernel.host
@@ -397,12 +401,12 @@ class FlowRun:
             self.kernel.host.registry.unobserve(observer)
 
     def _until(self, effect: tasks.Until) -> None:
-        with self._guarded(effect) as answer:
-            answer[0] = max(0.0, _instant(effect.instant) - time.time())
-        if answer[1] is None:
-            self._after(effect.token, answer[0])
+        try:
+            delay_s = max(0.0, _instant(effect.instant) - time.time())
+        except RumiError as exc:
+            self._ring(effect.token, None, self._failure(effect, exc))
         else:
-            self._ring(effect.token, *answer)
+            self._after(effect.token, delay_s)
 
     def _after(self, token: int, delay_s: float) -> None:
         self._work[token] = _Timer(asyncio.get_running_loop().call_later(delay_s, self._ring, token))
@@ -418,24 +422,21 @@ class FlowRun:
         self._work[effect.token] = asyncio.ensure_future(self._report(effect, work))
 
     async def _report(self, effect: tasks.Asking, work: Awaitable[Any]) -> None:
-        with self._guarded(effect) as answer:
-            answer[:] = [await work, None]
-        self._ring(effect.token, *answer)
+        try:
+            value = await work
+        except Exception as exc:  # noqa: BLE001  handed to the fail-soft boundary, entered only when needed
+            self._ring(effect.token, None, self._failure(effect, exc))
+        else:
+            self._ring(effect.token, value)
 
-    @contextlib.contextmanager
-    def _guarded(self, effect: tasks.Asking) -> Iterator[list[Any]]:
-        """``[value, error]`` of the block: a ``RumiError`` is data, a bug is an Issue and data."""
-        answer: list[Any] = [None, None]
+    def _failure(self, effect: tasks.Asking, exc: Exception) -> model.FlowError:
+        """The error as data: a ``RumiError`` by its code; a bug is an Issue, too."""
+        path, attempt = getattr(effect, "path", ""), getattr(effect, "attempt", 1)
+        if isinstance(exc, RumiError):
+            return _known_error(exc, path, attempt)
         name = getattr(effect, "handler", "") or effect.place
-        with fail_soft(self.kernel.host.diagnostics, name, self.plan.flow.id, step_id=effect.place) as bug:
-            try:
-                yield answer
-            except RumiError as exc:
-                answer[:] = [None, _known_error(exc, getattr(effect, "path", ""), getattr(effect, "attempt", 1))]
-        if bug.error is not None:
-            kind, path = f"error/{type(bug.error).__name__}", getattr(effect, "path", "")
-            attempt = getattr(effect, "attempt", 1)
-            answer[:] = [None, model.FlowError(kind, str(bug.error)[:500], instance=path, attempt=attempt)]
+        record_failure(self.kernel.host.diagnostics, exc, name, self.plan.flow.id, step_id=effect.place)
+        return model.FlowError(f"error/{type(exc).__name__}", str(exc)[:500], instance=path, attempt=attempt)
 
     def _abandon(self, token: int) -> None:
         place = self._places.pop(token, None)

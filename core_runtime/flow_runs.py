@@ -20,6 +20,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
+from msgspec import Struct
+
 from backend_core.errors import ConflictError, NotFoundError, RequestError, RumiError, TooLargeError, quote
 from core_runtime.bus.calls import Call
 from core_runtime.drivers.run_journal import SUFFIX, Account, Recorded, RunJournal, read_account
@@ -44,8 +46,7 @@ RUN_EVENT: Final = "flow.run"
 STEP_EVENT: Final = "flow.step"
 
 
-@dataclass(frozen=True, slots=True)
-class StepReport:
+class StepReport(Struct, frozen=True, gc=False):
     """A step's result with what it took."""
 
     result: model.StepResult
@@ -309,16 +310,18 @@ class FlowRuns:
         report.steps.append(step)
         result, error = step.result, step.result.error
         host = self._kernel.host
-        host.diagnostics.record(
-            phase=result.phase or report.flow,
-            step_id=result.path,
-            handler=result.handler or None,
-            status=_DIAGNOSTIC_STATUS[result.status],
-            target={"kind": "flow", "id": report.flow},
-            error={"type": error.type, "message": error.title} if error else None,
-            meta={"run_id": report.run_id, "reason": result.reason, "duration_s": step.duration_s},
-        )
-        host.events.publish(STEP_EVENT, {"run_id": report.run_id, "flow": report.flow, **step.as_dict()})
+        host.diagnostics.append({
+            "ts": time.time(),
+            "phase": result.phase or report.flow,
+            "step_id": result.path,
+            "handler": result.handler or None,
+            "status": _DIAGNOSTIC_STATUS[result.status],
+            "target": {"kind": "flow", "id": report.flow},
+            "error": {"type": error.type, "message": error.title} if error else None,
+            "meta": {"run_id": report.run_id, "reason": result.reason, "duration_s": step.duration_s},
+        })  # fmt: skip
+        if host.events.wanted(STEP_EVENT):
+            host.events.publish(STEP_EVENT, {"run_id": report.run_id, "flow": report.flow, **step.as_dict()})
 
     def _told(self, report: RunReport) -> None:
         self._kernel.host.events.publish(RUN_EVENT, report.summary())

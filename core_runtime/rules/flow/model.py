@@ -16,6 +16,8 @@ from enum import IntEnum, StrEnum
 from types import MappingProxyType
 from typing import Any
 
+from msgspec import Struct
+
 from core_runtime.rules.flow.values import Value
 
 EMPTY: Mapping[str, Any] = MappingProxyType({})
@@ -434,8 +436,7 @@ class Flow:
         return (self.steps, *(catch.do for catch in self.catch), self.finally_)
 
 
-@dataclass(frozen=True, slots=True)
-class StepResult:
+class StepResult(Struct, frozen=True, gc=False):
     """How one step ended. ``usable``: its output exists (it succeeded, or a default or a catch stood in)."""
 
     path: str

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from msgspec import Struct
+
 from core_runtime.rules.flow import model
 from core_runtime.rules.flow.hooks import closed_steps
 from core_runtime.rules.flow.plan import Plan
@@ -30,11 +32,11 @@ class Surroundings:
     hooks: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True, slots=True)
-class Block:
+class Block(Struct, frozen=True, gc=False):
     """What steps inherit from what is around them. ``place`` tells iterations apart; ``flow`` is the one that runs.
 
-    ``within``: the ids of the flows that run each other, outermost first, this one last.
+    ``within``: the ids of the flows that run each other, outermost first, this one last. A struct, as is what each step
+    leaves behind: some are made for each step.
     """
 
     flow: model.Flow
@@ -43,6 +45,10 @@ class Block:
     place: str = ""
     depth: int = 0
     within: tuple[str, ...] = ()
+
+    def at(self, place: str) -> Block:
+        """The same, elsewhere."""
+        return Block(self.flow, self.phase, self.on_error, place, self.depth, self.within)
 
 
 @dataclass(slots=True)

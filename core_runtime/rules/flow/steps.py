@@ -15,8 +15,9 @@ Invariants:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from core_runtime.rules.flow import model
 from core_runtime.rules.flow.hooks import MAX_RETRIES, Hook, Word, told_of
@@ -110,22 +111,25 @@ class Steps:
     def steps(self, steps: Sequence[model.Step], block: Block, scope: Scope) -> Routine:
         """Run steps one after another; the last one's value."""
         value = None
+        settled = self._hooked if self.run.surroundings.hooks else self._settled
         for step in steps:
-            value = yield from self._step(step, block, scope)
+            skip = self._skip_reason(step, scope)
+            if skip is not None:
+                value = self._skipped(step, block, scope, skip)
+                continue
+            self.run.tasks.effects.append(Began(step.path))
+            routine = settled(step, block, scope)
+            value = yield from (self._finished(routine, step, block, scope) if step.finally_ else routine)
         return value
 
     # -- one step
+    #
+    # What has nothing to add hands on the next one's routine instead of standing around it: each that stands in
+    # between costs every step of every flow.
 
-    def _step(self, step: model.Step, block: Block, scope: Scope) -> Routine:
-        skip = self._skip_reason(step, scope)
-        if skip is not None:
-            return self._skipped(step, block, scope, skip)
-        self.run.tasks.effects.append(Began(step.path))
-        settled = self._hooked if self.run.surroundings.hooks else self._settled
-        if not step.finally_:
-            return (yield from settled(step, block, scope))
+    def _finished(self, routine: Routine, step: model.Step, block: Block, scope: Scope) -> Routine:
         try:
-            value = yield from settled(step, block, scope)
+            value = yield from routine
         except (Interrupt, StepFailed):
             yield from self.steps(step.finally_, block, scope)
             raise
@@ -183,7 +187,7 @@ class Steps:
                 if word != Word.RETRY or failure.final or tries > MAX_RETRIES:
                     stop, forgiven = word == Word.ABORT, word == Word.CONTINUE
                     raise StepFailed(error, stop=stop, final=failure.final, forgiven=forgiven) from None
-                within = replace(block, place=f"{block.place}{step.path}!again{tries}/")
+                within = block.at(f"{block.place}{step.path}!again{tries}/")
 
     def _settled(self, step: model.Step, block: Block, scope: Scope) -> Routine:
         """The step's value after retries, catches and ``on_error``; recorded."""
@@ -212,8 +216,9 @@ class Steps:
         return value
 
     def _once(self, step: model.Step, block: Block, scope: Scope) -> Routine:
-        if step.once is None:
-            return (yield from self._attempts(step, block, scope))
+        return self._attempts(step, block, scope) if step.once is None else self._remembered(step, block, scope)
+
+    def _remembered(self, step: model.Step, block: Block, scope: Scope) -> Routine:
         key = step.acts_as, once_key(step, scope)
         if key in self.run.memory:
             return self.run.memory[key]
@@ -300,8 +305,9 @@ class Steps:
     def _attempts(self, step: model.Step, block: Block, scope: Scope) -> Routine:
         calling = isinstance(step.action, model.Call)
         retry = step.retry or (block.flow.defaults.retry if calling else None)
-        if retry is None:
-            return (yield from self._attempt(step, block, scope, 1))
+        return self._attempt(step, block, scope, 1) if retry is None else self._retried(step, block, scope, retry)
+
+    def _retried(self, step: model.Step, block: Block, scope: Scope, retry: model.Retry) -> Routine:
         attempt = 1
         while True:
             try:
@@ -323,11 +329,11 @@ class Steps:
             if timeout_s is None:
                 timeout_s = CALL_TIMEOUT_S
             if step.stream is None:  # whoever performs the call answers in time; no child, no timer
-                return (yield from act(self, step, block, scope, attempt, timeout_s))
+                return act(self, step, block, scope, attempt, timeout_s)
         routine = act(self, step, block, scope, attempt, timeout_s or 0.0)
         if timeout_s is None or isinstance(step.action, model.Construct):
-            return (yield from routine)
-        return (yield from self.guarded(routine, timeout_s, step.path, f"{block.place}{step.path}@{attempt}", attempt))
+            return routine
+        return self.guarded(routine, timeout_s, step.path, f"{block.place}{step.path}@{attempt}", attempt)
 
     def guarded(self, routine: Routine, timeout_s: float, path: str, place: str, attempt: int = 1) -> Routine:
         """Run ``routine`` as a child that has ``timeout_s``."""

@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
+from msgspec import structs
+
 from core_runtime.rules.flow import model
 from core_runtime.rules.flow.plan import Plan
 from core_runtime.rules.flow.run import (
@@ -74,33 +76,42 @@ CLOSED = object()
 
 
 def act(doing: Doing, step: model.Step, block: Block, scope: Scope, attempt: int, timeout_s: float) -> Routine:
-    """Perform the step's verb once."""
-    below = _below(step, block)
+    """The step's verb, to be performed once."""
     match step.action:
-        case model.Call():
-            return (yield from _call(doing, step, block, scope, attempt, timeout_s))
         case model.Set(values):
-            items = [(path, resolved(value, scope, step.path)) for path, value in values]
-            for path, item in items:
-                scope.assign(path, item)
-            return None
+            return _set(values, step, scope)
+        case model.Call():
+            return _call(doing, step, block, scope, attempt, timeout_s)
         case model.Do(steps):
-            return (yield from doing.steps(steps, below, scope))
+            return doing.steps(steps, _below(step, block), scope)
         case model.Choose(cases):
-            for case in cases:
-                if case.when is None or truth(case.when, scope, step.path):
-                    return (yield from doing.steps(case.do, below, scope))
-            return None
+            return _choose(doing, step, cases, _below(step, block), scope)
         case model.Parallel():
-            return (yield from _parallel(doing, step.action, below, scope))
+            return _parallel(doing, step.action, _below(step, block), scope)
         case model.Each():
-            return (yield from _each(doing, step, step.action, below, scope))
+            return _each(doing, step, step.action, _below(step, block), scope)
         case model.Loop():
-            return (yield from _loop(doing, step, step.action, below, scope))
+            return _loop(doing, step, step.action, _below(step, block), scope)
         case model.Construct():
-            return (yield from _construct(doing, step, step.action, below, scope, attempt))
+            return _construct(doing, step, step.action, _below(step, block), scope, attempt)
         case _:
-            return (yield from _plain(doing, step, block, scope))
+            return _plain(doing, step, block, scope)
+
+
+def _set(values: Sequence[tuple[tuple[str, ...], Value]], step: model.Step, scope: Scope) -> Routine:
+    items = [(path, resolved(value, scope, step.path)) for path, value in values]
+    for path, item in items:
+        scope.assign(path, item)
+    yield from ()  # a routine, like every verb
+
+
+def _choose(
+    doing: Doing, step: model.Step, cases: Sequence[model.Case], below: Block, scope: Scope
+) -> Routine:
+    for case in cases:
+        if case.when is None or truth(case.when, scope, step.path):
+            return (yield from doing.steps(case.do, below, scope))
+    return None
 
 
 def _plain(doing: Doing, step: model.Step, block: Block, scope: Scope) -> Routine:
@@ -131,7 +142,7 @@ def _below(step: model.Step, block: Block) -> Block:
     waited_for = bool(step.catch) or step.retry is not None
     default = model.OnError.FAIL if waited_for else block.on_error
     policy = step.on_error or default
-    return block if policy is block.on_error else replace(block, on_error=policy)
+    return block if policy is block.on_error else structs.replace(block, on_error=policy)
 
 
 def _failure(step: model.Step, action: model.Fail, scope: Scope) -> model.FlowError:
@@ -265,7 +276,7 @@ def _construct(
         nonlocal runs
         runs += 1
         inner = scope.inner(flat_inputs(values))
-        value = yield from doing.steps(action.do, replace(below, place=f"{below.place}{step.path}#{runs}/"), inner)
+        value = yield from doing.steps(action.do, below.at(f"{below.place}{step.path}#{runs}/"), inner)
         scope.merge(inner, without=values)
         return value
 
@@ -337,7 +348,7 @@ def _each(doing: Doing, step: model.Step, action: model.Each, below: Block, scop
             break
         scopes.append(inner)
     routines = [
-        as_child(_iteration(doing, step, action, replace(below, place=f"{below.place}{step.path}#{number}/"), inner))
+        as_child(_iteration(doing, step, action, below.at(f"{below.place}{step.path}#{number}/"), inner))
         for number, inner in enumerate(scopes)
     ]
     limit = _limit(doing, action.parallel, len(routines))
@@ -356,7 +367,7 @@ def _loop(doing: Doing, step: model.Step, action: model.Loop, below: Block, scop
             scope.assign((action.at,), number)
         if not truth(action.proceed, scope, step.path):
             break
-        value = yield from doing.steps(action.do, replace(below, place=f"{below.place}{step.path}#{number}/"), scope)
+        value = yield from doing.steps(action.do, below.at(f"{below.place}{step.path}#{number}/"), scope)
         if action.until is not None and truth(action.until, scope, step.path):
             break
     return value
