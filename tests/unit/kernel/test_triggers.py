@@ -53,7 +53,9 @@ class Stage:
         return {issue.code for issue in self.kernel.host.diagnostics.issues() if issue.code.startswith("flow_")}
 
     async def settled(self):
-        await until(lambda: not self.kernel.triggers._runs and not any(one["waiting"] for one in self.shown()))
+        """Nothing waits, is being looked up, or runs."""
+        triggers = self.kernel.triggers
+        await until(lambda: not triggers._runs and all(not one.pump or one.pump.done() for one in triggers._armed.values()))
 
 
 def flow(*on, steps=None, **words):
