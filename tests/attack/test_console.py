@@ -22,7 +22,6 @@ from tests.support.http_faces import run
 from tests.support.running_host import RunningHost, one_component_pack
 
 NOBODY = 65533
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="acting as another user needs root")
 
 pytestmark = pytest.mark.embedded
 
@@ -106,7 +105,7 @@ def test_a_planted_cookie_is_no_session_and_hides_none(host: RunningHost) -> Non
     assert untouched(host)
 
 
-@needs_root
+@pytest.mark.root
 def test_a_cookie_of_another_user_or_port_needs_the_owners_connection(host: RunningHost) -> None:
     """A server of another user on another port receives the cookie, for cookies ignore ports. It is worth nothing there."""
     visitor = opened(host)

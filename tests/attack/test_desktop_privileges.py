@@ -22,6 +22,8 @@ with open({out!r}, "a") as file:
     file.write(json.dumps(told) + "\\n")
 sys.exit({code})
 """
+pytestmark = pytest.mark.root  # only programs that root owns are run, which the test must be able to make
+
 ENVIRONMENT = {"DISPLAY": ":7", "HOME": "/home/operator", "RUMI_SECRET": "of the host", "LD_PRELOAD": "/tmp/evil.so", "PATH": "/tmp"}
 
 
@@ -60,8 +62,6 @@ class Acting:
 
 @pytest.fixture
 def acting(tmp_path):
-    if os.getuid():
-        pytest.skip("only programs that root owns are run, which the test must be able to make")
     return Acting(tmp_path)
 
 

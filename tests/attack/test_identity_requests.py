@@ -22,7 +22,6 @@ from tests.support.http_faces import ask, connect, exchange, free_port, read_ans
 
 NOBODY = 65533
 AS_NOBODY: Any = {"user": NOBODY, "group": NOBODY, "extra_groups": [], "cwd": "/"}
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="acting as another user needs root")
 
 
 def test_rebinding_a_foreign_name_to_this_machine(tmp_path: Path) -> None:
@@ -90,7 +89,7 @@ def test_the_owners_plain_curl_lines_work(tmp_path: Path) -> None:
     run(owner())
 
 
-@needs_root
+@pytest.mark.root
 def test_another_users_connection(tmp_path: Path) -> None:
     async def attack() -> None:
         async with serving(tmp_path) as served:
@@ -108,7 +107,7 @@ def test_another_users_connection(tmp_path: Path) -> None:
     run(attack())
 
 
-@needs_root
+@pytest.mark.root
 def test_another_users_connection_closed_early(tmp_path: Path) -> None:
     """The row of a closed connection reads user 0: before the fix of the state, a late look-up took it for root's."""
     script = (
@@ -279,7 +278,7 @@ def test_a_slow_head_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     run(attack())
 
 
-@needs_root
+@pytest.mark.root
 def test_a_stranger_can_not_use_up_the_owners_places(tmp_path: Path) -> None:
     script = (
         "import socket,sys\n"
@@ -300,7 +299,7 @@ def test_a_stranger_can_not_use_up_the_owners_places(tmp_path: Path) -> None:
     run(attack())
 
 
-@needs_root
+@pytest.mark.root
 def test_guessing_tokens_is_slowed_down_and_costs_the_owner_nothing(tmp_path: Path) -> None:
     async def attack() -> None:
         async with serving(tmp_path) as served:

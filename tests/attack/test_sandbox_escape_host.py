@@ -128,6 +128,7 @@ def test_environment_of_the_host_in_every_process(one, monkeypatch):
         assert name not in text, name
 
 
+@pytest.mark.embedded
 def test_environment_of_a_host_started_with_secrets():
     # the host's environment at its *start* is what the kernel shows as environ: a process of its own is needed
     script = """

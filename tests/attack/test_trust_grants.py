@@ -209,11 +209,10 @@ def test_key_that_is_a_link_is_no_key(tmp_path):
     refused(home, "key_unreadable")
 
 
+@pytest.mark.root
 def test_foreign_owner_of_the_key_is_refused(tmp_path):
     home = TrustHome(tmp_path)
     home.approved()
-    if os.geteuid() != 0:
-        pytest.skip("giving a file to somebody else needs root")
     os.chown(home.secrets / ".secret_key", 12345, 12345)
     refused(home, "key_foreign")
 

@@ -64,7 +64,7 @@ with sandboxes.yard("docker") as yard, sandboxes.cell(yard) as one:
 """
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="[docker] a mount namespace of its own needs root")
+@pytest.mark.mount
 def test_an_engine_that_does_not_see_our_folders_gets_stdio():
     # as in a container beside the engine: its socket is here, but what is mounted here is not there
     mounts = "mount -t tmpfs -o mode=1777 none /run && mount -t tmpfs -o mode=1777 none /tmp/own && "

@@ -188,10 +188,9 @@ def test_without_any_isolation_nothing_runs_and_the_api_lives(tmp_path: Path) ->
     assert not canary.exists()
 
 
+@pytest.mark.root
 @pytest.mark.parametrize("reader", ["nobody"])
 def test_another_user_of_the_machine_is_refused(tmp_path: Path, reader: str) -> None:
-    if os.getuid() != 0:
-        pytest.skip("only root can become another user here")
     with RunningHost(tmp_path / "home", "docker", {"DOCKER_HOST": f"unix://{tmp_path}/nobody.sock"}) as host:
         line = ["curl", "-s", "-X", "POST", "-w", "%{http_code}", f"http://localhost:{host.api_port}/api/packs/x/approve"]
         done = subprocess.run(line, user=reader, group="nogroup", extra_groups=[], capture_output=True, text=True, timeout=30, check=True)

@@ -61,6 +61,22 @@ def netns_obstacle() -> str:
     return f"no network namespaces: {tried.stderr.strip()}" if tried.returncode else ""
 
 
+def root_obstacle() -> str:
+    return "" if os.geteuid() == 0 else "acting as another user, or making what only root may, needs root"
+
+
+@functools.cache
+def mount_obstacle() -> str:
+    """Empty where a file system can be mounted, as a full disk of our own needs."""
+    if os.geteuid() != 0:
+        return "mounting a small file system needs root"
+    tried = subprocess.run(
+        ["unshare", "--mount", "mount", "-t", "tmpfs", "none", "/mnt"], check=False, capture_output=True, text=True
+    )
+    return f"this machine refuses to mount a file system: {tried.stderr.strip()}" if tried.returncode else ""
+
+
 OBSTACLES = {
     "docker": docker_obstacle, "embedded": embedded_obstacle, "browser": browser_obstacle, "netns": netns_obstacle, "node": node_obstacle,
+    "root": root_obstacle, "mount": mount_obstacle,
 }  # fmt: skip

@@ -339,7 +339,7 @@ def test_a_server_of_another_user_gets_nothing() -> None:
                 link.check_peer(ours, os.getuid() + 1)
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="needs root to serve as another user")
+@pytest.mark.root
 def test_a_squatter_with_another_uid_is_refused(tmp_path, capsys) -> None:
     folder = link.run_folders(tmp_path, os.environ, 0)[0]
     folder.mkdir(mode=0o700)

@@ -30,7 +30,7 @@ def test_a_bubblewrap_that_others_can_write_is_not_taken(monkeypatch, tmp_path, 
     assert checker.find_bubblewrap() is None
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only the superuser can own it as root or give it away")
+@pytest.mark.root
 def test_bubblewrap_must_belong_to_root(monkeypatch, tmp_path) -> None:
     program = tmp_path / "bwrap"
     program.write_text("#!/bin/sh\n")
