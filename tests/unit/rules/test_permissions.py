@@ -41,6 +41,7 @@ from core_runtime.rules.permissions import (
     resources_of,
     rights_of,
     unspent,
+    with_replaced,
     withheld_reason,
 )
 from core_runtime.rules.sandbox import DriverKind, Isolation, Level
@@ -679,3 +680,39 @@ def test_answers_carry_their_code():
     assert (Deny("x").code, Deny("x").hint) == ("denied", "")
     assert {"KINDS", "host_key_permission", "path_fault", "protected_fault"} < set(rules.__all__)
     assert all(hasattr(rules, name) for name in rules.__all__)
+
+
+REPLACING = Choice("interface.replace", freeze({"keys": ("a.b",)}))
+ASKED = (request("userdata.read", paths=("shared/**",)), request("secret", names=("token",)), request("interface.replace", keys=("a.b", "c.d")))
+
+
+def test_keys_to_take_over_come_beside_what_was_chosen():
+    assert with_replaced(ASKED, None, (), None) is None
+    chosen = [Choice("secret", freeze({"names": ("token",)}))]
+    assert with_replaced(ASKED, chosen, (), 5.0) is chosen
+    assert with_replaced(ASKED, chosen, ("a.b",), None) == [*chosen, REPLACING]
+    assert with_replaced(ASKED, [], ("a.b",), None) == [REPLACING]
+
+
+@pytest.mark.parametrize(("until", "mode"), [(None, Mode.ALWAYS), (50.0, Mode.UNTIL)])
+def test_keys_to_take_over_come_beside_what_is_plain_for_as_long(until, mode):
+    plain = Choice("userdata.read", ASKED[0].params, mode, until)
+    replacing = Choice("interface.replace", freeze({"keys": ("a.b",)}), mode, until)
+    assert with_replaced(ASKED, None, ("a.b",), until) == [plain, replacing]
+    granted = decide(ASKED, [plain, replacing], instance="i").granted
+    assert [(p.type, p.mode, p.until) for p in granted] == [("userdata.read", mode, until), ("interface.replace", mode, until)]
+
+
+@pytest.mark.parametrize("kind", ["interface.replace", "flow.modify", "resources"])
+def test_what_lasts_has_no_single_use(kind):
+    params = {"interface.replace": {"keys": ("a.b",)}, "flow.modify": {"flows": ("x",)}, "resources": {"pids": 2}}[kind]
+    with pytest.raises(DeniedError) as refused:
+        decide([request(kind, **params)], [Choice(kind, mode=Mode.ONCE)], instance="i")
+    assert (refused.value.code, refused.value.fields) == ("permission_lasting", {"type": kind})
+    assert refused.value.detail.startswith(f"'{kind}' can't be granted: it is no single act")
+    with pytest.raises(DeniedError):
+        narrow([held(kind, **params)], [Choice(kind, mode=Mode.ONCE)], spent=())
+    assert not in_force(held(kind, Mode.ONCE, **params), now=0.0)
+    assert items_of(held(kind, **params)) == ()
+    for mode in (Mode.RESTART, Mode.UNTIL):
+        decide([request(kind, **params)], [Choice(kind, mode=mode, until=1.0 if mode is Mode.UNTIL else None)], instance="i")
