@@ -185,6 +185,7 @@ SIGNED_FILES: Final = {
     ".journal_head": "journal",
     "privileges.json": "privileges",
     "usage.json": "usage",
+    "budgets.json": "budgets",
 }
 """Every other signed file and its purpose; dot files are slot files (``drivers.counters``)."""
 

@@ -30,10 +30,11 @@ from core_runtime.bus.channels import Channel, ChannelReset
 from core_runtime.diagnostics import Diagnostics, Severity
 from core_runtime.drivers.dialer import dial, this_machine
 from core_runtime.egress import fetching, tunnel
+from core_runtime.egress.accounts import Accounts, Copy
 from core_runtime.egress.connections import Connection, CutError
 from core_runtime.ports import Resolver
 from core_runtime.rules.addresses import Address, dial_fault
-from core_runtime.rules.budgets import Account, BudgetTable
+from core_runtime.rules.budgets import BudgetTable
 from core_runtime.rules.egress import Refused, Target, parse_target
 from core_runtime.rules.fetch import HTTPS_PORT, Injection, Request, header_clash, injections, parse_request
 from core_runtime.rules.grants import Grant
@@ -88,6 +89,7 @@ class Means:
     own_ports: Callable[[], frozenset[int]]
     work: Executor
     """Where what blocks is done; the operator's own work is done elsewhere."""
+    spent: Copy
     clock: Callable[[], float] = time.monotonic
 
 
@@ -96,7 +98,8 @@ class Broker:
 
     def __init__(self, means: Means) -> None:
         self._means = means
-        self._accounts: dict[str, Account] = {}
+        self._accounts = Accounts(means.spent, means.diagnostics, means.work, clock=means.clock)
+        self._opening: dict[str, int] = {}
         self._open: dict[str, dict[int, Connection]] = {}
         self._numbers = itertools.count(1)
         self._recent: dict[str, deque[dict[str, Any]]] = {}
@@ -158,7 +161,7 @@ class Broker:
         """Connections, bytes against budgets, and what was refused lately."""
         now = self._means.clock()
         budgets = self._means.budgets().of(pack_id)
-        account = self._accounts.get(pack_id, Account())
+        account = self._accounts.of(pack_id)
         return {
             "pack_id": pack_id,
             "budgets": budgets.as_dict(),
@@ -186,6 +189,7 @@ class Broker:
                 tasks.append(connection.task)
         if tasks:
             await asyncio.wait(tasks, timeout=CLOSE_S)
+        await self._apart(self._accounts.close)
 
     # --- opening
 
@@ -196,18 +200,24 @@ class Broker:
         if self._closing:
             raise _error(_STOPPING)
         now = self._means.clock()
-        account = self._accounts.setdefault(pack_id, Account())
+        account = self._accounts.of(pack_id)
         budgets = self._means.budgets().of(pack_id)
         mine = self._open.setdefault(pack_id, {})
-        over = account.open(target.host, len(mine), budgets, now)
+        over = account.open(target.host, len(mine) + self._opening.get(pack_id, 0), budgets, now)
         if over is not None:
             raise await self._refuse(pack_id, kind, str(target), over)
-        answer = await self._apart(partial(self._means.permissions.check, pack_id, kind, **params))
-        if isinstance(answer, Deny):
-            raise await self._refuse(pack_id, kind, str(target), Refused("denied", answer.reason, answer.hint))
+        self._opening[pack_id] = self._opening.get(pack_id, 0) + 1
+        try:
+            await self._accounts.keep(account, target.host, budgets)
+            answer = await self._apart(partial(self._means.permissions.check, pack_id, kind, **params))
+            if isinstance(answer, Deny):
+                raise await self._refuse(pack_id, kind, str(target), Refused("denied", answer.reason, answer.hint))
+        finally:
+            self._opening[pack_id] -= 1
         connection = Connection(
-            next(self._numbers), pack_id, kind, params, target, budgets, account, self._means.clock, now, now
-        )
+            next(self._numbers), pack_id, kind, params, target, budgets, account, self._means.clock,
+            self._accounts.keep, now, now,
+        )  # fmt: skip
         mine[connection.number] = connection
         self._arm()
         return connection, answer.index
@@ -255,6 +265,7 @@ class Broker:
             over = connection.account.lookup(connection.budgets, self._means.clock())
             if over is not None:
                 raise await self._refuse(pack_id, connection.kind, str(target), over)
+            await connection.kept()
             async with self._asking.setdefault(pack_id, asyncio.Semaphore(LOOKUPS_AT_ONCE)):
                 found = await self._means.resolver.resolve(target.name, connection.budgets.connect_s)
         machine = await self._apart(partial(this_machine, self._means.own_ports()))
@@ -297,7 +308,7 @@ class Broker:
 
     async def _refuse(self, pack_id: str, kind: str, target: str, why: Refused) -> RumiError:
         """Record a refusal: each of the first ones of a minute, then their number. Returns what to raise."""
-        account = self._accounts.setdefault(pack_id, Account())
+        account = self._accounts.of(pack_id)
         account.refused += 1
         self._remember(pack_id, kind, target, why)
         if why.code.startswith("budget."):

@@ -10,11 +10,12 @@ Not here: whether it may be opened (``broker``), what is said over it (``tunnel`
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from typing import Any
 
+from backend_core.errors import HostError
 from core_runtime.rules.addresses import Address
 from core_runtime.rules.budgets import Account, Budgets
 from core_runtime.rules.egress import Refused, Target
@@ -32,6 +33,8 @@ class Connection:
     budgets: Budgets
     account: Account
     clock: Callable[[], float]
+    keep: Callable[[Account, str, Budgets], Awaitable[None]]
+    """Has what was counted written down (``accounts``)."""
     started: float = 0.0
     touched: float = 0.0
     address: Address | None = None
@@ -48,12 +51,20 @@ class Connection:
         self.bytes_up += up
         self.bytes_down += down
         self.account.count(self.target.host, up, down, self.touched)
+        await self.kept()
         over = self.account.exceeded(self.target.host, self.budgets, self.touched)
         if over is not None:
             raise CutError(over)
         wait_s = self.account.wait_s(up + down, self.budgets, self.touched)
         if wait_s > 0:
             await asyncio.sleep(wait_s)
+
+    async def kept(self) -> None:
+        """Wait until what was counted is written down. Raises ``CutError`` where it can't be."""
+        try:
+            await self.keep(self.account, self.target.host, self.budgets)
+        except HostError as exc:
+            raise CutError(Refused(exc.code, exc.detail, exc.hint)) from exc
 
     def overdue(self, now: float) -> Refused | None:
         """Which limit of time has passed, if any."""

@@ -14,6 +14,7 @@ from backend_core.files import read_bounded
 from backend_core.parsing import parse_json
 from core_runtime.bus.channels import Channel, Serve
 from core_runtime.drivers.resolver import SystemResolver
+from core_runtime.drivers.spent_file import SpentFile
 from core_runtime.egress.broker import Broker, Means
 from core_runtime.handlers import packs
 from core_runtime.handlers.host import Host
@@ -40,6 +41,7 @@ def open_broker(host: Host) -> Broker:
                 {DEFAULT_API_PORT, DEFAULT_WEB_PORT, host.settings.api_port, host.settings.web_port}
             ),
             work=host.pack_work,
+            spent=SpentFile(host.approvals.grants.keyring),
         )
     )
     host.bus.channels.update({"network.connect": _by_right(broker.network), "http.fetch": _by_right(broker.fetch)})

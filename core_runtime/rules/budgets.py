@@ -4,16 +4,18 @@ Invariants:
   * Bytes count when they pass, both ways, for the Pack and for the destination; a window of time starts with its first
     byte and ends by itself.
   * What a Pack is charged for is bounded in memory: destinations beyond ``MAX_DESTINATIONS`` are counted together.
+  * What was spent is kept ahead of the spending (``ahead``): the copy that a killed host leaves says as much as was
+    spent, or one ``STEPS``-th of the budget more, never less.
 
-Not here: clocks (``now`` comes in, monotonic seconds), cutting connections (``egress``).
+Not here: clocks (``now`` comes in, monotonic seconds), cutting connections and the copy itself (``egress``).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from backend_core.errors import quote
 from core_runtime.rules.egress import Refused
@@ -23,6 +25,14 @@ OTHERS: Final = "(other hosts)"
 BURST_S: Final = 0.05
 HOUR_S: Final = 3_600.0
 MINUTE_S: Final = 60.0
+STEPS: Final = 16
+HOUR: Final = "bytes"
+MINUTE: Final = "connections"
+LOOKUPS: Final = "lookups"
+TO: Final = "to "
+"""Before a host: the window of bytes that passed to and from it."""
+Spent: TypeAlias = dict[str, tuple[float, int]]
+"""By window: how many seconds ago it began, and its sum."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,12 +112,14 @@ def _parse(values: Any, base: Budgets) -> Budgets | str:
 class Window:
     """A sum over a span of time that starts with its first entry."""
 
-    __slots__ = ("span_s", "started", "total")
+    __slots__ = ("kept", "span_s", "started", "total")
 
     def __init__(self, span_s: float) -> None:
         self.span_s = span_s
         self.started = -math.inf
         self.total = 0
+        self.kept = 0
+        """The sum that the copy of this span holds."""
 
     def value(self, now: float) -> int:
         """The sum of the current span."""
@@ -118,9 +130,14 @@ class Window:
     def add(self, amount: int, now: float) -> int:
         """Count; the sum afterwards."""
         if now - self.started >= self.span_s:
-            self.started, self.total = now, 0
+            self.started, self.total, self.kept = now, 0, 0
         self.total += amount
         return self.total
+
+    def begin_again(self, age_s: float, total: int, now: float) -> None:
+        """As it was left; one whose time is over stays empty."""
+        if 0 <= age_s < self.span_s and total > 0:
+            self.started, self.total, self.kept = now - age_s, total, total
 
     def left_s(self, now: float) -> float:
         """Seconds until it starts anew."""
@@ -197,6 +214,48 @@ class Account:
             return _over("bytes_per_hour_and_host", f"{budgets.bytes_per_hour_and_host} bytes passed to and from "
                          f"{host} within an hour", f"The next hour begins in {window.left_s(now):.0f} s.")  # fmt: skip
         return None
+
+    def is_kept(self, host: str, now: float) -> bool:
+        """Whether the copy says what was spent: of one host, and of what is counted for all of them."""
+        windows = (self.hour, self.destination(host).hour, self._minute, self._lookups)
+        return all(window.value(now) <= window.kept for window in windows)
+
+    def ahead(self, budgets: Budgets, now: float) -> Spent:
+        """What the copy has to say before more may pass: a step more than was spent, where it says too little now."""
+        found: Spent = {}
+        for name, window, limit in self._windows(budgets):
+            spent = window.value(now)
+            step = min(limit, spent + max(1, int(limit) // STEPS)) if spent > window.kept else window.kept
+            if spent:
+                found[name] = (now - window.started, max(spent, int(step)))
+        return found
+
+    def spent(self, now: float, *, exactly: bool = False) -> Spent:
+        """What the copy says, or (``exactly``) what was spent."""
+        windows = ((name, window, window.value(now)) for name, window, _ in self._windows(Budgets()))
+        return {n: (now - w.started, spent if exactly else max(w.kept, spent)) for n, w, spent in windows if spent}
+
+    def kept(self, copy: Spent, now: float) -> None:
+        """The copy says this now. A window that began anew in the meantime was not meant."""
+        for name, window, _ in self._windows(Budgets()):
+            if name in copy and window.value(now) and abs(now - window.started - copy[name][0]) < window.span_s / 2:
+                window.kept = max(window.kept, copy[name][1])
+
+    def restore(self, copy: Spent, now: float) -> None:
+        """Go on from a copy."""
+        for name, (age_s, total) in copy.items():
+            if name.startswith(TO):
+                self.destination(name.removeprefix(TO)).hour.begin_again(age_s, total, now)
+        for name, window in ((HOUR, self.hour), (MINUTE, self._minute), (LOOKUPS, self._lookups)):
+            if name in copy:
+                window.begin_again(*copy[name], now)
+
+    def _windows(self, budgets: Budgets) -> Iterator[tuple[str, Window, float]]:
+        yield HOUR, self.hour, budgets.bytes_per_hour
+        yield MINUTE, self._minute, budgets.connections_per_minute
+        yield LOOKUPS, self._lookups, budgets.lookups_per_minute
+        for host, found in self.destinations.items():
+            yield TO + host, found.hour, budgets.bytes_per_hour_and_host
 
     def destination(self, host: str) -> Destination:
         """The counters of one host."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -789,6 +790,98 @@ def test_look_ups_are_limited_so_that_names_carry_little_data(story: Any) -> Non
         assert len(s.names.asked) == 5
 
     story(tell, [{"type": "network", "domains": ["*.example.org"]}], {}, lookups_per_minute=5)
+
+
+def _spend_and_die(folder: Path, spend: Callable[[Stand], Coroutine[Any, Any, None]], **budgets: Any) -> Path:
+    """The files that a host leaves that is killed when ``spend`` is done: no copy is written at an orderly end."""
+    left = folder / "left"
+
+    async def main() -> None:
+        async with stand(folder / "first", [{"type": "network", "domains": ["*.example.org"]}], {}, **budgets) as s:
+            await spend(s)
+            shutil.copytree(folder / "first/permissions", left / "permissions")
+
+    (folder / "first").mkdir()
+    asyncio.run(main())
+    return left
+
+
+@pytest.mark.parametrize("spent", [1, 2, 19, 20])
+def test_a_host_that_is_killed_gives_no_budget_back(tmp_path: Path, spent: int) -> None:
+    async def ask(s: Stand, times: int) -> int:
+        """How many were looked up."""
+        codes = [await s.refused(f"n{n}.example.org") for n in range(times)]
+        assert set(codes) <= {"name_unknown", "egress.budget.lookups_per_minute", "egress.budget.connections_per_minute"}
+        return codes.count("name_unknown")
+
+    async def spend(s: Stand) -> None:
+        assert await ask(s, spent) == spent
+
+    for budget in ("lookups_per_minute", "connections_per_minute"):
+        folder = tmp_path / budget
+        folder.mkdir()
+        left = _spend_and_die(folder, spend, **{budget: 20})
+
+        async def again() -> None:
+            async with stand(left, [{"type": "network", "domains": ["*.example.org"]}], {}, **{budget: 20}) as s:  # noqa: B023 - run at once
+                assert 20 - spent - 20 // 16 <= await ask(s, 20) <= 20 - spent
+
+        asyncio.run(again())
+
+
+@netns
+def test_bytes_stay_spent_when_the_host_is_killed(tmp_path: Path, net: Internet, sink: Any) -> None:
+    sink(flood=True)
+    budgets = {"bytes_per_hour": 3_000_000, "bytes_per_hour_and_host": 2_000_000}
+
+    async def main() -> None:
+        async with stand(tmp_path, [NETWORK], ZONE, **budgets) as s:
+            first, _ = await s.open(NAME)
+            taken = 0
+            while taken < 500_000:
+                taken += len((await s.item(first))[3])
+                s.agent.send(CREDIT, first, 1)
+            shutil.copytree(tmp_path / "permissions", tmp_path / "left/permissions")
+            passed = s.broker.view(PACK)["bytes_this_hour"]
+        async with stand(tmp_path / "left", [NETWORK], ZONE, **budgets) as s:
+            before = s.broker.view(PACK)["bytes_this_hour"]
+            assert 500_000 <= taken <= before
+            assert before <= passed + 3_000_000 // 16
+            again, _ = await s.open(NAME)
+            assert await s.end(again) == "egress.budget.bytes_per_hour_and_host"
+            assert s.broker.view(PACK)["bytes_this_hour"] <= 2_000_000 + 2 * 65_536
+        async with stand(tmp_path / "left", [NETWORK], ZONE, **budgets) as s:  # an orderly end: nothing more, nothing less
+            assert await s.refused(NAME) == "egress.budget.bytes_per_hour_and_host"
+
+    net.in_host(lambda: asyncio.run(main()))
+
+
+def test_nothing_passes_that_can_not_be_written_down_as_spent(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with stand(tmp_path, [{"type": "network", "domains": ["*.example.org"]}], {}) as s:
+            file = tmp_path / "permissions/budgets.json"
+            (tmp_path / "permissions/.secret_key").rename(tmp_path / "key")
+            assert await s.refused("a.example.org") == "egress_budgets_unwritable"
+            assert s.names.asked == []
+            assert not file.exists()
+            assert "egress_budgets_unwritable" in {issue.code for issue in s.rig.diagnostics.issues()}
+            (tmp_path / "key").rename(tmp_path / "permissions/.secret_key")
+            assert await s.refused("a.example.org") == "name_unknown"
+        file.write_bytes(file.read_bytes()[:-40])
+        async with stand(tmp_path, [], {}) as s:
+            assert "egress_budgets_lost" in {issue.code for issue in s.rig.diagnostics.issues()}
+
+    asyncio.run(main())
+
+
+@netns
+def test_connections_that_are_being_opened_count_as_open(story: Any) -> None:
+    async def tell(s: Stand) -> None:
+        numbers = [s.ask("network.connect", host=f"n{n}.example.org", port=443) for n in range(40)]
+        codes = [(await s.agent.answer(number))[2] for number in numbers]
+        assert codes.count("egress.budget.connections") >= 30, codes
+
+    story(tell, [{"type": "network", "domains": ["*.example.org"]}], {}, connections=4)
 
 
 @netns

@@ -16,6 +16,8 @@ from typing import Any
 
 from backend_core.errors import DeniedError, HostError
 from core_runtime.drivers.audit import AuditLog
+from core_runtime.drivers.keys import Keyring
+from core_runtime.drivers.spent_file import SpentFile
 from core_runtime.egress.broker import Broker, Means
 from core_runtime.rules.addresses import Address
 from core_runtime.rules.budgets import Budgets, BudgetTable
@@ -165,7 +167,12 @@ async def stand(
 
     async with rig(folder) as built:
         work = ThreadPoolExecutor(2)
-        broker = Broker(Means(rights, audit, built.diagnostics, names, lambda: table, secret, lambda: own_ports, work))
+        keyring = Keyring(folder / "permissions")
+        keyring.ensure()
+        spent = SpentFile(keyring)
+        broker = Broker(
+            Means(rights, audit, built.diagnostics, names, lambda: table, secret, lambda: own_ports, work, spent)
+        )
         built.bus.channels.update({"network.connect": broker.network, "http.fetch": broker.fetch})
         agent, _ = await built.agent(PACK)
         try:
