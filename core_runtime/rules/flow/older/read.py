@@ -20,8 +20,6 @@ from core_runtime.rules.flow.plan import plan_flow
 
 FLOW_KEY: Final = "flow."
 MODIFIER_KEY: Final = "flow.modifier"
-PHASED: Final = frozenset({"phase", "priority", "depends_on", "input", "owner_pack", "file", "function"})
-"""Words of steps that only documents of phases have."""
 
 
 def style_of(document: Any, *, key: str = "") -> Style:
@@ -34,11 +32,10 @@ def style_of(document: Any, *, key: str = "") -> Style:
         return Style.MODIFIER_VALUE
     if {"modifier_id", "target_flow_id"} & document.keys():
         return Style.MODIFIER_FILE
+    if "flow_id" in document:
+        return Style.PHASES
     steps = document.get("steps")
     maps = [one for one in steps if isinstance(one, Mapping)] if isinstance(steps, list) else []
-    phased = {"phases", "inputs", "outputs", "schedule", "defaults"} & document.keys()
-    if "flow_id" in document and (phased or any(PHASED & one.keys() for one in maps)):
-        return Style.PHASES
     older = any({"type", "handler"} & one.keys() for one in maps)
     return Style.REGISTERED if older or (key and "steps" in document) else Style.NEW
 

@@ -18,7 +18,7 @@ from core_runtime.rules.flow.parse_steps import ID
 
 LOOP_INDEX: Final = "_loop_index"
 PARALLEL_RESULTS: Final = "_parallel_results"
-WORDS: Final = frozenset({"steps", "id", "flow_id", "name", "description", "version"})
+WORDS: Final = frozenset({"steps", "id", "description", "version"})
 COMMON: Final = frozenset({"id", "type", "description", "when", "output", "args", "timeout_seconds", "timeout"})
 OWN: Final[Mapping[str, frozenset[str]]] = {
     "handler": frozenset({"handler"}),
