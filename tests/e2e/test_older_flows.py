@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.test_flows import flow_pack
+from tests.e2e.test_flows import acme, flow_pack
 from tests.support.older_flows import HANDLERS, KEYS, SHOUT, SHOUT_KEY, Golden, goldens, key_of
 from tests.support.running_host import RunningHost
 
@@ -60,3 +60,37 @@ def test_golden_documents_run_unchanged(host: RunningHost, style: str) -> None:
         assert seen["steps"].items() == expected.pop("steps").items(), (golden.name, report)
         del seen["steps"]
         assert seen == expected, (golden.name, json.dumps(report))
+
+
+MINE = """{
+  "steps": [
+    {"id": "Say.It", "handler": "acme.double",
+     "args": {"value": "${ctx.n}"}, "output": "said"}
+  ]
+}
+"""
+WRONG = "flow_id: my.wrong\nphases: [p]\nsteps:\n  - id: a\n    phase: p\n    handler: k\n    when: ${ctx.a + 1} == 2\n"
+
+
+def test_the_operators_older_files_are_read_explained_and_shown_in_the_form_of_today(host: RunningHost) -> None:
+    acme(host)
+    folder = host.home / "user_data" / "flows"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "my.greet.flow.json").write_text(MINE)
+    (folder / "wrong.flow.yaml").write_text(WRONG)
+    report = host.ok("POST", "/api/flows/my.greet/run", {"input": {"n": 21}})
+    assert (report["status"], report["output"]) == ("ok", {"said": {"value": 42, "caller": "kernel"}})
+    explained = host.ok("GET", "/api/flows/my.greet/explain")
+    [step] = explained["steps"]
+    assert (explained["style"], step["path"], step["origin"]["line"]) == ("registered steps", "say-it", 3)
+    issue = next(one for one in host.ok("GET", "/api/issues") if one["subject"].endswith("wrong.flow.yaml"))
+    assert "wrong.flow.yaml:7:5" in issue["detail"], issue
+
+    answer = host.ok("POST", "/api/flows/validate", {"text": MINE, "name": "my.greet.flow.json"})
+    assert (answer["valid"], answer["id"], answer["style"]) == (True, "my.greet", "registered steps")
+    [document] = answer["as_new"]
+    again = host.ok("POST", "/api/flows/validate", {"text": json.dumps(document), "name": "new.json"})
+    assert (again["valid"], again["id"], again["style"], again["as_new"]) == (True, "my.greet", "", [])
+    assert host.ok("GET", "/api/flows/my.greet")["document"]["steps"] == document["steps"]
+    refused = host.ok("POST", "/api/flows/validate", {"text": WRONG, "name": "wrong.yaml"})
+    assert [(one["line"], "a path such as" in one["text"]) for one in refused["problems"]] == [(7, True)]
