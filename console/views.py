@@ -14,6 +14,7 @@ from core_runtime.api.operator import View
 
 LOG_LINES = 100
 AUDIT_LINES = 200
+EDGES = 50
 _PRIVILEGE = "host."
 
 
@@ -30,7 +31,7 @@ async def pack(desk: Desk, request: Request) -> Response:
         withheld=[_withheld(item) for item in rights["withheld"] if not item["type"].startswith(_PRIVILEGE)],
         privileges=_privileges(pack_id, rights, await desk.host.privileges()), log=desk.host.logs(pack_id, LOG_LINES),
         secrets=await desk.host.secrets(pack_id) if status["version"] or status["approval"] else None,
-        limits=await desk.host.limits(pack_id),
+        limits=await desk.host.limits(pack_id), edges=desk.host.edges(pack_id)[:EDGES],
         has_previous=await desk.host.has_previous(pack_id),
     )  # fmt: skip
 

@@ -18,6 +18,7 @@ from core_runtime.api.sse import EventStream, event, event_bytes
 from core_runtime.api.table import OBJECTS, Endpoint
 from core_runtime.diagnostics import fail_soft
 from core_runtime.handlers import packs
+from core_runtime.handlers.interfaces import edges as counted
 from core_runtime.rules.shown import encode, plain
 
 TIMEOUT_MOST_S = 3600.0
@@ -107,6 +108,10 @@ async def _close(stream: Any) -> None:
         await stream.aclose()
 
 
+async def edges(api: Api, call: Call) -> Any:
+    return counted(api.host, call.text("pack"))
+
+
 async def interface(api: Api, call: Call) -> Any:
     key = call.key
     found = await packs.interface(api.host, key)
@@ -123,6 +128,15 @@ ENDPOINTS = (
         "Every key that can be called, and who provides it",
         interfaces,
         OBJECTS,
+    ),
+    Endpoint(
+        "GET",
+        "/api/edges",
+        "listEdges",
+        "Who called which key since the host started: calls, errors by type, latency; busiest first",
+        edges,
+        OBJECTS,
+        texts=("pack",),
     ),
     Endpoint("GET", "/api/interfaces/{key}", "showInterface", "One key", interface, errors=(404,)),
     Endpoint(

@@ -6,12 +6,16 @@ import asyncio
 from typing import Any
 
 import msgspec
+from starlette.responses import Response
 
 from core_runtime.api.call import Call
 from core_runtime.api.context import Api
+from core_runtime.api.envelope import HEADERS
 from core_runtime.api.live import KEPT_MOST, events, kept
-from core_runtime.api.table import OBJECTS, Endpoint
+from core_runtime.api.table import OBJECTS, TEXT, Endpoint
 from core_runtime.handlers import evidence
+from core_runtime.handlers import metrics as numbers
+from core_runtime.rules.exposition import CONTENT_TYPE
 
 AUDIT_LINES = 100
 AUDIT_LINES_MOST = 5000
@@ -32,6 +36,12 @@ async def health(api: Api, call: Call) -> Any:
 async def diagnostics(api: Api, call: Call) -> Any:
     del call
     return await asyncio.to_thread(api.host.diagnostics.as_dict)
+
+
+async def metrics(api: Api, call: Call) -> Response:
+    """For Prometheus. No envelope; the errors that every route may answer have one."""
+    del call
+    return Response(await numbers.exposition(api.host), headers={**HEADERS, "content-type": CONTENT_TYPE})
 
 
 class Acknowledge(msgspec.Struct, forbid_unknown_fields=True):
@@ -71,6 +81,15 @@ async def rotate_key(api: Api, call: Call) -> Any:
 
 
 ENDPOINTS = (
+    Endpoint(
+        "GET",
+        "/metrics",
+        "metrics",
+        "What the host and its Packs do and use, in the text format of Prometheus",
+        metrics,
+        schema=TEXT,
+        media="text/plain",
+    ),
     Endpoint("GET", "/api/health", "health", "Whether the host serves, and how far its start has come", health),
     Endpoint("GET", "/api/diagnostics", "diagnostics", "The event log with its summary", diagnostics),
     Endpoint(

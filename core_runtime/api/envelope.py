@@ -17,7 +17,7 @@ from core_runtime.rules.identity import Refuse
 from core_runtime.rules.shown import encode
 
 TITLE_LIMIT_CHARS = 2000
-_HEADERS = {
+HEADERS = {
     "cache-control": "no-store",
     "x-content-type-options": "nosniff",
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
@@ -31,7 +31,7 @@ class Envelope(Response):
     media_type = "application/json"
 
     def __init__(self, content: bytes, status_code: int = 200, headers: Mapping[str, str] | None = None) -> None:
-        super().__init__(content, status_code, {**_HEADERS, **(headers or {})})
+        super().__init__(content, status_code, {**HEADERS, **(headers or {})})
 
 
 def success(data: Any) -> Envelope:

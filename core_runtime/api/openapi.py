@@ -56,7 +56,7 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
     operation: dict[str, Any] = {
         "operationId": endpoint.name,
         "summary": endpoint.summary,
-        "tags": [endpoint.path.split("/")[2]],
+        "tags": [endpoint.path.removeprefix("/api").split("/")[1]],
         "parameters": [
             *_path_parameters(endpoint.path),
             *(_query(name, most) for name, most in endpoint.query.items()),
@@ -102,7 +102,7 @@ def _query(name: str, most: int) -> dict[str, Any]:
 def _content(endpoint: Endpoint) -> dict[str, Any]:
     content: dict[str, Any] = {}
     if not endpoint.only_events:
-        content["application/json"] = {"schema": endpoint.schema or _envelope(endpoint.data)}
+        content[endpoint.media] = {"schema": endpoint.schema or _envelope(endpoint.data)}
     if endpoint.events or endpoint.only_events:
         content["text/event-stream"] = {"schema": {"type": "string"}}
     return content

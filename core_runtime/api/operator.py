@@ -17,6 +17,7 @@ from core_runtime.api.console_access import Opened
 from core_runtime.api.context import Api
 from core_runtime.diagnosis.doctor import Mended
 from core_runtime.handlers import evidence, limits, packs, permissions, secrets, updates
+from core_runtime.handlers.interfaces import edges
 from core_runtime.rules.identity import Refuse
 from core_runtime.rules.permissions import KINDS
 from core_runtime.rules.sessions import Session, code_of
@@ -81,6 +82,10 @@ class Operator:
     async def limits(self, pack_id: str) -> list[View]:
         """Every limit of a Pack: what it is, what is used, how often it was met."""
         return await limits.limits(self._host, pack_id)
+
+    def edges(self, pack_id: str) -> list[View]:
+        """Who called the Pack, and whom it called: how often, how it ended, how long it took."""
+        return edges(self._host, pack_id)
 
     async def has_previous(self, pack_id: str) -> bool:
         """Whether ``rollback`` has a version to go back to."""

@@ -25,8 +25,8 @@ class Endpoint:
     """``run`` returns the envelope's data, or a ready ``Response`` where the envelope does not apply.
 
     ``data`` is the JSON Schema of the envelope's data, ``schema`` that of the whole answer for a route without
-    envelope. ``errors`` are statuses beyond those that every route may answer; ``query`` maps numbers of the query to
-    their maximum, ``texts`` are names in it.
+    envelope, which comes as ``media``. ``errors`` are statuses beyond those that every route may answer; ``query`` maps
+    numbers of the query to their maximum, ``texts`` are names in it.
     """
 
     method: str
@@ -43,3 +43,4 @@ class Endpoint:
     events: bool = False
     only_events: bool = False
     schema: Mapping[str, Any] | None = None
+    media: str = "application/json"

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from core_runtime.interface_registry import Entry
 
 KERNEL = "kernel"
+MAX_TYPES = 16
+OTHER_TYPES = "(other types)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,14 +99,16 @@ class CallContext:
 
 
 class EdgeStats:
-    """Counts of one edge, caller → key, or of one Pack."""
+    """Counts of one edge, caller → key, or of one Pack. Failures by type: ``MAX_TYPES`` of them, the rest together."""
 
-    __slots__ = ("calls", "errors", "last_error", "latency")
+    __slots__ = ("calls", "errors", "failures", "last_at", "last_error", "latency")
 
     def __init__(self) -> None:
         self.calls = 0
         self.errors = 0
         self.last_error = ""
+        self.last_at = 0.0
+        self.failures: dict[str, int] = {}
         self.latency = Sketch()
 
     def add(self, duration_us: int, failure: str) -> None:
@@ -112,8 +116,7 @@ class EdgeStats:
         self.calls += 1
         self.latency.add(duration_us)
         if failure:
-            self.errors += 1
-            self.last_error = failure
+            self._fail(failure)
 
     def add_with(self, other: EdgeStats, duration_us: int, failure: str) -> None:
         """Count one finished call here and there: on its edge and for the Pack that answered."""
@@ -121,16 +124,24 @@ class EdgeStats:
         other.calls += 1
         self.latency.add_with(other.latency, duration_us)
         if failure:
-            self.errors += 1
-            other.errors += 1
-            self.last_error = other.last_error = failure
+            self._fail(failure)
+            other._fail(failure)
+
+    def _fail(self, failure: str) -> None:
+        self.errors += 1
+        self.last_error = failure
+        self.last_at = time.time()
+        kind = failure if failure in self.failures or len(self.failures) < MAX_TYPES else OTHER_TYPES
+        self.failures[kind] = self.failures.get(kind, 0) + 1
 
     def as_dict(self) -> dict[str, Any]:
-        """``{calls, errors, last_error, p50_us, p99_us}``."""
+        """``{calls, errors, failures, last_error, last_error_at, p50_us, p99_us}``."""
         return {
             "calls": self.calls,
             "errors": self.errors,
+            "failures": dict(self.failures),
             "last_error": self.last_error,
+            "last_error_at": self.last_at or None,
             "p50_us": self.latency.quantile(0.5),
             "p99_us": self.latency.quantile(0.99),
         }

@@ -60,6 +60,16 @@ class Accounts:
         """The account of one Pack."""
         return self._accounts.setdefault(pack_id, Account())
 
+    def totals(self) -> dict[str, tuple[int, int]]:
+        """Pack → bytes up and down since the host started."""
+        return {
+            pack_id: (
+                sum(d.bytes_up for d in account.destinations.values()),
+                sum(d.bytes_down for d in account.destinations.values()),
+            )
+            for pack_id, account in self._accounts.items()
+        }
+
     async def keep(self, account: Account, host: str, budgets: Budgets) -> None:
         """See to it that the copy says what was just counted. Raises ``HostError`` where it can't be written."""
         if account.is_kept(host, self._clock()):

@@ -177,6 +177,10 @@ class Broker:
             "recent_refusals": list(self._recent.get(pack_id, ())),
         }  # fmt: skip
 
+    def totals(self) -> dict[str, tuple[int, int]]:
+        """Pack → bytes up and down since the host started."""
+        return self._accounts.totals()
+
     async def close(self) -> None:
         """End every connection, and open no more."""
         self._closing = True

@@ -46,6 +46,7 @@ from core_runtime.userdata_manager import UserdataManager
 if TYPE_CHECKING:
     from core_runtime.diagnosis.doctor import Doctor
     from core_runtime.diagnosis.record import IssueRecord
+    from core_runtime.handlers.metrics import Meter
 
 BUSY_WAIT_S = 40.0
 PACK_THREADS = 8
@@ -123,6 +124,7 @@ class Host:
     egress: Part[Broker] = Part("The egress broker")
     secrets: Part[SecretManager] = Part("The secret manager")
     lifecycle: Part[ComponentLifecycle] = Part("The component lifecycle")
+    meter: Part[Meter] = Part("The meter")
     issues: Part[IssueRecord] = Part("The record of issues")
     doctor: Part[Doctor] = Part("The doctor")
 
@@ -225,6 +227,8 @@ class Host:
         for task in list(self._background):
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
+        if self.built("meter"):
+            self.meter.close()
         if self.built("egress"):
             await self.egress.close()
         if self.built("lifecycle"):

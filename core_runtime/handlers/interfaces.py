@@ -68,6 +68,20 @@ async def call(
     )
 
 
+def edges(host: Host, pack_id: str = "") -> list[dict[str, Any]]:
+    """Who called what since the host started, how often, how it ended and how long it took; busiest first.
+
+    ``pack_id`` chooses the edges that lead from or to one Pack.
+    """
+    found = []
+    for (caller, key), stats in tuple(host.bus.router.edges.items()):
+        provider = host.registry.owner(key) or ""
+        if not pack_id or pack_id in {caller, provider}:
+            told = {"caller": caller or "operator", "key": key, "provider": provider or None, **stats.as_dict()}
+            found.append(host.redactions.hide_any_in(told))
+    return sorted(found, key=lambda edge: -edge["calls"])
+
+
 def _described(host: Host, key: str, entries: tuple[Entry, ...], last: Entry | None) -> dict[str, Any]:
     return {
         "key": key,

@@ -14,6 +14,7 @@ from core_runtime.drivers.keys import Keyring
 from core_runtime.handlers import evidence, requests
 from core_runtime.handlers.host import Host
 from core_runtime.handlers.isolation import tell_limit
+from core_runtime.handlers.metrics import Meter
 from core_runtime.handlers.table import handler
 
 
@@ -58,6 +59,8 @@ async def bus_step(host: Host, _args: Mapping[str, Any]) -> None:
     )
     await bus.start()
     host.bus = bus
+    host.meter = Meter(host)
+    host.meter.start()
 
 
 @handler("security.serve")

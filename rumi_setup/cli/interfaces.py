@@ -56,7 +56,7 @@ def parsed(text: str) -> Any:
         ) from error  # fmt: skip
 
 
-@click.group(cls=Lazy, context_settings=SETTINGS, help=say("Interfaces: list, show"))
+@click.group(cls=Lazy, context_settings=SETTINGS, help=say("Interfaces: list, show, edges"))
 def interface() -> None:
     pass
 
@@ -81,6 +81,30 @@ def list_() -> None:
 def show_(key: str) -> None:
     show.data(link.ask("GET", f"/api/interfaces/{quote(key, safe='')}"))
     show.next_step(f"./rumi call {show.safe(key)} '{{}}'")
+
+
+@interface.command("edges", help=say("Who called which key since the host started: calls, errors, latency."))
+@click.option("--pack", "pack_id", help=say("Only edges from or to this Pack."))
+@json_option
+def edges(pack_id: str | None) -> None:
+    found = link.ask("GET", "/api/edges" + (f"?pack={packs.checked(pack_id)}" if pack_id else ""))
+    if show.wants_json():
+        show.data(found)
+        return
+    show.table(("caller", "key", "calls", "errors", "p50", "p99", "last error"), [_edge(one) for one in found])
+    show.next_step("./rumi interface edges --json" if found else "./rumi interface list")
+
+
+def _edge(edge: dict[str, Any]) -> tuple[object, ...]:
+    failures = ", ".join(f"{kind} {count}" for kind, count in (edge.get("failures") or {}).items())
+    return (
+        edge.get("caller"), edge.get("key"), edge.get("calls"), failures or 0, _ms(edge.get("p50_us")),
+        _ms(edge.get("p99_us")), edge.get("last_error") or "",
+    )  # fmt: skip
+
+
+def _ms(microseconds: object) -> str:
+    return f"{microseconds / 1000:.3g} ms" if isinstance(microseconds, (int, float)) else ""
 
 
 @click.command(help=say("What a Pack printed and logged last, oldest first."))

@@ -197,6 +197,22 @@ def stream(path: str, body: Any, *, timeout_s: float = TIMEOUT_S) -> Iterator[tu
         connection.close()
 
 
+def watch(path: str, *, last_id: str, timeout_s: float) -> Iterator[tuple[str, Any]]:
+    """`(event, data)` of a stream that goes on; `timeout_s` of silence end it."""
+    connection, headers = _connection(timeout_s)
+    after = {"Last-Event-ID": last_id} if last_id.isprintable() and last_id.isascii() and last_id else {}
+    try:
+        answer = _send(connection, "GET", path, None, {**headers, "Accept": "text/event-stream", **after})
+        if "text/event-stream" not in (answer.getheader("content-type") or ""):
+            _data(answer.status, answer.read(ANSWER_LIMIT_BYTES + 1))
+            raise _parsed_wrong()
+        yield from _events(answer)
+    except (OSError, http.client.HTTPException) as error:
+        raise _broken(error) from error
+    finally:
+        connection.close()
+
+
 def _send(
     connection: http.client.HTTPConnection, method: str, path: str, body: Any, headers: dict[str, str]
 ) -> http.client.HTTPResponse:

@@ -6,6 +6,22 @@ A test checks that every sentence said by the command line is here, and that the
 from __future__ import annotations
 
 JAPANESE: dict[str, str] = {
+    # events and edges
+    "What happened, as events; --follow goes on": "起きたことをイベントとして表示します（--follow で続けて表示）",
+    "What happened, as events, oldest first; --follow goes on with what happens.":
+        "起きたことを古い順にイベントとして表示します。--follow でこれから起きることも続けて表示します。",
+    "Only what this Pack published.": "この Pack が発行したものだけ。",
+    "Go on until interrupted.": "中断されるまで続けます。",
+    "With --follow: from after the event of this id on.": "--follow と併用: この ID のイベントの後から。",
+    "Some events in between are no longer kept.": "途中のイベントの一部はもう残っていません。",
+    "Who called which key since the host started: calls, errors, latency.":
+        "ホストの起動以降、誰がどのキーを呼び出したか（回数・エラー・所要時間）。",
+    "Only edges from or to this Pack.": "この Pack からの、またはこの Pack への呼び出しだけ。",
+    "caller": "呼び出し元",
+    "calls": "回数",
+    "errors": "エラー",
+    "p50": "p50",
+    "p99": "p99",
     # secrets
     "Passwords and keys for Packs: set, list, remove": "Pack に渡すパスワードや鍵の設定・一覧・削除",
     "Enter a value: typed without echo, or piped into the command.":
@@ -43,7 +59,7 @@ JAPANESE: dict[str, str] = {
     "Packs: list, review, approve, reject, start, stop, new": "Pack の一覧・確認・承認・拒否・開始・停止・新規作成",
     "Call an interface: rumi call KEY '{\"name\": \"value\"}'":
         "インターフェースの呼び出し: rumi call KEY '{\"name\": \"value\"}'",
-    "Interfaces: list, show": "インターフェースの一覧・表示",
+    "Interfaces: list, show, edges": "インターフェースの一覧・表示・呼び出しの集計",
     "What a Pack printed and logged last": "Pack の最近の出力とログ",
     "Running containers: list, start, stop": "実行中のコンテナの一覧・開始・停止",
     "Find what is wrong, and mend it with --fix": "問題を探します（--fix で修復）",
