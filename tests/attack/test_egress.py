@@ -23,6 +23,7 @@ import pytest
 import uvloop
 
 from backend_core.errors import HostError
+from backend_core.files import TEMPORARY_PREFIX
 from core_runtime.egress import fetching, tunnel
 from core_runtime.generations import ACTING, Standing, acting
 from core_runtime.rules.addresses import Machine, Reach, dial_fault, judge
@@ -841,7 +842,8 @@ def test_bytes_stay_spent_when_the_host_is_killed(tmp_path: Path, net: Internet,
             while taken < 500_000:
                 taken += len((await s.item(first))[3])
                 s.agent.send(CREDIT, first, 1)
-            shutil.copytree(tmp_path / "permissions", tmp_path / "left/permissions")
+            half_written = shutil.ignore_patterns(f"{TEMPORARY_PREFIX}*")  # they come and go while this copies
+            shutil.copytree(tmp_path / "permissions", tmp_path / "left/permissions", ignore=half_written)
             passed = s.broker.view(PACK)["bytes_this_hour"]
         async with stand(tmp_path / "left", [NETWORK], ZONE, **budgets) as s:
             before = s.broker.view(PACK)["bytes_this_hour"]
