@@ -19,7 +19,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Final
 
 from backend_core.ecosystem.spec.models import PackMetadata
@@ -113,7 +112,7 @@ class PermissionManager:
         one-use permissions and the latest time survive a restart, without it they last as long as this object.
         ``latest``: by what time-bound ones end, where others judge by it as well.
         """
-        self._grants = partial(grant_of, in_force=grants)
+        self._in_force = grants
         self._audit = audit
         self._clock = clock
         self._monotonic = monotonic
@@ -135,7 +134,7 @@ class PermissionManager:
 
     def check(self, pack_id: str, kind: str, /, **params: Any) -> Allow | Deny:
         """Judge one use and count it: ``path=``, ``key=`` or ``topic=`` says of what."""
-        grant = self._grants(pack_id)
+        grant = self._grant_of(pack_id)
         if grant is None:
             return self._deny(pack_id, kind, "The Pack is not approved, or no longer.", "Approve it: rumi pack review.")
         fault = _path_fault(str(params["path"]), pack_id) if "path" in params else ""
@@ -163,7 +162,7 @@ class PermissionManager:
 
     def still(self, pack_id: str, kind: str, /, **params: Any) -> bool:
         """Whether something that ``check`` allowed may go on: one use, once begun, lasts as long as its grant does."""
-        grant = self._grants(pack_id)
+        grant = self._grant_of(pack_id)
         return grant is not None and any(
             covers_use(permission, kind, params)
             and (permission.mode is Mode.ONCE or self._usable(grant, permission, index))
@@ -172,7 +171,7 @@ class PermissionManager:
 
     def grant(self, pack_id: str) -> Grant | None:
         """The grant in force, for those who need more of it than a judgement."""
-        return self._grants(pack_id)
+        return self._grant_of(pack_id)
 
     def may_call(self, caller: str, key: str) -> Allow | Deny:
         """One real call of ``key`` by ``caller`` (``""`` is the operator). A Pack may call what it provides."""
@@ -222,7 +221,7 @@ class PermissionManager:
 
     def used_versus_granted(self, pack_id: str) -> list[Usage]:
         """Every granted permission with its uses since counting began: what was never used can be taken away."""
-        grant = self._grants(pack_id)
+        grant = self._grant_of(pack_id)
         if grant is None:
             return []
         return [
@@ -265,6 +264,9 @@ class PermissionManager:
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
+    def _grant_of(self, pack_id: str) -> Grant | None:
+        return grant_of(pack_id, self._in_force)
+
     def _load_uses(self) -> None:
         if self._usage_file is None:
             return
@@ -275,7 +277,7 @@ class PermissionManager:
 
     def _lookup(self, pack_id: str, kind: str, params: Mapping[str, Any]) -> Allow | Deny:
         """Like ``check``, without spending, counting or recording."""
-        grant = self._grants(pack_id)
+        grant = self._grant_of(pack_id)
         if grant is not None and _is_own_file(pack_id, kind, params):
             return Allow()
         for index, permission in enumerate(grant.permissions if grant else ()):
@@ -284,7 +286,7 @@ class PermissionManager:
         return Deny("Not granted.")
 
     def _lasting(self, pack_id: str) -> Rights | None:
-        grant = self._grants(pack_id)
+        grant = self._grant_of(pack_id)
         if grant is None:
             return None
         cached = self._rights.get(pack_id)
@@ -295,7 +297,7 @@ class PermissionManager:
 
     def _calls_host(self, pack_id: str, key: str) -> bool:
         """Whether the Pack holds what calling the host's own key needs; what it may do there is judged there."""
-        grant = self._grants(pack_id) if key in HOST_CALLS else None
+        grant = self._grant_of(pack_id) if key in HOST_CALLS else None
         return grant is not None and any(
             permission.type == HOST_CALLS[key] and self._usable(grant, permission, index)
             for index, permission in enumerate(grant.permissions)

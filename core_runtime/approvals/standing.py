@@ -161,9 +161,10 @@ class Standings:
         known = self._known.get(pack_id)
         if known is None:
             return None
-        if known.status.state in {State.APPROVED, State.RUNNING}:
+        state = known.status.state
+        if state is State.RUNNING or state is State.APPROVED:  # a set would hash both
             return known.grant
-        if known.status.state is State.MODIFIED:
+        if state is State.MODIFIED:
             return known.grant if self._kept(known) else None
         return known.grant if self._live[pack_id].opened and self._gave_up(known) else None
 

@@ -21,6 +21,7 @@ from core_runtime.bus.refusals import checked, refused
 from core_runtime.bus.streams import NIL
 from core_runtime.rules import frames
 from core_runtime.rules.frames import FLAG_STREAM
+from core_runtime.rules.routing import traceparent
 from core_runtime.rules.values import ValueProblem, pack, unpack
 
 
@@ -56,7 +57,8 @@ class HostFunctions:
         caller = call.caller
         assert caller is not None
         try:
-            result = await run_function(fn, args, HostContext(call, idempotency, self._calls.traceparent(call)))
+            span = traceparent(call.trace_id, next(self._calls.spans))
+            result = await run_function(fn, args, HostContext(call, idempotency, span))
             if isinstance(result, AsyncIterator):
                 await self._produce(call, result)
             else:

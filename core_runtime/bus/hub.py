@@ -166,7 +166,7 @@ class Bus:
                 hint="Start the Pack anew: each start gets the next number.",
             )
         self._generations[pack_id] = generation
-        current = self._guarded(pack_id, rights if callable(rights) else _constant(rights))
+        current = self._guarded(pack_id, rights) if callable(rights) else _constant(rights)
         session = Session(self, pack_id, generation, current, self.limits, beside=beside, terms=terms)
         endpoint = Endpoint(self, session, socket_path, uid, gid)
         if not beside:

@@ -23,7 +23,7 @@ from backend_core.errors import quote
 from core_runtime.bus.calls import Call, EdgeStats, Failure
 from core_runtime.rules import frames
 from core_runtime.rules.frames import BusLimits, FrameError
-from core_runtime.rules.routing import allowed_ms, traceparent
+from core_runtime.rules.routing import allowed_ms
 
 if TYPE_CHECKING:
     from core_runtime.bus.sessions import Session
@@ -43,7 +43,8 @@ class InFlight:
         self.sessions: set[Session] = set()
         self.edges: dict[tuple[str, str], EdgeStats] = {}
         self.local: set[Call] = set()
-        self._spans = itertools.count(secrets.randbits(62) | 1)
+        self.spans = itertools.count(secrets.randbits(62) | 1)
+        """Ids of spans, for ``routing.traceparent``. It starts below 2^62 and never reaches 64 bits."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._armed = False
 
@@ -145,7 +146,7 @@ class InFlight:
         """Give a call its deadline, and see to it that somebody looks."""
         now = call.started
         parent = call.parent
-        left = parent.left_ms(now) if parent is not None and not parent.streaming else None
+        left = int((parent.deadline - now) * 1000) if parent is not None and not parent.streaming else None
         ms = allowed_ms(asked_ms, self.limits.deadline_ms, self.limits.max_deadline_ms, left)
         call.budget_s = ms / 1000
         call.deadline = now + call.budget_s
@@ -195,14 +196,14 @@ class InFlight:
         callee.incoming.pop(call.number, None)
         if call.abandoned:
             callee.abandoned -= 1
-        callee.check_idle()
+        if callee.draining:
+            callee.check_idle()
 
     def finish(self, call: Call, failure: str) -> None:
         """The caller is being answered."""
-        call.done = True
         self.forget(call)
         duration_us = int((time.monotonic() - call.started) * 1e6)
-        edge = self._edge(call.caller_name, call.key)
+        edge = self.edges.get((call.caller_name, call.key)) or self._edge(call.caller_name, call.key)
         if call.callee is not None:
             edge.add_with(call.callee.stats, duration_us, failure)
         else:
@@ -230,8 +231,3 @@ class InFlight:
                 caller, key = caller[:64], "(other keys)"
             edge = self.edges.setdefault((caller, key), EdgeStats())
         return edge
-
-    def traceparent(self, call: Call) -> str:
-        """W3C trace context for one more span of the call's trace."""
-        # the count starts below 2^62: it never reaches 64 bits
-        return traceparent(call.trace_id, next(self._spans))

@@ -32,7 +32,7 @@ from core_runtime.diagnostics import Diagnostics
 from core_runtime.interface_registry import Entry, InterfaceRegistry
 from core_runtime.rules import frames
 from core_runtime.rules.frames import FLAG_STREAM, BusLimits, FrameError
-from core_runtime.rules.routing import reenter_id, trace_id_of
+from core_runtime.rules.routing import reenter_id, trace_id_of, traceparent
 from core_runtime.rules.values import ValueProblem, no_references, pack, unpack
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class Router:
                 fields={"key": key},
             )
         call = self._host_call(key, None, context, timeout_s, entry)
-        ctx = HostContext(call, idempotency_key, self.calls.traceparent(call))
+        ctx = HostContext(call, idempotency_key, traceparent(call.trace_id, next(self.calls.spans)))
         async with asyncio.timeout(call.budget_s):
             return await run_function(value, args, ctx)
 
@@ -346,7 +346,7 @@ class Router:
             0,
             call.depth,
             reenter,
-            (self.calls.traceparent(call), call.caller_name, call.chain, call.flow),
+            (traceparent(call.trace_id, next(self.calls.spans)), call.caller_name, call.chain, call.flow),
             idempotency,
             refs,
             body,

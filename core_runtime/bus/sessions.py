@@ -129,6 +129,8 @@ class Session:
         self._owner = owner
         self._handlers: dict[type, Callable[[Any], None]] = {frames.HelloFrame: self._on_hello}
         self._link: Link | None = None
+        self.send: Callable[[tuple[Any, ...]], None] = _nowhere
+        """Queues a frame. Raises ``FrameError`` when it is too long; silent when the session is over."""
         self._numbers = 0
         self._silent = 0
         self._second = 0.0
@@ -228,6 +230,7 @@ class Session:
     def attach(self, link: Link) -> None:
         """The connection, right after it was accepted."""
         self._link = link
+        self.send = link.send
 
     def on_frame(self, frame: memoryview) -> None:
         """``drivers.link.Peer``."""
@@ -277,11 +280,6 @@ class Session:
     def congested(self) -> bool:
         """More lies unread than a Pack may leave."""
         return self._link is not None and self._link.congested
-
-    def send(self, frame: tuple[Any, ...]) -> None:
-        """Queue a frame. Raises ``FrameError`` when it is too long; silent when the session is over."""
-        if self._link is not None:
-            self._link.send(frame)
 
     def send_error(self, number: int, failure: Failure) -> None:
         """Answer a request with an error."""
@@ -566,3 +564,7 @@ class Session:
         """Answer a request with a small value of the host's."""
         if number:
             self.send((frames.RESULT, number, 0, _NO_REFS, value))
+
+
+def _nowhere(_frame: tuple[Any, ...]) -> None:
+    """Before there is a connection nobody listens."""

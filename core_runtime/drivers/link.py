@@ -54,22 +54,19 @@ class Peer(Protocol):
 class Turn:
     """What links of one loop share: which of them have something to write when the read under way has been handled."""
 
-    __slots__ = ("_waiting", "reading")
+    __slots__ = ("reading", "waiting")
 
     def __init__(self) -> None:
         self.reading = False
-        self._waiting: list[Link] = []
-
-    def wait(self, link: Link) -> None:
-        """Write ``link``'s frames at the end of the read."""
-        self._waiting.append(link)
+        self.waiting: list[Link] = []
+        """Each of these writes its frames at the end of the read."""
 
     def end(self) -> None:
         """The read has been handled."""
         self.reading = False
-        waiting = self._waiting
+        waiting = self.waiting
         if waiting:
-            self._waiting = []
+            self.waiting = []
             for link in waiting:
                 link.flush()
 
@@ -115,7 +112,12 @@ class Link(asyncio.BufferedProtocol):
         """Handle what has arrived."""
         self._end += nbytes
         self.bytes_in += nbytes
-        self._read()
+        turn = self._turn
+        turn.reading = True
+        try:
+            self._handle()
+        finally:
+            turn.end()
 
     def eof_received(self) -> bool:
         """The peer will send nothing more: half-open connections serve nobody."""
@@ -139,14 +141,6 @@ class Link(asyncio.BufferedProtocol):
         self._loop.call_soon(self._peer.on_room)
 
     # --- frames in
-
-    def _read(self) -> None:
-        turn = self._turn
-        turn.reading = True
-        try:
-            self._handle()
-        finally:
-            turn.end()
 
     def _handle(self) -> None:
         view, start, end = self._view, self._start, self._end
@@ -212,7 +206,7 @@ class Link(asyncio.BufferedProtocol):
         self._resuming = False
         if self.closed or self._transport is None:
             return
-        self._read()
+        self.buffer_updated(0)
         if not self._resuming and not self.closed:
             self._transport.resume_reading()
 
@@ -231,7 +225,7 @@ class Link(asyncio.BufferedProtocol):
                 self.abort(_UNREAD)
         elif self._turn.reading:
             self._queued = True
-            self._turn.wait(self)
+            self._turn.waiting.append(self)
         else:
             self.flush()
 

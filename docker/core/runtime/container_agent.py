@@ -1132,7 +1132,7 @@ class Gate:
     def __init__(self) -> None:
         self.open = False
         self.busy = False
-        self.inbox: deque[Run] = deque()
+        self.inbox: Run | None = None  # one at a time: ``busy`` until it has run
         self.lock = allocate_lock()
         self.lock.acquire()
 
@@ -1212,7 +1212,7 @@ class Run:
             return self.refused(cancelled_refusal())
         try:
             result = self.invoke()
-            return self.concluded(result)
+            return self.fulfilled(result) if type(result) in PLAIN else self.concluded(result)
         except BaseException as exc:  # noqa: BLE001 - whatever a Pack raises becomes the call's answer
             return self.refused(exc)
 
@@ -1227,13 +1227,13 @@ class Run:
         return self.target.call(body, CallContext(self))
 
     def concluded(self, result: Any) -> bytes | None:
+        """The answer, if any is due now, for what is no plain value."""
         kind = type(result)
-        if kind not in PLAIN:
-            if hasattr(kind, "__next__"):
-                return self.streamed(result) if self.id else None
-            if hasattr(kind, "__await__") or hasattr(kind, "__anext__") or hasattr(kind, "__aiter__"):
-                self.agent.detach(self, result)
-                return None
+        if hasattr(kind, "__next__"):
+            return self.streamed(result) if self.id else None
+        if hasattr(kind, "__await__") or hasattr(kind, "__anext__") or hasattr(kind, "__aiter__"):
+            self.agent.detach(self, result)
+            return None
         return self.fulfilled(result)
 
     def fulfilled(self, result: Any) -> bytes | None:
@@ -1766,9 +1766,12 @@ class Agent:
                     return fields
             if self.out or self.released or self.abandoned:
                 self.flush()
-            if not self.link.wait(until):
+            if until is None:
+                self.fill()
+            elif self.link.wait(until):
+                self.fill(False)
+            else:
                 return None
-            self.fill(until is None)
 
     def fill(self, patient: bool = True) -> None:
         """One read from the connection. Its end is the end of the process."""
@@ -1948,7 +1951,7 @@ class Agent:
                 return False  # one at a time: a second could need what the first waits for
             gate.busy = True
             run.stack = gate
-            gate.inbox.append(run)
+            gate.inbox = run
         gate.nudge()
         return True
 
@@ -2260,7 +2263,9 @@ class Agent:
     def finish(self, run: Run) -> Run | None:
         """Bookkeeping after a run; the queued run, if any, that takes over its slot and must be started."""
         if not run.detached:
-            self.done(run)
+            self.runs.pop(run.table_id, None)
+            if self.draining:
+                self.leave_if_drained()
         return self.give_back(run.slot)
 
     def done(self, run: Run) -> None:
@@ -2456,7 +2461,7 @@ class Agent:
         if patience and self.lead_until(gate, until):
             # a fresh list: what the ticker measures is this stretch of Pack code, not the whole handler
             # while this thread holds the lead, nobody else opens the gate or puts anything in; once open, nobody will
-            through = gate.open and not gate.inbox
+            through = gate.open and gate.inbox is None
             holder.token = self.token = [patience]
             if self.ticker_asleep:
                 self.wake_ticker()
@@ -2524,7 +2529,8 @@ class Agent:
 
     def from_inbox(self, gate: Gate) -> Run | None:
         with self.mutex:
-            return gate.inbox.popleft() if gate.inbox else None
+            run, gate.inbox = gate.inbox, None
+        return run
 
     def run_on_stack(self, gate: Gate, run: Run) -> None:
         answer = run.perform()
@@ -2535,13 +2541,12 @@ class Agent:
 
     def close_gate(self, gate: Gate) -> None:
         """Nothing runs on this stack any more: what arrived for it goes the ordinary way."""
-        fresh: deque[Run] = deque()
         with self.mutex:
             gate.open = True
-            left, gate.inbox = gate.inbox, fresh
-        for run in left:
-            run.stack = None
-            self.start(run)
+            left, gate.inbox = gate.inbox, None
+        if left is not None:
+            left.stack = None
+            self.start(left)
 
     # -- requests of our own
 
