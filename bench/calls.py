@@ -86,7 +86,7 @@ def _one_by_one(
     must: dict[str, str] = {}
     for isolation, host in hosts.items():
         one, two = f"host → Pack call, {isolation}, {where}", f"Pack → Pack call, {isolation}, {where}"
-        subjects |= {one: _on(runner, _from_host(host)), two: _on(runner, _between_packs(host))}
+        subjects |= {one: on_runner(runner, _from_host(host)), two: on_runner(runner, _between_packs(host))}
         reference |= {one: (base, 1.0), two: (base, 2.0)}
         must |= {one: "must ≤ 3, aim ≤ 2", two: "must ≤ 2.5, aim ≤ 1.7"}
     report.rows += measure(subjects, n=n, reference=reference, must=must)
@@ -95,12 +95,12 @@ def _one_by_one(
 
 
 def _many(report: Report, runner: asyncio.Runner, echo: UvloopEcho, hosts: dict[str, Host], n: int) -> None:
-    subjects: dict[str, Subject] = {ECHO: _on(runner, echo.rounds)}
+    subjects: dict[str, Subject] = {ECHO: on_runner(runner, echo.rounds)}
     must: dict[str, str] = {}
     for isolation, host in hosts.items():
         names = [f"64 in flight: {way}, {isolation}" for way in ("host → Pack", "Pack → Pack", "64 blocked handlers")]
         measured = (_crowd(host, "bench.echo"), _crowd_between_packs(host), _crowd(host, "bench.relay"))
-        subjects |= {name: _on(runner, timed) for name, timed in zip(names, measured, strict=True)}
+        subjects |= {name: on_runner(runner, timed) for name, timed in zip(names, measured, strict=True)}
         must |= dict(zip(names, ("must ≤ 3, aim ≤ 2", "must ≤ 5, aim ≤ 3", "must ≤ 40, aim ≤ 15"), strict=True))
     report.rows += measure(subjects, n=n, reference=dict.fromkeys(must, (ECHO, 1.0)), must=must)
 
@@ -109,7 +109,7 @@ def _peers(report: Report, runner: asyncio.Runner, hosts: dict[str, Host], opene
     """Each peer beside the isolation that it would replace; their ratio says how much faster Rumi is."""
     for isolation, host in hosts.items():
         ours = f"host → Pack call, {isolation} (beside its peers)"
-        subjects: dict[str, Subject] = {ours: _on(runner, _from_host(host))}
+        subjects: dict[str, Subject] = {ours: on_runner(runner, _from_host(host))}
         demand = {}
         for name, opener, wanted in _peers_of(isolation):
             try:
@@ -143,7 +143,7 @@ def _lines(stack: ExitStack, command: list[str]) -> Subject:
     return peer
 
 
-def _on(runner: asyncio.Runner, timed: Timed) -> Subject:
+def on_runner(runner: asyncio.Runner, timed: Timed) -> Subject:
     async def measured(n: int) -> float:
         return await timed(n)
 

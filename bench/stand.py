@@ -93,7 +93,7 @@ async def host_with_packs(isolation: str, chosen: Mapping[str, BenchPack] = THRE
         home = Path(folder)
         os.chmod(home, 0o755)  # noqa: PTH101  the sandbox's own user must pass through; nothing else runs on this loop
         for pack_id, pack in chosen.items():
-            _write(home, pack_id, pack)
+            write_pack(home, pack_id, pack)
         (home / "user_data").mkdir(exist_ok=True)
         unlimited = {"bytes_per_s": 1 << 50, "bytes_per_hour": 1 << 50, "bytes_per_hour_and_host": 1 << 50}
         (home / "user_data" / "egress.json").write_text(json.dumps({"budgets": unlimited}))
@@ -101,7 +101,7 @@ async def host_with_packs(isolation: str, chosen: Mapping[str, BenchPack] = THRE
             **os.environ,
             "RUMI_HOME": folder,
             "RUMI_ISOLATION": isolation,
-            "RUMI_API_PORT": str(_free_port()),
+            "RUMI_API_PORT": str(free_port()),
         }
         settings = settings_from(environment, [], project_root=ROOT, working_dir=home, uid=os.getuid())
         host = Host(settings)
@@ -116,7 +116,8 @@ async def host_with_packs(isolation: str, chosen: Mapping[str, BenchPack] = THRE
             await host.close()
 
 
-def _write(home: Path, pack_id: str, pack: BenchPack) -> None:
+def write_pack(home: Path, pack_id: str, pack: BenchPack) -> None:
+    """Put a Pack where the host of that home looks for it."""
     backend = home / "ecosystem" / "packs" / pack_id / "backend"
     component = backend / "components" / "main"
     component.mkdir(parents=True)
@@ -130,7 +131,8 @@ def _write(home: Path, pack_id: str, pack: BenchPack) -> None:
     (component / "setup.py").write_text(pack.setup)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

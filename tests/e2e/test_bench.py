@@ -1,0 +1,55 @@
+"""The bench itself: each group runs to its end, and what it could not measure it names with a reason."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+
+from bench.__main__ import GROUPS
+from tests.support.documents import ROOT
+
+LIMIT_S = 200
+ROWS = {
+    "calls": "Pack → Pack call, embedded, one core",
+    "streams": "1 KiB item, Pack → Pack, embedded",
+    "inside": "publish to 10 subscribers",
+    "served": "HTTP → Pack handler → JSON, embedded, 16 clients",
+    "starts": "start to first answer, embedded",
+    "scale": "memory of an idle Pack, one of 10, embedded, plain",
+    "digest": "digest of a tree, 5,000 files, 512 MB",
+}
+"""A row of each group that has one on every machine that runs Packs at all."""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(LIMIT_S + 30)
+@pytest.mark.parametrize("group", sorted(GROUPS))
+def test_group_runs_to_its_end(group: str, tmp_path: Path) -> None:
+    figures = tmp_path / "figures.json"
+    done = subprocess.run(
+        [sys.executable, "-m", "bench", group, "--quick", "--json", str(figures)],
+        cwd=ROOT, env=dict(os.environ), capture_output=True, text=True, timeout=LIMIT_S, check=False,
+    )  # fmt: skip
+    assert done.returncode in (0, 1), done.stderr
+    report = json.loads(figures.read_text())
+    assert done.returncode == (1 if report["missing"] else 0)
+    rows = {row["name"]: row for row in report["rows"]}
+    assert ROWS.get(group, next(iter(rows))) in rows, (report["missing"], list(rows))
+    for name, row in rows.items():
+        assert 0 < row["low"] <= row["high"], row
+        assert row["ratio"] is None or (row["ratio"] > 0 and math.isfinite(row["ratio"])), row
+        assert name in done.stdout
+        beside = row["reference"].split(" × ")[-1]
+        assert not beside or beside == "its p50" or beside in rows or beside == "one processor", row
+    for name, why in report["missing"].items():
+        # a lack of this machine; a group that measures nothing at all would have failed above
+        assert "docker" in name or name.startswith("peer: "), (name, why)
+        assert why
+    assert ET.parse(figures.with_suffix(".svg")).getroot().tag.endswith("svg")
