@@ -224,7 +224,8 @@ def _bytecode(source: bytes, shown_as: str, abi: PythonAbi) -> bytes:
     """Compiled by the Python that will run it: bytecode of another version would only be ignored."""
     try:
         done = subprocess.run(
-            [abi.executable, "-I", "-S", "-c", COMPILE, shown_as],
+            # lines stay in its tracebacks; columns would be a tenth of the bytecode
+            [abi.executable, "-X", "no_debug_ranges", "-I", "-S", "-c", COMPILE, shown_as],
             input=source,
             capture_output=True,
             timeout=30,

@@ -61,7 +61,7 @@ MAX_DEPTH = 64
 TITLE_CHARS, DETAIL_CHARS, TRACE_CHARS, LOG_CHARS = 500, 2_000, 8_000, 8_000
 KEY_CHARS = 256
 CAUSES = 8
-READ_BYTES = 64 * 1024
+READ_BYTES = 16 * 1024
 EAGER_BYTES = 4_096
 """Frames up to this length are decoded at once; the bodies of longer ones when they are used, so that queued calls
 hold bytes and not the objects that a hostile body may unfold into."""
@@ -69,6 +69,10 @@ EXPORTS = 65_536
 TICK_S = 0.002
 RESTLESS_TICKS = 16
 """How long the ticker goes on after the last call. Each sign of life that the host asks an idle Pack for wakes it."""
+SETTLING = 4
+"""After how many of its first bursts of work the memory that was needed for them only goes back to the system."""
+ARENAS = -8
+"""``mallopt``'s M_ARENA_MAX."""
 LOOP_PATIENCE = 50
 """Ticks after which the lead is taken from an event loop that does not return to its select."""
 IDLE_S = 10.0
@@ -1613,6 +1617,8 @@ class Agent:
         self.ticker_lock.acquire()
         self.draining = False
         self.active = 0
+        self.settling = SETTLING
+        self.trim: Callable[..., int] = c_function("malloc_trim") or int
         self.mode: Any = None
         self.loop_lock = allocate_lock()
         self.workers = 0
@@ -2418,6 +2424,9 @@ class Agent:
                 if due:
                     self.pass_lead()
             elif age > RESTLESS_TICKS:
+                if self.settling:
+                    self.settling -= 1
+                    self.trim(0)
                 self.ticker_asleep = True
                 if self.token is last:
                     self.ticker_lock.acquire()
@@ -3806,7 +3815,7 @@ def load_module(package: Any, stem: str, path: str, source: bytes) -> Any:
     old = sys.modules.get(name)
     sys.modules[name] = module
     try:
-        exec(compile(source, path, "exec", dont_inherit=True), module.__dict__)  # noqa: S102 - loading the Pack is the job
+        exec(compiled(source, path), module.__dict__)  # noqa: S102 - loading the Pack is the job
     except BaseException:
         if old is None:
             sys.modules.pop(name, None)
@@ -3814,6 +3823,41 @@ def load_module(package: Any, stem: str, path: str, source: bytes) -> Any:
             sys.modules[name] = old
         raise
     return module
+
+
+class Compiled(BaseException):
+    """The code of a module is there, and nothing of it has run."""
+
+
+def compiled(source: bytes, path: str) -> Any:
+    """``compile(source, path, "exec")`` without what that brings along.
+
+    The builtin makes a type for each kind of syntax node at its first use, in case it was given a tree: 200 KB in each
+    sandbox, and a millisecond. ``exec`` of a text does not, but names no file. So the text is begun, taken from the
+    frame before its first instruction, and given its name. What is no Python fails by the builtin, whose error names
+    the file. The function in between keeps our own ``__future__`` away from the text.
+    """
+    code: Any = None
+
+    def look(frame: Any, _event: str, _arg: Any) -> None:
+        nonlocal code
+        if frame.f_code.co_filename == "<string>":
+            code = frame.f_code
+            raise Compiled
+
+    begin = sys.modules["_frozen_importlib"]._call_with_frames_removed  # noqa: SLF001
+    before = sys.gettrace()
+    sys.settrace(look)
+    try:
+        begin(exec, source, {"__builtins__": {}})
+    except (Compiled, SyntaxError, ValueError, RecursionError, MemoryError):
+        pass  # without code, the builtin below says what is wrong
+    finally:
+        sys.settrace(before)
+    if code is None:
+        return compile(source, path, "exec", dont_inherit=True)
+    sys.modules["_imp"]._fix_co_filename(code, path)  # noqa: SLF001 - what the import system does with cached code
+    return code
 
 
 def install_hooks(agent: Agent) -> None:
@@ -3838,6 +3882,9 @@ def install_hooks(agent: Agent) -> None:
         def path_stats(self, path: str) -> Any:
             raise OSError(path)
 
+        def source_to_code(self, data: Any, path: str, *, _optimization: int = -1) -> Any:
+            return compiled(data, path) if type(data) is bytes else super().source_to_code(data, path)
+
         def exec_module(self, module: Any) -> None:
             own = builtins_for(self.path)
             if own is not None:
@@ -3851,7 +3898,81 @@ def install_hooks(agent: Agent) -> None:
         return external.FileFinder(path, (external.ExtensionFileLoader, suffixes), (SourceOnly, [".py"]))
 
     sys.path_hooks.insert(0, hook)
-    sys.meta_path.insert(0, LoggingFinder(agent))
+    sys.meta_path[:0] = [LoggingFinder(agent), AsyncioFinder()]
+
+
+class AsyncioFinder:
+    """Waits for the first ``import asyncio``, and lets what that imports and nearly nobody uses wait for its first use.
+
+    That is a quarter of what a sandbox with coroutine handlers costs, OpenSSL among it.
+    """
+
+    SELDOM = ("ssl", "inspect", "tokenize", "locale", "textwrap", "asyncio.sslproto")
+
+    def find_spec(self, name: str, _path: Any = None, _target: Any = None) -> Any:
+        if name != "asyncio":
+            return None
+        sys.meta_path.remove(self)
+        external: Any = sys.modules["_frozen_importlib_external"]
+        spec = external.PathFinder.find_spec(name)
+        plain = spec.loader.exec_module
+        for seldom in self.SELDOM:
+            later(seldom, spec.submodule_search_locations if "." in seldom else None)
+
+        def exec_module(module: Any) -> None:
+            plain(module)
+            module.sslproto = sys.modules["asyncio.sslproto"]  # what an import of it would have done
+
+        spec.loader.exec_module = exec_module
+        return spec
+
+
+UNLOADED = frozenset({"__class__", "__file__", "__loader__", "__name__", "__package__", "__path__", "__spec__"})
+"""What an import asks a module that is there already, and what is known of one that is not loaded."""
+LOADING: set[str] = set()
+
+
+class Later(type(sys)):  # type: ignore[misc]
+    """A module of the standard library that is executed when somebody uses it, and is an ordinary one from then on."""
+
+    def __getattribute__(self, name: str) -> Any:
+        if name not in UNLOADED:
+            load_now(self)
+        return object.__getattribute__(self, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        load_now(self)
+        object.__setattr__(self, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        load_now(self)
+        object.__delattr__(self, name)
+
+
+def later(name: str, path: Any) -> None:
+    """Put a module in its place without executing it. ``path``: where its package lies, None at the top."""
+    if name in sys.modules:
+        return
+    bootstrap: Any = sys.modules["_frozen_importlib"]
+    spec = sys.modules["_frozen_importlib_external"].PathFinder.find_spec(name, path)
+    if spec is not None:
+        module = bootstrap.module_from_spec(spec)
+        module.__class__ = Later
+        sys.modules[name] = module
+
+
+def load_now(module: Any) -> None:
+    """Execute a module that waited. Under the import system's own lock for it, which knows how to end a deadlock."""
+    spec = object.__getattribute__(module, "__spec__")
+    with sys.modules["_frozen_importlib"]._ModuleLockManager(spec.name):  # noqa: SLF001
+        if object.__getattribute__(module, "__class__") is not Later or spec.name in LOADING:
+            return
+        LOADING.add(spec.name)
+        try:
+            spec.loader.exec_module(module)
+            object.__setattr__(module, "__class__", type(sys))
+        finally:
+            LOADING.discard(spec.name)
 
 
 class LoggingFinder:
@@ -4068,6 +4189,9 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         posix.write(2, f"the bus can't be reached: {exc}\n".encode())
         leave(EXIT_LOST)
     landlock = apply_landlock()
+    limit = c_function("mallopt")
+    if limit is not None:
+        limit(ARENAS, 1)  # Python's own lock keeps threads apart: an arena each would be pages that nobody else can use
     agent = Agent(link, load_codec())
     # what the agent brought for itself is loaded; a Pack that imports msgpack finds its own, or none
     sys.path[:] = [place for place in sys.path if place != __file__.rpartition("/")[0]]
