@@ -63,6 +63,9 @@ class Starting(Protocol):
     async def flows(self) -> Mapping[str, Composition]:
         """Every flow as it would run now."""
 
+    async def settle(self) -> None:
+        """As ``flows``, after a decision."""
+
     async def start(self, composition: Composition, *, values: Any, actor: str) -> RunReport:
         """Run a flow to its end."""
 
@@ -244,8 +247,8 @@ class FlowTriggers:
         while True:
             with fail_soft(self._kernel.host.diagnostics, "flow triggers", "flows"):
                 if self._stale or time.monotonic() - refreshed >= REFRESH_S:
-                    self._stale = False
-                    await self._kernel.flows()  # which adopts them
+                    decided, self._stale = self._stale, False
+                    await (self._kernel.settle() if decided else self._kernel.flows())  # which adopts them
                     refreshed = time.monotonic()
             delay_s = min(REFRESH_S, self.look(_now()))
             if self._stale:

@@ -15,9 +15,10 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from backend_core.errors import NotFoundError, quote
+from backend_core.errors import HostError, NotFoundError, quote
 from core_runtime.bus.calls import Call
 from core_runtime.drivers import cel
+from core_runtime.drivers.flow_view import FlowView
 from core_runtime.flow_composer import FlowComposer, PackDocuments
 from core_runtime.flow_hooks import FlowHooks
 from core_runtime.flow_run import Emit, KernelHandler
@@ -27,6 +28,7 @@ from core_runtime.handlers import table
 from core_runtime.handlers.host import Host
 from core_runtime.pack_flows import PackFlows
 from core_runtime.rules.flow import model, values
+from core_runtime.rules.flow.changes import Status
 from core_runtime.rules.flow.compose import Composition, World
 from core_runtime.rules.flow.explain import as_diff
 from core_runtime.rules.flow.plan import Plan, plan_flow, walk_steps
@@ -56,6 +58,7 @@ class Kernel:
         surroundings = Surroundings(self._plans.get, self._may_run, random.random)
         self.runs = FlowRuns(self, host.settings.home / "user_data" / RUNS_FOLDER, surroundings)
         self.hooks = FlowHooks(self)
+        self._view = FlowView(host.settings.home / "ecosystem" / "flows")
         self.triggers = FlowTriggers(self)
         PackFlows(self).offer()
         values.use(None if cel.available() else cel.compile_expression)
@@ -90,6 +93,21 @@ class Kernel:
         self.triggers.adopt(found)
         self.runs.end_orphans(found)
         return found
+
+    async def settle(self) -> None:
+        """After a decision about a Pack: what it brings counts, or ends, and the operator's view says so."""
+        found = await self.flows()
+        packs = {
+            (flow_id, one.plan.flow.origin.pack): (plain(one.document), _said(one))
+            for flow_id, one in found.items()
+            if one.plan.flow.origin.pack
+        }
+        try:
+            await asyncio.to_thread(self._view.write, packs)
+        except HostError as error:
+            self.host.note_error("ecosystem/flows", error)
+        else:
+            self.host.diagnostics.resolve("flow_view", "ecosystem/flows")
 
     async def flow(self, flow_id: str) -> Composition:
         """One flow as it would run now. ``NotFoundError`` when there is none."""
@@ -179,3 +197,19 @@ class Kernel:
 
     def _uses_run(self, pack_id: str, flow_id: str) -> bool:
         return isinstance(self.host.permissions.check(pack_id, "flow.run", flow=flow_id), Allow)
+
+
+def plain(value: Any) -> Any:
+    """A document without the frozen containers that it is kept in."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _said(composition: Composition) -> dict[str, str]:
+    flow = composition.plan.flow
+    changed = sorted({change.modifier for change in composition.changes if change.status is Status.APPLIED})
+    return {
+        "flow": flow.id, "from": flow.origin.source, "digest": composition.digest,
+        "changed by": ", ".join(changed) or "nobody",
+    }  # fmt: skip

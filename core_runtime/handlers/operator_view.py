@@ -22,7 +22,7 @@ from backend_core.ecosystem.spec.models import PackMetadata
 from backend_core.errors import RumiError, quote
 from core_runtime.approval_manager import PackStatus
 from core_runtime.handlers.host import Host
-from core_runtime.rules.grants import Grant, permission_document
+from core_runtime.rules.grants import Grant, is_flow_claim, permission_document
 
 README = """# {pack_id}: what it was granted, and how it is isolated
 
@@ -122,7 +122,7 @@ def _effective(status: PackStatus, grant: Grant | None) -> dict[str, Any]:
     if grant is not None:
         document |= {
             **grant.excerpt(),
-            "provides": sorted(grant.since),
+            "provides": sorted(name for name in grant.since if not is_flow_claim(name)),
             "calls": sorted({key for item in grant.of_type("interface.call") for key in item.texts("keys")}),
         }
     return document

@@ -125,8 +125,14 @@ def test_another_packs_step_acts_with_its_own_rights_only(host: RunningHost) -> 
     assert run(host, "acme.answer", {"value": 1})["output"] == {"doubled": 3, "caller": "shout"}
     found = host.ok("GET", "/api/flows/acme.answer/explain?without=shout:shout.more")
     assert {one["path"]: one["acts_as"] for one in found["steps"]} == {"double": ["acme"], "more": ["shout"]}
+    view = host.home / "ecosystem" / "flows" / "acme.answer.acme.yaml"
+    host.until(lambda: view.is_file() and "shout:shout.more" in view.read_text(encoding="utf-8"), 20, "the operator's view")
     host.ok("POST", "/api/packs/shout/reject", {"reason": "no more"})
     assert run(host, "acme.answer", {"value": 1})["output"] == {"doubled": 2, "caller": "acme"}, "gone with its Pack"
+    host.until(lambda: "shout" not in view.read_text(encoding="utf-8"), 20, "the view to follow")
+    view.write_text("flow: acme.answer\nsteps: [{call: acme.asked, as: x}]\noutput: forged\n", encoding="utf-8")
+    assert run(host, "acme.answer", {"value": 1})["output"] == {"doubled": 2, "caller": "acme"}, "never read back"
+    host.ok("POST", "/api/packs/acme/reject", {"reason": "no more"})
 
 
 def test_running_another_packs_flow_needs_the_right(host: RunningHost) -> None:
