@@ -29,6 +29,7 @@ from core_runtime.diagnostics import Diagnostics, Severity
 from core_runtime.rules.flow import model
 from core_runtime.rules.flow.changes import Change, Status
 from core_runtime.rules.flow.compose import Base, Composition, World, compose, concerns
+from core_runtime.rules.flow.extend import MAX_DEPTH, extended, refused
 from core_runtime.rules.flow.model import EMPTY
 from core_runtime.rules.flow.modifier import Modifier, parse_modifier
 from core_runtime.rules.flow.older.pipelines import Merged, Pipelines, merged
@@ -97,6 +98,7 @@ class FlowComposer:
         self._plain: dict[str, tuple[Base, Composition]] = {}
         self._raised: set[tuple[str, str]] = set()
         self._since: dict[tuple[str, str], float] = {}
+        self._wholes: dict[str, tuple[Base, Base, Base]] = {}
         self._loading = threading.Lock()
 
     def load(self, world: World = World(), *, without: str = "") -> Mapping[str, Composition]:  # noqa: B008 - frozen
@@ -120,6 +122,7 @@ class FlowComposer:
         for layer in model.Layer:
             for base in self._unambiguous(base for base in free if base.flow.layer is layer):
                 self._admit(bases, base)
+        bases = self._extended(bases, world)
         for code, subject in before - self._raised:
             self._diagnostics.resolve(code, subject)
         composed = {flow_id: self._composed(base, modifiers, world) for flow_id, base in bases.items()}
@@ -160,6 +163,33 @@ class FlowComposer:
         for name, error in known[2].refused.items():
             self._issue("flow_refused", name, "A flow was refused", error.detail or error.title, error)
         return known[2].bases
+
+    def _extended(self, bases: Mapping[str, Base], world: World) -> dict[str, Base]:
+        """The flows with what they take over from others; one that can't is an Issue, and does not count."""
+        found: dict[str, Base] = {}
+        for flow_id, base in bases.items():
+            try:
+                found[flow_id] = self._whole(base, bases, world, (flow_id,))
+            except RumiError as error:
+                self._issue("flow_refused", flow_id, "A flow was refused", error.detail or error.title, error)
+        self._wholes = {flow_id: known for flow_id, known in self._wholes.items() if flow_id in found}
+        return found
+
+    def _whole(self, own: Base, bases: Mapping[str, Base], world: World, chain: tuple[str, ...]) -> Base:
+        if not own.flow.extends:
+            return own
+        other = bases.get(own.flow.extends)
+        if other is None:
+            raise refused(own, "there is no such flow")
+        if other.flow.id in chain or len(chain) > MAX_DEPTH:
+            raise refused(own, f"flows extend each other in a circle, or deeper than {MAX_DEPTH}")
+        if own.owner not in {"", other.owner} and not world.may_run(own.owner, other.flow.id):
+            raise refused(own, f"{own.owner} was not granted flow.run for {other.flow.id}")
+        base = self._whole(other, bases, world, (*chain, other.flow.id))
+        known = self._wholes.get(own.flow.id)
+        if known is None or known[0] is not own or known[1] is not base:
+            known = self._wholes[own.flow.id] = own, base, extended(own, base)
+        return known[2]
 
     def _composed(self, base: Base, modifiers: Sequence[Modifier], world: World) -> Composition:
         """A flow that no modifier is about is what it was, as long as its text is."""
@@ -284,7 +314,8 @@ def _understood(document: Document, source: str, layer: model.Layer, pack: str, 
     if isinstance(value, dict) and "modify" in value:
         return parse_modifier(value, source=source, where=_where(document), layer=layer, pack=pack)
     flow = parse_flow(value, source=source, where=_where(document), layer=layer, pack=pack)
-    plan_flow(flow)  # what has no order or no handler of its own to call is refused here, with its place
+    if not flow.extends:
+        plan_flow(flow)  # what has no order or no handler of its own to call is refused here, with its place
     return Base(value, flow)
 
 

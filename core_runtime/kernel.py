@@ -182,10 +182,14 @@ class Kernel:
             has_interface=lambda key: registry.resolve(key) is not None,
             handlers_of=aliases.find_all,
             may_modify=self._may_modify,
+            may_run=self._may_extend,
         )
 
     def _may_modify(self, pack_id: str, flow_id: str) -> bool:
         return self.host.built("permissions") and self.host.permissions.has(pack_id, "flow.modify", flow=flow_id)
+
+    def _may_extend(self, pack_id: str, flow_id: str) -> bool:
+        return self.host.built("permissions") and self.host.permissions.has(pack_id, "flow.run", flow=flow_id)
 
     def _may_run(self, actors: tuple[str, ...], flow_id: str) -> bool:
         """Each Pack that supplied the step owns the flow or was granted to run it. Once for each run: it is counted."""

@@ -46,6 +46,7 @@ class World:
     has_interface: Callable[[str], bool] = lambda _key: True
     handlers_of: Callable[[str], Iterable[str]] = lambda _alias: ()
     may_modify: Callable[[str, str], bool] = lambda _pack, _flow: False
+    may_run: Callable[[str, str], bool] = lambda _pack, _flow: False
 
 
 @dataclass(frozen=True, slots=True)

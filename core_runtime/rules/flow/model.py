@@ -406,6 +406,7 @@ class Flow:
     steps: tuple[Step, ...]
     version: str = ""
     about: str = ""
+    extends: str = ""
     phases: tuple[Phase, ...] = ()
     defaults: Defaults = Defaults()
     limits: FlowLimits = FlowLimits()

@@ -70,12 +70,16 @@ class _Reader(Steps):
         flow_id = self._matching(
             document.get("flow"), ("flow",), FLOW_ID, "dotted lower-case words, as in acme.answer"
         )
-        if not document.get("steps"):
+        extends = None
+        if "extends" in document:
+            extends = self._matching(document["extends"], ("extends",), FLOW_ID, "the id of a flow")
+        elif not document.get("steps"):
             self.problem(("steps",), "a flow needs at least one step under the word steps")
         return model.Flow(
             id=flow_id or "",
             version=self._text(document, (), "version"),
             about=self._text(document, (), "about"),
+            extends=extends or "",
             phases=self._phases(document.get("phases", [])),
             defaults=self._defaults(document.get("defaults", {})),
             limits=self._limits(document.get("limits", {})),

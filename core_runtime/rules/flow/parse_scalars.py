@@ -147,7 +147,7 @@ class Reading:
 
     def _target(self, raw: Any, at: Path) -> tuple[str, ...]:
         try:
-            path = parse_path(raw if isinstance(raw, str) else repr(raw))
+            path = parse_path(raw if isinstance(raw, str) else "")
         except ValueProblem:
             self.problem(at, f"expected the name of a variable, such as reply or reply.text, got {raw!r:.80}")
             return ()

@@ -314,10 +314,15 @@ class Rewrite:
             parsed = parse_flow(
                 document, source=origin.source, layer=self.flow.layer, supplied=places, pack=origin.pack
             )
-            plan = plan_flow(replace(parsed, origin=origin))
+            # the flow's own catch and finally are as they were, with who supplied them
+            parsed = replace(parsed, origin=origin, catch=self.flow.catch, finally_=self.flow.finally_)
+            plan = plan_flow(parsed)
         except AuthorError as error:
             raise self._blamed(error) from error
         acting = {"/".join(map(str, at)): list(one.acts_as) for at, one in places.items()}
+        usual = (origin.pack,) if origin.pack else ()
+        for block in self.flow.own_blocks()[1:]:
+            acting |= {f"!{step.path}": list(step.acts_as) for step in block if step.acts_as != usual}
         digest = PREFIX + sha256_hex(canonical_json({"document": document, "acts_as": acting}))
         return plan, document, digest
 

@@ -231,3 +231,78 @@ def test_an_owner_that_refuses_itself_leaves_its_flow_to_nobody(folders):
 def test_two_packs_without_a_date_refuse_each_other(folders):
     found, diagnostics = with_packs(folders, ("zeta", "x.yaml", MINE), ("acme", "x.yaml", THEIRS))
     assert (dict(found), [issue.code for issue in diagnostics.issues()]) == ({}, ["flow_twice"])
+
+
+BASE = """
+flow: a.base
+version: 2
+vars: {x: 1, y: 1}
+on: [t.topic]
+steps: [{id: one, call: k.one}, {id: two, call: k.two, needs: [one]}]
+finally: [{id: last, call: k.last}]
+"""
+EXTENDS = """
+flow: a.more
+extends: a.base
+vars: {y: 2}
+steps: [{id: two, call: k.other, needs: [one]}, {id: three, call: k.three, needs: [two]}]
+"""
+
+
+def whole(folders, *documents, may_run=True):
+    diagnostics = Diagnostics()
+    composer = FlowComposer(
+        core=folders / "core", diagnostics=diagnostics,
+        packs=lambda: [PackDocument(pack, f"{pack}:{number}.yaml", text.encode()) for number, (pack, text) in enumerate(documents)],
+    )  # fmt: skip
+    world = World(may_run=lambda _pack, _flow: may_run)
+    found = composer.load(world)
+    assert all(again is found[flow_id] for flow_id, again in composer.load(world).items() if len(documents) < 3)
+    return found, diagnostics
+
+
+def test_a_flow_begins_with_the_words_and_steps_of_another(folders):
+    (folders / "core" / "base.yaml").write_text(BASE)
+    (folders / "core" / "more.yaml").write_text(EXTENDS)
+    found, diagnostics = whole(folders)
+    flow = found["a.more"].plan.flow
+    assert [(step.id, step.action.handler) for step in flow.steps] == [
+        ("one", "k.one"), ("two", "k.other"), ("three", "k.three"),
+    ]  # fmt: skip
+    assert ([name for name, _ in flow.variables], flow.version, flow.triggers) == (["x", "y"], "", ())
+    assert ([step.id for step in flow.finally_], diagnostics.issues()) == (["last"], [])
+    assert [step.origin.source.rpartition("/")[2] for step in flow.steps] == ["base.yaml", "more.yaml", "more.yaml"]
+
+
+def test_steps_that_were_taken_over_act_as_both(folders):
+    found, _ = whole(folders, ("acme", BASE), ("evil", EXTENDS))
+    flow = found["a.more"].plan.flow
+    assert {step.id: step.acts_as for step in (*flow.steps, *flow.finally_)} == {
+        "one": ("acme", "evil"), "two": ("evil",), "three": ("evil",), "last": ("acme", "evil"),
+    }  # fmt: skip
+    guard = "modify: a.more\nid: m.g\nops: [{insert: {before: one}, steps: [{id: g, call: k.g}]}]"
+    changed, _ = whole(folders, ("acme", BASE), ("evil", EXTENDS), ("evil", guard))
+    assert {step.id: step.acts_as for step in changed["a.more"].plan.flow.steps}["one"] == ("acme", "evil")
+
+
+@pytest.mark.parametrize(
+    ("documents", "may_run", "why"),
+    [
+        ([("evil", EXTENDS)], True, "no such flow"),
+        ([("acme", BASE), ("evil", EXTENDS)], False, "flow.run"),
+        ([("acme", BASE + "sealed: true\n"), ("evil", EXTENDS)], True, "sealed"),
+        ([("acme", EXTENDS.replace("a.base", "a.more"))], True, "circle"),
+        ([("acme", EXTENDS), ("acme", "flow: a.base\nextends: a.more\n")], True, "circle"),
+        ([("acme", BASE), ("acme", EXTENDS.replace("needs: [two]", "needs: [gone]"))], True, "gone"),
+    ],
+)
+def test_what_can_not_be_taken_over_is_refused_by_name(folders, documents, may_run, why):
+    found, diagnostics = whole(folders, *documents, may_run=may_run)
+    assert "a.more" not in found
+    assert any(issue.code == "flow_refused" and why in issue.detail for issue in diagnostics.issues()), diagnostics.issues()
+
+
+def test_nobody_takes_the_hosts_handlers_over(folders):
+    (folders / "core" / "base.yaml").write_text('flow: a.base\nsteps: [{id: one, call: "kernel:trust.open"}]\n')
+    found, diagnostics = whole(folders, ("evil", EXTENDS))
+    assert ("a.more" in found, [issue.code for issue in diagnostics.issues()]) == (False, ["flow_refused"])
