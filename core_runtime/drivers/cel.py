@@ -5,6 +5,9 @@ Invariants:
     ours. Patterns are RE2's (linear), and the engine bounds how much one evaluation may iterate.
   * What is bound is what the expression selects (``order.items``, not all of ``order``), so that its cost does not
     depend on the size of the rest.
+  * The engine bounds iterations, not bytes, and what it goes through costs the square of its length. So what an
+    expression could put together is estimated before it is evaluated (``_Cost``), and what came out is counted before
+    it is taken over: no evaluation holds up the event loop for long, or fills the memory.
   * Whatever goes wrong in an evaluation is ``ExpressionFailed`` with the engine's sentence.
 
 A path that leads nowhere is null, as everywhere in flows, except in ``has()``, which asks for just that.
@@ -13,14 +16,20 @@ A path that leads nowhere is null, as everywhere in flows, except in ``has()``, 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
-from core_runtime.rules.flow.values import Compiled, ExpressionFailed, Lookup, ValueProblem
+from core_runtime.rules.flow.values import MAX_VALUE_UNITS, Compiled, ExpressionFailed, Lookup, ValueProblem
 
 MAX_SELECTED = 32
+MAX_ENTRIES = 2_000
+"""Of a list that an expression goes through: the engine needs the square of it (0.1 s for as many)."""
+MAX_ROUNDS = 10_000
+"""The engine's own bound on iterations."""
+MAX_JOINED_CHARS = 32 * 1024 * 1024
 _TOKEN = re.compile(
     r"""(?P<text>[rRbB]{0,2}(?:'''(?:\\.|[^\\])*?'''|\"{3}(?:\\.|[^\\])*?\"{3}|'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"))"""
     r"""|(?P<name>[A-Za-z_][A-Za-z0-9_]*)|(?P<number>\d[\w.]*)|(?P<sign>\S)""",
@@ -56,15 +65,81 @@ def compile_expression(text: str) -> Compiled:
 
     def evaluate(lookup: Lookup) -> Any:
         try:
-            found = program.eval(data={name: lookup(path) for name, path in names})
+            data = {name: lookup(path) for name, path in names}
+            cost.admit(data)
+            found = program.eval(data=data)
             if found.type() != failed:
-                return _plain(found.plain_value())
+                return _taken(found, cel) if cost.macros else _plain(found.plain_value())
         except (RuntimeError, ValueError, TypeError, OverflowError) as error:
             raise ExpressionFailed(f"{text[:80]}: {_sentence(error)}") from error
         raise ExpressionFailed(f"{text[:80]}: {_sentence(found.value())}")
 
     names = [(".".join(path), path) for path in selected]
+    cost = _Cost.of(text)
     return evaluate, frozenset(path[0] for path in selected)
+
+
+@dataclass(frozen=True, slots=True)
+class _Cost:
+    """What an expression can do with its variables: how deep it may go through lists, and how often it joins."""
+
+    macros: int
+    joins: int
+
+    @classmethod
+    def of(cls, text: str) -> _Cost:
+        words = [word for _, word in _tokens(text)]
+        return cls(sum(word in _MACROS for word in words), words.count("+"))
+
+    def admit(self, data: Mapping[str, Any]) -> None:
+        """``ExpressionFailed`` where it could put too much together, or go through too much."""
+        if not self.macros and not self.joins:
+            return
+        longest, text = _longest(data.values())
+        each = 1 + self.joins
+        if self.macros * (longest * each) ** 2 > MAX_ENTRIES**2:
+            raise ExpressionFailed(
+                f"an expression that goes through a list takes at most {MAX_ENTRIES} entries, and fewer where it does "
+                "so several times or joins: use the verb each"
+            )
+        rounds = min(MAX_ROUNDS, max(1, longest) ** min(self.macros, 4))
+        if text * each * rounds > MAX_JOINED_CHARS:
+            raise ExpressionFailed(f"an expression could put together more than {MAX_JOINED_CHARS} characters")
+
+
+def _longest(values: Iterable[Any]) -> tuple[int, int]:
+    """Entries of the longest list or map anywhere in the values, and length of the longest text."""
+    longest = text = 0
+    pending = list(values)
+    while pending:
+        value = pending.pop()
+        if isinstance(value, str | bytes):
+            text = max(text, len(value))
+        elif isinstance(value, Mapping | list | tuple):
+            longest = max(longest, len(value))
+            pending += value.values() if isinstance(value, Mapping) else value
+    return longest, text
+
+
+def _taken(value: Any, cel: Any) -> Any:
+    """The result; a list entry by entry, so that one that holds much many times is not written out first."""
+    if not cel.Type.LIST.is_assignable_from(value.type()):
+        return _plain(value.plain_value())
+    found, units = [], 0
+    for item in value.value():
+        one = _plain(item.plain_value())
+        units += _entries(one)
+        if units > MAX_VALUE_UNITS:
+            raise ExpressionFailed(f"a value of a flow has at most {MAX_VALUE_UNITS} entries")
+        found.append(one)
+    return found
+
+
+def _entries(value: Any) -> int:
+    """How many entries a value has, those of its entries included."""
+    if isinstance(value, Mapping):
+        return 1 + sum(_entries(item) for item in value.values())
+    return 1 + sum(_entries(item) for item in value) if isinstance(value, list) else 1
 
 
 @lru_cache(maxsize=1)

@@ -82,10 +82,34 @@ def test_nothing_of_the_machine_can_be_reached():
 
 
 def test_endless_iteration_and_backtracking_are_bounded():
-    big = Scope({"a": list(range(3000)), "b": list(range(3000, 6000)), "t": "a" * 5000 + "b"})
+    big = Scope({"a": list(range(900)), "b": list(range(900, 1800)), "t": "a" * 5000 + "b"})
     with pytest.raises(ExpressionFailed, match="budget"):
         compile_value("${a.filter(x, b.exists(y, x == y))}").get(big.lookup)
     assert compile_value("${t.matches('^(a+)+$')}").get(big.lookup) is False
+
+
+@pytest.mark.parametrize(
+    ("expression", "length"),
+    [
+        ("${a.map(x, s + s)}", 1_000), ("${size(a.map(x, [x]).map(x, [x]).map(x, [x]))}", 1_500),
+        ("${a.map(x, [x, x])}", 2_001), ("${(a + a).map(x, x)}", 1_500), ("${size(s + s + s + s + s)}", 1),
+        ("${a.map(x, m)}", 1_000), ("${a.map(x, a.map(y, s + s))}", 90),
+    ],
+)  # fmt: skip
+def test_what_an_expression_could_put_together_is_bounded_in_bytes_and_in_time(expression, length):
+    """The engine bounds iterations only: the first of these took 12 s and 4 GB on the event loop."""
+    many = [{str(n): n for n in range(10)} for _ in range(200)]
+    scope = Scope({"a": list(range(length)), "s": "x" * 8_000_000, "m": many})
+    value = compile_value(expression)
+    with pytest.raises(ExpressionFailed, match=r"at most|more than"):
+        value.get(scope.lookup)
+
+
+def test_usual_lists_and_texts_are_far_from_the_bounds():
+    orders = [{"p": n, "n": "x" * 1_000} for n in range(1_000)]
+    scope = Scope({"a": orders, "s": "y" * 1_000_000})
+    assert len(compile_value("${a.filter(i, i.p > 3).map(i, i.n)}").get(scope.lookup)) == 996
+    assert compile_value("${size(s + s)}").get(scope.lookup) == 2_000_000
 
 
 def test_numbers_beyond_the_engine_are_named():
