@@ -25,6 +25,7 @@ from bench.harness import Report, Subject, measure
 from core_runtime.bus.hub import Bus
 from core_runtime.drivers import cel
 from core_runtime.drivers.run_journal import RunJournal
+from core_runtime.drivers.run_seals import RunSeals
 from core_runtime.handlers.host import Host
 from core_runtime.kernel import Kernel
 from core_runtime.rules.flow import model
@@ -237,7 +238,7 @@ def _journals(report: Report, runner: asyncio.Runner, kernel: Kernel, home: Path
 
 
 def _lines(folder: Path, n: int, *, sync: bool) -> float:
-    journal = RunJournal.create(folder, "bench", HEAD, {}, sync=sync)
+    journal = RunJournal.create(folder, "bench", HEAD, {}, RunSeals("0" * 64), sync=sync)
     start = time.perf_counter()
     for number in range(n):
         journal.answer(f"step#{number}", {"n": number, "text": "x" * 80}, None)

@@ -15,16 +15,17 @@ import contextlib
 import secrets
 import time
 from collections import OrderedDict, deque
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 from msgspec import Struct
 
-from backend_core.errors import ConflictError, NotFoundError, RequestError, RumiError, TooLargeError, quote
+from backend_core.errors import ConflictError, NotFoundError, RequestError, RumiError, TooLargeError, TrustError, quote
 from core_runtime.bus.calls import Call
 from core_runtime.drivers.run_journal import SUFFIX, Account, Recorded, RunJournal, read_account
+from core_runtime.drivers.run_seals import RunSeals
 from core_runtime.flow_run import Emit, FlowRun, Handlers
 from core_runtime.rules.flow import model
 from core_runtime.rules.flow.plan import Plan
@@ -115,7 +116,11 @@ class _Live:
 class FlowRuns:
     """Those of one kernel. For the event loop's thread."""
 
-    def __init__(self, kernel: Handlers, folder: Path, surroundings: Surroundings) -> None:
+    def __init__(
+        self, kernel: Handlers, folder: Path, surroundings: Surroundings, seals: Callable[[], RunSeals]
+    ) -> None:
+        """``seals`` are asked for each time that a journal is written or read."""
+        self._seals = seals
         self._kernel = kernel
         self._folder = folder
         self._surroundings = surroundings
@@ -153,7 +158,7 @@ class FlowRuns:
             head = {"run": report.run_id, "flow": plan.flow.id, "digest": digest, "started_at": report.started_at,
                     "actor": actor, "parts": dict(parts or {}), "hooks": sorted(hooks)}  # fmt: skip
             sync = plan.flow.journal is model.Journal.SYNC
-            journal = RunJournal.create(self._folder, report.run_id, head, values, sync=sync)
+            journal = RunJournal.create(self._folder, report.run_id, head, values, self._seals(), sync=sync)
         return await self._start(plan, report, key, values, journal, deque(), emit, hooks, parent)
 
     async def resume(
@@ -179,7 +184,7 @@ class FlowRuns:
         key = _key(plan.flow, values)
         await self._take_turn(plan.flow, key)
         journal = RunJournal.reopen(
-            self._folder / f"{run_id}{SUFFIX}", account, sync=plan.flow.journal is model.Journal.SYNC
+            self._folder / f"{run_id}{SUFFIX}", account, self._seals(), sync=plan.flow.journal is model.Journal.SYNC
         )
         hooks = frozenset(map(str, account.head.get("hooks") or ()))
         return await self._start(plan, report, key, values, journal, deque(account.answers), None, hooks)
@@ -200,7 +205,7 @@ class FlowRuns:
         path = self._journal_path(run_id)
         if not path.is_file():
             raise _unknown(run_id, "There is no such run")
-        account = read_account(path)
+        account = read_account(path, self._seals())
         if account.end is not None:
             raise ConflictError("That run came to its end", code="run_ended", detail=str(account.end.get("end")))
         return account
@@ -298,8 +303,9 @@ class FlowRuns:
     def _end_journal(self, run: FlowRun, report: RunReport) -> None:
         path = self._journal_path(report.run_id)
         with contextlib.suppress(RumiError, OSError):
-            account = read_account(path)
-            ending = RunJournal.reopen(path, account, sync=run.plan.flow.journal is model.Journal.SYNC)
+            seals = self._seals()
+            account = read_account(path, seals)
+            ending = RunJournal.reopen(path, account, seals, sync=run.plan.flow.journal is model.Journal.SYNC)
             error = report.error.as_dict() if report.error else None
             status = report.status.value if report.status else ""
             told = {"end": status, "ended_at": time.time(), "duration_s": report.duration_s, "error": error}
@@ -368,13 +374,14 @@ class FlowRuns:
     def _cut(self) -> list[RunReport]:
         """Runs of which only the journal is left; those without an end may be resumed."""
         found = []
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError, TrustError):
+            seals = self._seals()
             for path in sorted(self._folder.glob(f"*{SUFFIX}")):
                 run_id = path.name.removesuffix(SUFFIX)
                 if run_id in self._live or run_id in self._done:
                     continue
                 with contextlib.suppress(RumiError, OSError, ValueError, KeyError):
-                    found.append(_report(read_account(path)))
+                    found.append(_report(read_account(path, seals)))
         return found
 
     def _prune(self) -> None:

@@ -9,12 +9,13 @@ then  for each answer ``{"p": place, "v": value}``, ``{"p": place, "e": error}``
 last  ``{"end": status, "ended_at", "duration_s", "error", "output": value}``
 ===== ==========================================================================================
 
-Values are MessagePack in base64, since JSON has no octets; so they are for programs, and the rest is for people.
+Values are MessagePack, encrypted, in base64; so they are for programs, and the rest is for people. Each line has its
+mark as its last entry, ``"m"``, which binds it to the run and to the lines before it (``run_seals``).
 
 Invariants:
   * A line is written before the answer it tells of counts; with ``sync`` it is on the disk by then.
   * A torn last line (a crash) is dropped when the journal is opened again; anything else that is not a line of ours
-    is ``TrustError``: a run is never resumed from half an account.
+    is ``TrustError``: a run is never resumed from half an account, nor from somebody else's.
 
 Not here: which run may be resumed (``flow_runs``), what the answers mean (``rules.flow``).
 """
@@ -24,7 +25,7 @@ from __future__ import annotations
 import base64
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final
@@ -32,6 +33,7 @@ from typing import Any, Final
 from backend_core.errors import HostError, RequestError, TrustError, quote
 from backend_core.files import fsync_folder, private_folder, read_bounded, write_all
 from core_runtime.drivers.faults import hit
+from core_runtime.drivers.run_seals import RunSeals
 from core_runtime.rules.flow.model import FlowError, RunStatus
 from core_runtime.rules.values import ValueProblem, pack, unpack
 
@@ -59,46 +61,53 @@ class Account:
     answers: tuple[Recorded, ...]
     end: Mapping[str, Any] | None
     length_bytes: int
+    last: bytes = b""
+    """What the next line is bound to."""
 
 
 class RunJournal:
     """Append-only. Raises ``HostError`` where the disk does not take a line; ``RequestError`` for what has no form."""
 
-    def __init__(self, path: Path, fd: int, *, sync: bool) -> None:
+    def __init__(self, path: Path, fd: int, seals: RunSeals, last: bytes, *, sync: bool) -> None:
+        """``last``: what the next line is bound to."""
         self.path = path
         self._fd = fd
+        self._seals = seals
+        self._last = last
         self._sync = sync
 
     @classmethod
-    def create(cls, folder: Path, run_id: str, head: Mapping[str, Any], values: Any, *, sync: bool) -> RunJournal:
+    def create(
+        cls, folder: Path, run_id: str, head: Mapping[str, Any], values: Any, seals: RunSeals, *, sync: bool
+    ) -> RunJournal:
         """Begin a run's journal."""
         private_folder(folder)
         path = folder / f"{run_id}{SUFFIX}"
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        journal = cls(path, fd, sync=sync)
-        journal._line({**head, "input": _encoded(values)})
+        journal = cls(path, fd, seals, seals.begin(run_id), sync=sync)
+        journal._line({**head, "input": journal._encoded(values)})
         if sync:
             fsync_folder(folder)
         return journal
 
     @classmethod
-    def reopen(cls, path: Path, account: Account, *, sync: bool) -> RunJournal:
+    def reopen(cls, path: Path, account: Account, seals: RunSeals, *, sync: bool) -> RunJournal:
         """Go on with a journal that was read: a torn last line is cut off."""
         fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC)
         os.ftruncate(fd, account.length_bytes)
-        return cls(path, fd, sync=sync)
+        return cls(path, fd, seals, account.last, sync=sync)
 
     def answer(self, place: str, value: Any, error: FlowError | None, *, stream: str = "") -> None:
         """Tell of one answer."""
         if stream:
             self._line({"p": place, "s": stream})
         else:
-            self._line({"p": place, "v": _encoded(value)} if error is None else {"p": place, "e": error.as_dict()})
+            self._line({"p": place, "v": self._encoded(value)} if error is None else {"p": place, "e": error.as_dict()})
         hit("run.answered")
 
     def end(self, outcome: Mapping[str, Any], output: Any) -> None:
         """Tell how the run ended, and close."""
-        self._line({**outcome, "output": _encoded(output)})
+        self._line({**outcome, "output": self._encoded(output)})
         self.close()
 
     def close(self) -> None:
@@ -107,8 +116,21 @@ class RunJournal:
             os.close(self._fd)
             self._fd = -1
 
+    def _encoded(self, value: Any) -> str:
+        try:
+            return base64.b64encode(self._seals.hidden(pack(value))).decode("ascii")
+        except ValueProblem as problem:
+            raise RequestError(
+                "This value can't be kept in a journal",
+                code="value",
+                detail=str(problem),
+                hint="Return plain data (no functions, no open files) from handlers of a journalled flow.",
+            ) from problem
+
     def _line(self, record: Mapping[str, Any]) -> None:
-        line = json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+        body = json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode()
+        line, last = self._seals.marked(body, self._last)
+        line += b"\n"
         if "end" not in record and os.fstat(self._fd).st_size + len(line) > MAX_JOURNAL_BYTES - END_BYTES:
             raise HostError(
                 "The run's journal is full",
@@ -120,6 +142,7 @@ class RunJournal:
             write_all(self._fd, line)
             if self._sync:
                 os.fdatasync(self._fd)
+            self._last = last
         except OSError as error:
             raise HostError(
                 "The run's journal can't be written",
@@ -129,11 +152,11 @@ class RunJournal:
             ) from error
 
 
-def read_account(path: Path) -> Account:
-    """Read a journal. ``TrustError`` ``journal_broken`` when it is no account of a run."""
+def read_account(path: Path, seals: RunSeals) -> Account:
+    """Read a journal. ``TrustError`` ``journal_broken`` when it is no account of that run by this host."""
     data = read_bounded(path, MAX_JOURNAL_BYTES)
     length = data.rfind(b"\n") + 1
-    records = list(_records(path, data[:length]))
+    records, last = _records(path, data[:length], seals)
     if not records or not _is_head(records[0]):
         raise _broken(path, 1)
     answers = []
@@ -144,32 +167,40 @@ def read_account(path: Path) -> Account:
         if "end" in record:
             if not _is_end(record):
                 raise _broken(path, number)
-            end = {**record, "output": _decoded(path, number, record.get("output"))}
+            end = {**record, "output": _decoded(path, number, record.get("output"), seals)}
             continue
-        answers.append(_recorded(path, number, record))
-    head = {**records[0], "input": _decoded(path, 1, records[0].get("input"))}
-    return Account(head, tuple(answers), end, length)
+        answers.append(_recorded(path, number, record, seals))
+    head = {**records[0], "input": _decoded(path, 1, records[0].get("input"), seals)}
+    return Account(head, tuple(answers), end, length, last)
 
 
-def _records(path: Path, data: bytes) -> Iterator[dict[str, Any]]:
-    for number, line in enumerate(data.splitlines(), 1):
+def _records(path: Path, data: bytes, seals: RunSeals) -> tuple[list[dict[str, Any]], bytes]:
+    """The lines, each proven to be the one after those before it; and what the next one is bound to."""
+    found: list[dict[str, Any]] = []
+    last = seals.begin(path.name.removesuffix(SUFFIX))
+    for number, line in enumerate(data.split(b"\n")[:-1], 1):
+        proven = seals.checked(line, last)
+        if proven is None:
+            raise _broken(path, number)
+        body, last = proven
         try:
-            record = json.loads(line)
+            record = json.loads(body)
         except (ValueError, RecursionError) as error:
             raise _broken(path, number) from error
         if not isinstance(record, dict):
             raise _broken(path, number)
-        yield record
+        found.append(record)
+    return found, last
 
 
-def _recorded(path: Path, number: int, record: Mapping[str, Any]) -> Recorded:
+def _recorded(path: Path, number: int, record: Mapping[str, Any], seals: RunSeals) -> Recorded:
     place = record.get("p")
     if not isinstance(place, str):
         raise _broken(path, number)
     if record.get("s") in {"opened", "end"}:
         return Recorded(place, stream=record["s"])
     if "e" not in record:
-        return Recorded(place, _decoded(path, number, record.get("v")))
+        return Recorded(place, _decoded(path, number, record.get("v"), seals))
     if not _is_error(record["e"]):
         raise _broken(path, number)
     return Recorded(place, error=FlowError(**record["e"]))
@@ -194,21 +225,9 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _encoded(value: Any) -> str:
+def _decoded(path: Path, number: int, text: Any, seals: RunSeals) -> Any:
     try:
-        return base64.b64encode(pack(value)).decode("ascii")
-    except ValueProblem as problem:
-        raise RequestError(
-            "This value can't be kept in a journal",
-            code="value",
-            detail=str(problem),
-            hint="Return plain data (no functions, no open files) from handlers of a journalled flow.",
-        ) from problem
-
-
-def _decoded(path: Path, number: int, text: Any) -> Any:
-    try:
-        return unpack(base64.b64decode(text, validate=True))
+        return unpack(seals.shown(base64.b64decode(text, validate=True)))
     except (ValueProblem, ValueError, TypeError) as error:
         raise _broken(path, number) from error
 

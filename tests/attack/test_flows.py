@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +17,7 @@ import yaml
 from backend_core.errors import AuthorError, ConflictError, HostError, RequestError, TrustError
 from core_runtime.drivers import run_journal
 from core_runtime.drivers.run_journal import RunJournal, read_account
+from core_runtime.drivers.run_seals import RunSeals
 from core_runtime.handlers.flows import documents
 from core_runtime.kernel import Kernel
 from core_runtime.rules.flow import model
@@ -310,6 +313,77 @@ def test_a_forged_journal_is_refused_and_hides_no_other_run(tmp_path, text):
     assert ([one["run_id"] for one in listed], calls) == ([run_id], [])
 
 
+def edits(lines, name):
+    """What somebody who can write the file may do to it, beside cutting its end off."""
+    head, first, second, *rest = lines
+    answer = json.loads(first)
+    forged = json.dumps({**answer, "m": "0" * 32}, separators=(",", ":")).encode() + b"\n"
+    unmarked = json.dumps({word: answer[word] for word in ("p", "v")}, separators=(",", ":")).encode() + b"\n"
+    return {
+        "an answer less": [head, second, *rest],
+        "another order": [head, second, first, *rest],
+        "an answer twice": [head, first, first, second],
+        "another actor": [head.replace(b'"actor":""', b'"actor":"x"'), first, second],
+        "a mark of its own": [head, forged],
+        "no mark": [head, unmarked],
+        "another answer's value": [head, first.replace(answer["v"].encode(), json.loads(second)["v"].encode())],
+    }[name]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["an answer less", "another order", "an answer twice", "another actor", "a mark of its own", "no mark",
+     "another answer's value"],
+)  # fmt: skip
+def test_an_edited_journal_is_refused(tmp_path, name):
+    async def story(kernel, calls):
+        report = await kernel.run("t.flow")
+        path = journals(kernel) / f"{report.run_id}.jsonl"
+        lines = path.read_bytes().splitlines(keepends=True)[:-1]
+        path.write_bytes(b"".join(edits(lines, name)))
+        kernel.runs._done.clear()
+        calls.clear()
+        with pytest.raises(TrustError, match="no account"):
+            await kernel.resume(report.run_id)
+        return calls
+
+    assert tell(tmp_path, story) == []
+
+
+def test_a_journal_of_another_run_or_another_host_is_refused(tmp_path):
+    async def story(kernel, calls):
+        run_id = await cut(kernel, calls)
+        path = journals(kernel) / f"{run_id}.jsonl"
+        (journals(kernel) / "f00.jsonl").write_bytes(path.read_bytes())
+        with pytest.raises(TrustError, match="no account"):
+            await kernel.resume("f00")
+        foreign = RunJournal.create(journals(kernel), "f01", {**HEAD, "run": "f01"}, {}, RunSeals("1" * 64), sync=False)
+        foreign.close()
+        with pytest.raises(TrustError, match="no account"):
+            await kernel.resume("f01")
+        return calls, (await kernel.resume(run_id)).status.value
+
+    assert tell(tmp_path, story) == (["two"], "ok")
+
+
+def test_a_journal_tells_nobody_what_was_answered(tmp_path):
+    """A Pack may return what should not lie about; nobody can say beforehand where a secret is."""
+
+    async def story(kernel, _calls):
+        kernel.host.registry.register("t.secret", lambda _args, _ctx: {"token": "sesame-open-0815"})
+        steps = [{"id": "one", "call": "t.secret", "as": "found"}]
+        document = {"flow": "t.flow", "journal": "file", "steps": steps, "output": "${found}"}
+        (kernel.host.settings.home / "user_data" / "flows" / "t.flow.json").write_text(json.dumps(document))
+        report = await kernel.run("t.flow", values={"password": "sesame-open-4711"})
+        data = (journals(kernel) / f"{report.run_id}.jsonl").read_bytes()
+        kernel.runs._done.clear()
+        shown = await asyncio.to_thread(kernel.runs.get, report.run_id)
+        plain = b"".join(base64.b64decode(found) for found in re.findall(rb'"(?:v|input|output)":"([^"]*)"', data))
+        return b"sesame" in data or b"sesame" in plain, shown.output
+
+    assert tell(tmp_path, story) == (False, {"token": "sesame-open-0815"})
+
+
 @pytest.mark.parametrize("run_id", ["../x", "..", "a/b", "a\0b", "", "a" * 65, "a.b"])
 def test_a_run_id_is_never_a_path(tmp_path, run_id):
     async def story(kernel, _calls):
@@ -323,13 +397,15 @@ def test_a_run_id_is_never_a_path(tmp_path, run_id):
 def test_a_journal_has_an_end(tmp_path, monkeypatch):
     monkeypatch.setattr(run_journal, "MAX_JOURNAL_BYTES", 4_000)
     monkeypatch.setattr(run_journal, "END_BYTES", 1_000)
-    journal = RunJournal.create(tmp_path, "f", {word: HEAD[word] for word in HEAD if word != "input"}, {}, sync=False)
+    seals = RunSeals("0" * 64)
+    head = {word: HEAD[word] for word in HEAD if word != "input"}
+    journal = RunJournal.create(tmp_path, "f", head, {}, seals, sync=False)
     with pytest.raises(HostError, match="journal is full"):
         for number in range(1_000):
             journal.answer(f"s#{number}", "x" * 50, None)
     journal.end({"end": "failed", "duration_s": 1.0, "error": None}, None)
     assert journal.path.stat().st_size < 4_000
-    assert read_account(journal.path).end["end"] == "failed"
+    assert read_account(journal.path, seals).end["end"] == "failed"
 
 
 def test_a_flow_whose_bytes_differ_from_the_grant_is_not_loaded(tmp_path):
