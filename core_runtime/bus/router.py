@@ -329,7 +329,7 @@ class Router:
             raise refused("dead_reference", "its Pack has stopped", "get the callable again", retryable=True)
         if callee.draining and not _serves(callee, call.parent):
             raise refused("unavailable", f"{callee.pack_id} is stopping", retryable=True)
-        if len(callee.incoming) >= limits.in_flight or callee.congested:
+        if callee.congested or not self.calls.has_place(call):
             callee.limited("busy", f"{len(callee.incoming)} calls wait for it, the newest of {quote(call.key)}.")
             raise refused("limit", f"{callee.pack_id} is busy", "too many calls wait for it", retryable=True)
         if call.depth > limits.depth:
@@ -357,7 +357,7 @@ class Router:
             if call.caller is not None:
                 call.caller.limited("message", f"Its call of {quote(call.key)}: {exc}.")
             raise refused("value.too_large", str(exc)) from exc
-        callee.incoming[call.number] = call
+        self.calls.sent(call)
 
     # --- answers
 

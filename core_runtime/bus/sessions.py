@@ -43,6 +43,7 @@ from core_runtime.rules.frames import PROTOCOL_VERSION, BusLimits, FrameError
 from core_runtime.rules.routing import RightsOf
 
 _NIL = Raw(b"\xc0")
+GIVE_BACK_S = 2.0
 _NO_REFS: tuple[tuple[int, int], ...] = ()
 INCOMPATIBLE = "interface_incompatible"
 
@@ -114,12 +115,15 @@ class Session:
         self.references = References(self, limits.references)
         self.mirror = Mirror(self, owner.diagnostics)
         self.incoming: dict[int, Call] = {}
+        self.places: dict[str, int] = {}
+        """How many of ``incoming`` each Pack has made."""
         self.outgoing: dict[int, Call] = {}
         self.registry = Registrations(self)
         self.registrations = self.registry.entries
         self.stats = EdgeStats()
         self.made = 0
         self.abandoned = 0
+        self._suspects: list[Call] | None = None
         self.orphans = 0
         self.ready = False
         self.draining = False
@@ -374,9 +378,23 @@ class Session:
             self._owner.diagnostics.resolve(INCOMPATIBLE, self.pack_id)
 
     def check_abandoned(self) -> None:
-        """Cut a Pack off that sits on too many cancelled calls."""
-        if self.abandoned > self.limits.abandoned:
-            self.abort(f"stuck: {self.abandoned} cancelled calls were never given back")
+        """Cut a Pack off that sits on too many cancelled calls: on the same ones, and for ``GIVE_BACK_S``.
+
+        Hundreds may be cancelled at once, which is their caller's doing.
+        """
+        if self.abandoned > self.limits.abandoned and self._suspects is None:
+            self._suspects = [call for call in self.incoming.values() if call.abandoned]
+            self.loop.call_later(GIVE_BACK_S, self._judge)
+
+    def _judge(self) -> None:
+        suspects, self._suspects = self._suspects or [], None
+        if self.dead:
+            return
+        kept = sum(self.incoming.get(call.number) is call for call in suspects)
+        if kept > self.limits.abandoned:
+            self.abort(f"stuck: {kept} cancelled calls were never given back")
+        else:
+            self.check_abandoned()
 
     def check_idle(self) -> None:
         """Tell who drains this session that nothing is owed any more."""

@@ -18,6 +18,7 @@ from core_runtime.bus.sessions import Session
 from core_runtime.rules.frames import BusLimits
 from tests.support.raw_agent import (
     CALL,
+    CANCEL,
     CREDIT,
     END,
     ERROR,
@@ -477,6 +478,50 @@ def test_a_pack_that_sits_on_cancelled_calls_is_cut_off(tmp_path):
                 with pytest.raises(PackError):
                     await r.bus.call("k", timeout_s=0.03)
             assert (await asyncio.wait_for(sa.closed, 5)).startswith("stuck")
+
+    run(main())
+
+
+def test_whoever_cancels_very_many_calls_gets_nobody_cut_off(tmp_path):
+    """Four hundred CANCELs at once are the caller's doing: who gives the calls back in good time is not stuck."""
+
+    async def main():
+        async with rig(tmp_path) as r:
+            a, sa = await r.agent("a", provides={"k"})
+            evil, _ = await r.agent("evil", calls={"k"})
+            await a.registered("k")
+            asked = [evil.call("k") for _ in range(400)]
+            served = [(await a.until(CALL))[1] for _ in asked]
+            await evil.close()
+            for _ in served:
+                await a.until(CANCEL)
+            assert not sa.dead
+            for number in served:
+                a.send(ERROR, number, "cancelled", "", "", False, "")
+            await eventually(lambda: not sa.incoming)
+            assert sa.abandoned == 0
+            assert "bus_stuck" not in issue_codes(r)
+
+    run(main())
+
+
+def test_one_caller_leaves_places_to_the_others(tmp_path):
+    """A Pack holds no more calls of another than there are free places: however many flood, one more finds room."""
+
+    async def main():
+        async with rig(tmp_path, limits=BusLimits(in_flight=32)) as r:
+            a, _ = await r.agent("a", provides={"k"})
+            await a.registered("k")
+            for name, share in (("evil", 16), ("worse", 8)):
+                flood, _ = await r.agent(name, calls={"k"})
+                asked = [flood.call("k") for _ in range(30)]
+                assert {(await flood.answer(number))[2] for number in asked[share:]} == {"limit"}
+            good, _ = await r.agent("good", calls={"k"})
+            for _ in range(20):
+                number = good.call("k", "mine")
+                frame = await a.until(CALL, lambda f: f[-1] == "mine")
+                a.result(frame[1], "served")
+                assert (await good.answer(number))[4] == "served"
 
     run(main())
 

@@ -116,7 +116,7 @@ CONVERSATIONS: dict[str, tuple[str, list[list[Any]]]] = {
         ["call", "k", None, 5], ["alpha", HOST], ["alpha", call(2, "k", None, parent=1)], ["alpha", HOST],
         ["alpha", call(3, "k", None, parent=2)], ["alpha", HOST],
     ]),
-    "limit": ("More calls in flight than the host allows (here: 2).", [
+    "limit": ("More calls in flight than the host allows (here: 4, of which a Pack that is alone gets half).", [
         *PAIR, ["beta", call(1, "k")], ["alpha", HOST], ["beta", call(2, "k")], ["alpha", HOST], ["beta", call(3, "k")], ["beta", HOST],
     ]),
     "too_large": ("A value that fits the frame of its sender and no longer that of its receiver (here: 4,096 bytes).", [
@@ -179,7 +179,7 @@ CONVERSATIONS: dict[str, tuple[str, list[list[Any]]]] = {
         ["alpha", [64, 2, "http.fetch", 0, [], {"method": "GET", "url": "http://elsewhere/", "headers": [], "length": 0, "plain": True}]], ["alpha", HOST],
     ]),
 }
-LIMITS = {"depth": {"depth": 1}, "limit": {"in_flight": 2}, "too_large": {"frame_bytes": 4096}, "registry": {"registrations": 3}}
+LIMITS = {"depth": {"depth": 1}, "limit": {"in_flight": 4}, "too_large": {"frame_bytes": 4096}, "registry": {"registrations": 3}}
 # fmt: on
 ANY: dict[int, list[list[Any]]] = {
     1: [[3], [7, 0]],

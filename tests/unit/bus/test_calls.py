@@ -550,21 +550,22 @@ def test_schema_is_checked_both_ways_and_names_the_path(tmp_path):
 
 def test_in_flight_limit_each_way(tmp_path):
     async def main():
-        async with rig(tmp_path, limits=BusLimits(in_flight=4, orphans=3)) as r:
+        async with rig(tmp_path, limits=BusLimits(in_flight=6, orphans=3)) as r:
             a, _ = await r.agent("a", provides={"k"})
             b, _ = await r.agent("b", calls={"k"})
             await a.registered("k")
             for _ in range(3):
                 b.call("k")
             assert (await b.answer(b.call("k")))[2] == "limit"
-            host = asyncio.ensure_future(r.bus.call("k"))
-            for _ in range(4):
+            host = [asyncio.ensure_future(r.bus.call("k")) for _ in range(3)]
+            for _ in range(6):
                 await a.until(CALL)
             with pytest.raises(PackError) as caught:
                 await r.bus.call("k")
             assert caught.value.code == "limit"
             assert caught.value.retryable
-            host.cancel()
+            for call in host:
+                call.cancel()
 
     run(main())
 

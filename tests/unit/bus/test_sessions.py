@@ -373,13 +373,13 @@ def test_a_full_user_data_folder_is_told(tmp_path):
 def test_limits_of_the_bus_that_are_met_are_told_once_a_second(tmp_path):
     async def main():
         told: list[tuple[str, str, str]] = []
-        limits = BusLimits(in_flight=2, orphans=2, registrations=1, requests=1)
+        limits = BusLimits(in_flight=4, orphans=2, registrations=1, requests=1)
         async with rig(tmp_path, limits=limits, on_limit=lambda *limit: told.append(limit)) as r:
             a, _ = await r.agent("a", provides={"k", "l"}, calls={"k"})
             b, _ = await r.agent("b", calls={"k"})
             await a.registered("k", 1)
             assert (await a.answer(a.register("l")))[2] == "limit"
-            for caller in (b, b, b, b, a):
+            for caller in (b, b, b, b, a, a):
                 caller.call("k")
             await eventually(lambda: len(told) == 3)
             for _ in range(9):

@@ -154,6 +154,19 @@ def test_reentrance_on_one_stack(tmp_path):
     both(tmp_path, test)
 
 
+def test_many_chains_that_cross_never_deadlock(tmp_path):
+    """60 chains from either side, each deeper than a Pack has threads to spare for: all of them wait on the other Pack."""
+
+    async def test(r, sa, sb, pa):
+        assert r.bus.limits.threads == 48
+        chains = [r.bus.call(f"{side}.bounce", 6, timeout_s=25) for side in "ab" for _ in range(60)]
+        assert await asyncio.gather(*chains) == ["bottom"] * 120
+        assert not sa.incoming
+        assert not sb.incoming
+
+    both(tmp_path, test)
+
+
 def test_ping_and_orderly_shutdown(tmp_path):
     async def test(r, sa, sb, pa):
         assert set(await sa.ping(5)) >= {"threads", "stuck", "calls"}
