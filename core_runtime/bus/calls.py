@@ -165,6 +165,7 @@ class Call(msgspec.Struct, eq=False):
     flow: str | None
     entry: Entry | None
     number: int = 0
+    size_bytes: int = 0
     started: float = msgspec.field(default_factory=time.monotonic)
     budget_s: float = 0.0
     deadline: float = 0.0

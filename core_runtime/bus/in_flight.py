@@ -4,7 +4,7 @@ Invariants:
   * Every caller is answered exactly once, whoever dies: ``Call.done`` says that it was, and nothing answers after it.
   * A deadline, a CANCEL or a death abandons the call and everything that was called on its behalf.
   * A callee owes an answer until it gave one (``settled``) or its connection ended, whether or not anybody waits.
-  * No caller can take all places of a callee, or have one cut off that gives calls back in good time.
+  * No caller has one cut off that gives calls back in good time.
 
 Not here: where a call goes (``router``), items of streams (``streams``).
 """
@@ -191,38 +191,21 @@ class InFlight:
 
     # --- bookkeeping
 
-    def has_place(self, call: Call) -> bool:
-        """Whether the callee may be given the call.
-
-        A Pack holds no more places of another than are free, so that any number of Packs that flood leave one over.
-        """
-        callee, caller = call.callee, call.caller
-        assert callee is not None
-        free = self.limits.in_flight - len(callee.incoming)
-        return free > 0 if caller is None else callee.places.get(caller.pack_id, 0) < free
-
     def sent(self, call: Call) -> None:
         """The callee has been given the call."""
-        callee, caller = call.callee, call.caller
+        callee = call.callee
         assert callee is not None
         callee.incoming[call.number] = call
-        if caller is not None:
-            callee.places[caller.pack_id] = callee.places.get(caller.pack_id, 0) + 1
+        callee.places.take(call.caller.pack_id if call.caller is not None else None, call.size_bytes)
 
     def settled(self, call: Call) -> None:
         """The callee has answered."""
         callee = call.callee
         assert callee is not None
-        callee.incoming.pop(call.number, None)
+        if callee.incoming.pop(call.number, None) is not None:
+            callee.places.give_back(call.caller.pack_id if call.caller is not None else None, call.size_bytes)
         if call.abandoned:
             callee.abandoned -= 1
-        if call.caller is not None:
-            name = call.caller.pack_id
-            left = callee.places[name] - 1
-            if left:
-                callee.places[name] = left
-            else:
-                del callee.places[name]
         if callee.draining:
             callee.check_idle()
 

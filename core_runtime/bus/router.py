@@ -329,7 +329,8 @@ class Router:
             raise refused("dead_reference", "its Pack has stopped", "get the callable again", retryable=True)
         if callee.draining and not _serves(callee, call.parent):
             raise refused("unavailable", f"{callee.pack_id} is stopping", retryable=True)
-        if callee.congested or not self.calls.has_place(call):
+        call.size_bytes = size = len(memoryview(body))
+        if callee.congested or not callee.places.has_room(call.caller.pack_id if call.caller else None, size):
             callee.limited("busy", f"{len(callee.incoming)} calls wait for it, the newest of {quote(call.key)}.")
             raise refused("limit", f"{callee.pack_id} is busy", "too many calls wait for it", retryable=True)
         if call.depth > limits.depth:

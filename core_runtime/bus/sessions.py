@@ -29,6 +29,7 @@ from core_runtime.bus.pack_events import PackEvents
 from core_runtime.bus.pack_log import PackLog
 from core_runtime.bus.pack_requests import PackRequests
 from core_runtime.bus.phases import PhaseOutcome
+from core_runtime.bus.places import Places
 from core_runtime.bus.references import References
 from core_runtime.bus.registrations import Registrations, as_map, unpack_bounded
 from core_runtime.bus.router import Router
@@ -115,8 +116,7 @@ class Session:
         self.references = References(self, limits.references)
         self.mirror = Mirror(self, owner.diagnostics)
         self.incoming: dict[int, Call] = {}
-        self.places: dict[str, int] = {}
-        """How many of ``incoming`` each Pack has made."""
+        self.places = Places(limits)
         self.outgoing: dict[int, Call] = {}
         self.registry = Registrations(self)
         self.registrations = self.registry.entries

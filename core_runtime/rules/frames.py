@@ -55,7 +55,8 @@ OWN, HELD = 0, 1
 """Spaces of a reference, as its *sender* sees them: a callable of its own, or one that the receiver owns."""
 
 TITLE_CHARS, DETAIL_CHARS, TRACE_CHARS, LOG_CHARS = 500, 2_000, 8_000, 8_000
-REFS_PER_FRAME = 1_024
+REFS_PER_FRAME = NUMBERS_PER_FRAME = 1_024
+"""A frame is the least that is done in one turn: what it may name bounds how long others wait for theirs."""
 KEY_CHARS = 256
 
 U32 = Annotated[int, Meta(ge=0, le=2**32 - 1)]
@@ -177,14 +178,14 @@ class UnregisterFrame(Struct, tag=UNREGISTER, array_like=True, forbid_unknown_fi
     """UNREGISTER."""
 
     id: U32
-    registrations: Annotated[list[U32], Meta(max_length=65_536)]
+    registrations: Annotated[list[U32], Meta(max_length=NUMBERS_PER_FRAME)]
 
 
 class ReleaseFrame(Struct, tag=RELEASE, array_like=True, forbid_unknown_fields=True, gc=False):
     """RELEASE."""
 
     id: U32
-    numbers: Annotated[list[U32], Meta(max_length=65_536)]
+    numbers: Annotated[list[U32], Meta(max_length=NUMBERS_PER_FRAME)]
 
 
 class SubscribeFrame(Struct, tag=SUBSCRIBE, array_like=True, forbid_unknown_fields=True, gc=False):
@@ -250,8 +251,9 @@ _set_length = struct.Struct("<I").pack_into
 
 @dataclass(frozen=True, slots=True)
 class BusLimits:
-    """Limits of one connection; the first six and ``registry_bytes`` are told to the agent in WELCOME.
+    """Limits of one connection; those in ``told`` are told to the agent in WELCOME.
 
+    ``in_flight_bytes`` is what the arguments of the calls that a Pack was given and has not answered may take.
     ``backlog_bytes`` is what a Pack may leave unread before new calls to it are refused, ``backlog_hard_bytes``
     before it is cut off. ``orphans`` bounds the calls in flight that name no parent (shedding a parent buys little),
     ``abandoned`` the cancelled calls that a Pack has not answered. ``registry_bytes`` is what all registrations may
@@ -263,6 +265,7 @@ class BusLimits:
     frame_bytes: int = 1024 * 1024
     in_flight: int = 1_024
     calls_per_s: int = 20_000
+    in_flight_bytes: int = 32 * 1024 * 1024
     depth: int = 32
     deadline_ms: int = 30_000
     stream_credit: int = 16

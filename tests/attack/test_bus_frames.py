@@ -526,6 +526,31 @@ def test_one_caller_leaves_places_to_the_others(tmp_path):
     run(main())
 
 
+def test_what_waits_inside_a_pack_is_bounded_in_bytes_too(tmp_path):
+    """A Pack reads all that it is sent: a thousand calls of a megabyte would be its end."""
+
+    async def main():
+        async with rig(tmp_path, limits=BusLimits(in_flight_bytes=4_000_000)) as r:
+            a, sa = await r.agent("a", provides={"k"})
+            await a.registered("k")
+            evil, _ = await r.agent("evil", calls={"k"})
+            good, _ = await r.agent("good", calls={"k"})
+            asked = [evil.call("k", b"x" * 900_000) for _ in range(12)]
+            assert (await evil.answer(asked[-1]))[2] == "limit"
+            assert len(sa.incoming) == 2
+            number = good.call("k", b"y" * 900_000)
+            frame = await a.until(CALL, lambda f: f[-1][:1] == b"y")
+            a.result(frame[1], "served")
+            assert (await good.answer(number))[4] == "served"
+            for _ in range(2):
+                a.result((await a.until(CALL))[1], None)
+            again = evil.call("k", b"x" * 900_000)
+            a.result((await a.until(CALL))[1], "again")
+            assert (await evil.answer(again))[4] == "again"
+
+    run(main())
+
+
 def test_a_decoding_bomb_costs_its_sender_an_error(tmp_path):
     """1 MiB of empty maps would become 72 MiB."""
 

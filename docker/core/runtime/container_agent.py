@@ -62,6 +62,15 @@ TITLE_CHARS, DETAIL_CHARS, TRACE_CHARS, LOG_CHARS = 500, 2_000, 8_000, 8_000
 KEY_CHARS = 256
 CAUSES = 8
 READ_BYTES = 16 * 1024
+NODES = 131_072  # values of one body where most are containers
+CONTAINER_BYTES = bytes([*range(0x80, 0xA0), 0xDC, 0xDD, 0xDE, 0xDF])
+# head → (bytes of the number behind it, bytes beside what that counts, values for each; 0: it counts bytes)
+WIDTHS = {
+    0xC4: (1, 0, 0), 0xC5: (2, 0, 0), 0xC6: (4, 0, 0), 0xC7: (1, 1, 0), 0xC8: (2, 1, 0), 0xC9: (4, 1, 0),
+    0xD9: (1, 0, 0), 0xDA: (2, 0, 0), 0xDB: (4, 0, 0), 0xDC: (2, 0, 1), 0xDD: (4, 0, 1), 0xDE: (2, 0, 2),
+    0xDF: (4, 0, 2),
+}  # fmt: skip
+NAMED = 1_024  # references, or numbers given back, of one frame
 EAGER_BYTES = 4_096
 """Frames up to this length are decoded at once; the bodies of longer ones when they are used, so that queued calls
 hold bytes and not the objects that a hostile body may unfold into."""
@@ -640,6 +649,39 @@ def no_extensions(code: int, data: bytes) -> Any:
     if code == EXT_DATE:
         return read_date(data)
     raise ValueError(f"extension {code} is not expected here")
+
+
+def check_nodes(data: bytes) -> None:
+    """Refuse a body of very many containers before they are made: a megabyte of empty maps would take 72 in memory.
+
+    The host does the same with what it decodes; what it only forwards costs who reads it. The bytes that may be heads
+    of containers are counted first, at the speed of a copy; only text or bytes full of them need the walk.
+    """
+    if len(data) - len(data.translate(None, CONTAINER_BYTES)) <= NODES:
+        return
+    at, size, left, seen = 0, len(data), 1, 0
+    while left and at < size:
+        code = data[at]
+        at += 1
+        left -= 1
+        seen += 1
+        if seen + left > NODES:
+            raise ValueRefused("value.too_large", "a value is too large to be read", f"more than {NODES} values in it")
+        if 0x80 <= code < 0x90:
+            left += 2 * (code & 15)
+        elif 0x90 <= code < 0xA0:
+            left += code & 15
+        elif 0xA0 <= code < 0xC0:
+            at += code & 31
+        elif code in WIDTHS:
+            wide, extra, per = WIDTHS[code]
+            number = int.from_bytes(data[at : at + wide], "big")
+            at += wide + extra + (number if per == 0 else 0)
+            left += number * per
+        elif 0xCA <= code < 0xD4:
+            at += (4, 8, 1, 2, 4, 8, 1, 2, 4, 8)[code - 0xCA]
+        elif 0xD4 <= code < 0xD9:
+            at += 1 + (1 << (code - 0xD4))
 
 
 def are_refs(refs: Any) -> bool:
@@ -1663,6 +1705,9 @@ class Agent:
         ext_type, pack = self.codec.ext_type, self.codec.pack
 
         def encode(item: Any) -> Any:
+            if len(refs) >= NAMED and not is_date(item):
+                detail = f"more than {NAMED} callables in it"
+                raise ValueRefused("value.too_large", "the value can't cross the bus", detail)
             if type(item) is Function:
                 number = item._number if item._number is not None else getattr(item._keep, "_number", None)  # noqa: SLF001
                 if number is not None:
@@ -1751,8 +1796,8 @@ class Agent:
                 elif left == 0:
                     del self.holds[number]
                     gone.append(number)
-        if gone:
-            self.link.send(self.plain_frame([RELEASE, 0, gone]))
+        for at in range(0, len(gone), NAMED):
+            self.link.send(self.plain_frame([RELEASE, 0, gone[at : at + NAMED]]))
 
     def abandon(self, state: StreamState) -> None:
         """The consumer of a stream left early."""
@@ -1870,6 +1915,8 @@ class Agent:
             return made[index]
 
         try:
+            if len(raw.data) > NODES:
+                check_nodes(raw.data)
             value = self.codec.unpack(raw.data, hook)
         except RemoteError:
             self.release_refs(refs, made)

@@ -16,6 +16,7 @@ const { KIND, ProtocolError, Splitter, frame, parse, readBody } = require("./fra
 const STREAM = 1; // bit 0 of RESULT's flags
 const OWN = 0;
 const HELD = 1;
+const NAMED = 1024; // references, or numbers given back, of one frame
 const serving = new AsyncLocalStorage();
 const TYPE = /^[a-z][a-z0-9_.-]*\/[A-Za-z0-9_./-]+$/;
 
@@ -79,6 +80,7 @@ class Agent {
   }
 
   reference(fn, numbers) {
+    if (this.exports.size >= 65536 || numbers.length >= NAMED) throw new Refused("value.too_large", "too many callables", "$");
     if (fn.held) return [HELD, fn.held];
     this.exports.set(++this.lastExport, fn);
     numbers.push(this.lastExport);
@@ -211,7 +213,7 @@ class Agent {
   }
 
   release(numbers) {
-    if (numbers.length) this.send([KIND.RELEASE, 0, numbers]);
+    for (let at = 0; at < numbers.length; at += NAMED) this.send([KIND.RELEASE, 0, numbers.slice(at, at + NAMED)]);
   }
 
   // --- what we are asked for

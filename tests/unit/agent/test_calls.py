@@ -3,6 +3,7 @@ from __future__ import annotations
 import threading
 import time
 from datetime import UTC, date, datetime
+from typing import Any
 
 import msgpack
 import pytest
@@ -451,3 +452,30 @@ def test_answers_are_not_held_back_by_a_slow_neighbour(start, host: FakeHost) ->
         quick, _slow = host.start_call("quick"), host.start_call("slow")
         assert quick.result() == "quick"
         assert time.monotonic() - began < 2
+
+
+BOMBS = {
+    "maps": b"\xdd" + (900_000).to_bytes(4, "big") + b"\x80" * 900_000,
+    "arrays in arrays": b"\xdd" + (300_000).to_bytes(4, "big") + b"\x92\x90\x90" * 300_000,
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_a_body_that_would_decode_large_is_refused_before_it_does(start, host: FakeHost, bomb: str) -> None:
+    """What another Pack sends is bounded as the host bounds what it decodes: 131,072 values where most are containers."""
+    peer = start("def run(c): c['interface_registry'].register('echo', lambda args, ctx: args)")
+    number = host.entry("echo").refs[0][1]
+    with pytest.raises(BusError) as caught:
+        peer.start_call(number, None, raw_body=BOMBS[bomb]).result()
+    assert caught.value.type == "value.too_large"
+    assert host.call("echo", 1) == 1
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["日本語の長い文章。" * 30_000, ["日本語" * 20] * 3_000, list(range(200_000)), [{"a": []}] * 20_000, [[]] * 131_000],
+    ids=["one text", "texts", "numbers", "small maps", "just enough"],
+)
+def test_large_values_that_are_no_bombs_pass(start, host: FakeHost, value: Any) -> None:
+    start("def run(c): c['interface_registry'].register('size', lambda args, ctx: len(args))")
+    assert host.call("size", value) == len(value)

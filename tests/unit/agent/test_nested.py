@@ -288,3 +288,19 @@ def test_a_handlers_own_event_loop_may_await_calls(start, host: FakeHost) -> Non
         pack_id="beta",
     )
     assert host.call("own", 20) == list(range(20))
+
+
+def test_more_callables_than_a_frame_may_name_are_refused_and_many_are_given_back_in_parts(start, host: FakeHost) -> None:
+    peer = start("""
+        held = []
+        def run(c):
+            ir = c["interface_registry"]
+            ir.register("many", lambda args, ctx: [(lambda: n) for n in range(args)])
+            ir.register("hold", lambda args, ctx: held.append(args))
+            ir.register("drop", lambda args, ctx: held.clear())
+    """)
+    with pytest.raises(BusError) as caught:
+        host.call("many", 1_025)
+    assert caught.value.type == "value.too_large"
+    assert len(host.call("many", 1_024)) == 1_024
+    assert peer.process.poll() is None

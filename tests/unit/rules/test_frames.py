@@ -34,7 +34,7 @@ GOOD = [
     (frames.LogFrame, [23, 0, 20, "s" * 200, "text"]),
     (frames.RegisterFrame, [32, 7, "key", {}, {}, {}, [], None]),
     (frames.UnregisterFrame, [33, 7, [1, U32]]),
-    (frames.ReleaseFrame, [37, 0, [1] * 65_536]),
+    (frames.ReleaseFrame, [37, 0, [1] * 1_024]),
     (frames.SubscribeFrame, [48, 7, "topic", {"queue": 1}]),
     (frames.UnsubscribeFrame, [49, 7, 3]),
     (frames.PublishFrame, [50, 7, "topic", [], 1]),
@@ -48,7 +48,7 @@ BAD = [
     [1, 7, "k", 5, 0, 0, None, [[0]], 1], [1, 7, "k", 5, 0, 0, None, [[0, 0]] * 1025, 1], [1, 7, "k", 5, 0, 0, None, []],
     [1, 7, "k", 5, 0, 0, None, [], 1, "more"], [4], [4, 7, 8], [4, "7"], [4, True], [4, 1.5], [6, 7, ERROR[:4]], [3, 7, *ERROR, 1],
     [8, 7], [0, 7], [17, 7, {}], [18, 7, {}], [20, 7], [21, 7], [34, 7, 1], [51, 7, "t", [], 1], [63, 7], [65, 7], [23, 0, 20, "s" * 201, "x"],
-    [33, 7, [1] * 65_537], [37, 0, [1] * 65_537], [33, 7, [-1]], [48, 7, ""], [48, 7, "t" * 257], [48, 7], [50, 7, "", [], 1], [64, 7, "o" * 65, 3, [], 1],
+    [33, 7, [1] * 1_025], [37, 0, [1] * 1_025], [33, 7, [-1]], [48, 7, ""], [48, 7, "t" * 257], [48, 7], [50, 7, "", [], 1], [64, 7, "o" * 65, 3, [], 1],
     [32, 7, "", {}, {}, {}, [], None], {}, [], 7, "x", None, [[4], 7],
 ]  # fmt: skip
 
@@ -126,7 +126,7 @@ def test_limits_and_what_welcome_tells_of_them():
     limits = BusLimits()
     expected = {
         "frame_bytes": 2**20, "in_flight": 1024, "depth": 32, "deadline_ms": 30_000, "stream_credit": 16, "threads": 48, "orphans": 512,
-        "abandoned": 256, "references": 65_536, "registrations": 1024, "subscriptions": 256, "requests": 128, "requests_at_once": 4,
+        "abandoned": 256, "in_flight_bytes": 2**25, "references": 65_536, "registrations": 1024, "subscriptions": 256, "requests": 128, "requests_at_once": 4,
         "request_bytes": 2**23, "registry_bytes": 2**23, "register_burst": 2000, "register_per_s": 200, "backlog_bytes": 2**23,
         "backlog_hard_bytes": 2**25, "log_bytes_per_s": 65_536, "decode_nodes": 131_072, "credit_ahead": 4096,
         "max_deadline_ms": 86_400_000, "channels": 256, "strays": 64,
