@@ -1,0 +1,194 @@
+"""A Pack whose code speaks the bus by itself, and lies in every way: ``hostile.attack`` ``{kind, s}`` goes on for ``s`` seconds.
+
+What it does costs it its connection in most cases; then its process ends here and supervision starts it anew.
+"""
+
+import os
+import random
+import struct
+import sys
+import time
+
+sys.path.insert(0, __file__.rpartition("/")[0])
+from wire import OPTIONS, REF, Wire, frame
+
+BOMB = b"\xdd" + struct.pack(">I", 900_000) + b"\x80" * 900_000
+
+
+def with_body(head, body):
+    data = bytes([0x90 + len(head) + 1]) + b"".join(map(packed, head)) + body
+    return struct.pack("<I", len(data)) + data
+
+
+def packed(value):
+    return frame(value)[5:]
+
+
+def endless(make):
+    def attack(wire, until):
+        number = 1 << 20
+        while time.monotonic() < until:
+            number += 1000
+            wire.raw(make(number))
+            drain(wire)
+
+    return attack
+
+
+def drain(wire):
+    """Read what has come: it must not be its own backlog that ends it."""
+    while wire.read(time.monotonic()) is not None:
+        pass
+
+
+def forged_answers(wire, until):
+    """Answers of every kind to calls that others were given: their numbers are small, on their own connections."""
+    for number in range(2, 16):
+        wire.send(2, number, 0, [], "forged")
+        wire.send(3, number, "error/Forged", "forged", "", False, "")
+        wire.send(5, number, [], "forged")
+        wire.send(6, number, None)
+    while time.monotonic() < until and wire.read(until) is not None:
+        pass
+
+
+def used_ids(wire, until):
+    wire.raw(frame(1, 9, "hostile.attack", 0, 0, 0, None, [], {"kind": "nothing", "s": 60}) * 2)
+    wire.read(until)
+    wire.read(until)
+
+
+def half_frames(wire, until):
+    """A frame of a megabyte that comes byte by byte."""
+    wire.raw(struct.pack("<I", 1 << 20) + b"\x95\x02")
+    while time.monotonic() < until:
+        wire.raw(b"\x00")
+        time.sleep(0.005)
+    os._exit(0)
+
+
+def credit_as_consumer(wire, until):
+    """Reads a stream of another Pack with more credit than there is, then with none."""
+    for number in range(5000, 5020):
+        wire.send(1, number, "server.count", 60_000, 0, 0, None, [], 10**9)
+    while time.monotonic() < until:
+        for number in range(5000, 5020):
+            wire.send(7, number, 2**32 - 1)
+        drain(wire)
+
+
+def credit_as_producer(wire, until):
+    """Opens a stream of its own, called by itself, and sends more than it was granted."""
+    wire.send(1, 6000, "hostile.stream", 0, 0, 0, None, [], None)
+    while True:
+        got = wire.read(until)
+        if got is None:
+            return
+        if got[0] == 1:
+            wire.send(2, got[1], 1, [], None)
+            for item in range(5000):
+                wire.send(5, got[1], [], item)
+
+
+def streams_never_read(wire, until):
+    """Opens as many streams of another Pack as it may, grants nothing and lets them stand."""
+    for number in range(7000, 7400):
+        wire.send(1, number, "server.count", 3_600_000, 0, 0, None, [], 10**9)
+    wait(wire, until)
+
+
+def calls_never_answered(wire, until):
+    """Calls itself in a circle and answers nobody."""
+    for number in range(8000, 8500):
+        wire.send(1, number, "hostile.stream", 600_000, 0, 0, None, [], None)
+    wait(wire, until)
+
+
+def wait(wire, until):
+    while True:
+        got = wire.read(until)
+        if got is None:
+            return
+        if got[0] == 21:
+            wire.send(22, got[1], {"threads": 1, "stuck": 0, "calls": 0})
+
+
+def forged_references(number):
+    return b"".join(
+        frame(1, number + n, number + n, 0, 0, 0, None, [], None) + frame(1, number + 500 + n, "server.echo", 0, 0, 0, None, [[1, n]], REF)
+        for n in range(100)
+    )
+
+
+def callables_without_end(number):
+    """Offers callables to another Pack that gives each back."""
+    refs = [[0, number + n] for n in range(500)]
+    return frame(1, number, "server.echo", 0, 0, 0, None, refs, None)
+
+
+def random_frames(number):
+    made = random.Random(number)
+    kinds = (1, 2, 3, 4, 5, 6, 7, 19, 22, 23, 32, 33, 37, 48, 49, 50, 64)
+    return b"".join(
+        frame(made.choice(kinds), made.randrange(1 << 16), *[made.choice((None, 0, 1, "k", [], {}, [[0, 1]], b"x", True)) for _ in range(made.randrange(8))])
+        for _ in range(50)
+    )
+
+
+def register_storm(number):
+    return b"".join(frame(32, number + n, "hostile.other", OPTIONS, {"m": "x" * 500}, None, [[0, 100 + n]], REF) for n in range(200))
+
+
+ATTACKS = {
+    "nothing": wait,
+    "forged answers": forged_answers,
+    "used ids": used_ids,
+    "half frames": half_frames,
+    "credit lies as a consumer": credit_as_consumer,
+    "credit lies as a producer": credit_as_producer,
+    "streams that nobody reads": streams_never_read,
+    "calls that nobody answers": calls_never_answered,
+    "forged references": endless(forged_references),
+    "forged parents": endless(lambda n: b"".join(frame(1, n + i, "server.echo", 1, n + i, 0, None, [], None) for i in range(100))),
+    "callables without end": endless(callables_without_end),
+    "frame bombs for the host": endless(
+        lambda n: with_body([50, n, "storm.bomb", []], BOMB) + with_body([64, n + 1, "diagnostics.record", 0, []], BOMB)
+        + with_body([32, n + 2, "hostile.other", OPTIONS, None, None, []], BOMB)
+    ),
+    "frame bombs for another Pack": endless(lambda n: b"".join(with_body([1, n + i, "server.echo", 0, 0, 0, None, []], BOMB) for i in range(20))),
+    "frames of a megabyte for another Pack": endless(lambda n: b"".join(frame(1, n + i, "server.echo", 0, 0, 0, None, [], b"x" * 1_000_000) for i in range(4))),
+    "a register storm": endless(register_storm),
+    "an event storm": endless(lambda n: frame(50, 0, "storm.rain", [], {"n": n, "text": "x" * 200}) * 200),
+    "an event storm without the right": endless(lambda n: frame(50, n, "other.rain", [], None) * 200),
+    "a subscribe storm": endless(lambda n: b"".join(frame(48, n + i, "storm.*") + frame(49, n + 500 + i, i) for i in range(200))),
+    "a RELEASE storm": endless(lambda n: frame(37, 0, list(range(n, n + 5000))) * 10),
+    "an UNREGISTER storm": endless(lambda n: frame(33, n, list(range(n, n + 5000))) * 10),
+    "a CANCEL storm": endless(lambda n: frame(4, n) * 2000),
+    "calls and CANCELs": endless(lambda n: b"".join(frame(1, n + i, "server.slow", 0, 0, 0, None, [], 0.05) + frame(4, n + i) for i in range(50))),
+    "a CREDIT storm": endless(lambda n: frame(7, n, 1 << 31) * 2000),
+    "a PONG storm": endless(lambda n: frame(22, n, {}) * 60),
+    "a LOG storm": endless(lambda n: frame(23, 0, 20, "stdout", "\x1b[2J" * 1000) * 20),
+    "requests without end": endless(lambda n: b"".join(frame(64, n + i, "userdata.write", 0, [], {"path": "packs/hostile/x", "data": b"z" * 1000}) for i in range(100))),
+    "random frames": endless(random_frames),
+}
+
+
+def main():
+    wire = Wire(sys.argv)
+    wire.begin(["hostile.attack", "hostile.stream", "hostile.alive"])
+    while True:
+        got = wire.read()
+        if got[0] == 21:
+            wire.send(22, got[1], {"threads": 1, "stuck": 0, "calls": 0})
+        elif got[0] == 20:
+            return
+        elif got[0] == 1 and got[2] == 1:
+            told = got[-1]
+            ATTACKS[told["kind"]](wire, time.monotonic() + told["s"])
+            wire.send(2, got[1], 0, [], True)
+        elif got[0] == 1:
+            wire.send(2, got[1], 0, [], True)
+
+
+if __name__ == "__main__":
+    main()
