@@ -114,12 +114,17 @@ async def reject(host: Host, pack_id: str, *, reason: str = "", actor: str = "op
     async with host.exclusively(pack_id):
         try:
             await asyncio.to_thread(host.approvals.reject, pack_id, reason=reason, actor=actor)
-        finally:  # also where not all of the decision could be written: what lost its grant does not run
-            if host.approvals.grant(pack_id) is None:
-                await starting.stop_one(host, pack_id, reason="rejected")
-                starting.settle_owners(host)
+        finally:  # also where not all of the decision could be written
+            await stop_without_grant(host, pack_id, "rejected")
     await asyncio.to_thread(operator_view.write, host, pack_id)
     return await status(host, pack_id)
+
+
+async def stop_without_grant(host: Host, pack_id: str, reason: str) -> None:
+    """What has lost its grant does not run, however the decision that took it came out."""
+    if host.approvals.grant(pack_id) is None:
+        await starting.stop_one(host, pack_id, reason=reason)
+        starting.settle_owners(host)
 
 
 async def restore(host: Host, pack_id: str, *, actor: str = "operator") -> PackStatus:

@@ -59,7 +59,10 @@ async def revoke(host: Host, pack_id: str, items: Sequence[Any], *, unused: bool
             used = _used_items(host, pack_id)
             left = without_unused(left, lambda kind, item: (kind, item) in used)
         if left != held.permissions:
-            await asyncio.to_thread(host.approvals.narrow, pack_id, permissions=as_choices(left), actor=actor)
+            try:
+                await asyncio.to_thread(host.approvals.narrow, pack_id, permissions=as_choices(left), actor=actor)
+            finally:  # where the smaller grant found no room, the whole one is gone, and with it the right to run
+                await packs.stop_without_grant(host, pack_id, "its smaller grant could not be written")
             taken = sorted({p.type for p in held.permissions if p not in left})
             await _tell(host, pack_id, "revoked", taken)
     return await _changed(host, pack_id, held)

@@ -6,6 +6,7 @@ Granting needs room, so it fails as a whole; revoking needs none, so it never fa
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 import subprocess
 from pathlib import Path
@@ -15,11 +16,16 @@ import pytest
 from backend_core.errors import HostError, RumiError
 from core_runtime.rules.approval import State
 from tests.support.kills import ASKED, describe
+from tests.support.running_host import RunningHost, one_component_pack
 from tests.support.trust_home import STANDARD, TrustHome
 
 pytestmark = pytest.mark.mount
 
 SIZE = "2m"
+SERVES = """
+def run(context):
+    context["interface_registry"].register("full.hello", lambda args, ctx: "hi")
+"""
 PAGE = 4096
 
 
@@ -118,3 +124,40 @@ def test_removal_needs_no_room(small_disk):
         home.approvals.remove("alpha", actor="tester")
     ballast.unlink()
     assert describe(home.reopen())[0] == "absent"
+
+
+@pytest.mark.embedded
+@pytest.mark.parametrize("decision", ["revoke", "reject"])
+def test_less_is_possible_on_a_full_disk_while_the_pack_runs(tmp_path, decision):
+    """The running host: what lost its grant stops serving, though the smaller grant found no room."""
+    folder = tmp_path / "home/user_data"
+    folder.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "rumi-test", str(folder)], check=True)
+    try:
+        with RunningHost(tmp_path / "home", "embedded") as host:
+            files = one_component_pack("full", SERVES, provides=("full.hello",))
+            files["backend/permissions.json"] = json.dumps({"pack_id": "full", "permissions": ASKED})
+            host.put_pack("full", files)
+            host.approve("full")
+            assert host.result("full.hello") == "hi"
+            _fill(folder)
+            if decision == "revoke":
+                status, envelope = host.request("DELETE", "/api/packs/full/permissions", {"permissions": ["userdata.read"]})
+                assert (status, envelope["code"]) == (503, "storage"), envelope
+            else:
+                assert host.request("POST", "/api/packs/full/reject", {"reason": "no"})[0] == 200
+            assert host.call("full.hello")[0] in {403, 404}
+            assert host.ok("GET", "/api/containers") == []
+            assert host.status("full")["status"] == ("installed" if decision == "revoke" else "blocked")
+            (folder / "ballast").unlink()
+            host.kill()
+            host.start()
+            assert host.status("full")["status"] in ({"installed", "pending"} if decision == "revoke" else {"blocked"})
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def _fill(folder: Path) -> None:
+    with contextlib.suppress(OSError), (folder / "ballast").open("wb", buffering=0) as file:
+        while file.write(b"x" * PAGE) == PAGE:
+            pass
