@@ -46,6 +46,7 @@ from core_runtime.rules.permissions import forbidden, in_force
 from core_runtime.rules.seals import Fault
 
 MAX_REASON_CHARS: Final = 1000
+MAX_TOLD: Final = 50
 REPLACE: Final = "interface.replace"
 Statuses: TypeAlias = list[PackStatus]
 
@@ -118,6 +119,7 @@ class Standings:
         self._live: dict[str, Live] = {}
         self._known: dict[str, Known] = {}
         self._scanned = False
+        self._seen: dict[str, str] = {}
         self._staged: dict[str, Mapping[str, str]] = {}
         self._prepare_fresh()
         self.latest = LatestTime(self.grants.ledger, audit, clock=clock, monotonic=monotonic)
@@ -140,7 +142,22 @@ class Standings:
         results = [self._look(name, folders.get(name), counters, scanned=True).status for name in sorted(names)]
         self._scanned = True
         self._collect()
-        return results + [unusable(folder) for name, folder in sorted(folders.items()) if name not in names]
+        found = results + [unusable(folder) for name, folder in sorted(folders.items()) if name not in names]
+        self._tell_news(found)
+        return found
+
+    def _tell_news(self, found: Statuses) -> None:
+        """On record where it differs from the scan before: a poll that finds nothing new leaves no trace."""
+        before, now = self._seen, {status.pack_id: status.state.value for status in found}
+        self._seen = now
+        if before == now:
+            return
+        news = sorted(f"{quote(name)[1:-1]}: {state}" for name, state in now.items() if before.get(name) != state)
+        gone = sorted(quote(name)[1:-1] for name in before.keys() - now.keys())
+        with contextlib.suppress(HostError):  # looking is possible on a full disk
+            self._audit.note(
+                "packs.scanned", count=len(now), news=news[:MAX_TOLD], gone=gone[:MAX_TOLD], more=len(news) > MAX_TOLD
+            )
 
     def list(self) -> Statuses:
         """Every Pack as of the last look; the first call scans."""

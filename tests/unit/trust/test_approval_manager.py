@@ -44,6 +44,21 @@ def test_life_of_a_pack(home):
     assert list((home.user_data / "store/trees").iterdir()) == []
 
 
+def test_a_scan_with_news_is_on_record_and_one_without_leaves_no_trace(home):
+    home.add("alpha")
+    home.approved("beta", provides=["service.beta"])
+    for _ in range(3):
+        home.approvals.scan()
+    home.approvals.remove("beta", actor="tester")
+    (home.packs_dir / "Bad\x1b[2J").mkdir()
+    home.approvals.scan()
+    records = [record for record in home.audit.tail(50) if record["event"] == "packs.scanned"]
+    assert [(r["news"], r["gone"]) for r in records] == [
+        (["alpha: installed", "beta: approved"], []), (["Bad\\x1b[2J: error"], ["beta"]),
+    ]  # fmt: skip
+    assert [(r["count"], r["more"]) for r in records] == [(2, False), (2, False)]
+
+
 def test_review_lists_everything_for_the_decision(home):
     home.approved("beta", provides=["service.beta"])
     home.add(permissions=READS, uses=["service.beta"], files={"lib/x.so": "\x7fELF", "note.py": "x = '\u202e'\n"})
