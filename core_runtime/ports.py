@@ -33,6 +33,8 @@ class DriverStatus:
     """How the bus reaches its sandboxes, and why so, where a driver has more than one way."""
     source: str = "measured"
     """``reported`` where the host can't look into the driver's sandboxes itself."""
+    base: str = ""
+    """What every sandbox is made from beside its Pack, where the driver has such a thing: the base image's id."""
 
 
 @dataclass(frozen=True, slots=True)

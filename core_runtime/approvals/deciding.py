@@ -224,6 +224,9 @@ class Approvals(Packaging):
             except RumiError as error:
                 self._audit.append("pack.start_refused", pack_id=pack_id, cause=error.code)
                 raise
+            if self.base_runtime and grant.base_runtime not in {"", self.base_runtime}:
+                then, now = quote(grant.base_runtime), quote(self.base_runtime)
+                self._audit.append("pack.runtime_changed", pack_id=pack_id, approved=then, now=now)
             live.opened = stored.digest
             live.packages = grant.dependencies.tree if grant.dependencies else ""
             return VerifiedCopy(pack_id, stored.path, stored.digest, grant, metadata, packages)

@@ -111,7 +111,7 @@ class Drafting(Standings):
             requested=tuple(freeze({"type": r.type, "reason": r.reason, **r.params}) for r in metadata.permissions),
             files=MappingProxyType(fingerprints(stored.tree.entries)),
             since=MappingProxyType({name: known.get(name, now) for name in sorted(owned)}),
-            base_runtime=self._base_runtime,
+            base_runtime=self.base_runtime,
         )
 
     def _prepare(self) -> None:

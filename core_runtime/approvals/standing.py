@@ -96,18 +96,17 @@ class Standings:
         *,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
-        base_runtime: str = "",
         limits: TreeLimits | None = None,
     ) -> None:
-        """``base_runtime`` (image id or interpreter version) is recorded in each grant."""
         self.instance = secrets.token_hex(8)
         """This run of the host: what "until restart" means."""
         self.keep_modified = False
         """Whether a verified copy that runs keeps its rights when the files beside it are edited. Nothing starts so."""
+        self.base_runtime = ""
+        """What sandboxes run on beside a Pack's bytes (image id, or interpreter); recorded in each grant."""
         self._packs = registry
         self._audit = audit
         self._clock = clock
-        self._base_runtime = base_runtime
         self._user_data = home / "user_data"
         self._user_data.mkdir(parents=True, exist_ok=True)
         self.grants = GrantFiles(private_folder(self._user_data / "permissions"))

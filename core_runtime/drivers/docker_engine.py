@@ -124,6 +124,7 @@ class DockerDriver:
             reason=lacks,
             transport=quote(transport)[1:-1],
             source="measured" if self._visible else "reported",
+            base=self._image_id,
         )
 
     async def python(self) -> PythonAbi:

@@ -116,6 +116,23 @@ async def sandbox_target(host: Host) -> Target | None:
     return target_of(python.version, python.micro, python.extension_suffix, python.libc) if python else None
 
 
+async def base_runtime(host: Host) -> str:
+    """What runs in every sandbox beside its Pack: the base image's id, else the Python with its C library."""
+    orchestrator = host.orchestrator or host.prepared_orchestrator
+    if orchestrator is None or host.isolation is None:
+        return ""
+    kind = host.isolation.driver
+    base = next((status.base for status in host.statuses if status.kind is kind), "")
+    if base:
+        return base
+    try:
+        python = await orchestrator.python()
+    except HostError:
+        return ""  # an engine that went away: the start itself will say so
+    version = ".".join(map(str, (*python.version, python.micro))) if python else ""
+    return f"python-{version} {python.libc}".strip() if python else ""
+
+
 def launch_request(host: Host, copy: VerifiedCopy) -> LaunchRequest:
     """Everything of a grant that a sandbox needs. Rights are asked anew at each use, so a revocation acts at once."""
     machine = MachineLimits(psutil.virtual_memory().total, os.cpu_count() or 1)

@@ -90,7 +90,7 @@ async def approve(
     async with host.exclusively(pack_id):
         [now] = await asyncio.to_thread(host.approvals.scan, pack_id)
         plain = permissions is None and until is None and not weaker and not replaces
-        if not (plain and _stands(now, digest)):
+        if not (plain and _stands(now, digest, host.approvals.base_runtime)):
             async with dependencies.fetched(host, pack_id, digest=digest) as wheels:
                 await asyncio.to_thread(
                     host.approvals.approve, pack_id, digest=digest, permissions=permissions, replaces=replaces,
@@ -305,9 +305,13 @@ def _told(host: Host, found: PackStatus) -> PackStatus:
     return replace(found, cause=failure.cause, detail=failure.detail) if failure else found
 
 
-def _stands(now: PackStatus, digest: str | None) -> bool:
-    """Whether exactly these files are approved already: asking again is no new decision, only a wish that it runs."""
+def _stands(now: PackStatus, digest: str | None, base_runtime: str) -> bool:
+    """Whether exactly these files are approved already, on what sandboxes run on now: asking again is no new decision,
+    only a wish that it runs.
+    """
     approved = now.approval.get("digest")
+    if base_runtime and now.approval.get("base_runtime") not in {"", base_runtime}:
+        return False
     return now.state in {State.APPROVED, State.RUNNING} and digest in {None, approved, now.digest_on_disk}
 
 

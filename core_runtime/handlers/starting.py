@@ -28,6 +28,7 @@ from core_runtime.rules.approval import State
 from core_runtime.rules.resolve import Blocked, Unit, resolve
 
 START_FAILED = "pack_start_failed"
+RUNTIME_CHANGED = "runtime_changed"
 DECIDED = "pack.decided"
 """Published by the host after each decision about a Pack, once it is in force."""
 
@@ -247,7 +248,24 @@ async def _launch(host: Host, copy: VerifiedCopy) -> None:
         owners.appoint(host, key, copy.pack_id)
     await host.sandboxes.start(launch_request(host, copy), prepare)
     await mark(host, copy.pack_id, "started", "")
+    _tell_base(host, copy)
     host.in_background(asyncio.to_thread(operator_view.write, host, copy.pack_id), f"operator view of {copy.pack_id}")
+
+
+def _tell_base(host: Host, copy: VerifiedCopy) -> None:
+    """An approval was made for what sandboxes ran on then: another base is told, for as long as it is another."""
+    then, now = copy.grant.base_runtime, host.approvals.base_runtime
+    if not now or then in {"", now}:
+        host.diagnostics.resolve(RUNTIME_CHANGED, copy.pack_id)
+        return
+    host.diagnostics.issue(
+        RUNTIME_CHANGED,
+        "info",
+        copy.pack_id,
+        f"{copy.pack_id} runs on another base than it was approved on",
+        f"Approved on {quote(then, 100)}; sandboxes run on {quote(now, 100)} now.",
+        f"If you changed it (an update of the machine or of the host), approve on it: rumi pack approve {copy.pack_id}",
+    )
 
 
 def _must_wait(host: Host, metadata: PackMetadata) -> bool:

@@ -14,6 +14,7 @@ from core_runtime.drivers.grants import identity_fingerprint
 from core_runtime.drivers.secret_store import SecretStore
 from core_runtime.handlers import egress, operator_view, removal, takeover
 from core_runtime.handlers.host import Host
+from core_runtime.handlers.isolation import base_runtime
 from core_runtime.handlers.table import handler
 from core_runtime.host_privilege_manager import HostPrivilegeManager
 from core_runtime.permission_manager import PermissionManager
@@ -28,6 +29,7 @@ async def open_step(host: Host, _args: Mapping[str, Any]) -> None:
     """Open grants, keys and counters. Any part that can't be opened fails the step, and with it its sealed phase."""
     loop = asyncio.get_running_loop()
     await asyncio.to_thread(_open, host, HostEffects(host, loop))
+    host.approvals.base_runtime = await base_runtime(host)
     host.egress = egress.open_broker(host)
     host.in_background(_keep_uses(host), "keeping what was counted")
 

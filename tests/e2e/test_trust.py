@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from core_runtime.drivers.keys import Keyring
+from core_runtime.rules.seals import GRANT
 from tests.support.running_host import RunningHost, one_component_pack
 
 PROVIDER = """
@@ -215,6 +217,32 @@ def test_the_isolation_agreed_to_is_the_one_that_is_used(host: RunningHost, isol
     shown = host.ok("GET", "/api/packs/giver/review")["isolation"]
     done = host.ok("POST", "/api/packs/giver/approve", {"isolation": f"{shown['driver']}/{shown['level']}"})
     assert done["status"] == "running"
+
+
+def test_the_base_that_was_approved_on_is_in_the_grant_and_another_is_told(host: RunningHost, isolation: str) -> None:
+    host.put_pack("giver", one_component_pack("giver", PROVIDER, provides=("give.one", "give.two")))
+    host.approve("giver")
+    base = host.status("giver")["approval"]["base_runtime"]
+    assert base.startswith("sha256:" if isolation == "docker" else "python-3."), base
+    host.stop()
+    keyring = Keyring(host.home / "user_data/permissions")
+    path = host.home / "user_data/permissions/giver.grants.json"
+    document = keyring.read(path, GRANT, "grant")
+    assert isinstance(document, dict)
+    keyring.write(path, {**document, "base_runtime": "another base"}, GRANT)  # as approved before the machine was updated
+    host.start()
+    host.until(lambda: host.status("giver")["status"] == "running", 30, "it to run all the same")
+
+    def told() -> list[Any]:
+        return [issue for issue in host.ok("GET", "/api/issues") if issue["code"] == "runtime_changed"]
+
+    [issue] = host.until(told, 10, "the issue")
+    assert "another base" in issue["detail"]
+    assert base in issue["detail"]
+    [record] = host.ok("GET", "/api/audit?event=pack.runtime_changed")
+    assert record["approved"] == "'another base'"
+    assert host.approve("giver")["approval"]["base_runtime"] == base, "a decision anew, though no file has changed"
+    assert told() == []
 
 
 def test_taking_over_a_key_needs_the_declaration_and_the_operator(host: RunningHost) -> None:

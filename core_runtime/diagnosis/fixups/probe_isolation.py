@@ -29,6 +29,7 @@ async def perform(host: Host, args: Mapping[str, Any], actor: str) -> str:
     orchestrator = host.sandboxes
     host.isolation = await orchestrator.choose()
     host.statuses = tuple(orchestrator.statuses.values())
+    host.approvals.base_runtime = await isolation.base_runtime(host)
     if host.isolation is None:
         isolation.no_isolation_issue(host)
         return "no driver answered; the issue says what each of them said"

@@ -44,6 +44,20 @@ def test_life_of_a_pack(home):
     assert list((home.user_data / "store/trees").iterdir()) == []
 
 
+def test_a_start_on_another_base_than_approved_is_on_record(home):
+    home.approvals.base_runtime = "sha256:" + "a" * 64
+    home.approved()
+    assert home.approvals.status("alpha").approval["base_runtime"] == "sha256:" + "a" * 64
+    home.start()
+    assert "pack.runtime_changed" not in {record["event"] for record in home.audit.tail(50)}
+    home.reopen().approvals.scan()
+    home.start()  # on what is not known: nothing to compare with
+    home.approvals.base_runtime = "python-3.11.2 glibc-2.36"
+    assert home.start().is_dir(), "it is told, not refused"
+    [told] = [record for record in home.audit.tail(50) if record["event"] == "pack.runtime_changed"]
+    assert (told["approved"], told["now"]) == (f"'sha256:{'a' * 64}'", "'python-3.11.2 glibc-2.36'")
+
+
 def test_a_scan_with_news_is_on_record_and_one_without_leaves_no_trace(home):
     home.add("alpha")
     home.approved("beta", provides=["service.beta"])
