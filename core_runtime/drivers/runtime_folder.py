@@ -28,9 +28,10 @@ from pathlib import Path
 
 from backend_core.errors import HostError
 
-NETWORK_MODULE = "container_network.py"
 AGENT_SOURCE = Path(__file__).resolve().parents[2] / "docker/core/runtime/container_agent.py"
-AGENT_FILES = ("container_agent.py", NETWORK_MODULE)
+AGENT_FILE = "container_agent.py"
+NETWORK_FILES = ("container_network.py", "container_channel.py", "container_message.py", "container_proxy.py")
+"""What the agent loads from beside itself when its Pack declares a way out."""
 FILE_LIMIT_BYTES = 8 * 1024 * 1024
 ETC_FILES = {
     "etc/hosts": "127.0.0.1 localhost\n::1 localhost\n",
@@ -99,7 +100,6 @@ class RuntimeFolder:
     def __init__(self, root: Path, *, agent: Path = AGENT_SOURCE, packages: Path | None = None) -> None:
         self._root = root
         self._agent = agent
-        self._network = agent.with_name(NETWORK_MODULE)
         self._packages = packages
         self._compiled: dict[tuple[str, str, bytes], bytes] = {}
         self._built: dict[PythonAbi, tuple[Path, object]] = {}
@@ -137,16 +137,17 @@ class RuntimeFolder:
 
     def _witness(self, abi: PythonAbi, folder: Path) -> object:
         """Equal while nobody touched the runtime or what it is made of: change times can't be set back."""
-        paths = [*self._sources(), *self._msgpack(abi), folder, *sorted(folder.rglob("*"))]
+        paths = [*self._sources().values(), *self._msgpack(abi), folder, *sorted(folder.rglob("*"))]
         seen = ((path, path.lstat()) for path in paths)
         return [(path, s.st_ino, s.st_mode, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for path, s in seen]
 
-    def _sources(self) -> list[Path]:
-        """The agent, and what it loads when it is needed."""
-        return [self._agent, *([self._network] if self._network.is_file() else [])]
+    def _sources(self) -> dict[str, Path]:
+        """The agent, under the name that it is started by, and what it loads when that is needed."""
+        beside = {name: self._agent.with_name(name) for name in NETWORK_FILES}
+        return {AGENT_FILE: self._agent} | {name: path for name, path in beside.items() if path.is_file()}
 
     def _files(self, abi: PythonAbi) -> dict[str, bytes]:
-        sources = {place: _read(path) for place, path in zip(AGENT_FILES, self._sources(), strict=False)}
+        sources = {place: _read(path) for place, path in self._sources().items()}
         for path in self._msgpack(abi):
             sources[f"msgpack/{path.name}"] = _read(path)
         files = dict(sources) | {name: text.encode() for name, text in ETC_FILES.items()}

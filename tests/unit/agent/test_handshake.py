@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from core_runtime.drivers.runtime_folder import NETWORK_FILES
 from tests.support.fake_host import AGENT, FakeHost, Peer, wait_until
 
 
@@ -215,7 +216,7 @@ def test_ping_is_answered_while_every_handler_is_stuck(start, host: FakeHost) ->
     assert all(call.answers.empty() for call in calls)
 
 
-@pytest.mark.parametrize("name", ["container_agent.py", "container_network.py"])
+@pytest.mark.parametrize("name", [AGENT.name, *NETWORK_FILES])
 def test_parses_as_python_39(name: str) -> None:
     text = AGENT.with_name(name).read_text(encoding="utf-8")
     ast.parse(text, feature_version=(3, 9))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import itertools
-from types import ModuleType, SimpleNamespace
+import sys
+from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,16 +16,18 @@ from hypothesis import strategies as st
 from tests.support.documents import ROOT
 
 
-def _module() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("container_network", ROOT / "docker/core/runtime/container_network.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def _modules() -> Iterator[Any]:
+    """Loaded as the agent does it: from beside it, by names that are not on the path otherwise."""
+    folder = str(ROOT / "docker/core/runtime")
+    sys.path.insert(0, folder)
+    try:
+        for name in ("container_channel", "container_message", "container_proxy"):
+            yield importlib.import_module(name)
+    finally:
+        sys.path.remove(folder)
 
 
-network: Any = _module()
+channel, message, proxy = _modules()
 
 
 def read(body: Any, pieces: list[bytes]) -> tuple[bytes | None, bytes]:
@@ -46,21 +50,21 @@ def cut(data: bytes, at: list[int]) -> list[bytes]:
 @given(st.lists(st.binary(min_size=1, max_size=300), max_size=6), st.lists(st.integers(0, 2_000), max_size=6), st.binary(max_size=20))
 def test_chunks_in_any_cut(chunks: list[bytes], at: list[int], behind: bytes) -> None:
     sent = b"".join(b"%x;ext=1\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks) + b"0\r\n\r\n"
-    body = network.Body(None)
+    body = message.Body(None)
     assert read(body, cut(sent + behind, at)) == (b"".join(chunks), behind)
     assert body.complete
 
 
 @given(st.binary(max_size=500), st.lists(st.integers(0, 600), max_size=5), st.binary(max_size=20))
 def test_a_known_length_in_any_cut(data: bytes, at: list[int], behind: bytes) -> None:
-    body = network.Body(len(data))
+    body = message.Body(len(data))
     assert read(body, cut(data + behind, at)) == (data, behind)
     assert body.complete
 
 
 @given(st.binary(max_size=200))
 def test_whatever_comes_as_chunks_never_raises(data: bytes) -> None:
-    read(network.Body(None), [data])
+    read(message.Body(None), [data])
 
 
 @pytest.mark.parametrize(
@@ -68,7 +72,7 @@ def test_whatever_comes_as_chunks_never_raises(data: bytes) -> None:
     [b"\r\n", b"-1\r\n", b"0x5\r\nhello", b"5 5\r\nhello", b"123456789\r\n", b"z\r\n", b"5\r\nhelloXX", b"0\r\nTrailer: x\r\n\r\n", b"1" * 2_000, b"+5\r\nhello", b"5_0\r\n"],
 )  # fmt: skip
 def test_malformed_chunks(data: bytes) -> None:
-    assert read(network.Body(None), [data])[0] is None
+    assert read(message.Body(None), [data])[0] is None
 
 
 @pytest.mark.parametrize(
@@ -79,7 +83,7 @@ def test_malformed_chunks(data: bytes) -> None:
      ([("content-length", "")], "bad"), ([("content-length", "5, 5")], "bad")],
 )  # fmt: skip
 def test_lengths_that_contradict_each_other_are_none(headers: list[tuple[str, str]], length: Any) -> None:
-    found = network.body_of(headers)
+    found = message.body_of(headers)
     assert (found is None) == (length == "bad")
     assert found is None or found.length == length
 
@@ -90,7 +94,7 @@ def test_lengths_that_contradict_each_other_are_none(headers: list[tuple[str, st
      ("a:", ("a", 0)), ("a:000080", ("a", 0)), ("", ("", 80)), ("a:\u0665", ("a", 0))],
 )  # fmt: skip
 def test_authorities_are_passed_on_as_written(text: str, found: tuple[str, int]) -> None:
-    assert network.split_port(text, 80) == found
+    assert message.split_port(text, 80) == found
 
 
 @pytest.mark.parametrize(
@@ -99,11 +103,11 @@ def test_authorities_are_passed_on_as_written(text: str, found: tuple[str, int])
      ("name_unknown", 502), ("unreachable", 502), ("error/ValueError", 502), ("egress.target_invalid", 400), ("arguments", 400), ("egress_budgets_unusable", 403)],
 )  # fmt: skip
 def test_refusals_have_a_status(kind: str, status: int) -> None:
-    assert network.status_of(SimpleNamespace(type=kind)) == status
-    assert status in network.STATUS
-    assert status in network.SOCKS_REPLY
+    assert channel.status_of(SimpleNamespace(type=kind)) == status
+    assert status in proxy.STATUS
+    assert status in proxy.SOCKS_REPLY
 
 
 def test_a_refusal_is_one_sentence_after_the_other() -> None:
-    assert network.reason_of(SimpleNamespace(title="No.", detail="Ask.")) == "No. Ask."
-    assert network.reason_of(ValueError("x")) == "x"
+    assert channel.reason_of(SimpleNamespace(title="No.", detail="Ask.")) == "No. Ask."
+    assert channel.reason_of(ValueError("x")) == "x"
