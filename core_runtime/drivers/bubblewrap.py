@@ -6,7 +6,8 @@ Invariants:
   * No cgroup → ``memfd_create`` refused, rlimits, and a sampler that kills above the memory limit; the level says so.
   * When the host ends, however it ends, the launcher ends, and every sandbox with it.
 
-Not here: the arguments (``rules.bwrap_argv``), the filter (``rules.seccomp``), levels (``rules.isolation``).
+Not here: the arguments (``rules.bwrap_argv``), the filter (``rules.seccomp``), one sandbox that runs
+(``embedded_sandbox``), levels (``rules.isolation``).
 """
 
 from __future__ import annotations
@@ -23,25 +24,22 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from backend_core.errors import HostError, SandboxUnavailable, quote
-from core_runtime.drivers import cgroups, embedded_machine, proc_view
+from core_runtime.drivers import cgroup_reading, cgroups, embedded_machine, proc_view
+from core_runtime.drivers.embedded_sandbox import EmbeddedSandbox, StatusPipe
 from core_runtime.drivers.launch import Job, Launcher, Order
 from core_runtime.drivers.launcher import ARGS_FD, SECCOMP_FD, STATUS_FD
 from core_runtime.drivers.runtime_folder import PythonAbi, probe_python
 from core_runtime.drivers.spares import Spares
 from core_runtime.drivers.tail import OutputTail
-from core_runtime.ports import TRIAL_PREFIX, DriverStatus, Exit
+from core_runtime.ports import TRIAL_PREFIX, DriverStatus
 from core_runtime.rules import bwrap_argv, seccomp
-from core_runtime.rules.isolation import judge
-from core_runtime.rules.sandbox import AGENT_COMMAND, DriverKind, Isolation, Level, Limits, SandboxSpec
+from core_runtime.rules.sandbox import AGENT_COMMAND, DriverKind, Level, Limits, SandboxSpec
 
 STAGE_FOLDER = "/run/rumi-sandbox"
 """Empty, root-owned, 0711. Each launch mounts its own things there in a mount namespace that nobody else has."""
-STATUS_S = 10.0
 PROBE_S = 20.0
-SAMPLE_S = 0.25
 PROBE_COMMAND = ("-I", "-S", "-c", "print(open('/proc/self/status').read())")
 PROBE_UID = 65534
 INSTALL_HINT = "apt-get install bubblewrap (or your distribution's equivalent), then: rumi doctor"
@@ -152,7 +150,7 @@ class BubblewrapDriver:
         os.set_blocking(output_write, True)
         os.set_blocking(status_write, True)
         tail = OutputTail(output_read, spec.limits.log_bytes_kept)
-        status = _StatusPipe(status_read)
+        status = StatusPipe(status_read)
         try:
             order = self._order(spec, machine, group, command, root=root)
             job, pid = await self._launcher.start(order, output_write, status_write, prepared)
@@ -280,7 +278,7 @@ class BubblewrapDriver:
 
     def remove_group(self, group: cgroups.Group) -> dict[str, float]:
         """Empty and remove a sandbox's group; what was counted in it. Raises ``OSError``; it stays then."""
-        counted = cgroups.counted(group.folders)
+        counted = cgroup_reading.counted(group.folders)
         if self._spares is not None:
             self._spares.remove(group)
         return counted
@@ -337,179 +335,6 @@ class BubblewrapDriver:
         if self._cgroups is not None:
             self._cgroups.remove_parents()
         self._machine, self._cgroups, self._spares = None, None, None
-
-
-class EmbeddedSandbox:
-    """One running bubblewrap. Made by the driver."""
-
-    def __init__(
-        self,
-        driver: BubblewrapDriver,
-        spec: SandboxSpec,
-        job: Job,
-        pid: int,
-        status: _StatusPipe,
-        tail: OutputTail,
-        group: cgroups.Group | None,
-    ) -> None:
-        self.id = f"embedded-{spec.pack_id}-{spec.generation}"
-        self._driver = driver
-        self._spec = spec
-        self._job = job
-        self._status = status
-        self._tail = tail
-        self._group = group
-        self._stopped_by_us = ""
-        self._counted: Mapping[str, float] = {}
-        self.pid = pid
-        """Of bubblewrap itself, on the host."""
-        self._end = asyncio.ensure_future(self._finish())
-        self._sampler = asyncio.ensure_future(self._sample()) if group is None else None
-
-    def connection(self) -> None:
-        """The bus is a socket file."""
-
-    async def measure(self, probe: Mapping[str, Any]) -> Isolation:
-        """The host's look at the agent, compared with the agent's own."""
-        view = None
-        with contextlib.suppress(TimeoutError):
-            agent = await self._agent_pid()
-            view = await asyncio.to_thread(proc_view.host_view, agent) if agent else None
-        self._driver.keep_ready()
-        return judge(DriverKind.EMBEDDED, self._spec, view, probe)
-
-    async def wait(self) -> Exit:
-        """When nothing of the sandbox is left."""
-        return await asyncio.shield(self._end)
-
-    async def stop(self, grace_s: float) -> Exit:
-        """TERM to the agent, KILL to everything after ``grace_s``."""
-        self._counted = {**self._counted, **await self.usage()}
-        self._stopped_by_us = self._stopped_by_us or "stopped"
-        if grace_s > 0 and not self._end.done():
-            with contextlib.suppress(TimeoutError, ProcessLookupError):
-                agent = await self._agent_pid()
-                if agent:
-                    os.kill(agent, signal.SIGTERM)
-                await asyncio.wait_for(asyncio.shield(self._end), grace_s)
-        self._job.signal(signal.SIGKILL)
-        return await self.wait()
-
-    async def usage(self) -> Mapping[str, float]:
-        """From the cgroup; without one, from the processes themselves."""
-        if self._end.done():
-            return {}
-        if self._group is not None:
-            return await asyncio.to_thread(self._count, self._group)
-        pids = await asyncio.to_thread(proc_view.descendants, self.pid)
-        memory = await asyncio.to_thread(proc_view.memory_bytes, pids)
-        files = await asyncio.to_thread(proc_view.file_usage, pids, self._spec.limits.files)
-        return {"memory_bytes": float(memory), "pids": float(len(pids))} | files
-
-    def _count(self, group: cgroups.Group) -> dict[str, float]:
-        pids = [pid for pid in cgroups.processes(group.folders) if pid != self.pid]  # which is outside, with more open
-        tmp = proc_view.tmp_usage(pids[-1]) if pids else {}
-        return cgroups.counted(group.folders) | proc_view.file_usage(pids, self._spec.limits.files) | tmp
-
-    async def output_tail(self) -> str:
-        """What the sandbox wrote outside the bus."""
-        return self._tail.text()
-
-    async def _agent_pid(self) -> int | None:
-        """The agent on the host: the only child of the sandbox's init."""
-        async with asyncio.timeout(STATUS_S):
-            init = await self._status.child_pid()
-        return (proc_view.first_child(init) or init) if init else None
-
-    async def _finish(self) -> Exit:
-        pid_file: Path | None = None
-        with contextlib.suppress(TimeoutError, OSError):
-            async with asyncio.timeout(STATUS_S):
-                init = await self._status.child_pid()
-            if init:
-                pid_file = await asyncio.to_thread(self._driver.write_pid_file, self._spec, init)
-        status = await self._job.ended
-        if self._sampler is not None:
-            self._sampler.cancel()
-        detail = ""
-        if self._group is not None:
-            try:
-                counted = await asyncio.to_thread(self._driver.remove_group, self._group)
-            except OSError as error:
-                counted, detail = {}, f"its control group could not be removed: {error}"
-            self._counted = {**self._counted, **counted}
-        await self._tail.finished()
-        self._status.close()
-        self._driver.live.discard(f"{self._spec.pack_id}-{self._spec.generation}")
-        if pid_file is not None:
-            pid_file.unlink(missing_ok=True)
-        return _exit(status, self._counted, ours=self._stopped_by_us, detail=detail)
-
-    async def _sample(self) -> None:
-        """Without a cgroup nothing in the kernel adds up a sandbox's memory: look, and end it above the limit."""
-        while not self._end.done():
-            pids = await asyncio.to_thread(proc_view.descendants, self.pid)
-            used = await asyncio.to_thread(proc_view.memory_bytes, pids)
-            over_memory, over_pids = used > self._spec.limits.memory_bytes, len(pids) > self._spec.limits.pids + 2
-            if over_memory or over_pids:
-                self._stopped_by_us = "oom" if over_memory else "processes"
-                over = {"oom_kills": 1.0} if over_memory else {"pids": float(len(pids)), "pids_full": 1.0}
-                self._counted = {**self._counted, **over}
-                self._job.signal(signal.SIGKILL)
-                return
-            await asyncio.sleep(SAMPLE_S)
-
-
-class _StatusPipe:
-    """Reads bubblewrap's ``--json-status-fd``: its first line names the sandbox's init."""
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-        self._loop = asyncio.get_running_loop()
-        self._child: asyncio.Future[int | None] = self._loop.create_future()
-        self._data = b""
-        self._loop.add_reader(fd, self._on_readable)
-
-    async def child_pid(self) -> int | None:
-        """Pid on the host; ``None`` when bubblewrap ended before there was one."""
-        return await asyncio.shield(self._child)
-
-    def close(self) -> None:
-        """Stop reading."""
-        if self._fd >= 0:
-            if not self._loop.is_closed():
-                self._loop.remove_reader(self._fd)
-            os.close(self._fd)
-            self._fd = -1
-        if not self._child.done():
-            self._child.set_result(None)
-
-    def _on_readable(self) -> None:
-        data = b""
-        with contextlib.suppress(BlockingIOError):
-            data = os.read(self._fd, 4096)
-            if not data:
-                self.close()
-                return
-        self._data = (self._data + data)[-8192:]
-        first, newline, _ = self._data.partition(b"\n")
-        if newline and not self._child.done():
-            with contextlib.suppress(ValueError, KeyError, TypeError):
-                self._child.set_result(int(json.loads(first)["child-pid"]))
-
-
-def _exit(status: int | None, counted: Mapping[str, float], *, ours: str, detail: str) -> Exit:
-    if status is None and ours != "oom":
-        return Exit(None, "lost", detail or "the launcher ended", counted)
-    # bubblewrap reports a signalled child as 128 + its number
-    signalled = 0 if status is None else -status if status < 0 else max(status - 128, 0)
-    if ours == "oom" or (not ours and signalled == signal.SIGKILL and counted.get("oom_kills")):
-        return Exit(status, "oom", detail or "the memory limit was exceeded", counted)
-    if ours:
-        many = f"{counted.get('pids', 0.0):g} processes ran" if ours == "processes" else ""
-        return Exit(status, "killed", detail or many, counted)
-    cause = "signal" if signalled else "exited"
-    return Exit(status, cause, detail or (f"signal {signalled}" if signalled else ""), counted)
 
 
 def _filter(*, memfd: bool) -> bytes:

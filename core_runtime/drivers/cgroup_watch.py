@@ -15,7 +15,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from core_runtime.drivers.cgroups import counted, folders_of, refused
+from core_runtime.drivers.cgroup_reading import counted, folders_of, refused
 
 SAMPLE_S = 1.0
 """Costs a read of twenty bytes. The kernel's notice of a change (``poll``) does not come under version 1."""

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backend_core.errors import HostError, SandboxUnavailable, quote
-from core_runtime.drivers import cgroups, docker_parcel, proc_view
+from core_runtime.drivers import cgroup_reading, docker_parcel, proc_view
 from core_runtime.drivers.cgroup_watch import GroupWatch
 from core_runtime.drivers.docker_client import QUERY_S, EngineClient, delete_container
 from core_runtime.drivers.docker_stdio import AttachedBus
@@ -138,8 +138,8 @@ class DockerSandbox:
         return await asyncio.to_thread(self._count, self._watch.folders)
 
     def _count(self, group: Mapping[str, Path]) -> dict[str, float]:
-        files = proc_view.file_usage(cgroups.processes(group), self._spec.limits.files)
-        return cgroups.counted(group) | files | proc_view.tmp_usage(self.pid)
+        files = proc_view.file_usage(cgroup_reading.processes(group), self._spec.limits.files)
+        return cgroup_reading.counted(group) | files | proc_view.tmp_usage(self.pid)
 
     async def _engines_count(self) -> dict[str, float]:
         """One look by the engine; an engine that can't count gives nothing."""

@@ -9,7 +9,7 @@ import contextlib
 import os
 from pathlib import Path
 
-from core_runtime.drivers.cgroups import read_limits
+from core_runtime.drivers.cgroup_reading import read_limits
 from core_runtime.rules.isolation import NAMESPACES, HostView, parse_status, writable_mounts
 
 PROC = Path("/proc")

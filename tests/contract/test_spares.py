@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from core_runtime.drivers import cgroups, proc_view
+from core_runtime.drivers import cgroup_reading, proc_view
 from core_runtime.drivers.launcher import ORDER_FD
 from core_runtime.drivers.spares import COUNT
 from core_runtime.rules.sandbox import Limits
@@ -83,7 +83,7 @@ def test_a_spare_gets_the_limits_of_the_pack_that_it_becomes(yard):
         filled(yard)
         for limits in (Limits(memory_bytes=96 << 20, pids=33, cpus=0.25), Limits(memory_bytes=1 << 30, pids=500, cpus=2)):
             with cell(yard, limits=limits) as other:
-                got = cgroups.read_limits(other.sandbox.pid)
+                got = cgroup_reading.read_limits(other.sandbox.pid)
                 assert (got.memory_bytes, got.pids) == (limits.memory_bytes, limits.pids)
                 assert got.cpus == pytest.approx(limits.cpus)
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from core_runtime.drivers import cgroups
+from core_runtime.drivers import cgroup_reading, cgroups
 
 BECOME = """
 import os, sys
@@ -29,8 +29,8 @@ os.execv(sys.argv[5], sys.argv[5:])
 def delegated(uid: int) -> Iterator[list[str]]:
     """Control groups that belong to `uid`, as a service manager hands them over; the files to write oneself into."""
     name = f"rumi-user-{secrets.token_hex(4)}"
-    mounts = cgroups._mounts(Path("/proc/self/mountinfo").read_text(encoding="utf-8"))
-    own = cgroups._groups_of(Path("/proc/self/cgroup").read_text(encoding="utf-8"), mounts)
+    mounts = cgroup_reading.mounts_of(Path("/proc/self/mountinfo").read_text(encoding="utf-8"))
+    own = cgroup_reading.groups_of(Path("/proc/self/cgroup").read_text(encoding="utf-8"), mounts)
     places, version = cgroups._candidates(mounts, own)[-1]
     tops = [place / name for place in dict.fromkeys(places.values())]
     leaves = []

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from backend_core.errors import HostError
-from core_runtime.drivers import cgroups
+from core_runtime.drivers import cgroup_reading, cgroups
 from core_runtime.drivers.cgroups import Cgroups
 from core_runtime.rules.isolation import CgroupLimits
 from core_runtime.rules.sandbox import Limits
@@ -30,7 +30,7 @@ def tree(tmp_path):
 
 
 def make(tree):
-    made = Cgroups(dict.fromkeys(cgroups.CONTROLLERS, tree), 2, "0123456789abcdef")
+    made = Cgroups(dict.fromkeys(cgroup_reading.CONTROLLERS, tree), 2, "0123456789abcdef")
     made.prepare()
     return made
 
@@ -75,18 +75,18 @@ def test_leftovers_are_only_this_installations(tree):
 
 
 def test_paths_of_a_process_in_both_versions():
-    v1 = cgroups._groups_of(
-        "9:pids:/docker/abc/x\n4:memory:/a/b\n2:cpu,cpuacct:/c\n0::/u\n", cgroups._mounts(MOUNTS_V1)
+    v1 = cgroup_reading.groups_of(
+        "9:pids:/docker/abc/x\n4:memory:/a/b\n2:cpu,cpuacct:/c\n0::/u\n", cgroup_reading.mounts_of(MOUNTS_V1)
     )
     assert v1["memory"] == Path("/sys/fs/cgroup/memory/a/b")
     assert v1["cpuacct"] == Path("/sys/fs/cgroup/cpu,cpuacct/c")
     assert v1["pids"] == Path("/sys/fs/cgroup/pids/x"), "a mount that shows only a part"
-    v2 = cgroups._groups_of("0::/user.slice/s\n", cgroups._mounts(MOUNTS_V2))
+    v2 = cgroup_reading.groups_of("0::/user.slice/s\n", cgroup_reading.mounts_of(MOUNTS_V2))
     assert v2["memory"] == v2["pids"] == v2["cpu"] == Path("/sys/fs/cgroup/user.slice/s")
 
 
 def test_a_group_outside_of_what_is_mounted_is_the_top():
-    assert cgroups._below("/../other", "/") == ""
+    assert cgroup_reading._below("/../other", "/") == ""
 
 
 def test_limits_are_the_smallest_on_the_way_up(tmp_path):
@@ -104,7 +104,7 @@ def test_limits_are_the_smallest_on_the_way_up(tmp_path):
     (inner / "pids.max").write_text("max\n")
     (inner / "cpu.max").write_text("max 100000\n")
     (top / "a/cpu.max").write_text("50000 100000\n")
-    assert cgroups.read_limits(7, proc=proc) == CgroupLimits(memory_bytes=900, pids=None, cpus=0.5)
+    assert cgroup_reading.read_limits(7, proc=proc) == CgroupLimits(memory_bytes=900, pids=None, cpus=0.5)
 
 
 def test_nothing_is_found_without_proc(tmp_path):
