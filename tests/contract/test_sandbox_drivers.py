@@ -148,6 +148,9 @@ def test_the_end_tells_what_was_counted_last(yard, by_itself):
 def test_usage_tells_when_no_further_file_can_be_opened(yard):
     with cell(yard, limits=replace(Limits(), files=200)) as one:
         before = yard.run(one.sandbox.usage())
+        if "files" not in before:
+            assert os.geteuid() != 0, "only an ordinary user may not look"
+            return
         assert before["files"] < 200
         assert before["files_full"] == 0
         one.run("""

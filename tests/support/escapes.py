@@ -213,7 +213,7 @@ _PROC = (
             ("modprobe_path", "/proc/sys/kernel/modprobe", "have the kernel run a program", "カーネルにプログラムを実行させる"),
             ("binfmt", "/proc/sys/fs/binfmt_misc/register", "register an interpreter for all", "全体のインタープリターを登録する"),
             ("sysrq", "/proc/sysrq-trigger", "reboot through sysrq", "sysrq で再起動する"),
-            ("hostname", "/proc/sys/kernel/hostname", "rename the machine", "マシン名を変える"),
+            ("hostname", "/proc/sys/kernel/hostname", "rename the machine through /proc", "/proc からマシン名を変える"),
             ("uid_map", "/proc/self/uid_map", "map itself to root", "自分を root に割り当てる"),
             ("panic", "/proc/sys/kernel/panic", "change a kernel setting", "カーネル設定を変える"),
             ("next_pid", "/proc/sys/kernel/ns_last_pid", "choose the next process number", "次のプロセス番号を選ぶ"),

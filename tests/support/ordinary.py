@@ -9,8 +9,28 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from core_runtime.drivers import cgroup_reading, cgroups
+
+NOBODY = 65534
+
+
+def skip_where_refused(told: Mapping[str, Any]) -> None:
+    """For what an ordinary user's embedded sandbox said of itself: a machine whose kernel gives an ordinary user no
+    namespaces has none, and that is a reason to leave a test out. Any other is a failure.
+    """
+    if "unavailable" not in told:
+        return
+    who: dict[str, Any] = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
+    tried = subprocess.run(
+        ["unshare", "--user", "--map-root-user", "--mount", "true"], check=False, capture_output=True, text=True, cwd="/", **who,
+    )
+    assert tried.returncode != 0, f"namespaces work here, the sandbox does not: {told['unavailable']}"
+    pytest.skip(f"no namespaces for ordinary users here: {tried.stderr.strip()}")
+
 
 BECOME = """
 import os, sys
