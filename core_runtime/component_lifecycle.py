@@ -18,7 +18,6 @@ Not here: which Packs run (``handlers.packs``), sandboxes and restarts (``contai
 from __future__ import annotations
 
 import asyncio
-import posixpath
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -27,15 +26,10 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any, Protocol
 
-from backend_core.ecosystem.spec.models import (
-    ComponentManifest,
-    Connectivity,
-    HandlerFile,
-    PackMetadata,
-    joined_ranges,
-)
+from backend_core.ecosystem.spec.models import PackMetadata
 from backend_core.errors import RumiError, quote
 from core_runtime.diagnostics import Diagnostics, Severity
+from core_runtime.rules.component_work import Work, works_of
 from core_runtime.rules.resolve import Present, Unit, resolve, runnable
 
 NO_MOUNTS: Mapping[str, str] = MappingProxyType({})
@@ -106,20 +100,10 @@ class Keys(Protocol):
     def unobserve(self, observer: Any) -> Any: ...
 
 
-@dataclass(frozen=True, slots=True)
-class _Work:
-    """A unit with what its phases need: a component's own files, or one handler file."""
-
-    unit: Unit
-    component: Mapping[str, Any]
-    handler_file: str = ""
-    handler_key: str = ""
-
-
 @dataclass(slots=True)
 class _Pack:
     session: PhaseSession
-    works: dict[str, _Work]
+    works: dict[str, Work]
     records: dict[str, ComponentRecord]
     busy: bool = False
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
@@ -203,7 +187,7 @@ class ComponentLifecycle:
         """A new generation of a Pack: all of its components wait, whatever became of the generation before."""
         self.detach(session.pack_id)
         switched_off = self._disabled()
-        works = {work.unit.full_id: work for work in _works(metadata)}
+        works = {work.unit.full_id: work for work in works_of(metadata)}
         self._packs[session.pack_id] = _Pack(
             session,
             works,
@@ -289,7 +273,7 @@ class ComponentLifecycle:
             )  # fmt: skip
         self._kick()
 
-    def _startable(self) -> list[tuple[_Work, _Pack]]:
+    def _startable(self) -> list[tuple[Work, _Pack]]:
         """One component for each idle Pack, in a fixed order, as far as the limit goes."""
         waiting = {
             unit: (pack.works[unit.full_id], pack)
@@ -297,7 +281,7 @@ class ComponentLifecycle:
             for unit in self._waiting_units(pack)
         }
         room = self._parallel - sum(pack.busy for pack in self._packs.values())
-        chosen: list[tuple[_Work, _Pack]] = []
+        chosen: list[tuple[Work, _Pack]] = []
         taken: set[str] = set()
         libraries_move = self._libraries_move()
         for unit in runnable(waiting, self._present()):
@@ -352,7 +336,7 @@ class ComponentLifecycle:
 
     # -- one component ------------------------------------------------------------------------------------------------
 
-    async def _run(self, pack: _Pack, work: _Work) -> None:
+    async def _run(self, pack: _Pack, work: Work) -> None:
         started = time.monotonic()
         registered: list[str] = []
         failure: tuple[str, Mapping[str, Any]] | None = None
@@ -368,13 +352,13 @@ class ComponentLifecycle:
         else:
             self._disable(pack, replace(record, registered=()), failure, registered)
 
-    def _runs_of(self, work: _Work) -> list[tuple[PhaseSpec, str, str]]:
+    def _runs_of(self, work: Work) -> list[tuple[PhaseSpec, str, str]]:
         if not work.handler_file:
             return [(phase, phase.file, "") for phase in self._phases]
         return [(self._handler_phase, work.handler_file, work.handler_key)] if self._handler_phase else []
 
     async def _run_phase(
-        self, session: PhaseSession, work: _Work, phase: PhaseSpec, file: str, register: str, registered: list[str]
+        self, session: PhaseSession, work: Work, phase: PhaseSpec, file: str, register: str, registered: list[str]
     ) -> tuple[str, Mapping[str, Any]] | None:
         """None when it went well, else a sentence and the evidence."""
         context = {
@@ -426,52 +410,6 @@ class ComponentLifecycle:
         )
 
 
-def _works(metadata: PackMetadata) -> list[_Work]:
-    library = metadata.pack_type == "library"
-    works = [_component_work(metadata, component, library=library) for component in metadata.components]
-    declared = metadata.provides()
-    for handler in metadata.handlers:
-        key = f"{metadata.pack_id}.{handler.name}"
-        if key in declared:
-            works.append(_handler_work(metadata, handler, key, library=library))
-    return works
-
-
-def _component_work(metadata: PackMetadata, component: ComponentManifest, *, library: bool) -> _Work:
-    links = component.connectivity
-    unit = _unit(metadata, component.full_id, frozenset(links.provides), links, library=library)
-    return _Work(unit, _wire(component.full_id, component.type, component.id, metadata.pack_id, component.directory))
-
-
-def _handler_work(metadata: PackMetadata, handler: HandlerFile, key: str, *, library: bool) -> _Work:
-    full_id = f"{metadata.pack_id}:handlers:{handler.name}"
-    directory, file = posixpath.split(handler.path)
-    unit = _unit(metadata, full_id, frozenset({key}), Connectivity(), library=library)
-    return _Work(unit, _wire(full_id, "handlers", handler.name, metadata.pack_id, directory), file, key)
-
-
-def _unit(
-    metadata: PackMetadata, full_id: str, provides: frozenset[str], links: Connectivity, *, library: bool
-) -> Unit:
-    """``links`` are its own; what the Pack requires as a whole, each of its units requires."""
-    contracts = metadata.contracts()
-    requires = frozenset(links.requires) | frozenset(metadata.connectivity.requires)
-    ranges = joined_ranges(metadata.connectivity.ranges, links.ranges)
-    return Unit(
-        full_id,
-        metadata.pack_id,
-        provides,
-        requires,
-        library,
-        frozenset((key, contracts[key].version) for key in provides if key in contracts),
-        frozenset((key, wanted) for key, wanted in ranges.items() if key in requires),
-    )
-
-
-def _wire(full_id: str, kind: str, name: str, pack_id: str, directory: str) -> dict[str, Any]:
-    return {"full_id": full_id, "type": kind, "id": name, "pack_id": pack_id, "dir": directory}
-
-
 def _error_data(error: Any) -> dict[str, Any]:
     """The wire's ``[type, title, detail, retryable, trace]``, or an object with these names, as bounded text."""
     names = ("type", "title", "detail", "retryable", "trace")
@@ -481,8 +419,3 @@ def _error_data(error: Any) -> dict[str, Any]:
         values = {name: getattr(error, name, "") for name in names}
     limits = {"type": 200, "title": 500, "detail": 2_000, "trace": 8_000}
     return {name: str(values.get(name) or "")[:limit] for name, limit in limits.items()}
-
-
-def units_of(metadata: PackMetadata) -> list[Unit]:
-    """What of a Pack takes part in the order of starts."""
-    return [work.unit for work in _works(metadata)]

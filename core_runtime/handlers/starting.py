@@ -18,13 +18,14 @@ from backend_core.ecosystem.spec.models import PackMetadata
 from backend_core.errors import HostError, RumiError, SandboxUnavailable, quote
 from core_runtime.approval_manager import PackStatus, VerifiedCopy
 from core_runtime.bus.sessions import Session
-from core_runtime.component_lifecycle import ComponentState, units_of
+from core_runtime.component_lifecycle import ComponentState
 from core_runtime.containers import ContainerState
 from core_runtime.diagnostics import Suggestion, fail_soft
 from core_runtime.handlers import operator_view, owners
 from core_runtime.handlers.host import Failure, Host, Waiting
 from core_runtime.handlers.isolation import DOCKER_TITLE, launch_request, no_isolation_issue, sandbox_target
 from core_runtime.rules.approval import State
+from core_runtime.rules.component_work import units_of
 from core_runtime.rules.resolve import Blocked, Unit, resolve
 
 START_FAILED = "pack_start_failed"

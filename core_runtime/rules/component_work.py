@@ -1,0 +1,82 @@
+"""What of a Pack has to be loaded: its components and its handler files, as units of the order of starts. Pure.
+
+Not here: the order (``rules.resolve``), loading (``component_lifecycle``).
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from backend_core.ecosystem.spec.models import (
+    ComponentManifest,
+    Connectivity,
+    HandlerFile,
+    PackMetadata,
+    joined_ranges,
+)
+from core_runtime.rules.resolve import Unit
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A unit with what its phases need: a component's own files, or one handler file."""
+
+    unit: Unit
+    component: Mapping[str, Any]
+    handler_file: str = ""
+    handler_key: str = ""
+
+
+def works_of(metadata: PackMetadata) -> list[Work]:
+    """Its components, then the handler files whose keys it declares."""
+    library = metadata.pack_type == "library"
+    found = [_component_work(metadata, component, library=library) for component in metadata.components]
+    declared = metadata.provides()
+    for handler in metadata.handlers:
+        key = f"{metadata.pack_id}.{handler.name}"
+        if key in declared:
+            found.append(_handler_work(metadata, handler, key, library=library))
+    return found
+
+
+def units_of(metadata: PackMetadata) -> list[Unit]:
+    """What of a Pack takes part in the order of starts."""
+    return [work.unit for work in works_of(metadata)]
+
+
+def _component_work(metadata: PackMetadata, component: ComponentManifest, *, library: bool) -> Work:
+    links = component.connectivity
+    unit = _unit(metadata, component.full_id, frozenset(links.provides), links, library=library)
+    return Work(unit, _wire(component.full_id, component.type, component.id, metadata.pack_id, component.directory))
+
+
+def _handler_work(metadata: PackMetadata, handler: HandlerFile, key: str, *, library: bool) -> Work:
+    full_id = f"{metadata.pack_id}:handlers:{handler.name}"
+    directory, file = posixpath.split(handler.path)
+    unit = _unit(metadata, full_id, frozenset({key}), Connectivity(), library=library)
+    return Work(unit, _wire(full_id, "handlers", handler.name, metadata.pack_id, directory), file, key)
+
+
+def _unit(
+    metadata: PackMetadata, full_id: str, provides: frozenset[str], links: Connectivity, *, library: bool
+) -> Unit:
+    """``links`` are its own; what the Pack requires as a whole, each of its units requires."""
+    contracts = metadata.contracts()
+    requires = frozenset(links.requires) | frozenset(metadata.connectivity.requires)
+    ranges = joined_ranges(metadata.connectivity.ranges, links.ranges)
+    return Unit(
+        full_id,
+        metadata.pack_id,
+        provides,
+        requires,
+        library,
+        frozenset((key, contracts[key].version) for key in provides if key in contracts),
+        frozenset((key, wanted) for key, wanted in ranges.items() if key in requires),
+    )
+
+
+def _wire(full_id: str, kind: str, name: str, pack_id: str, directory: str) -> dict[str, Any]:
+    return {"full_id": full_id, "type": kind, "id": name, "pack_id": pack_id, "dir": directory}
