@@ -37,7 +37,7 @@ from backend_core.errors import (
 )
 from core_runtime.bus.calls import Call, CallContext
 from core_runtime.diagnostics import record_failure
-from core_runtime.drivers.run_journal import Recorded, RunJournal
+from core_runtime.drivers.run_journal import Recorded
 from core_runtime.flow_hooks import FlowHooks
 from core_runtime.handlers import interfaces
 from core_runtime.handlers.host import Host
@@ -69,6 +69,16 @@ class Handlers(Protocol):
         """Whether a step could call ``name`` now."""
 
 
+class Journal(Protocol):
+    """Where a run's answers are kept before they count."""
+
+    def answer(self, place: str, value: Any, error: model.FlowError | None, *, stream: str = "") -> None:
+        """Tell of one answer. ``RequestError`` for a value that can't be kept."""
+
+    def close(self) -> None:
+        """Give back what it holds; idempotent."""
+
+
 @dataclass(slots=True)
 class _Timer:
     handle: asyncio.TimerHandle
@@ -91,7 +101,7 @@ class FlowRun:
     note: Note
     surroundings: Surroundings = field(default_factory=lambda: Surroundings(jitter=random.random))
     emit: Emit | None = None
-    journal: RunJournal | None = None
+    journal: Journal | None = None
     history: deque[Recorded] = field(default_factory=deque)
     parent: Call | None = None
     _machine: Machine = field(init=False)

@@ -28,14 +28,19 @@ from core_runtime.drivers.run_journal import SUFFIX, Account, Recorded, RunJourn
 from core_runtime.drivers.run_seals import RunSeals
 from core_runtime.flow_run import Emit, FlowRun, Handlers
 from core_runtime.rules.flow import model
+from core_runtime.rules.flow.explain import difference
 from core_runtime.rules.flow.plan import Plan
 from core_runtime.rules.flow.run import Surroundings
 from core_runtime.rules.flow.scope import Scope
-from core_runtime.rules.values import ValueProblem, pack
+from core_runtime.rules.values import ValueProblem, pack, unpack
 
 KEPT_RUNS: Final = 500
 KEPT_S: Final = 30 * 86_400.0
 MAX_STEPS_KEPT: Final = 2_000
+MAX_SHOWN_CHARS: Final = 20_000
+MAX_ANSWERS_KEPT: Final = 500
+MAX_ANSWER_BYTES: Final = 4_096
+"""Of one answer in memory: 500 runs are kept."""
 _DIAGNOSTIC_STATUS = {
     model.Status.OK: "success",
     model.Status.SKIPPED: "skipped",
@@ -85,6 +90,8 @@ class RunReport:
     error: model.FlowError | None = None
     output: Any = None
     resumable: bool = False
+    answers: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=MAX_ANSWERS_KEPT))
+    """With ``journal: memory``: what the run was answered with, the newest of it."""
 
     def summary(self) -> dict[str, Any]:
         """JSON for lists."""
@@ -103,6 +110,27 @@ class RunReport:
     def as_dict(self) -> dict[str, Any]:
         """JSON of the whole, without the output."""
         return {**self.summary(), "steps": [step.as_dict() for step in self.steps]}
+
+
+class MemoryJournal:
+    """Keeps the answers of one run in its report. Large ones are told by their size."""
+
+    def __init__(self, report: RunReport) -> None:
+        self._answers = report.answers
+
+    def answer(self, place: str, value: Any, error: model.FlowError | None, *, stream: str = "") -> None:
+        """Tell of one answer."""
+        told: dict[str, Any] = {"place": place}
+        if stream:
+            told["stream"] = stream
+        elif error is not None:
+            told["error"] = error.as_dict()
+        else:
+            told["value"] = _kept(value)
+        self._answers.append(told)
+
+    def close(self) -> None:
+        """Nothing to give back."""
 
 
 @dataclass(slots=True)
@@ -132,11 +160,12 @@ class FlowRuns:
     async def run(
         self, plan: Plan, digest: str, values: Any, *, actor: str = "", emit: Emit | None = None,
         parts: Mapping[str, str] | None = None, parent: Call | None = None,
+        document: Any = None,
     ) -> RunReport:  # fmt: skip
         """Run a flow to its end. Cancelling this coroutine cancels the run, with its ``finally`` steps.
 
         ``parts``: the digests of the flows that it can run, kept in its journal. ``parent``: the Pack's call that
-        began it.
+        began it. ``document``: the flow as it is, kept in its journal, so that a change can be shown.
 
         Raises:
             RequestError: the input is not what the flow asks for. ConflictError: ``run_overlaps``.
@@ -154,15 +183,16 @@ class FlowRuns:
         key = _key(plan.flow, values)
         await self._take_turn(plan.flow, key)
         journal = None
-        if plan.flow.journal in {model.Journal.FILE, model.Journal.SYNC}:
+        if plan.flow.is_journalled():
             head = {"run": report.run_id, "flow": plan.flow.id, "digest": digest, "started_at": report.started_at,
-                    "actor": actor, "parts": dict(parts or {}), "hooks": sorted(hooks)}  # fmt: skip
+                    "actor": actor, "parts": dict(parts or {}), "hooks": sorted(hooks),
+                    "document": document}  # fmt: skip
             sync = plan.flow.journal is model.Journal.SYNC
             journal = RunJournal.create(self._folder, report.run_id, head, values, self._seals(), sync=sync)
         return await self._start(plan, report, key, values, journal, deque(), emit, hooks, parent)
 
     async def resume(
-        self, run_id: str, plan: Plan, digest: str, account: Account, parts: Mapping[str, str]
+        self, run_id: str, plan: Plan, digest: str, account: Account, parts: Mapping[str, str], document: Any = None
     ) -> RunReport:
         """Go on with a run that was cut off, from its last finished step. Only under a ``claim``."""
         if account.head.get("digest") != digest:
@@ -171,6 +201,7 @@ class FlowRuns:
                 code="flow_changed",
                 detail=f"The run began with {account.head.get('digest')}; the flow is {digest} now.",
                 hint=f"See what changed (rumi flow explain {plan.flow.id}), then start it anew.",
+                fields={"difference": difference(account.head.get("document"), document)[:MAX_SHOWN_CHARS]},
             )
         if account.head.get("parts", {}) != parts:
             raise ConflictError(
@@ -256,8 +287,9 @@ class FlowRuns:
         def note(result: model.StepResult, started_at: float, duration_s: float) -> None:
             self._note(report, StepReport(result, started_at, duration_s))
 
+        kept = MemoryJournal(report) if plan.flow.journal is model.Journal.MEMORY else journal
         run = FlowRun(
-            self._kernel, plan, report.run_id, values, note, replace(self._surroundings, hooks=hooks), emit, journal,
+            self._kernel, plan, report.run_id, values, note, replace(self._surroundings, hooks=hooks), emit, kept,
             history, parent,
         )  # fmt: skip
         task = asyncio.ensure_future(self._drive(run, report, journal))
@@ -393,6 +425,15 @@ class FlowRuns:
                 over = number >= KEPT_RUNS or path.stat().st_mtime < oldest
                 if over and path.name.removesuffix(SUFFIX) not in self._live:
                     path.unlink(missing_ok=True)
+
+
+def _kept(value: Any) -> Any:
+    """A copy, as plain data; what it was where it is large or no data."""
+    try:
+        data = pack(value)
+    except ValueProblem as problem:
+        return {"_omitted": str(problem)[:200]}
+    return unpack(data) if len(data) <= MAX_ANSWER_BYTES else {"_omitted": f"{len(data)} bytes"}
 
 
 def _unknown(run_id: str, title: str) -> NotFoundError:

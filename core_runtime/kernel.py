@@ -143,7 +143,8 @@ class Kernel:
         """As ``run``, for a flow that was just looked up; ``parent`` is the Pack's call that began it."""
         parts = self._parts(composition.plan)
         report = await self.runs.run(
-            composition.plan, composition.digest, values, actor=actor, emit=emit, parts=parts, parent=parent
+            composition.plan, composition.digest, values, actor=actor, emit=emit, parts=parts, parent=parent,
+            document=plain(composition.document) if composition.plan.flow.is_journalled() else None,
         )  # fmt: skip
         self.last_runs[composition.plan.flow.id] = report
         return report
@@ -159,7 +160,8 @@ class Kernel:
             account = await asyncio.to_thread(self.runs.account, run_id)
             composition = await self.flow(str(account.head["flow"]))
             parts = self._parts(composition.plan)
-            return await self.runs.resume(run_id, composition.plan, composition.digest, account, parts)
+            document = plain(composition.document)
+            return await self.runs.resume(run_id, composition.plan, composition.digest, account, parts, document)
 
     async def run_flow(self, flow: model.Flow | Plan, *, values: Any = None) -> RunReport:
         """Run a flow that no file holds."""
@@ -169,7 +171,7 @@ class Kernel:
     def _parts(self, plan: Plan) -> dict[str, str]:
         """The digest of every flow that a journalled run can come to run, ``""`` where there is none of that name."""
         found: dict[str, str] = {}
-        pending = [plan] if plan.flow.journal in {model.Journal.FILE, model.Journal.SYNC} else []
+        pending = [plan] if plan.flow.is_journalled() else []
         while pending:
             for block in pending.pop().flow.own_blocks():
                 for step in walk_steps(block):

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from backend_core.errors import AuthorError, HostError, RumiError
+from backend_core.errors import AuthorError, HostError, PackError, RumiError
 from core_runtime.api.call import STEP_PATH, Call
 from core_runtime.api.context import Api
 from core_runtime.api.envelope import failure_body
@@ -126,7 +126,7 @@ async def runs(api: Api, call: Call) -> Any:
 
 async def run_of(api: Api, call: Call) -> Any:
     report = await asyncio.to_thread(_kernel(api).runs.get, call.name("run_id"))
-    return _ran(report)
+    return {**_ran(report), "answers": [_answer(api, one) for one in report.answers]}
 
 
 async def resume(api: Api, call: Call) -> Any:
@@ -189,6 +189,14 @@ async def _until_done(items: asyncio.Queue[Any], work: asyncio.Future[RunReport]
 
 def _ran(report: RunReport) -> dict[str, Any]:
     return {**report.as_dict(), "output": plain(report.output)}
+
+
+def _answer(api: Api, answer: dict[str, Any]) -> dict[str, Any]:
+    """What a run was answered with, without known secrets; what is no JSON is named."""
+    try:
+        return dict(plain(api.host.redactions.hide_any_in(answer)))
+    except PackError as problem:
+        return {"place": answer["place"], "value": {"_omitted": problem.detail}}
 
 
 def _shown(kernel: Kernel, flow_id: str, composition: Composition) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 ``user_data/runs/<run id>.jsonl``, mode 0600, one JSON object a line:
 
 ===== ==========================================================================================
-first ``{"run", "flow", "digest", "started_at", "actor", "parts": {flow below: its digest}, "input"}``
+first ``{"run", "flow", "digest", "started_at", "actor", "parts": {flow below: its digest}, "input", "document"}``
 then  for each answer ``{"p": place, "v": value}``, ``{"p": place, "e": error}``, or of a stream's beginning and end
       ``{"p": place, "s": "opened" | "end"}``
 last  ``{"end": status, "ended_at", "duration_s", "error", "output": value}``
@@ -85,7 +85,8 @@ class RunJournal:
         path = folder / f"{run_id}{SUFFIX}"
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         journal = cls(path, fd, seals, seals.begin(run_id), sync=sync)
-        journal._line({**head, "input": journal._encoded(values)})
+        document = {"document": journal._encoded(head["document"])} if "document" in head else {}
+        journal._line({**head, "input": journal._encoded(values), **document})
         if sync:
             fsync_folder(folder)
         return journal
@@ -171,6 +172,8 @@ def read_account(path: Path, seals: RunSeals) -> Account:
             continue
         answers.append(_recorded(path, number, record, seals))
     head = {**records[0], "input": _decoded(path, 1, records[0].get("input"), seals)}
+    if "document" in head:
+        head["document"] = _decoded(path, 1, head["document"], seals)
     return Account(head, tuple(answers), end, length, last)
 
 

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import hashlib
 import json
+import random
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -456,3 +457,109 @@ def test_a_patched_step_needs_the_rights_of_both(host: RunningHost, key: str) ->
     assert (step["acts_as"], step["handler"]) == (["acme", "shout"], key)
     report = run(host, "acme.answer", {"value": 1})
     assert [step["error"]["type"] for step in report["steps"]] == ["denied"], report
+
+
+# --- floods and races ------------------------------------------------------------------------------------------------
+
+
+def on_the_bus(tmp_path, document, keys, story):
+    async def whole():
+        host = await with_bus(bare_host(tmp_path))
+        folder = host.settings.home / "user_data" / "flows"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "t.flow.json").write_text(json.dumps(document))
+        kernel = Kernel(host)
+        for key, fn in keys.items():
+            host.registry.register(key, fn)
+        try:
+            return await story(kernel)
+        finally:
+            await kernel.close()
+            await host.close()
+
+    return asyncio.run(whole())
+
+
+def test_a_flood_of_events_from_a_flow_ends_and_lets_others_have_their_turn(tmp_path):
+    async def story(kernel):
+        turns, heard = 0, []
+        kernel.host.events.subscribe("t.flood", heard.append)
+        run = asyncio.ensure_future(kernel.run("t.flow"))
+        while not run.done():
+            await asyncio.sleep(0)
+            turns += 1
+        report = await run
+        return report.status.value, report.error.type, len(heard), turns
+
+    loop = {"id": "l", "loop": {"max": 10_000}, "do": [{"id": "e", "emit": "t.flood", "with": {"n": 1}}]}
+    document = {"flow": "t.flow", "limits": {"steps": 3_000}, "steps": [loop]}
+    status, error, heard, turns = on_the_bus(tmp_path, document, {}, story)
+    assert (status, error) == ("failed", "limit")
+    assert heard <= 3_000
+    assert turns > 100
+
+
+def test_a_reader_that_does_not_read_holds_the_flow_back_and_memory_with_it(tmp_path):
+    """A flow yields without end; each item waits until the one before it was taken."""
+    taken, gate = [], asyncio.Event()
+
+    async def emit(item):
+        taken.append(item)
+        await gate.wait()
+
+    async def story(kernel):
+        run = asyncio.ensure_future(kernel.run("t.flow", emit=emit))
+        for _ in range(200):
+            await asyncio.sleep(0.001)
+        held = len(taken)
+        run.cancel()
+        await asyncio.gather(run, return_exceptions=True)
+        [shown] = kernel.runs.listed()
+        return held, shown["status"]
+
+    loop = {"id": "l", "loop": {"max": 10_000}, "do": [{"id": "y", "yield": {"n": 1}}]}
+    assert on_the_bus(tmp_path, {"flow": "t.flow", "steps": [loop]}, {}, story) == (1, "cancelled")
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_run_cancelled_at_any_moment_ends_once_with_its_finally_and_leaves_nothing(tmp_path, seed):
+    chance, ends = random.Random(seed), []
+
+    async def work(args, _ctx):
+        await asyncio.sleep(chance.random() / 200)
+        return args
+
+    async def items(_args, _ctx):
+        for number in range(50):
+            await asyncio.sleep(0)
+            yield number
+
+    async def story(kernel):
+        for _ in range(12):
+            run = asyncio.ensure_future(kernel.run("t.flow"))
+            await asyncio.sleep(chance.random() / 50)
+            for one in kernel.runs.listed():
+                if one["status"] == "running":
+                    kernel.runs.cancel(one["run_id"])
+            run.cancel()
+            await asyncio.gather(run, return_exceptions=True)
+        statuses = [one["status"] for one in kernel.runs.listed()]
+        left = [task for task in asyncio.all_tasks() if "FlowRun" in repr(task)]
+        return statuses, left, kernel.host.events.list_subscribers()
+
+    do = [{"id": "w", "call": "t.work", "with": {"n": 1}}, {"id": "e", "wait": {"event": "t.never"}, "timeout": "5ms"}]
+    document = {
+        "flow": "t.flow", "journal": "file",
+        "steps": [
+            {"id": "p", "parallel": {"branches": {"a": do, "b": do, "c": [{"id": "s", "call": "t.items", "stream": True}]}}},
+            {"id": "each", "each": {"in": {"call": "t.items"}}, "do": [{"id": "x", "call": "t.work"}]},
+        ],
+        "finally": [{"id": "last", "call": "t.last"}],
+    }  # fmt: skip
+    keys = {"t.work": work, "t.items": items, "t.last": lambda _a, _c: ends.append(1)}
+    statuses, left, subscribers = on_the_bus(tmp_path, document, keys, story)
+    began = [status for status in statuses if status != "running"]
+    assert len(began) == len(statuses), "each came to an end"
+    assert set(began) <= {"cancelled", "ok", "degraded"}
+    assert len(ends) <= len(began), "finally once at most"
+    assert (left, subscribers.get("t.never")) == ([], None)

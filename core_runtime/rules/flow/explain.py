@@ -53,6 +53,8 @@ def as_dry_run(plan: Plan) -> dict[str, Any]:
         match step.action:
             case model.Call(handler):
                 found["calls"].append({**told, "handler": handler})
+            case model.Each(handler=handler) if handler:
+                found["calls"].append({**told, "handler": handler})
             case model.Subflow(flow_id):
                 found["flows"].append({**told, "flow": flow_id})
             case model.Emit(topic):
@@ -68,9 +70,12 @@ def as_dry_run(plan: Plan) -> dict[str, Any]:
 
 def as_diff(before: Composition, after: Composition, names: tuple[str, str]) -> str:
     """How the documents differ, as text; empty when they don't."""
-    old, new = (
-        json.dumps(one.document, indent=1, ensure_ascii=False, sort_keys=True).splitlines() for one in (before, after)
-    )
+    return difference(before.document, after.document, names)
+
+
+def difference(before: Any, after: Any, names: tuple[str, str] = ("then", "now")) -> str:
+    """How two documents differ, as a unified diff."""
+    old, new = (json.dumps(one, indent=1, ensure_ascii=False, sort_keys=True).splitlines() for one in (before, after))
     return "".join(f"{line}\n" for line in difflib.unified_diff(old, new, *names, lineterm="", n=2))
 
 

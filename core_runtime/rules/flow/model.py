@@ -183,7 +183,10 @@ class Choose:
 
 @dataclass(frozen=True, slots=True)
 class Each:
-    """Verb ``each``: the steps once per item of a list or per entry of a map, up to ``parallel`` at a time."""
+    """Verb ``each``: the steps once per item of a list or per entry of a map, up to ``parallel`` at a time.
+
+    ``handler``: instead of ``source``, whose items are gone through as they come, called with ``args``.
+    """
 
     source: Value
     do: tuple[Step, ...]
@@ -192,6 +195,8 @@ class Each:
     parallel: int = 1
     proceed: Value | None = None
     collect: Value | None = None
+    handler: str = ""
+    args: Value | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -427,6 +432,10 @@ class Flow:
     def phase(self, name: str) -> Phase:
         """The phase of that name; a phase without properties when the flow names none."""
         return next((phase for phase in self.phases if phase.name == name), Phase(name))
+
+    def is_journalled(self) -> bool:
+        """Whether its runs can be resumed."""
+        return self.journal in {Journal.FILE, Journal.SYNC}
 
     def is_sealed(self) -> bool:
         """Whether any part of it is closed to other layers."""

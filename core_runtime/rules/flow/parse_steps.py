@@ -26,6 +26,7 @@ KERNEL_ERRORS = frozenset({
 })  # fmt: skip
 ID = re.compile(r"[a-z][a-z0-9_-]{0,63}\Z")
 FLOW_ID = re.compile(r"[a-z][a-z0-9_-]*(?:\.[a-z][a-z0-9_-]*){0,7}\Z")
+_NOTHING = compile_value(None)
 _CONSTRUCT = re.compile(r"([a-z][a-z0-9_-]{0,63}|\*):([a-z][a-z0-9_.-]{0,63})\Z")
 
 
@@ -228,9 +229,16 @@ class Steps(Adverbs):
 
     def _each(self, body: Mapping[str, Any], at: Path, do: tuple[model.Step, ...]) -> model.Each | None:
         self._vocabulary(body, at, {"in", "as", "at", "parallel", "while", "collect"}, "each")
-        source = self._optional(body, at, "in")
+        raw = body.get("in")
+        handler, args, source = "", None, None
+        if isinstance(raw, Mapping) and "call" in raw:
+            self._vocabulary(raw, (*at, "in"), {"call", "with"}, "what each goes through")
+            called = self._call(raw["call"], (*at, "in", "call"), "")
+            handler, args, source = called.handler if called else "", self._optional(raw, (*at, "in"), "with"), _NOTHING
+        else:
+            source = self._optional(body, at, "in")
         if source is None:
-            self.problem(at, "each needs the list or map to go through under the word in")
+            self.problem(at, "each needs the list or map to go through under the word in, or {call, with} of a stream")
             return None
         item, index = (
             self._target(body.get("as", "item"), (*at, "as")),
@@ -241,7 +249,7 @@ class Steps(Adverbs):
             return None
         return model.Each(
             source, do, item[0], index[0], self._count(body, at, "parallel", 1, 1000),
-            self._condition(body, at, "while"), self._optional(body, at, "collect"),
+            self._condition(body, at, "while"), self._optional(body, at, "collect"), handler, args,
         )  # fmt: skip
 
     def _loop(self, body: Mapping[str, Any], at: Path, do: tuple[model.Step, ...]) -> model.Loop:

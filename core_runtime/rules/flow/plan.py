@@ -45,14 +45,12 @@ def plan_flow(flow: model.Flow) -> Plan:
         Problem("a flow ends as a whole: return has no place in branches that run side by side", step.origin, step.path)
         for step in _returns_in_parallel(every)
     ]
-    calls = [step for step in every if isinstance(step.action, model.Call)]
-    handlers = frozenset(step.action.handler for step in calls if isinstance(step.action, model.Call))
+    called = [(step, handler) for step in every if (handler := handler_of(step.action))]
+    handlers = frozenset(handler for _, handler in called)
     problems += [
         Problem("kernel handlers are callable from official flows only", step.origin, step.path)
-        for step in calls
-        if isinstance(step.action, model.Call)
-        and step.action.handler.startswith(model.KERNEL_PREFIX)
-        and (flow.layer is not model.Layer.CORE or step.acts_as)
+        for step, handler in called
+        if handler.startswith(model.KERNEL_PREFIX) and (flow.layer is not model.Layer.CORE or step.acts_as)
     ]
     fault, input_fault = _input_check(flow)
     if fault:
@@ -66,6 +64,11 @@ def plan_flow(flow: model.Flow) -> Plan:
         handlers,
         input_fault,
     )
+
+
+def handler_of(action: model.Action) -> str:
+    """The handler that a verb calls by name, or ``""``."""
+    return action.handler if isinstance(action, model.Call | model.Each) else ""
 
 
 def _input_check(flow: model.Flow) -> tuple[str, Callable[[Any], str]]:

@@ -88,6 +88,8 @@ def act(doing: Doing, step: model.Step, block: Block, scope: Scope, attempt: int
             return _choose(doing, step, cases, _below(step, block), scope)
         case model.Parallel():
             return _parallel(doing, step.action, _below(step, block), scope)
+        case model.Each(handler=handler) if handler:
+            return _each_streamed(doing, step, step.action, block, scope, attempt)
         case model.Each():
             return _each(doing, step, step.action, _below(step, block), scope)
         case model.Loop():
@@ -353,6 +355,46 @@ def _each(doing: Doing, step: model.Step, action: model.Each, below: Block, scop
     ]
     limit = _limit(doing, action.parallel, len(routines))
     return (yield from _joined(routines, len(routines), limit, scope, scopes, (action.bind, action.at)))
+
+
+def _each_streamed(
+    doing: Doing, step: model.Step, action: model.Each, block: Block, scope: Scope, attempt: int
+) -> Routine:
+    """The items of a handler as they come, ``parallel`` of them at a time; nothing is read ahead of what is done."""
+    below, place = _below(step, block), f"{block.place}{step.path}@{attempt}"
+    args = resolved(action.args, scope, step.path, {})
+    timeout_s = CALL_TIMEOUT_S if step.timeout_s is None else step.timeout_s
+    request = Open(action.handler, args, step.path, attempt, timeout_s, step.acts_as, 0, once_key(step, scope), place)
+    opened = yield request
+    ended, count, values = False, 0, []
+    try:
+        while not ended:
+            scopes: list[Scope] = []
+            while not ended and len(scopes) < max(1, action.parallel):
+                item = opened
+                if isinstance(opened, Opened):
+                    item = yield Next(opened.handle, None, f"{place}#{count + 1}")
+                ended = item is END or not isinstance(opened, Opened)
+                inner = scope.inner({action.bind: item, action.at: count})
+                if item is END or not truth(action.proceed, inner, step.path):
+                    break
+                count += 1
+                scopes.append(inner)
+            first = count - len(scopes)
+            routines = [
+                as_child(_iteration(doing, step, action, below.at(f"{below.place}{step.path}#{number}/"), inner))
+                for number, inner in enumerate(scopes, first)
+            ]
+            if routines:
+                limit = _limit(doing, action.parallel, len(routines))
+                hidden = (action.bind, action.at)
+                values += yield from _joined(routines, len(routines), limit, scope, scopes, hidden)
+            if len(scopes) < max(1, action.parallel):
+                break
+    finally:
+        if isinstance(opened, Opened) and not ended:
+            doing.run.tasks.effects.append(Close(opened.handle))
+    return values
 
 
 def _iteration(doing: Doing, step: model.Step, action: model.Each, below: Block, inner: Scope) -> Routine:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from core_runtime.rules.flow.model import RunStatus
+from backend_core.errors import AuthorError
+from core_runtime.rules.flow import tasks
+from core_runtime.rules.flow.model import Layer, RunStatus
+from core_runtime.rules.flow.parse import parse_flow
+from core_runtime.rules.flow.plan import plan_flow
 from tests.support.flows import Fails, Playbook, Takes
 
 ECHO = {"echo": lambda args: args, "boom": lambda _args: (_ for _ in ()).throw(Fails("acme/broken"))}
@@ -229,3 +233,53 @@ def test_ending_a_construct_ends_its_blocks_first():
     assert outcome.status is RunStatus.CANCELLED
     assert ("echo", "cleaned") in play.calls
     assert play.status("c/x") == "cancelled"
+
+
+STREAMED = """
+flow: t.flow
+steps:
+  - id: every
+    each: {in: {call: t.items, with: {n: 1}}, as: one, at: place, parallel: %d, while: "${one.go}", collect: "${got}"}
+    do: [{id: act, call: t.act, with: {n: "${one.n}", at: "${place}"}, as: got}]
+    as: all
+"""
+
+
+def items(*numbers, stop=None):
+    return [{"n": number, "go": number != stop} for number in numbers]
+
+
+@pytest.mark.parametrize("parallel", [1, 2, 3])
+@pytest.mark.parametrize(("stop", "want"), [(None, [1, 2, 3, 4, 5]), (4, [1, 2, 3])])
+def test_each_goes_through_a_stream_as_its_items_come(parallel, stop, want):
+    book = Playbook(
+        STREAMED % parallel, {"t.items": lambda _a: items(1, 2, 3, 4, 5, stop=stop), "t.act": lambda args: args["n"]}
+    )
+    outcome = book.run()
+    assert outcome.variables["all"] == want
+    assert [args for name, args in book.calls if name == "t.act"] == [{"n": n, "at": n - 1} for n in want]
+    assert len(book.closed) == (stop is not None), "a stream that nobody reads on is closed"
+
+
+def test_a_stream_that_fails_midway_fails_the_step_and_a_plain_answer_is_one_item():
+    broken = [*items(1, 2), Fails("t/broken")]
+    book = Playbook(STREAMED % 1, {"t.items": lambda _a: broken, "t.act": lambda args: args["n"]})
+    assert book.run().status is RunStatus.DEGRADED
+    assert (book.results["every"].error.type, len(book.calls)) == ("t/broken", 3)
+    book = Playbook(STREAMED % 2, {"t.items": lambda _a: {"n": 7, "go": True}, "t.act": lambda args: args["n"]})
+    assert book.run().variables["all"] == [7]
+
+
+def test_each_over_a_stream_is_bounded_by_the_runs_steps():
+    document = STREAMED.replace("steps:", "limits: {steps: 20}\nsteps:", 1) % 1
+    endless = ({"n": n, "go": True} for n in range(10**9))
+    book = Playbook(document, {"t.act": lambda args: args["n"], "t.items": lambda _a: None})
+    book._on_open = lambda request: book._due.append((book.now, request.token, tasks.Opened(endless), None))
+    outcome = book.run()
+    assert (outcome.status, outcome.error.type) == (RunStatus.FAILED, "limit")
+
+
+def test_a_handler_of_the_host_is_no_stream_for_others():
+    document = {"flow": "a.b", "steps": [{"each": {"in": {"call": "kernel:x"}}, "do": [{"call": "k"}]}]}
+    with pytest.raises(AuthorError, match="official flows only"):
+        plan_flow(parse_flow(document, source="t", layer=Layer.USER))

@@ -238,6 +238,7 @@ def test_a_changed_flow_refuses_to_resume(tmp_path):
     with pytest.raises(ConflictError) as refused:
         tell(tmp_path, lambda kernel: kernel.resume(path.name.partition(".")[0]), changed, keys=keys([]))
     assert refused.value.code == "flow_changed"
+    assert '+ "version": 2' in refused.value.fields["difference"]
 
 
 def test_a_run_that_ended_is_not_resumed_and_an_edited_journal_is_no_account(tmp_path):
@@ -272,3 +273,22 @@ def test_what_can_not_be_kept_fails_its_step_only(tmp_path):
         keys={"acme.fn": lambda args, ctx: {"fn": print}, **keys([])},
     )  # fmt: skip
     assert [step.result.status.value for step in report.steps] == ["failed", "ok"]
+
+
+def test_a_journal_in_memory_shows_what_a_run_was_answered_with(tmp_path):
+    def big(_args, _ctx):
+        return "x" * 10_000
+
+    def boom(_args, _ctx):
+        raise ValueError("no")
+
+    steps = [{"id": "one", "call": "acme.one"}, {"id": "big", "call": "acme.big"}, {"id": "boom", "call": "acme.boom"}]
+    keys_ = {"acme.one": lambda _a, _c: {"n": 1}, "acme.big": big, "acme.boom": boom}
+    report = tell(tmp_path, lambda kernel: kernel.run("t.flow"), flow(*steps, journal="memory"), keys=keys_)
+    one, large, failed = report.answers
+    assert one == {"place": "one@1", "value": {"n": 1}}
+    assert large["value"] == {"_omitted": "10003 bytes"}
+    assert (failed["place"], failed["error"]["type"]) == ("boom@1", "error/ValueError")
+    assert not (tmp_path / "user_data" / "runs").exists(), "nothing on the disk"
+    report = tell(tmp_path, lambda kernel: kernel.run("t.flow"), flow(*steps), keys=keys_)
+    assert list(report.answers) == []
