@@ -11,6 +11,7 @@ from core_runtime.api.call import INTERFACE_KEY
 from core_runtime.api.context import Api, Phase
 from core_runtime.api.endpoints_machine import isolation_view
 from core_runtime.approval_manager import PackStatus
+from core_runtime.diagnosis.doctor import current_issues
 from core_runtime.handlers import packs
 from core_runtime.rules.approval import UNDECIDED
 
@@ -40,7 +41,7 @@ async def overview(api: Api) -> Overview:
     statuses = await _known_packs(api)
     url = f"http://localhost:{api.settings.api_port}"
     interfaces = await packs.interfaces(api.host)
-    issues = api.host.diagnostics.issues()[-ISSUES_SHOWN:]
+    issues = (await current_issues(api.host))[-ISSUES_SHOWN:]
     return Overview(
         phase=api.phase.value,
         cause=api.cause or None,

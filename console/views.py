@@ -51,7 +51,7 @@ async def audit(desk: Desk, request: Request) -> Response:
 async def issues(desk: Desk, request: Request) -> Response:
     reader = desk.reader(request)
     fixups = desk.host.fixups(reader.language)
-    return desk.pages.render("issues.html", reader, issues=desk.host.issues(), fixups=fixups)
+    return desk.pages.render("issues.html", reader, issues=await desk.host.issues(), fixups=fixups)
 
 
 def _held(item: View) -> View:

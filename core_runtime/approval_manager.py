@@ -44,9 +44,11 @@ __all__ = ["ApprovalManager", "PackStatus", "VerifiedCopy"]
 class ApprovalManager(Approvals):
     """Everything that an operator decides about Packs of one installation. Thread-safe."""
 
-    def add(self, source: Path, *, actor: str) -> PackStatus:
-        """Copy a folder in: as a new Pack, or into staging beside the approved version, which stays as it is."""
-        incoming, tree = self._updates.receive(source)
+    def add(self, source: Path, *, actor: str, fetched: bool = False) -> PackStatus:
+        """Copy a folder or archive in: as a new Pack, or into staging beside the approved version, which stays as it
+        is. ``fetched``: it lies in a folder of ``fetching``.
+        """
+        incoming, tree = self._updates.receive(source, ours=fetched)
         try:
             metadata = self._added_metadata(incoming, source)
             with self._locked(metadata.pack_id):

@@ -11,7 +11,7 @@ import msgspec
 from core_runtime.api.call import Call
 from core_runtime.api.context import Api
 from core_runtime.api.table import OBJECTS, Endpoint
-from core_runtime.diagnosis.doctor import as_documents
+from core_runtime.diagnosis.doctor import as_documents, current_issues
 
 HISTORY_LINES = 100
 HISTORY_LINES_MOST = 2000
@@ -29,7 +29,7 @@ class Fix(msgspec.Struct, forbid_unknown_fields=True):
 
 async def issues(api: Api, call: Call) -> Any:
     del call
-    return [issue.as_dict() for issue in api.host.diagnostics.issues()]
+    return [issue.as_dict() for issue in await current_issues(api.host)]
 
 
 async def history(api: Api, call: Call) -> Any:

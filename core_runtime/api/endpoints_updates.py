@@ -6,17 +6,24 @@ from typing import Any
 
 import msgspec
 
+from backend_core.errors import RequestError
 from core_runtime.api import views
 from core_runtime.api.call import Call
 from core_runtime.api.context import Api
 from core_runtime.api.table import Endpoint
 from core_runtime.handlers import updates
+from core_runtime.rules.sources import git_source
 
 
 class AddPack(msgspec.Struct, forbid_unknown_fields=True):
-    """``path``: an absolute path on the host's machine, of the folder that holds ``backend/ecosystem.json``."""
+    """One of both. ``path``: an absolute path on the host's machine, of the folder that holds
+    ``backend/ecosystem.json``, or of a zip or tar archive of it. ``git``: the address of a repository, of which ``ref``
+    (a branch, a tag, a commit; else its head) is fetched.
+    """
 
-    path: str
+    path: str = ""
+    git: str = ""
+    ref: str = ""
 
 
 class ApproveUpdate(msgspec.Struct, forbid_unknown_fields=True):
@@ -31,6 +38,16 @@ class ApproveUpdate(msgspec.Struct, forbid_unknown_fields=True):
 
 async def add(api: Api, call: Call) -> Any:
     body = await call.body(AddPack)
+    if bool(body.path) == bool(body.git) or (body.ref and not body.git):
+        raise RequestError(
+            "Where is the Pack?",
+            code="source_unclear",
+            detail="Expected path, or git with an optional ref.",
+            hint='{"path": "/absolute/folder-or-archive"} or {"git": "https://…", "ref": "v1.0"}',
+        )
+    if body.git:
+        source = git_source(body.git, body.ref)
+        return views.pack_status(await updates.add_from_git(api.host, source, actor=call.actor))
     return views.pack_status(await updates.add(api.host, body.path, actor=call.actor))
 
 
@@ -68,7 +85,7 @@ ENDPOINTS = (
         "POST",
         "/api/packs/add",
         "addPack",
-        "Copy a folder in: a new Pack, or a new version beside the approved one",
+        "Bring a folder, an archive or a repository's commit in: a new Pack, or a version beside the approved one",
         add,
         body=AddPack,
         body_required=True,

@@ -15,7 +15,7 @@ from typing import Any
 from core_runtime.api import views
 from core_runtime.api.console_access import Opened
 from core_runtime.api.context import Api
-from core_runtime.diagnosis.doctor import Mended
+from core_runtime.diagnosis.doctor import Mended, current_issues
 from core_runtime.handlers import evidence, limits, packs, permissions, secrets, updates
 from core_runtime.handlers.interfaces import edges
 from core_runtime.rules.identity import Refuse
@@ -117,9 +117,9 @@ class Operator:
         """What the start found wrong with the trail and nobody has acknowledged, or ``""``."""
         return self._host.evidence_fault
 
-    def issues(self) -> list[View]:
+    async def issues(self) -> list[View]:
         """What is wrong, newest first."""
-        return [issue.as_dict() for issue in reversed(self._host.diagnostics.issues())]
+        return [issue.as_dict() for issue in reversed(await current_issues(self._host))]
 
     def fixups(self, language: str) -> dict[str, str]:
         """What the host can mend by itself: title by name."""

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from core_runtime.handlers.host import Host
 
 CHECK_S: Final = 20.0
+RENEW_S: Final = 1.0
 MOST_FOUND: Final = 100
 """Subjects that one check may report; the rest is counted in the last one's detail."""
 CHECK_FAILED: Final = "check_failed"
@@ -72,11 +73,21 @@ class Doctor:
         self._standing: dict[str, set[str]] = {}
         self._running: dict[str, asyncio.Task[list[Found]]] = {}
         self._one_at_a_time = asyncio.Lock()
+        self._renewed_at = -RENEW_S
 
     async def examine(self) -> list[Looked]:
         """Run every check, one after the other."""
         async with self._one_at_a_time:
             return [await self._examine(check) for check in self.checks.values()]
+
+    async def renew(self) -> None:
+        """Run those checks again of which something stands, unless that was just now or is being done."""
+        if self._one_at_a_time.locked() or time.monotonic() < self._renewed_at + RENEW_S:
+            return
+        async with self._one_at_a_time:
+            self._renewed_at = time.monotonic()
+            for code in [code for code, subjects in self._standing.items() if subjects]:
+                await self._examine(self.checks[code])
 
     async def mend(self, issue_id: str, fixup: str = "", *, actor: str) -> Mended:
         """Perform the fixup that an issue suggests (``fixup`` chooses one of several).
@@ -183,6 +194,13 @@ class Doctor:
             async with self._one_at_a_time:
                 await self._examine(check)
         return Mended(issue.id, fixup.name, success=True, message=message)
+
+
+async def current_issues(host: Host) -> list[Issue]:
+    """What is wrong as it is now: what the checks found before and is mended meanwhile does not stand any more."""
+    if host.built("doctor"):
+        await host.doctor.renew()
+    return host.diagnostics.issues()
 
 
 def as_documents(items: Iterable[Looked | Mended]) -> list[dict[str, Any]]:

@@ -27,7 +27,7 @@ from typing import Any, Final
 
 from backend_core.errors import ConflictError, RequestError, RumiError, TrustError, quote
 from backend_core.files import fsync_folder, private_folder, sync_file_system
-from core_runtime.drivers import pack_folders
+from core_runtime.drivers import archive, pack_folders
 from core_runtime.drivers.faults import hit
 from core_runtime.drivers.grants import GrantFiles
 from core_runtime.drivers.keys import UPDATE_SUFFIX
@@ -84,9 +84,25 @@ class UpdateFiles:
         """Where the staged version of a Pack lies, if there is one."""
         return self._staging / pack_id
 
-    def receive(self, source: Path) -> tuple[Path, Tree]:
-        """Copy a folder of the operator's choice while hashing it; the copy waits for ``place`` or ``discard``."""
-        self._check_source(source)
+    def receive(self, source: Path, *, ours: bool = False) -> tuple[Path, Tree]:
+        """Copy a folder or archive of the operator's choice while hashing it; it waits for ``place`` or ``discard``.
+
+        ``ours``: the host itself fetched it, so it may lie where others may not.
+        """
+        if not ours:
+            self._check_source(source)
+        if source.is_dir():
+            return self._copied(source)
+        unpacked = self._staging / f"{INCOMING}{secrets.token_hex(8)}-unpacked"
+        unpacked.mkdir(0o700)
+        try:
+            return self._copied(archive.unpack(source, unpacked))
+        except OSError as error:
+            raise pack_folders.storage_error(error, "The archive could not be unpacked; nothing changed.") from error
+        finally:
+            discard(unpacked)
+
+    def _copied(self, source: Path) -> tuple[Path, Tree]:
         incoming = self._staging / f"{INCOMING}{secrets.token_hex(8)}"
         incoming.mkdir(0o700)
         try:
@@ -126,19 +142,12 @@ class UpdateFiles:
         discard(self.staged(pack_id))
 
     def _check_source(self, source: Path) -> None:
-        if source.is_file():
+        if not source.is_absolute() or source.is_symlink() or not (source.is_dir() or source.is_file()):
             raise RequestError(
-                "Only a folder can be added",
+                "There is no such folder or archive",
                 code="not_a_folder",
-                detail=f"{quote(str(source))} is a file. Archives are not unpacked yet.",
-                hint="Unpack it, look at it, then: rumi pack add FOLDER",
-            )
-        if not source.is_absolute() or source.is_symlink() or not source.is_dir():
-            raise RequestError(
-                "There is no such folder",
-                code="not_a_folder",
-                detail=f"Expected the absolute path of a folder that is no link; got {quote(str(source))}.",
-                hint="Name the folder that holds the Pack (it contains backend/ecosystem.json).",
+                detail=f"Expected the absolute path of a folder or archive that is no link; got {quote(str(source))}.",
+                hint="Name the folder that holds the Pack (it contains backend/ecosystem.json), or a zip or tar of it.",
             )
         real = source.resolve()
         for ours in (self._user_data.resolve(), self._packs_dir.resolve()):

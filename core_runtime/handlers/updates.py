@@ -23,11 +23,13 @@ from typing import Any
 from backend_core.errors import PackError, RumiError, SandboxUnavailable
 from core_runtime.approval_manager import PackStatus
 from core_runtime.component_lifecycle import ComponentState
+from core_runtime.drivers import git_source
 from core_runtime.handlers import dependencies, operator_view, packs, starting, takeover
 from core_runtime.handlers.host import Host
 from core_runtime.handlers.isolation import DOCKER_TITLE, expected_isolation, no_isolation_issue
 from core_runtime.handlers.takeover import Verdict
 from core_runtime.rules.review import Review
+from core_runtime.rules.sources import GitSource
 
 MARGIN_S = 10.0
 """Beyond the start's own limit, so that a start that came too late has been taken back when it is judged."""
@@ -35,9 +37,25 @@ OPERATOR = "operator"
 
 
 async def add(host: Host, path: str, *, actor: str = OPERATOR) -> PackStatus:
-    """Copy a folder in: a new Pack, or a staged version of an approved one, which goes on as it is."""
+    """Copy a folder or an archive in: a new Pack, or a staged version of an approved one, which goes on as it is."""
     host.require_evidence()
     return await asyncio.to_thread(host.approvals.add, Path(path), actor=actor)
+
+
+async def add_from_git(host: Host, source: GitSource, *, actor: str = OPERATOR) -> PackStatus:
+    """Fetch one commit of a repository and bring it in like a folder; which one it was is on record."""
+    host.require_evidence()
+    return await asyncio.to_thread(_add_from_git, host, source, actor)
+
+
+def _add_from_git(host: Host, source: GitSource, actor: str) -> PackStatus:
+    with host.approvals.fetching() as folder:
+        fetched = git_source.fetch(source, folder)
+        found = host.approvals.add(fetched.archive, actor=actor, fetched=True)
+    host.audit.append(
+        "pack.fetched", pack_id=found.pack_id, actor=actor, source=source.shown, commit=fetched.commit
+    )
+    return found
 
 
 async def review(host: Host, pack_id: str) -> Review:

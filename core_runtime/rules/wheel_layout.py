@@ -14,17 +14,15 @@ from __future__ import annotations
 
 import re
 import stat
-import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from core_runtime.rules.digest import twin_key
+from core_runtime.rules.archive import Collisions, name_fault
 from core_runtime.rules.findings import NATIVE_SUFFIXES, STARTUP_NAMES
 
 STORED, DEFLATED = 0, 8
 _ENCRYPTED: Final = 0x1
-_HIDDEN: Final = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 _ROOTS: Final = frozenset({"purelib", "platlib"})
 _LEFT: Final = frozenset({"scripts", "headers", "data"})
 _STARTUP_STEMS: Final = frozenset(name.rpartition(".")[0] for name in STARTUP_NAMES)
@@ -116,26 +114,11 @@ def lay_out(members: Sequence[Member], archive_bytes: int, stem: str, limits: Wh
 
 def collision(paths: Iterable[str]) -> tuple[str, str] | None:
     """The first path that can't stand beside the others, and why; also for several wheels in one folder."""
-    spelt: dict[str, str] = {}
-    files: dict[str, str] = {}
+    names = Collisions()
     for path in paths:
-        parts = path.split("/")
-        for depth in range(1, len(parts) + 1):
-            part = "/".join(parts[:depth])
-            key = "/".join(twin_key(name) for name in parts[:depth])
-            other = spelt.setdefault(key, part)
-            if other != part:
-                return path, f"and {other!r} are one name to some systems"
-        key = "/".join(twin_key(name) for name in parts)
-        if key in files:
-            return path, "is there twice"
-        files[key] = path
-    for path in files.values():
-        parts = path.split("/")
-        for depth in range(1, len(parts)):
-            above = "/".join(twin_key(name) for name in parts[:depth])
-            if above in files:
-                return path, f"needs a folder where {files[above]!r} is a file"
+        fault = names.add(path)
+        if fault:
+            return path, fault
     return None
 
 
@@ -169,20 +152,9 @@ def _own_folder(members: Sequence[Member], stem: str, ending: str) -> str:
 
 
 def _fault(one: Member, limits: WheelLimits) -> str:
-    path = one.path.removesuffix("/")
-    parts = path.split("/")
-    if not path or one.path.startswith("/") or "\\" in path or ":" in parts[0]:
-        return "is absolute, empty, or written for another system"
-    if any(part in {"", ".", ".."} for part in parts):
-        return "leaves the folder or has an empty step"
-    if any(unicodedata.category(character) in _HIDDEN for character in path):
-        return "has a control, bidi or otherwise invisible character in its name"
-    if unicodedata.normalize("NFC", path) != path:
-        return "has a name that is not in the usual Unicode form"
-    if len(parts) > limits.depth or len(path.encode()) > limits.path_bytes:
-        return f"is deeper than {limits.depth} or longer than {limits.path_bytes} bytes"
-    if any(len(part.encode()) > limits.name_bytes for part in parts):
-        return f"has a name of more than {limits.name_bytes} bytes"
+    fault = name_fault(one.path.removesuffix("/"), limits)
+    if fault:
+        return fault
     kind = stat.S_IFMT(one.mode)
     if kind not in {0, stat.S_IFDIR if one.path.endswith("/") else stat.S_IFREG}:
         return "is a link, a device or something else that is no file"

@@ -18,12 +18,19 @@ _START_S = 420.0  # packages of the new version may have to be fetched
 
 
 @click.command(
-    help=say("Bring a Pack in from a folder: a new one, or a new version of an approved one, which goes on running.")
+    help=say(
+        "Bring a Pack in from a folder, a zip or tar archive, or a Git repository: a new one, or a new version of an "
+        "approved one, which goes on running."
+    )
 )
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("source", metavar="FOLDER|ARCHIVE|URL")
+@click.option("--ref", default="", help=say("Which branch, tag or commit of a repository."))
 @json_option
-def add(folder: Path) -> None:
-    done = link.ask("POST", "/api/packs/add", {"path": str(folder.absolute())}, timeout_s=_START_S)
+def add(source: str, ref: str) -> None:
+    asked = {"git": source, "ref": ref} if "://" in source else {"path": str(Path(source).absolute())}
+    if ref and "git" not in asked:
+        raise click.UsageError(say("--ref is for repositories; {source} is a path.", source=show.safe(source)))
+    done = link.ask("POST", "/api/packs/add", asked, timeout_s=_START_S)
     if show.wants_json():
         show.data(done)
         return

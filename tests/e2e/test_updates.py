@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.archives import repository, zipped
 from tests.support.running_host import RunningHost, one_component_pack
 
 pytestmark = [pytest.mark.embedded, pytest.mark.slow]
@@ -114,12 +115,33 @@ def test_a_version_that_fails_its_trial_is_taken_back_with_its_data(
     assert host.request("GET", "/api/packs/mover/update")[0] == 404
 
 
+def test_an_archive_and_a_repository_come_in_as_a_folder_does(tmp_path: Path, host: RunningHost) -> None:
+    first = zipped(tmp_path / "mover-1.0.zip", {f"mover-1.0/{name}": text for name, text in version("1.0.0").items()})
+    added = host.ok("POST", "/api/packs/add", {"path": str(first)})
+    assert (added["pack_id"], added["status"], added["version"]) == ("mover", "installed", "1.0.0")
+    assert host.approve("mover")["status"] == "running"
+    assert host.result("mover.version") == "1.0.0"
+
+    origin = repository(tmp_path / "origin", version("2.0.0"))
+    staged = host.ok("POST", "/api/packs/add", {"git": f"file://{origin}", "ref": "main"})
+    assert staged["pending_update"]["version"] == "2.0.0"
+    assert host.ok("POST", "/api/packs/mover/update/approve", {})["version"] == "2.0.0"
+    assert host.result("mover.version") == "2.0.0"
+    [fetched] = [one for one in host.ok("GET", "/api/audit?event=pack.fetched") if one["pack_id"] == "mover"]
+    assert (fetched["source"], len(fetched["commit"])) == (f"file://{origin} main", 40)
+
+
 def test_what_can_not_be_added_is_refused_with_a_sentence(tmp_path: Path, host: RunningHost) -> None:
     archive = tmp_path / "pack.zip"
     archive.write_bytes(b"PK")
     status, answer = host.request("POST", "/api/packs/add", {"path": str(archive)})
-    assert (status, answer["code"]) == (400, "not_a_folder")
-    assert "Archives are not unpacked yet" in answer["error"] + json.dumps(answer)
+    assert (status, answer["code"]) == (422, "archive_refused")
+    assert "pack.zip" in answer["error"] + json.dumps(answer)
+    for unclear in ({}, {"path": "/a", "git": "https://example.org/x"}, {"path": "/a", "ref": "v1"}):
+        status, answer = host.request("POST", "/api/packs/add", unclear)
+        assert (status, answer["code"]) == (400, "source_unclear")
+    status, answer = host.request("POST", "/api/packs/add", {"git": "ext::sh -c evil"})
+    assert (status, answer["code"]) == (400, "source_refused")
     assert host.request("POST", "/api/packs/add", {"path": "relative/folder"})[0] == 400
     assert host.request("POST", "/api/packs/add", {"path": str(host.home / "user_data" / "permissions")})[0] == 400
     link = tmp_path / "link"

@@ -155,6 +155,7 @@ def fake_host() -> Any:
     ]
     return SimpleNamespace(
         diagnostics=diagnostics,
+        built=lambda _part: False,
         events=EventBus(diagnostics), history=None,
         redactions=Redactions(),
         isolation=isolation,

@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from backend_core.errors import ConflictError, HostError, NotFoundError
-from core_runtime.diagnosis.doctor import CHECK_FAILED, MOST_FOUND, Doctor
+from core_runtime.diagnosis.doctor import CHECK_FAILED, MOST_FOUND, Doctor, current_issues
 from core_runtime.diagnosis.parts import Check, Fixup, Found
 from core_runtime.diagnosis.record import CHANGED, IssueRecord
 from core_runtime.diagnostics import Diagnostics, Severity, Suggestion
@@ -50,6 +50,25 @@ def test_what_is_no_longer_found_is_resolved(tmp_path) -> None:
         wrong.remove("a")
         await doctor.examine()
         assert codes(host) == {("thing_wrong", "b")}
+
+    run(story, tmp_path)
+
+
+def test_what_is_read_is_as_it_is_now(tmp_path) -> None:
+    async def story(host) -> None:
+        wrong, looked = ["a"], []
+
+        def look(_host):
+            looked.append(1)
+            return [Found(one, "It is wrong") for one in wrong]
+
+        quiet = check(lambda _host: looked.append("quiet") or [], "quiet")
+        host.doctor = Doctor(host, {"thing_wrong": check(look), "quiet": quiet}, {})
+        await host.doctor.examine()
+        wrong.clear()
+        assert await current_issues(host) == []
+        await current_issues(host)
+        assert looked == [1, "quiet", 1], "only what stands is looked at again, and not at each question"
 
     run(story, tmp_path)
 
