@@ -819,7 +819,7 @@ def test_a_host_that_is_killed_gives_no_budget_back(tmp_path: Path, spent: int) 
         assert await ask(s, spent) == spent
 
     for budget in ("lookups_per_minute", "connections_per_minute"):
-        folder = tmp_path / budget
+        folder = tmp_path / budget[0]  # short: the socket's path counts from the root
         folder.mkdir()
         left = _spend_and_die(folder, spend, **{budget: 20})
 
