@@ -1,8 +1,8 @@
 """Style A: ``{flow_version: "2.0", defaults, pipelines{name: [step]}}``; each pipeline is a flow of that name. Pure.
 
 Several files write to one pipeline: in their order, a step whose id is there already takes its place, any other goes to
-the end. The pipeline is its first file's; what a Pack's file does to another's pipeline needs ``flow.modify``, as a
-modifier would.
+the end. The pipeline is the host's or the operator's where one of their files has it, else its first file's; what a
+Pack's file does to another's pipeline needs ``flow.modify``, as a modifier would, wherever in the order it stands.
 
 Not here: the order of files (``merged`` is given them in order).
 """
@@ -158,19 +158,20 @@ def merged(files: Sequence[Pipelines], may_modify: MayModify) -> Merged:
 
 
 def _merge(name: str, files: Sequence[Pipelines], may_modify: MayModify, rivals: dict[str, list[str]]) -> Base | None:
-    owner, *others = files
-    strangers = [one for one in others if one.pack and one.pack != owner.pack and not may_modify(one.pack, name)]
+    owner = next((one for one in files if not one.pack), files[0])
+    strangers = [one for one in files if one.pack and one.pack != owner.pack and not may_modify(one.pack, name)]
     if owner.pack and strangers:
         rivals[name] = [owner.source, *(one.source for one in strangers)]
         return None
-    placed = [(owner, piece) for piece in owner.pieces[name]]
-    numbers = {piece.step["id"]: number for number, (_, piece) in enumerate(placed)}
+    placed: list[_Placed] = []
+    numbers: dict[str, int] = {}
     changes: list[Change] = []
-    for one in others:
+    for one in files:
         refused = f"{one.pack} was not granted flow.modify for {name}" if one in strangers else ""
         if not refused and len(placed) + len(one.pieces[name]) > MAX_STEPS:
             refused = f"a flow has at most {MAX_STEPS} steps"
-        changes += [_placing(one, piece, placed, numbers, refused) for piece in one.pieces[name]]
+        found = [_placing(one, piece, placed, numbers, refused) for piece in one.pieces[name]]
+        changes += found if refused or one is not owner else [change for change in found if change.op == "replace"]
     document, flow = _flow(name, owner, placed)
     plan_flow(flow)
     return Base(document, flow, Style.PIPELINES.value, tuple(changes))
