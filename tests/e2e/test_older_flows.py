@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.test_flows import acme, flow_pack
-from tests.support.older_flows import HANDLERS, KEYS, SHOUT, SHOUT_KEY, Golden, goldens, key_of
+from tests.e2e.test_flows import SHOUT, acme, flow_pack
+from tests.support.older_flows import HANDLERS, KEYS, SHOUT_FILE, SHOUT_KEY, Golden, goldens, key_of
 from tests.support.running_host import RunningHost
 
 GOLDENS = goldens()
@@ -36,7 +36,7 @@ def old_pack(found: list[Golden]) -> dict[str, str]:
     provides = (*KEYS, SHOUT_KEY, *dict.fromkeys(key for key, _ in registered))
     setup = f"import json\n{SETUP % (HANDLERS, registered)}"
     return {
-        **flow_pack("old", setup, files, asks=ASKS, provides=provides), "backend/handlers/shout.py": SHOUT,
+        **flow_pack("old", setup, files, asks=ASKS, provides=provides), "backend/handlers/shout.py": SHOUT_FILE,
     }  # fmt: skip
 
 
@@ -94,3 +94,49 @@ def test_the_operators_older_files_are_read_explained_and_shown_in_the_form_of_t
     assert host.ok("GET", "/api/flows/my.greet")["document"]["steps"] == document["steps"]
     refused = host.ok("POST", "/api/flows/validate", {"text": WRONG, "name": "wrong.yaml"})
     assert [(one["line"], "a path such as" in one["text"]) for one in refused["problems"]] == [(7, True)]
+
+
+OLDER_FILE = """
+modifier_id: shout.more
+target_flow_id: acme.answer
+action: inject_after
+target_step_id: double
+step: {id: more, type: handler, handler: shout.add, input: {value: "${ctx.doubled.value}"}, output: doubled}
+"""
+OLDER_VALUE = {
+    "modifier_id": "shout.more", "target_flow_id": "acme.answer",
+    "modifications": [{"action": "inject_after", "target_step": "double", "steps": [
+        {"id": "more", "type": "handler", "handler": "shout.add", "args": {"value": "${doubled.value}"}, "output": "doubled"}]}],
+}  # fmt: skip
+REGISTERS = f"""
+{SHOUT}
+    try:
+        context["interface_registry"].register("flow.modifier", {OLDER_VALUE!r})
+    except Exception:  # without the right: it goes on without
+        pass
+"""
+
+
+@pytest.mark.parametrize("registers", [False, True])
+def test_another_packs_older_modifier_needs_the_right_and_acts_as_its_pack(host: RunningHost, registers: bool) -> None:
+    acme(host)
+    asks = [{"type": "flow.modify", "flows": ["acme.answer"]}]
+    setup, files = (REGISTERS, {}) if registers else (SHOUT, {"more.modifier.yaml": OLDER_FILE})
+    provides = ("shout.add", "shout.secret", *(("flow.modifier",) if registers else ()))
+    host.put_pack("shout", flow_pack("shout", setup, files, asks=asks, provides=provides))
+    host.approve("shout")
+    host.until(lambda: host.status("shout")["status"] == "running", 30, "the Pack to run")
+    values = {"input": {"value": 1}}
+    assert host.ok("POST", "/api/flows/acme.answer/run", values)["output"] == {"doubled": 2, "caller": "acme"}
+    host.ok("POST", "/api/packs/shout/approve", {"permissions": asks})
+    if registers:  # its first attempt was refused; the next start has the right
+        host.ok("POST", "/api/containers/shout/stop")
+        host.ok("POST", "/api/containers/shout/start")
+    host.until(lambda: host.call("shout.add", {"value": 0})[0] == 200, 30, "the Pack to serve")
+    host.until(
+        lambda: len(host.ok("GET", "/api/flows/acme.answer/explain")["steps"]) == 2, 30, "the modifier to apply"
+    )  # fmt: skip
+    report = host.ok("POST", "/api/flows/acme.answer/run", values)
+    assert report["output"] == {"doubled": 3, "caller": "shout"}, str(report["steps"])[-900:]
+    acts = {one["path"]: one["acts_as"] for one in host.ok("GET", "/api/flows/acme.answer/explain")["steps"]}
+    assert acts == {"double": ["acme"], "more": ["shout"]}

@@ -72,7 +72,7 @@ def handlers():
 KEYS = (
     "old.note", "old.add", "old.fail", "old.flaky", "old.slow", "old.stop", "old.taken", "flow.construct.thrice",
 )  # fmt: skip
-SHOUT = """
+SHOUT_FILE = """
 def run(args, ctx):
     return {"text": args["text"].upper()}
 """
@@ -132,7 +132,7 @@ def python_handlers() -> dict[str, Callable[[Any], Any]]:
     """The Pack's handlers as the playbook's; waiting costs no time, and failing is data."""
     space: dict[str, Any] = {}
     exec(HANDLERS, space)  # the Pack's own source, so that both ways run the same
-    exec(SHOUT, space)  # the other file of the Pack
+    exec(SHOUT_FILE, space)  # the other file of the Pack
     found = {name: _handler(fn) for name, fn in space["handlers"]().items()} | {SHOUT_KEY: _handler(space["run"])}
     found["old.slow"] = lambda args: Takes(args["s"], "late")
     found["flow.construct.thrice"] = lambda args: [{} for _ in range(args["config"]["times"])]
