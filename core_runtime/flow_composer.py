@@ -94,7 +94,7 @@ class FlowComposer:
         self._packs = packs
         self._diagnostics = diagnostics
         self._known: dict[_Place, _Read] = {}
-        self._merged: tuple[tuple[Pipelines, ...], frozenset[tuple[str, str]], Merged] | None = None
+        self._merged: tuple[tuple[Pipelines, ...], frozenset[tuple[str, str, float, bool]], Merged] | None = None
         self._plain: dict[str, tuple[Base, Composition]] = {}
         self._raised: set[tuple[str, str]] = set()
         self._since: dict[tuple[str, str], float] = {}
@@ -153,11 +153,13 @@ class FlowComposer:
         """The flows that documents of pipelines make together; a Pack's come after the host's of their layer."""
         files.sort(key=lambda one: (one.layer, bool(one.pack)))
         names = {(one.pack, name) for one in files for name in one.pieces if one.pack}
-        rights = frozenset(pair for pair in names if world.may_modify(*pair))
+        dates = {(pack, name): self._since.get((name, pack), float("inf")) for pack, name in names}
+        rights = {pair: world.may_modify(*pair) for pair in names}
         known = self._merged
-        same = tuple(files), rights
+        same = tuple(files), frozenset((*pair, dates[pair], rights[pair]) for pair in names)
         if known is None or known[:2] != same:
-            known = self._merged = *same, merged(files, lambda pack, flow_id: (pack, flow_id) in rights)
+            found = merged(files, lambda pack, flow: rights[pack, flow], lambda pack, flow: dates[pack, flow])
+            known = self._merged = *same, found
         for name, sources in known[2].rivals.items():
             self._issue("flow_twice", name, "Two Packs hold one flow", f"{name}: {', '.join(sources)}. None is used.")
         for name, error in known[2].refused.items():

@@ -376,6 +376,10 @@ def test_two_packs_of_one_pipeline_and_one_that_takes_a_sealed_flow_are_issues(t
     assert {(issue.code, issue.subject) for issue in diagnostics.issues()} == {
         ("flow_twice", "main"), ("flow_taken", "startup"),
     }  # fmt: skip
+    documents[1] = PackDocument("two", "two:x.yaml", MORE.format(id="c", by="two").encode(), since={"main": 5.0})
+    found = composer.load()["main"]
+    assert (handlers(found), found.plan.flow.origin.pack) == ({"c": "two"}, "two"), "it was approved with it"
+    assert {change.why for change in found.changes} == {"one was not granted flow.modify for main"}
     documents.pop(1)
     assert set(composer.load()) == {"startup", "main"}
     assert {issue.code for issue in diagnostics.issues()} == {"flow_taken"}

@@ -1,14 +1,15 @@
 """Style A: ``{flow_version: "2.0", defaults, pipelines{name: [step]}}``; each pipeline is a flow of that name. Pure.
 
 Several files write to one pipeline: in their order, a step whose id is there already takes its place, any other goes to
-the end. The pipeline is the host's or the operator's where one of their files has it, else its first file's; what a
-Pack's file does to another's pipeline needs ``flow.modify``, as a modifier would, wherever in the order it stands.
+the end. The pipeline is the host's or the operator's where one of their files has it, else the Pack's that was approved
+with it first; what a Pack's file does to another's needs ``flow.modify``, as a modifier would, wherever it stands.
 
 Not here: the order of files (``merged`` is given them in order).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -29,6 +30,8 @@ STEP_WORDS: Final = frozenset({"id", "description", "optional", "run", "on_error
 MISSING: Final[Mapping[str, str]] = {"skip": "skip", "error": "fail"}
 ACTIONS: Final[Mapping[str, str]] = {"continue": "continue", "abort": "fail", "disable_target": "continue"}
 MayModify = Callable[[str, str], bool]
+Since = Callable[[str, str], float]
+"""When a Pack was approved with a flow, infinity where nobody knows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,13 +145,15 @@ class Merged:
     refused: dict[str, AuthorError] = field(default_factory=dict)
 
 
-def merged(files: Sequence[Pipelines], may_modify: MayModify) -> Merged:
+def merged(
+    files: Sequence[Pipelines], may_modify: MayModify, since: Since = lambda _pack, _flow: math.inf
+) -> Merged:
     """The flows that files make together, in their order."""
     found = Merged()
     names = dict.fromkeys(name for one in files for name in one.pieces)
     for name in names:
         try:
-            base = _merge(name, [one for one in files if name in one.pieces], may_modify, found.rivals)
+            base = _merge(name, [one for one in files if name in one.pieces], may_modify, since, found.rivals)
         except AuthorError as error:
             found.refused[name] = error
             continue
@@ -157,11 +162,14 @@ def merged(files: Sequence[Pipelines], may_modify: MayModify) -> Merged:
     return found
 
 
-def _merge(name: str, files: Sequence[Pipelines], may_modify: MayModify, rivals: dict[str, list[str]]) -> Base | None:
-    owner = next((one for one in files if not one.pack), files[0])
+def _merge(
+    name: str, files: Sequence[Pipelines], may_modify: MayModify, since: Since, rivals: dict[str, list[str]]
+) -> Base | None:
+    owner = _owner(name, files, since)
     strangers = [one for one in files if one.pack and one.pack != owner.pack and not may_modify(one.pack, name)]
-    if owner.pack and strangers:
-        rivals[name] = [owner.source, *(one.source for one in strangers)]
+    tied = [one for one in strangers if owner.pack and since(one.pack, name) == since(owner.pack, name)]
+    if tied:
+        rivals[name] = [owner.source, *(one.source for one in tied)]
         return None
     placed: list[_Placed] = []
     numbers: dict[str, int] = {}
@@ -175,6 +183,12 @@ def _merge(name: str, files: Sequence[Pipelines], may_modify: MayModify, rivals:
     document, flow = _flow(name, owner, placed)
     plan_flow(flow)
     return Base(document, flow, Style.PIPELINES.value, tuple(changes))
+
+
+def _owner(name: str, files: Sequence[Pipelines], since: Since) -> Pipelines:
+    """The host's or the operator's first file, else that of the Pack which was approved with the pipeline first."""
+    ours = next((one for one in files if not one.pack), None)
+    return ours or min(files, key=lambda one: since(one.pack, name))
 
 
 def _placing(one: Pipelines, piece: Piece, placed: list[_Placed], numbers: dict[str, int], refused: str) -> Change:
