@@ -140,3 +140,48 @@ def test_another_packs_older_modifier_needs_the_right_and_acts_as_its_pack(host:
     assert report["output"] == {"doubled": 3, "caller": "shout"}, str(report["steps"])[-900:]
     acts = {one["path"]: one["acts_as"] for one in host.ok("GET", "/api/flows/acme.answer/explain")["steps"]}
     assert acts == {"double": ["acme"], "more": ["shout"]}
+
+
+HOOKED = {
+    "steps": [
+        {"id": "Left.Out", "handler": "old.note", "args": "skipped", "output": "left"},
+        {"id": "flaky", "handler": "old.flaky", "args": {"name": "h", "after": 2}, "output": "tries"},
+        {"id": "bad", "handler": "old.fail", "output": "lost"},
+        {"id": "read", "handler": "old.note", "args": ["${tries}", "${left}", "${lost}"]},
+        {"id": "group", "type": "group", "steps": [{"id": "halt", "handler": "old.note", "args": "never"}]},
+        {"id": "after", "handler": "old.note", "args": "never"},
+    ]
+}
+HOOKS = """
+%s
+
+
+def run(context):
+    ir = context["interface_registry"]
+    for key, fn in handlers().items():
+        ir.register(key, fn)
+
+    def before(args, ctx):
+        return {"left-out": {"_skip": True}, "halt": {"_abort": True}}.get(args["step"]["id"])
+
+    def failed(args, ctx):
+        return {"flaky": "retry", "bad": "continue"}.get(args["step"]["id"])
+
+    ir.register("flow.hooks.before_step", before)
+    ir.register("flow.error_handler", failed)
+    ir.register("flow.old.hooked", %r)
+"""
+
+
+def test_hooks_stand_around_the_steps_of_older_flows(host: RunningHost) -> None:
+    provides = (*KEYS, "flow.hooks.before_step", "flow.error_handler", "flow.old.hooked")
+    host.put_pack("old", flow_pack("old", HOOKS % (HANDLERS, HOOKED), {}, asks=ASKS, provides=provides))
+    host.ok("POST", "/api/packs/old/approve", {"permissions": ASKS})
+    host.until(lambda: host.status("old")["status"] == "running", 30, "the Pack to run")
+    report = host.ok("POST", "/api/flows/old.hooked/run", {"input": {}})
+    assert host.result("old.taken") == [[2, None, None]], report
+    steps = {step["step"]: step["status"] for step in report["steps"]}
+    assert steps == {
+        "left-out": "skipped", "flaky": "ok", "bad": "failed", "read": "ok", "group/halt": "failed", "group": "failed",
+    }, report  # fmt: skip
+    assert report["status"] == "failed"
