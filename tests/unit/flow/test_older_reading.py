@@ -322,6 +322,111 @@ def test_a_kernel_handler_is_out_of_reach_in_every_older_style():
     assert [change.status for change in found.changes] == [Status.REFUSED]
 
 
+SIDE = {"parallel": {"branches": {"branch_0": [{"id": "a", "call": "k"}]}}, "as": "_parallel_results"}
+TOLD = [{"error": "timeout", "do": [{"id": "error", "set": {"_error": "timeout"}}]}]
+
+
+@pytest.mark.parametrize(
+    ("older", "step"),
+    [
+        ("{type: parallel, output: got, branches: [{steps: [{id: a, handler: k}]}]}",
+         {"id": "step0", "do": [{"id": "branches", **SIDE}, {"id": "output", "set": {"got": "${_parallel_results}"}}]}),
+        ("{type: parallel, branches: [{steps: [{id: a, handler: k}]}]}", {"id": "step0", **SIDE}),
+        ("{type: group, timeout: 3, steps: [{id: a, handler: k}]}",
+         {"id": "step0", "do": [{"id": "a", "call": "k"}], "timeout": "3s", "catch": TOLD, "on_error": "continue"}),
+        ("{id: a, handler: k, timeout: 0.5, description: said}",
+         {"id": "a", "about": "said", "call": "k", "timeout": "0.5s", "catch": TOLD}),
+        ("{id: a, type: retry, handler: k, max_attempts: 1, delay_ms: 5}", {"id": "a", "call": "k"}),
+        ("{id: a, type: retry, handler: k, delay_ms: 90000}",
+         {"id": "a", "call": "k", "retry": {"max": 2, "delay": "90000ms", "max_delay": "90s"}}),
+        ("{id: a, type: thrice, args: {x: 1}, times: '${n}', when: true}",
+         {"id": "a", "when": True, "*:thrice": {"times": "${n}"}, "with": {"x": 1}}),
+        ("{id: a, type: loop, max_iterations: 1, steps: [{id: b, handler: k}]}",
+         {"id": "a", "loop": {"max": 1, "at": "_loop_index"}, "do": [{"id": "b", "call": "k"}]}),
+    ],
+)  # fmt: skip
+def test_a_registered_step_in_the_one_form(older, step):
+    assert flow_of(f"steps: [{{id: first, handler: k}}, {older}]".replace("step0", "step1")).document["steps"][1] == {
+        **step, "id": step["id"].replace("step0", "step1"),
+    }  # fmt: skip
+
+
+def test_every_call_tells_of_its_timeout_where_a_flow_reads_of_it():
+    text = "version: 3\ndescription: said\nsteps: [{id: a, handler: k}, {id: b, handler: k, when: '${_error} != null'}]"
+    document = flow_of(text).document
+    assert (document["version"], document["about"], [one["catch"] for one in document["steps"]]) == (3, "said", [TOLD, TOLD])
+
+
+@pytest.mark.parametrize(
+    ("older", "step"),
+    [
+        ("{id: a, handler: k, description: said}", {"id": "a", "about": "said", "call": "k"}),
+        ("{id: a, type: if, when: '${x}', timeout_seconds: 2, then: [{id: b, handler: k}]}",
+         {"id": "a", "choose": [{"when": "${x}", "do": [{"id": "b", "call": "k"}]}], "timeout": "2s", "on_error": "continue"}),
+        ("{id: a, type: construct, construct: thrice, input: 1, owner_pack: acme}", {"id": "a", "*:thrice": {}, "with": 1}),
+        ("{id: a, type: set, key: x, value: 1}", {"id": "a", "set": {"x": 1}}),
+        ("{id: a, type: set, output: x, value: 1}", {"id": "a", "set": {"x": 1}}),
+        ("{id: a, type: set, values: {x.y: 1, ctx.z: $ctx.x}}", {"id": "a", "set": {"x.y": 1, "z": "${x}"}}),
+        ("{id: a, type: python_file_call, owner_pack: other, file: handlers/Do_It.py}", {"id": "a", "call": "other.Do_It"}),
+    ],
+)  # fmt: skip
+def test_a_phased_step_in_the_one_form(older, step):
+    assert flow_of(f"flow_id: a.b\nsteps: [{older}]").document["steps"] == [step]
+
+
+def test_a_phased_document_in_the_one_form():
+    text = """
+flow_id: a.b
+name: said
+inputs: {a: {required: true, type: int, description: number}, b: any}
+outputs: {x: y, z: {type: int}, whole: ["${x}"]}
+schedule: {interval: 5m}
+defaults: {fail_soft: false}
+steps: [{id: a, handler: k}]
+"""
+    document = flow_of(text).document
+    assert document["about"] == "said"
+    assert document["input"] == {
+        "type": "object", "required": ["a"], "properties": {"a": {"type": "integer", "description": "number"}, "b": {}},
+    }  # fmt: skip
+    assert document["output"] == {"x": "${y}", "z": "${z}", "whole": ["${x}"]}
+    assert document["on"] == [{"every": "5m", "with": {}}]
+    assert document["defaults"] == {"on_error": "fail", "on_missing": "skip", "on_absent": "run", "flow_control": True}
+
+
+def test_both_older_modifiers_in_the_one_form():
+    text = """
+modifier_id: My.Guard
+target_flow_id: [a.b, c.*]
+description: said
+action: replace
+target_step_id: outer/Inner
+conflicts_with: Other.One
+steps: [{id: x, handler: k}, {id: y, handler: k}]
+"""
+    found = read(text, source="m.yaml")
+    assert isinstance(found, Modifier)
+    assert found.written == {
+        "modify": ["a.b", "c.*"], "id": "my.guard", "about": "said", "conflicts": ["other.one"],
+        "ops": [{"replace": "outer/inner", "step": {"do": [{"id": "x", "call": "k"}, {"id": "y", "call": "k"}], "id": "inner"}}],
+    }  # fmt: skip
+    changes = [
+        ("exit_when", "${a} == 1", {"path": "/loop/while", "value": {"not": {"compare": ["${a}", "==", 1]}}}),
+        ("max_iterations", 3, {"path": "/loop/max", "value": 3}),
+        ("timeout_seconds", 3, {"path": "/timeout", "value": "3s"}),
+        ("output", "x", {"path": "/as", "value": "x"}),
+        ("args.a/b.c", "$ctx.d", {"path": "/with/a~1b/c", "value": "${d}"}),
+        ("description", "said", {"path": "/about", "value": "said"}),
+    ]
+    for name, value, patch in changes:
+        one = {"action": "set_property", "target_step": "s", "property": name, "value": value}
+        found = read(json.dumps({"modifier_id": "m", "target_flow_id": "a", "modifications": [one]}), source="m.json")
+        assert isinstance(found, Modifier)
+        assert found.written["ops"] == [{"patch": "s", "json_patch": [{"op": "add", **patch}]}]
+    assert problems("modifier_id: 7\ntarget_flow_id: a\naction: remove\ntarget_step_id: s")[0]["line"] == 1
+    assert "expected text" in problems("steps: [{handler: k, description: [x]}]")[0]["text"]
+
+
 # --- pipelines of several files ---------------------------------------------------------------------------------------
 
 

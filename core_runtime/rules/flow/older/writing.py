@@ -50,10 +50,6 @@ class Writing:
             place = model.Origin(self.source, *self.where(at), self.pack)
             self.problems.append(Problem(text, place, "/".join(map(str, at))))
 
-    def origin(self, at: Path) -> model.Origin:
-        """A place of the older document."""
-        return model.Origin(self.source, *self.where(at), self.pack)
-
     def there(self, to: Path) -> tuple[int, int]:
         """Line and column in the older document of a place in what was written."""
         for length in range(len(to), 0, -1):
