@@ -9,11 +9,11 @@ import pytest
 
 from backend_core.errors import AuthorError
 from core_runtime.flow_composer import Says, read_document
-from core_runtime.rules.flow import model
+from core_runtime.rules.flow import model, parse_steps
 from core_runtime.rules.flow.changes import Status
 from core_runtime.rules.flow.compose import Base, World, compose
 from core_runtime.rules.flow.modifier import Modifier
-from core_runtime.rules.flow.older import texts
+from core_runtime.rules.flow.older import pipelines, texts
 from core_runtime.rules.flow.older.pipelines import Pipelines, merged
 from core_runtime.rules.flow.older.writing import duration, file_id, plain_id
 from core_runtime.rules.flow.values import ValueProblem
@@ -469,3 +469,19 @@ def test_two_packs_of_one_pipeline_refuse_each_other_without_a_right():
     found = merged(files, lambda _pack, _flow: False)
     assert (found.bases, found.rivals) == ([], {"main": ["1.yaml", "2.yaml"]})
     assert len(merged(files, lambda pack, flow: (pack, flow) == ("two", "main")).bases) == 1
+
+
+def test_a_file_with_which_a_pipeline_would_be_too_long_adds_nothing(monkeypatch):
+    files = [pipes("1.yaml", ONE), pipes("2.yaml", TWO, pack="two")]
+    monkeypatch.setattr(pipelines, "MAX_STEPS", 3)
+    [base] = merged(files, lambda _pack, _flow: True).bases
+    assert [step.id for step in base.flow.steps] == ["a", "b"]
+    assert {change.why for change in base.changes} == {"a flow has at most 3 steps"}
+
+
+def test_pipelines_that_make_no_flow_together_are_refused_and_hinder_no_other(monkeypatch):
+    files = [pipes("1.yaml", ONE), pipes("2.yaml", TWO), pipes("3.yaml", "pipelines: {other: [{run: {handler: k}}]}")]
+    monkeypatch.setattr(parse_steps, "MAX_STEPS", 2)
+    found = merged(files, lambda _pack, _flow: True)
+    assert [base.flow.id for base in found.bases] == ["other"]
+    assert "at most 2 steps" in found.refused["main"].detail
