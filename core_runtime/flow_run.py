@@ -260,7 +260,7 @@ class FlowRun:
         caller = await self._acting(effect.acts_as, effect.handler)
         args = effect.args
         if effect.body is not None:
-            self._check_supplier(effect)
+            await self._check_supplier(effect)
             args = {**args, "run": self._body(effect)}
         elif not self.kernel.has_handler(effect.handler):
             raise NotFoundError(f"Nobody provides {effect.handler!r} now", code="missing")
@@ -294,13 +294,24 @@ class FlowRun:
             return None
         return CallContext(caller, (*parent.chain, parent.caller_name), self.plan.flow.id, parent=parent)
 
-    def _check_supplier(self, effect: tasks.Invoke) -> None:
-        entry = self.kernel.host.registry.resolve(effect.handler)
+    async def _check_supplier(self, effect: tasks.Invoke) -> None:
+        """Whose construct it is. Where the step names nobody, its owner must be allowed to change that flow."""
+        host = self.kernel.host
+        entry = host.registry.resolve(effect.handler)
         if entry is None or (effect.pack and entry.pack != effect.pack):
             raise NotFoundError(
                 f"{effect.pack or 'Nobody'} supplies no {effect.handler}",
                 code="missing",
                 detail=f"The construct of that name belongs to {entry.pack or 'the host'}." if entry else "",
+            )
+        if effect.pack or not entry.pack or entry.pack in effect.acts_as:
+            return
+        flow_id = effect.args["step"]["flow"]
+        if not await asyncio.to_thread(host.permissions.has, entry.pack, "flow.modify", flow=flow_id):
+            raise DeniedError(
+                f"{entry.pack} may not decide how often steps of {flow_id} run",
+                detail=f"It supplies {effect.handler}, and was not granted flow.modify for that flow.",
+                hint=f"Name the Pack in the flow ({entry.pack}:…), or grant it the right.",
             )
 
     def _body(self, effect: tasks.Invoke) -> Callable[..., Awaitable[Any]]:

@@ -290,3 +290,39 @@ def test_a_file_call_runs_in_its_owners_sandbox_for_who_may_call_it(host: Runnin
     assert run(host, "acme.calls", {})["output"] == {"got": {"caller": "acme"}}
     report = run(host, "evil.calls", {})
     assert [step["error"]["type"] for step in report["steps"]] == ["denied"], report
+
+
+CONSTRUCT = """
+def run(context):
+    context["interface_registry"].register("flow.construct.thrice", lambda args, ctx: [args["run"]({}) for _ in range(3)])
+"""
+TAKEN = """
+steps:
+  - {id: three, type: thrice, steps: [{id: a, handler: acme.double, args: {value: 1}}]}
+  - {id: b, handler: acme.asked, output: b}
+"""
+NAMED = """
+flow: my
+steps:
+  - {id: three, "evil:thrice": {}, do: [{id: a, call: acme.double, with: {value: 1}}]}
+  - {id: b, call: acme.asked}
+"""
+
+
+@pytest.mark.embedded
+def test_a_construct_that_nobody_named_needs_the_right_to_change_the_flow(host: RunningHost) -> None:
+    """An older step names only the type; who owns that key decides how often somebody else's steps run."""
+    acme(host)
+    folder = host.home / "user_data" / "flows"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "my.flow.yaml").write_text(TAKEN)
+    asks = [{"type": "flow.modify", "flows": ["evil.*"]}]
+    host.put_pack("evil", flow_pack("evil", CONSTRUCT, {}, asks=asks, provides=("flow.construct.thrice",)))
+    host.ok("POST", "/api/packs/evil/approve", {"permissions": asks})
+    host.until(lambda: host.status("evil")["status"] == "running", 30, "the Pack to run")
+    report = run(host, "my", {})
+    steps = {step["step"]: (step["status"], (step["error"] or {}).get("type")) for step in report["steps"]}
+    assert steps == {"three": ("failed", "denied"), "b": ("ok", None)}, report
+    (folder / "my.flow.yaml").write_text(NAMED)
+    report = run(host, "my", {})
+    assert report["status"] == "ok", report
