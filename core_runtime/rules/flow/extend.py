@@ -37,6 +37,8 @@ def extended(own: Base, base: Base) -> Base:
     document |= {word: value for word, value in own.document.items() if word not in {"extends", "steps"}}
     for word in MERGED:
         theirs, mine = base.document.get(word), own.document.get(word)
+        if mine and theirs and mine != theirs and (isinstance(mine, str) or isinstance(theirs, str)):
+            raise refused(own, f"{word} of both can't be put together: one of them is a reference to a whole map")
         if isinstance(theirs, Mapping) and isinstance(mine, Mapping):
             document[word] = {**theirs, **mine}
     supplied: dict[Path, Supplied] = {

@@ -294,6 +294,8 @@ def test_steps_that_were_taken_over_act_as_both(folders):
         ([("acme", EXTENDS.replace("a.base", "a.more"))], True, "circle"),
         ([("acme", EXTENDS), ("acme", "flow: a.base\nextends: a.more\n")], True, "circle"),
         ([("acme", BASE), ("acme", EXTENDS.replace("needs: [two]", "needs: [gone]"))], True, "gone"),
+        ([("acme", BASE.replace("{x: 1, y: 1}", "${input}")), ("acme", EXTENDS)], True, "can't be put together"),
+        ([("acme", BASE), ("acme", EXTENDS.replace("{y: 2}", "${input}"))], True, "can't be put together"),
     ],
 )
 def test_what_can_not_be_taken_over_is_refused_by_name(folders, documents, may_run, why):
