@@ -10,6 +10,7 @@ from core_runtime.flow_composer import read_document
 from core_runtime.rules.flow import model
 from core_runtime.rules.flow.compose import Base
 from tests.support.older_flows import STYLES, Golden, compositions, goldens, played, told
+from tests.unit.flow.test_schema import fault
 
 GOLDENS = goldens()
 
@@ -26,7 +27,8 @@ def test_a_golden_document_means_what_it_meant(golden: Golden) -> None:
 
 @pytest.mark.parametrize("golden", GOLDENS, ids=lambda golden: f"{golden.style}/{golden.name}")
 def test_the_translation_is_a_document_of_the_one_form(golden: Golden) -> None:
-    """Written out and read again it is the same flow."""
+    """Written out and read again it is the same flow, and an editor that uses the schema is content with it."""
+    assert fault(golden.known["translation"]) == ""
     text = json.dumps(golden.known["translation"]).encode()
     base = read_document(text, source="new.json", layer=model.Layer.ECOSYSTEM, pack="old")
     assert isinstance(base, Base)
