@@ -141,13 +141,13 @@ def run(
     while count < max(inputs, first) and (time.monotonic() - began < seconds or queue):
         data = queue.pop() if queue else mutated(random_, corpus)
         count += 1
-        start = time.perf_counter()
+        start = time.thread_time()
         try:
             steps = watch.run(work, data)
         except BaseException as exc:
             exc.add_note(f"input {data.hex()} (seed {seed}, number {count})")
             raise
-        slowest = max(slowest, time.perf_counter() - start)
+        slowest = max(slowest, time.thread_time() - start)
         if not steps <= seen or count <= first:
             if count > first:
                 kept.append(data)
