@@ -191,13 +191,6 @@ class InFlight:
 
     # --- bookkeeping
 
-    def sent(self, call: Call) -> None:
-        """The callee has been given the call."""
-        callee = call.callee
-        assert callee is not None
-        callee.incoming[call.number] = call
-        callee.places.take(call.caller.pack_id if call.caller is not None else None, call.size_bytes)
-
     def settled(self, call: Call) -> None:
         """The callee has answered."""
         callee = call.callee

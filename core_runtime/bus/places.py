@@ -27,33 +27,32 @@ class Places:
         """Nothing is owed any more."""
         self._left = self._limits.in_flight
         self._bytes_left = self._limits.in_flight_bytes
-        self._by: dict[str, tuple[int, int]] = {}
+        self._by: dict[str, list[int]] = {}
+        """Pack → calls, bytes; one that has none stays: this runs twice for each call."""
 
-    def has_room(self, caller: str | None, size_bytes: int) -> bool:
-        """Whether one more call with so many bytes of arguments fits. ``caller``: a Pack, None for the host."""
-        if caller is None:
-            return self._left > 0 and size_bytes <= self._bytes_left
-        count, held_bytes = self._by.get(caller, _NOTHING)
-        return count < self._left and held_bytes + size_bytes <= self._bytes_left
-
-    def take(self, caller: str | None, size_bytes: int) -> None:
-        """The call was sent."""
-        self._left -= 1
-        self._bytes_left -= size_bytes
+    def take(self, caller: str | None, size_bytes: int) -> bool:
+        """Room for a call with so many bytes of arguments, if there is. ``caller``: a Pack, None for the host."""
+        left, bytes_left = self._left, self._bytes_left
+        if left <= 0 or size_bytes > bytes_left:
+            return False
         if caller is not None:
-            count, held_bytes = self._by.get(caller, _NOTHING)
-            self._by[caller] = (count + 1, held_bytes + size_bytes)
+            held = self._by.get(caller)
+            if held is None:
+                self._by[caller] = [1, size_bytes]
+            elif held[0] >= left or held[1] + size_bytes > bytes_left:
+                return False
+            else:
+                held[0] += 1
+                held[1] += size_bytes
+        self._left = left - 1
+        self._bytes_left = bytes_left - size_bytes
+        return True
 
     def give_back(self, caller: str | None, size_bytes: int) -> None:
-        """The call was answered by the Pack."""
+        """The call was answered by the Pack, or never reached it."""
         self._left += 1
         self._bytes_left += size_bytes
         if caller is not None:
-            count, held_bytes = self._by[caller]
-            if count > 1:
-                self._by[caller] = (count - 1, held_bytes - size_bytes)
-            else:
-                del self._by[caller]
-
-
-_NOTHING = (0, 0)
+            held = self._by[caller]
+            held[0] -= 1
+            held[1] -= size_bytes

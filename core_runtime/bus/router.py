@@ -329,14 +329,15 @@ class Router:
             raise refused("dead_reference", "its Pack has stopped", "get the callable again", retryable=True)
         if callee.draining and not _serves(callee, call.parent):
             raise refused("unavailable", f"{callee.pack_id} is stopping", retryable=True)
-        call.size_bytes = size = len(memoryview(body))
-        if callee.congested or not callee.places.has_room(call.caller.pack_id if call.caller else None, size):
-            callee.limited("busy", f"{len(callee.incoming)} calls wait for it, the newest of {quote(call.key)}.")
-            raise refused("limit", f"{callee.pack_id} is busy", "too many calls wait for it", retryable=True)
         if call.depth > limits.depth:
             if call.caller is not None:
                 call.caller.limited("depth", f"Its call of {quote(call.key)} would be deeper than {limits.depth}.")
             raise refused("depth", f"calls are nested deeper than {limits.depth}")
+        caller = call.caller.pack_id if call.caller is not None else None
+        call.size_bytes = len(memoryview(body))
+        if callee.congested or not callee.places.take(caller, call.size_bytes):
+            callee.limited("busy", f"{len(callee.incoming)} calls wait for it, the newest of {quote(call.key)}.")
+            raise refused("limit", f"{callee.pack_id} is busy", "too many calls wait for it", retryable=True)
         call.number = callee.next_id()
         reenter = reenter_id(call, callee) if call.parent is not None or call.caller is callee else 0
         frame = (
@@ -357,8 +358,9 @@ class Router:
         except FrameError as exc:
             if call.caller is not None:
                 call.caller.limited("message", f"Its call of {quote(call.key)}: {exc}.")
+            callee.places.give_back(caller, call.size_bytes)
             raise refused("value.too_large", str(exc)) from exc
-        self.calls.sent(call)
+        callee.incoming[call.number] = call
 
     # --- answers
 

@@ -1,0 +1,56 @@
+"""The room that a Pack has for calls: never more than there is, and no caller holds more of it than is free."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from core_runtime.bus.places import Places
+from core_runtime.rules.frames import BusLimits
+
+CALLERS = st.sampled_from(["a", "b", "c", None])
+
+
+def test_alone_a_pack_gets_half_and_the_host_gets_all():
+    places = Places(BusLimits(in_flight=10, in_flight_bytes=1000))
+    assert [places.take("a", 1) for _ in range(6)] == [True] * 5 + [False]
+    assert [places.take(None, 1) for _ in range(6)] == [True] * 5 + [False]
+
+
+def test_one_more_pack_always_finds_room():
+    places = Places(BusLimits(in_flight=1024, in_flight_bytes=1 << 25))
+    for number in range(8):
+        while places.take(f"flood{number}", 1):
+            pass
+    assert places.take("good", 1)
+
+
+def test_bytes_count_too():
+    places = Places(BusLimits(in_flight=100, in_flight_bytes=1000))
+    assert places.take("a", 500)
+    assert not places.take("a", 1)
+    assert places.take("b", 250)
+    assert not places.take(None, 251)
+    places.give_back("a", 500)
+    assert places.take("b", 100)
+
+
+@given(st.lists(st.tuples(CALLERS, st.integers(0, 60), st.booleans()), max_size=120))
+def test_what_was_given_back_is_there_again(steps):
+    places = Places(BusLimits(in_flight=12, in_flight_bytes=200))
+    held: list[tuple[str | None, int]] = []
+    for caller, size, back in steps:
+        if back and held:
+            places.give_back(*held.pop())
+        elif places.take(caller, size):
+            held.append((caller, size))
+        counts = Counter(name for name, _ in held)
+        assert len(held) <= 12
+        assert sum(size for _, size in held) <= 200
+        assert all(count <= 12 - len(held) + 1 for name, count in counts.items() if name == caller is not None and not back)
+    for one in held:
+        places.give_back(*one)
+    assert all(places.take(None, 0) for _ in range(12))
+    assert not places.take(None, 0)
