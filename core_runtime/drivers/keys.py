@@ -1,8 +1,9 @@
 """The installation's signing key and the documents that it signs.
 
 Invariants:
-  * The key file is made 0600 with ``O_EXCL``; one that another user can read, that belongs to somebody else or that is
-    not 64 hex digits is no key: everything that it signed counts for nothing, with that cause.
+  * The key file is made 0600, whole or not at all, and never in the place of another; one that another user can read,
+    that belongs to somebody else or that is not 64 hex digits is no key: everything that it signed counts for nothing,
+    with that cause.
   * The key is read again for each use, so that weakening it shows at once. It is never logged and never leaves this
     class.
   * Rotation finishes after a crash: while ``.secret_key.next`` exists, ``recover`` signs again whatever the old key
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from backend_core.errors import TrustError
-from backend_core.files import fsync_folder, private_folder, read_bounded, write_all, write_atomic
+from backend_core.files import TEMPORARY_PREFIX, fsync_folder, private_folder, read_bounded, write_all, write_atomic
 from core_runtime.drivers import secret_box
 from core_runtime.drivers.faults import hit
 from core_runtime.rules.seals import GRANT, Fault, encode, encode_line, key_for, open_document, sealed, well_formed_key
@@ -207,13 +208,19 @@ def _resign_slots(raw: bytes, old_key: str, new_key: str) -> bytes | None:
 
 
 def _create(path: Path, text: str) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    """A file that is there whole or not at all: a crash in between would leave a key that is none, for good."""
+    made = path.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}")
+    fd = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
-        os.fchmod(fd, 0o600)
-        write_all(fd, text.encode())
-        os.fsync(fd)
+        try:
+            os.fchmod(fd, 0o600)
+            write_all(fd, text.encode())
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.link(made, path)  # refuses where one is, be it a link
     finally:
-        os.close(fd)
+        made.unlink(missing_ok=True)
 
 
 def _checked(fd: int) -> str:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import threading
 
 import pytest
 
 from backend_core.errors import DeniedError, HostError, TrustError
+from core_runtime.drivers import keys
 from core_runtime.drivers.counters import Entry, Ledger
 from core_runtime.drivers.desktop import Desktop
 from core_runtime.drivers.keys import Keyring
@@ -124,6 +127,25 @@ def test_resources_of_a_grant(tmp_path):
     assert dict(resources_of(home.approve())) == {"memory_mb": 512, "cpu": 1.5}
     less = home.approve(permissions=[{"type": "resources", "memory_mb": 300}])
     assert dict(resources_of(less)) == {"memory_mb": 300}
+
+
+def test_a_key_is_there_whole_or_not_at_all(tmp_path):
+    """The host may be killed at any moment of its first start: half a key would be one that is none, for good."""
+    folder = tmp_path / "permissions"
+    child = os.fork()
+    if child == 0:
+        keys.write_all = lambda fd, data: (os.write(fd, data[:10]), os.kill(os.getpid(), signal.SIGKILL))
+        Keyring(folder).ensure()
+        os._exit(1)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    assert Keyring(folder).ensure() is True
+    before = Keyring(folder).text()
+    assert (Keyring(folder).ensure(), Keyring(folder).text()) == (False, before)
+    (folder / ".secret_key").unlink()
+    (folder / ".secret_key").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(TrustError):
+        Keyring(folder).ensure()
+    assert not (tmp_path / "elsewhere").exists()
 
 
 def test_ledger_never_falls_and_grows_beyond_its_first_size(tmp_path):
