@@ -27,6 +27,13 @@ async def acknowledge(desk: Desk, request: Request) -> Response:
     return desk.done(request, "done_acknowledged", "/_rumi/audit")
 
 
+async def cancel_run(desk: Desk, request: Request) -> Response:
+    await desk.form(request)
+    run_id = str(request.path_params["run_id"])
+    desk.host.cancel_run(run_id)
+    return desk.done(request, "run_cancelling", f"/_rumi/runs/{run_id}")
+
+
 async def mend(desk: Desk, request: Request) -> Response:
     """What the host suggested for an issue; which one and what for is read back from the issue itself."""
     form = await desk.form(request)

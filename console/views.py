@@ -15,6 +15,7 @@ from core_runtime.api.operator import View
 LOG_LINES = 100
 AUDIT_LINES = 200
 EDGES = 50
+RUNS = 100
 _PRIVILEGE = "host."
 
 
@@ -52,6 +53,19 @@ async def issues(desk: Desk, request: Request) -> Response:
     reader = desk.reader(request)
     fixups = desk.host.fixups(reader.language)
     return desk.pages.render("issues.html", reader, issues=await desk.host.issues(), fixups=fixups)
+
+
+async def runs(desk: Desk, request: Request) -> Response:
+    found = await desk.host.runs()
+    return desk.pages.render("runs.html", desk.reader(request), flows=await desk.host.flows(), runs=found[:RUNS])
+
+
+async def run(desk: Desk, request: Request) -> Response:
+    """``live=1``: the page of a run that is under way comes anew by itself; only on request: it moves the text."""
+    found = await desk.host.run(str(request.path_params["run_id"]))
+    going = found["status"] == "running"
+    live = going and request.query_params.get("live") == "1"
+    return desk.pages.render("run.html", desk.reader(request), run=found, going=going, live=live)
 
 
 def _held(item: View) -> View:

@@ -305,7 +305,10 @@ class FlowRuns:
                 report.status = model.RunStatus.CANCELLED
                 if journal is not None:
                     self._end_journal(run, report)
-            raise
+            asking = asyncio.current_task()
+            if asking is None or asking.cancelling():
+                raise
+            return report  # somebody else ended the run; whoever asked for it is told so
         finally:
             del self._live[report.run_id]
             self._keep(report)

@@ -55,7 +55,11 @@ def _flow_id(call: Call) -> str:
 
 async def flows(api: Api, call: Call) -> Any:
     del call
-    kernel = _kernel(api)
+    return await flows_as_shown(_kernel(api))
+
+
+async def flows_as_shown(kernel: Kernel) -> list[dict[str, Any]]:
+    """Every flow as it would run now."""
     found = await kernel.flows()
     return [_shown(kernel, flow_id, composition) for flow_id, composition in sorted(found.items())]
 

@@ -12,12 +12,15 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from backend_core.errors import HostError
 from core_runtime.api import views
 from core_runtime.api.console_access import Opened
 from core_runtime.api.context import Api
+from core_runtime.api.endpoints_flows import flows_as_shown
 from core_runtime.diagnosis.doctor import Mended, current_issues
 from core_runtime.handlers import evidence, limits, packs, permissions, secrets, updates
 from core_runtime.handlers.interfaces import edges
+from core_runtime.kernel import Kernel
 from core_runtime.rules.identity import Refuse
 from core_runtime.rules.permissions import KINDS
 from core_runtime.rules.sessions import Session, code_of
@@ -126,6 +129,18 @@ class Operator:
         known = self._host.doctor.fixups.values() if self._host.built("doctor") else ()
         return {fixup.name: fixup.title_ja if language == "ja" else fixup.title for fixup in known}
 
+    async def flows(self) -> list[View]:
+        """Every flow as it would run now, with what starts it."""
+        return await flows_as_shown(self._kernel())
+
+    async def runs(self) -> list[View]:
+        """Runs of flows, newest first."""
+        return await asyncio.to_thread(self._kernel().runs.listed)
+
+    async def run(self, run_id: str) -> View:
+        """One run with its steps so far."""
+        return (await asyncio.to_thread(self._kernel().runs.get, run_id)).as_dict()
+
     # --- deciding ----------------------------------------------------------------------------------------------------
 
     async def approve(
@@ -213,9 +228,18 @@ class Operator:
         """Delete a value."""
         await secrets.remove(self._host, pack_id, name, actor=actor)
 
+    def cancel_run(self, run_id: str) -> None:
+        """End a run that is under way; its ``finally`` steps run."""
+        self._kernel().runs.cancel(run_id)
+
     async def mend(self, issue_id: str, fixup: str, *, actor: str) -> Mended:
         """Perform what the host suggested for an issue that stands now."""
         return await self._host.doctor.mend(issue_id, fixup, actor=actor)
+
+    def _kernel(self) -> Kernel:
+        if self._api.kernel is None:
+            raise HostError("Flows are not there yet", code="starting", detail="The host is still starting.")
+        return self._api.kernel
 
     async def acknowledge(self, reason: str, *, actor: str) -> None:
         """Go on although the audit trail was changed, on record."""

@@ -6,6 +6,7 @@ import html
 import json
 import re
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -223,3 +224,48 @@ def test_weaker_isolation_than_approved_needs_its_tick(tmp_path: Path) -> None:
         assert decide(visitor, "demo", weaker="yes").status == 303
         assert host.status("demo")["status"] == "running"
         assert EN["weaker_agree"] not in visitor.get("/_rumi/packs/demo/review").text
+
+
+SLOW = """
+flow: slow.walk
+steps:
+  - {id: first, set: {x: 1}}
+  - {id: missing, call: nobody.here}
+  - {id: waits, wait: 1h}
+finally: [{id: last, set: {y: 1}}]
+"""
+
+
+def test_a_run_is_seen_while_it_is_under_way_and_can_be_ended(host: RunningHost) -> None:
+    folder = host.home / "user_data" / "flows"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "slow.flow.yaml").write_text(SLOW, encoding="utf-8")
+    answers: list[Any] = []
+    asking = threading.Thread(target=lambda: answers.append(host.ok("POST", "/api/flows/slow.walk/run", {"timeout": 60})))
+    asking.start()
+    run = host.until(lambda: next((one for one in host.ok("GET", "/api/runs") if one["flow"] == "slow.walk"), None), 20, "the run")
+    at = f"/_rumi/runs/{run['run_id']}"
+    host.until(lambda: len(host.ok("GET", f"/api/runs/{run['run_id']}")["steps"]) == 2, 20, "its first steps")
+    visitor = opened(host)
+    for language, words in (("en", EN), ("ja", JA)):
+        visitor.language = language
+        text = visitor.get("/_rumi/runs").text
+        assert f'href="{at}"' in text
+        assert words["run_running"] in text
+        assert "slow.walk" in text
+        assert '<meta http-equiv="refresh"' not in visitor.get(at).text, "nothing moves by itself unasked"
+        text = visitor.get(f"{at}?live=1").text
+        assert '<meta http-equiv="refresh" content="2">' in text
+        for expected in (words["run_running"], words["step_skipped"], "nobody.here", words["run_cancel"]):
+            assert expected in text, expected
+        assert "waits" not in text, "it has not ended yet"
+    visitor.language = "en"
+    page = visitor.get(at)
+    assert visitor.post(f"{at}/cancel", {"csrf": page.csrf}).status == 303
+    host.until(lambda: host.ok("GET", f"/api/runs/{run['run_id']}")["status"] == "cancelled", 20, "its end")
+    asking.join(20)
+    assert [one["status"] for one in answers] == ["cancelled"], "whoever asked for the run is told how it ended"
+    text = visitor.get(f"{at}?live=1").text
+    assert '<meta http-equiv="refresh"' not in text, "it is over"
+    assert EN["run_cancelled"] in text
+    assert visitor.get("/_rumi/runs/..%2fx").status in {400, 404}

@@ -162,7 +162,7 @@ def test_single_refuses_a_second_run_of_the_same_key_only(tmp_path):
 
 def test_restart_ends_the_run_before(tmp_path):
     ended, order = overlapping(tmp_path, "restart", "a", "a")
-    assert ended == ["CancelledError", "ok"]
+    assert ended == ["cancelled", "ok"]
     assert order.index("end 0") < order.index("begin 1")
 
 
