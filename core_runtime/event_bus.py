@@ -30,8 +30,9 @@ from typing import Any, Protocol
 import msgspec
 
 from core_runtime.diagnostics import Diagnostics, Severity, fail_soft, record_failure
-from core_runtime.rules.routing import is_glob
+from core_runtime.rules.routing import SpanContext, is_glob, traceparent
 from core_runtime.rules.subscriptions import QUEUE_EVENTS, Options, Policy, Queue, matcher
+from core_runtime.tracing import CURRENT
 
 MAX_CACHED_TOPICS = 4_096
 HOST_SOURCE = "rumi:host"
@@ -57,6 +58,8 @@ class Event(msgspec.Struct, eq=False):
     time_s: float
     load: Callable[[], Any]
     raw: RawPayload | None = None
+    trace: SpanContext | None = None
+    """What it was published by, as far as that is known."""
     _attributes: dict[str, str] | None = None
 
     @property
@@ -66,13 +69,16 @@ class Event(msgspec.Struct, eq=False):
 
     @property
     def attributes(self) -> dict[str, str]:
-        """``{specversion, id, source, type, time}`` of CloudEvents, time in RFC 3339. Not to be changed."""
+        """``{specversion, id, source, type, time, traceparent?}``: CloudEvents, time in RFC 3339. Not to be changed."""
         if self._attributes is None:
             moment = datetime.fromtimestamp(self.time_s, UTC).isoformat(timespec="microseconds")
             self._attributes = {
                 "specversion": SPEC_VERSION, "id": self.id, "source": self.source, "type": self.type,
                 "time": moment.replace("+00:00", "Z"),
             }  # fmt: skip
+            if self.trace is not None:
+                trace = self.trace
+                self._attributes["traceparent"] = traceparent(trace.trace_id, trace.span, sampled=trace.sampled)
         return self._attributes
 
     @property
@@ -195,7 +201,7 @@ class EventBus:
         history = self._history
         if not targets and (history is None or not history.keeps(topic)):
             return 0
-        event = Event(self.new_id(), source, topic, self._clock(), lambda: payload)
+        event = Event(self.new_id(), source, topic, self._clock(), lambda: payload, None, CURRENT.get())
         self.published += 1
         if history is not None:
             history.note(event)

@@ -46,6 +46,7 @@ from core_runtime.rules.flow.machine import Machine
 from core_runtime.rules.flow.plan import Plan
 from core_runtime.rules.flow.run import Surroundings
 from core_runtime.rules.permissions import Deny
+from core_runtime.tracing import maybe
 
 KERNEL_ACTOR: Final = "kernel"
 FAIR_TURNS: Final = 256
@@ -217,7 +218,7 @@ class FlowRun:
             case tasks.Until():
                 self._until(effect)
             case tasks.Open():
-                self._spawn(effect, self._open(effect))
+                self._spawn(effect, self._as_step(effect, self._open(effect)))
             case tasks.Next():
                 self._spawn(effect, self._next(effect))
             case tasks.Await():
@@ -238,7 +239,7 @@ class FlowRun:
         """The host's own plain handlers answer on the spot; everything else takes a task."""
         name = effect.handler.removeprefix(model.KERNEL_PREFIX)
         if name == effect.handler:
-            self._spawn(effect, self._call(effect))
+            self._spawn(effect, self._as_step(effect, self._call(effect)))
             return
         handler = self.kernel.kernel_handler(name)
         if handler is None:
@@ -277,6 +278,10 @@ class FlowRun:
                 hint="Give the step the word stream.",
             )
         return result
+
+    async def _as_step(self, effect: tasks.Invoke | tasks.Open, work: Awaitable[Any]) -> Any:
+        with maybe(self.kernel.host.tracer, f"step {effect.path}", rumi_flow=self.plan.flow.id, rumi_step=effect.path):
+            return await work
 
     async def _acting(self, actors: tuple[str, ...], key: str) -> str:
         """Whom a call is made as. Of several each must hold the right; the bus judges the one that is named to it."""

@@ -33,6 +33,7 @@ from core_runtime.rules.flow.plan import Plan
 from core_runtime.rules.flow.run import Surroundings
 from core_runtime.rules.flow.scope import Scope
 from core_runtime.rules.values import ValueProblem, pack, unpack
+from core_runtime.tracing import maybe
 
 KEPT_RUNS: Final = 500
 KEPT_S: Final = 30 * 86_400.0
@@ -322,7 +323,8 @@ class FlowRuns:
     async def _drive(self, run: FlowRun, report: RunReport, journal: RunJournal | None) -> RunReport:
         started = time.monotonic()
         try:
-            outcome = await run.drive()
+            with maybe(self._kernel.host.tracer, f"flow {report.flow}", rumi_flow=report.flow, rumi_run=report.run_id):
+                outcome = await run.drive()
         except asyncio.CancelledError:
             report.status, report.duration_s = model.RunStatus.CANCELLED, time.monotonic() - started
             if journal is not None:

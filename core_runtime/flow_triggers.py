@@ -39,6 +39,7 @@ from core_runtime.rules.flow.timetable import Calendar, Every, Now, Zone
 from core_runtime.rules.flow.verbs import matched
 from core_runtime.rules.permissions import Deny
 from core_runtime.rules.rate import Bucket, Rate, take, wait_s
+from core_runtime.tracing import CURRENT
 
 MAX_WAITING: Final = 64
 MAX_UNDER_WAY: Final = 64
@@ -312,6 +313,7 @@ class FlowTriggers:
     async def _run(self, armed: _Armed, cause: _Cause, composition: Composition, values: Any) -> None:
         """One run, and what is noted of it. What it publishes is one link further in the chain."""
         _chain.set(cause.chain + 1)
+        CURRENT.set(cause.event.trace if cause.event is not None else None)  # of this task
         with self._noted(armed):
             report = await self._kernel.start(composition, values=values, actor=f"trigger: {armed.words()}")
             status = report.status.value if report.status else ""

@@ -48,6 +48,7 @@ class Call:
         self._request = request
         self.actor: str = request.scope["state"]["actor"]
         self.wants_events = _wants_events(request.headers.get("accept", ""))
+        self.traceparent = request.headers.get("traceparent", "")[:128]
         self.last_event_id = request.headers.get("last-event-id", "")[:64]
 
     @property

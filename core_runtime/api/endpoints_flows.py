@@ -24,7 +24,9 @@ from core_runtime.rules.flow import model
 from core_runtime.rules.flow.compose import Composition
 from core_runtime.rules.flow.modifier import Modifier
 from core_runtime.rules.flow.older.pipelines import Pipelines, merged
+from core_runtime.rules.routing import SpanContext, span_of
 from core_runtime.rules.shown import plain
+from core_runtime.tracing import entering, within
 
 TIMEOUT_MOST_S = 86_400.0
 
@@ -118,9 +120,10 @@ async def run(api: Api, call: Call) -> Any:
     body = await call.body(RunFlow)
     if call.wants_events:
         api.streams.admit()
-        return EventStream(api.streams, _events(api, kernel, flow_id, body, actor))
+        return EventStream(api.streams, _events(api, kernel, flow_id, body, actor, span_of(call.traceparent)))
     work = _limited(kernel.run(flow_id, values=body.input, actor=actor), body.timeout)
-    return _ran(await call.while_connected(work))
+    with entering(api.host.tracer, call.traceparent, "POST /api/flows/{id}/run", rumi_flow=flow_id):
+        return _ran(await call.while_connected(work))
 
 
 async def runs(api: Api, call: Call) -> Any:
@@ -156,12 +159,15 @@ async def _limited(work: Any, timeout_s: float | None) -> RunReport:
         ) from None
 
 
-async def _events(api: Api, kernel: Kernel, flow_id: str, body: RunFlow, actor: str) -> AsyncGenerator[bytes, None]:
+async def _events(
+    api: Api, kernel: Kernel, flow_id: str, body: RunFlow, actor: str, above: SpanContext | None
+) -> AsyncGenerator[bytes, None]:
     """``item`` for each that the flow yields, then ``run`` with the report, or ``error``. Leaving ends the run."""
     items: asyncio.Queue[Any] = asyncio.Queue(1)
-    work = asyncio.ensure_future(
-        _limited(kernel.run(flow_id, values=body.input, actor=actor, emit=items.put), body.timeout)
-    )
+    with within(above):
+        work = asyncio.ensure_future(
+            _limited(kernel.run(flow_id, values=body.input, actor=actor, emit=items.put), body.timeout)
+        )
     with fail_soft(api.host.diagnostics, "api:runFlow", "api", step_id=flow_id) as outcome:
         try:
             async for item in _until_done(items, work):

@@ -19,7 +19,9 @@ from core_runtime.api.table import OBJECTS, Endpoint
 from core_runtime.diagnostics import fail_soft
 from core_runtime.handlers import packs
 from core_runtime.handlers.interfaces import edges as counted
+from core_runtime.rules.routing import SpanContext, span_of
 from core_runtime.rules.shown import encode, plain
+from core_runtime.tracing import entering, within
 
 TIMEOUT_MOST_S = 3600.0
 COLLECTED_ITEMS = 10_000
@@ -44,8 +46,9 @@ async def invoke(api: Api, call: Call) -> Any:
     body = await call.body(Invoke)
     if call.wants_events:
         api.streams.admit()
-        return EventStream(api.streams, _events(api, key, body))
-    return await call.while_connected(_result(api, key, body))
+        return EventStream(api.streams, _events(api, key, body, span_of(call.traceparent)))
+    with entering(api.host.tracer, call.traceparent, "POST /api/interfaces/{key}/call", rumi_interface=key):
+        return await call.while_connected(_result(api, key, body))
 
 
 async def _result(api: Api, key: str, body: Invoke) -> Response | dict[str, Any]:
@@ -70,10 +73,10 @@ async def _result(api: Api, key: str, body: Invoke) -> Response | dict[str, Any]
     return {"result": items}
 
 
-async def _events(api: Api, key: str, body: Invoke) -> AsyncGenerator[bytes, None]:
+async def _events(api: Api, key: str, body: Invoke, above: SpanContext | None) -> AsyncGenerator[bytes, None]:
     """The stream behind the fail-soft boundary: a bug is an Issue, and the reader is told that the stream broke."""
     with fail_soft(api.host.diagnostics, "api:callInterface", "api", step_id=key) as outcome:
-        async with contextlib.aclosing(_items(api, key, body)) as items:
+        async with contextlib.aclosing(_items(api, key, body, above)) as items:
             async for item in items:
                 yield item
     if not outcome.ok:
@@ -82,12 +85,13 @@ async def _events(api: Api, key: str, body: Invoke) -> AsyncGenerator[bytes, Non
         yield event_bytes("error", failure_body(fault))
 
 
-async def _items(api: Api, key: str, body: Invoke) -> AsyncGenerator[bytes, None]:
+async def _items(api: Api, key: str, body: Invoke, above: SpanContext | None) -> AsyncGenerator[bytes, None]:
     """``item`` per item or one ``result``, then ``end``; instead of ``end`` an ``error`` with the error's envelope."""
     count = 0
     result: Any = None
     try:
-        result = await packs.call(api.host, key, body.args, body.timeout)
+        with within(above):
+            result = await packs.call(api.host, key, body.args, body.timeout)
         if isinstance(result, AsyncIterator):
             async for item in result:
                 yield event("item", plain(item))

@@ -178,6 +178,10 @@ class Call(msgspec.Struct, eq=False):
     on_credit: Callable[[int], None] | None = None
     task: asyncio.Task[None] | None = None
     children: set[Call] | None = None
+    span: int = 0
+    remote_span: int = 0
+    """Above it where no call is: in another process, or a part of the host."""
+    sampled: bool = True
 
     def left_ms(self, now: float) -> int:
         """Milliseconds until the deadline, at least 1."""

@@ -21,8 +21,9 @@ from core_runtime.bus.refusals import checked, refused
 from core_runtime.bus.streams import NIL
 from core_runtime.rules import frames
 from core_runtime.rules.frames import FLAG_STREAM
-from core_runtime.rules.routing import traceparent
+from core_runtime.rules.routing import SpanContext, traceparent
 from core_runtime.rules.values import ValueProblem, pack, unpack
+from core_runtime.tracing import CURRENT
 
 
 class HostFunctions:
@@ -57,8 +58,10 @@ class HostFunctions:
         caller = call.caller
         assert caller is not None
         try:
-            span = traceparent(call.trace_id, next(self._calls.spans))
-            result = await run_function(fn, args, HostContext(call, idempotency, span))
+            call.span = next(self._calls.spans)
+            CURRENT.set(SpanContext(call.trace_id, call.span, call.sampled))  # of this task
+            trace = traceparent(call.trace_id, call.span, sampled=call.sampled)
+            result = await run_function(fn, args, HostContext(call, idempotency, trace))
             if isinstance(result, AsyncIterator):
                 await self._produce(call, result)
             else:

@@ -28,6 +28,7 @@ from core_runtime.rules.routing import allowed_ms
 
 if TYPE_CHECKING:
     from core_runtime.bus.sessions import Session
+    from core_runtime.tracing import Tracer
 
 SWEEP_S = 0.025
 FAIR_TIME = 0.9
@@ -48,6 +49,7 @@ class InFlight:
         """Ids of spans, for ``routing.traceparent``. It starts below 2^62 and never reaches 64 bits."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._armed = False
+        self.tracer: Tracer | None = None
 
     def bind(self, loop: asyncio.AbstractEventLoop) -> None:
         """The loop that everything here belongs to."""
@@ -205,12 +207,15 @@ class InFlight:
     def finish(self, call: Call, failure: str) -> None:
         """The caller is being answered."""
         self.forget(call)
-        duration_us = int((time.monotonic() - call.started) * 1e6)
+        now = time.monotonic()
+        duration_us = int((now - call.started) * 1e6)
         edge = self.edges.get((call.caller_name, call.key)) or self._edge(call.caller_name, call.key)
         if call.callee is not None:
             edge.add_with(call.callee.stats, duration_us, failure)
         else:
             edge.add(duration_us, failure)
+        if self.tracer is not None and call.sampled:
+            self.tracer.call(call, now, failure)
 
     def forget(self, call: Call) -> None:
         """Take a call out of every table but its callee's: it was answered, or refused before it was sent."""

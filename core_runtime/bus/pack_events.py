@@ -30,6 +30,7 @@ from core_runtime.event_bus import PACK_SOURCE, Event, EventBus, RawPayload, Rep
 from core_runtime.rules import frames
 from core_runtime.rules.frames import FrameError
 from core_runtime.rules.rate import Bucket, Rate, take
+from core_runtime.rules.routing import SpanContext
 from core_runtime.rules.subscriptions import Options, Queue, matcher, options_of
 from core_runtime.rules.values import ValueProblem, pack, unpack
 
@@ -138,10 +139,13 @@ class PackEvents:
 
     def publish(self, frame: frames.PublishFrame) -> None:
         """PUBLISH."""
-        if not self._session.rights().may_publish(frame.topic):
-            self._session.denied("event.publish", frame.topic)
-            self._refuse(frame.id, "denied", f"{self._session.pack_id} may not publish {quote(frame.topic)}")
+        topic, parent = frame.named()
+        if not self._session.rights().may_publish(topic):
+            self._session.denied("event.publish", topic)
+            self._refuse(frame.id, "denied", f"{self._session.pack_id} may not publish {quote(topic)}")
             return
+        call = self._session.incoming.get(parent) if parent else None
+        trace = SpanContext(call.trace_id, call.span, call.sampled) if call is not None else None
         payload = RawPayload(self._session, frame.refs, bytes(memoryview(frame.body)))
         events = self._events
 
@@ -159,9 +163,9 @@ class PackEvents:
             except ValueProblem as exc:
                 self._refuse(frame.id, exc.type, str(exc))
                 return
-            event = Event(events.new_id(), self._source, frame.topic, time.time(), lambda: value, payload)
+            event = Event(events.new_id(), self._source, topic, time.time(), lambda: value, payload, trace)
         else:
-            event = Event(events.new_id(), self._source, frame.topic, time.time(), load, payload)
+            event = Event(events.new_id(), self._source, topic, time.time(), load, payload, trace)
         reached = 0
         if self._held is None:
             reached = events.publish_event(event)

@@ -32,8 +32,9 @@ from core_runtime.diagnostics import Diagnostics
 from core_runtime.interface_registry import Entry, InterfaceRegistry
 from core_runtime.rules import frames
 from core_runtime.rules.frames import FLAG_STREAM, BusLimits, FrameError
-from core_runtime.rules.routing import reenter_id, trace_id_of, traceparent
+from core_runtime.rules.routing import SpanContext, reenter_id, span_of, traceparent
 from core_runtime.rules.values import ValueProblem, no_references, pack, unpack
+from core_runtime.tracing import CURRENT
 
 if TYPE_CHECKING:
     from core_runtime.bus.sessions import Session
@@ -98,7 +99,8 @@ class Router:
                 fields={"key": key},
             )
         call = self._host_call(key, None, context, timeout_s, entry)
-        ctx = HostContext(call, idempotency_key, traceparent(call.trace_id, next(self.calls.spans)))
+        call.span = next(self.calls.spans)
+        ctx = HostContext(call, idempotency_key, traceparent(call.trace_id, call.span, sampled=call.sampled))
         async with asyncio.timeout(call.budget_s):
             return await run_function(value, args, ctx)
 
@@ -157,8 +159,11 @@ class Router:
         entry: Entry | None,
     ) -> Call:
         if context is None:
-            call = Call(key, callee, None, 0, "", None, 0, (), f"{random.getrandbits(128) or 1:032x}", None, entry)
-            parent = None
+            parent, around = None, CURRENT.get()
+            trace = around.trace_id if around is not None else f"{random.getrandbits(128) or 1:032x}"
+            call = Call(key, callee, None, 0, "", None, 0, (), trace, None, entry)
+            if around is not None or self.calls.tracer is not None:
+                self._traced(call, around)
         elif isinstance(context, HostContext):
             parent = context.call
             call = Call(
@@ -167,18 +172,30 @@ class Router:
             )  # fmt: skip
         else:
             parent = context.parent
-            trace = parent.trace_id if parent is not None else trace_id_of(context.traceparent)
+            around = span_of(context.traceparent) or CURRENT.get() if parent is None else None
+            above = parent or around
+            trace = above.trace_id if above is not None else f"{random.getrandbits(128) or 1:032x}"
             call = Call(
                 key, callee, None, 0, context.caller, parent, parent.depth + 1 if parent is not None else 0,
-                context.chain, trace or f"{random.getrandbits(128) or 1:032x}", context.flow, entry,
+                context.chain, trace, context.flow, entry,
             )  # fmt: skip
+            if parent is None:
+                self._traced(call, around)
         if parent is not None:
+            call.sampled = parent.sampled
             if parent.children is None:
                 parent.children = set()
             parent.children.add(call)
         asked_ms = 0 if timeout_s is None else max(1, int(timeout_s * 1000))
         self.calls.budget(call, asked_ms)
         return call
+
+    def _traced(self, call: Call, above: SpanContext | None) -> None:
+        """A call that no other call is above: below what is in another process or in the host, or the first one."""
+        if above is not None:
+            call.remote_span, call.sampled = above.span, above.sampled
+        elif self.calls.tracer is not None:
+            call.sampled = self.calls.tracer.samples(call.trace_id)
 
     # --- from a Pack
 
@@ -296,11 +313,14 @@ class Router:
                 f"{random.getrandbits(128) or 1:032x}", None, entry,
             )  # fmt: skip
             caller.orphans += 1
+            if self.calls.tracer is not None:
+                self._traced(call, None)
         else:
             call = Call(
                 key, callee, caller, frame.id or caller.silent_id(), caller.pack_id, parent, parent.depth + 1,
                 (*parent.chain, parent.caller_name), parent.trace_id, parent.flow, entry,
             )  # fmt: skip
+            call.sampled = parent.sampled
             if parent.children is None:
                 parent.children = {call}
             else:
@@ -339,6 +359,7 @@ class Router:
             callee.limited("busy", f"{len(callee.incoming)} calls wait for it, the newest of {quote(call.key)}.")
             raise refused("limit", f"{callee.pack_id} is busy", "too many calls wait for it", retryable=True)
         call.number = callee.next_id()
+        call.span = span = next(self.calls.spans)
         reenter = reenter_id(call, callee) if call.parent is not None or call.caller is callee else 0
         frame = (
             frames.CALL,
@@ -348,7 +369,7 @@ class Router:
             0,
             call.depth,
             reenter,
-            (traceparent(call.trace_id, next(self.calls.spans)), call.caller_name, call.chain, call.flow),
+            (traceparent(call.trace_id, span, sampled=call.sampled), call.caller_name, call.chain, call.flow),
             idempotency,
             refs,
             body,

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from core_runtime.diagnosis.doctor import Doctor
     from core_runtime.diagnosis.record import IssueRecord
     from core_runtime.handlers.metrics import Meter
+    from core_runtime.tracing import Tracer
 
 BUSY_WAIT_S = 40.0
 PACK_THREADS = 8
@@ -133,6 +134,8 @@ class Host:
         self.redactions = Redactions()
         self.diagnostics = Diagnostics(conceal=self.redactions.hide_any_in)
         self.registry = InterfaceRegistry(self.diagnostics)
+        self.tracer: Tracer | None = None
+        """Where an endpoint for traces was configured."""
         self.history = EventHistory(self.diagnostics, self.redactions.hide_any_in)
         self.events = EventBus(self.diagnostics, history=self.history)
         self.aliases = FunctionAlias()
@@ -245,6 +248,8 @@ class Host:
         if self.built("issues"):
             await self.issues.close()
         await asyncio.to_thread(self.history.close)
+        if self.tracer is not None:
+            await asyncio.to_thread(self.tracer.close)
 
     @property
     def closing(self) -> bool:

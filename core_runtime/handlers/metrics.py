@@ -131,6 +131,9 @@ def _of_host(host: Host) -> Iterable[Family]:
     yield _one("rumi_events_unkept_total", Kind.COUNTER, "Events that came too fast to be kept.", history.unkept)
     yield _one("rumi_events_kept", Kind.GAUGE, "Events in the journal.", kept)
     yield _one("rumi_events_kept_bytes", Kind.GAUGE, "Size of the events in the journal.", size)
+    if host.tracer is not None:
+        yield _one("rumi_spans_sent_total", Kind.COUNTER, "Spans that a receiver took.", host.tracer.sent)
+        yield _one("rumi_spans_dropped_total", Kind.COUNTER, "Spans that found no room.", host.tracer.dropped)
     issues = Family("rumi_issues", Kind.GAUGE, "Known issues, by severity.")
     for severity, count in Counter(issue.severity.value for issue in host.diagnostics.issues()).items():
         issues.add(count, severity=severity)

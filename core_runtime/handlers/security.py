@@ -16,6 +16,7 @@ from core_runtime.handlers.host import Host
 from core_runtime.handlers.isolation import tell_limit
 from core_runtime.handlers.metrics import Meter
 from core_runtime.handlers.table import handler
+from core_runtime.tracing import Tracer
 
 
 @handler("security.evidence")
@@ -57,10 +58,23 @@ async def bus_step(host: Host, _args: Mapping[str, Any]) -> None:
         on_limit=partial(tell_limit, host),
         redactions=host.redactions,
     )
+    bus.router.calls.tracer = host.tracer = _tracer(host)
     await bus.start()
     host.bus = bus
     host.meter = Meter(host)
     host.meter.start()
+
+
+def _tracer(host: Host) -> Tracer | None:
+    """Off, and free, unless an endpoint was configured. One that can't be used is an issue and means off."""
+    config = host.settings.traces
+    if isinstance(config, str):
+        host.diagnostics.issue(
+            "traces_unusable", "warn", "traces", "Traces are off: the OTEL_ variables can't be used", config,
+            "Correct them or unset OTEL_EXPORTER_OTLP_ENDPOINT, then start the host again.",
+        )  # fmt: skip
+        return None
+    return None if config is None else Tracer(config, host.diagnostics, host.redactions.hide_any)
 
 
 @handler("security.serve")

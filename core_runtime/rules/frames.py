@@ -204,10 +204,22 @@ class UnsubscribeFrame(Struct, tag=UNSUBSCRIBE, array_like=True, forbid_unknown_
 
 
 class PublishFrame(Struct, tag=PUBLISH, array_like=True, forbid_unknown_fields=True, gc=False):
-    """PUBLISH."""
+    """PUBLISH: the topic, alone or with the id of the host's CALL that the agent is serving.
+
+    A list and no tuple: msgspec 0.22 mixes up the lengths of a bounded text and of a tuple beside it, and crashes.
+    """
 
     id: U32
-    topic: Key
+    subject: Key | list[Key | U32]
+
+    def named(self) -> tuple[str, int]:
+        """Topic, and the call or 0. Raises ``FrameError``."""
+        if isinstance(self.subject, str):
+            return self.subject, 0
+        match self.subject:
+            case [str() as topic, int() as parent]:
+                return topic, parent
+        raise FrameError("PUBLISH names a topic, or a topic and a call")
     refs: Refs
     body: Raw
 

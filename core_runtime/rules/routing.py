@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from fnmatch import translate
 from functools import lru_cache
 from typing import Final, Protocol
@@ -16,6 +17,7 @@ from typing import Final, Protocol
 ERROR_TYPE: Final = re.compile(
     r"(?:error/[A-Za-z_][A-Za-z0-9_]{0,99}|[a-z][a-z0-9_.-]{0,99}(?:/[A-Za-z0-9_./-]{1,99})?)\Z"
 )
+_TRACEPARENT: Final = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 UNTYPED_ERROR: Final = "error/Exception"
 
 
@@ -135,12 +137,25 @@ def matching(patterns: Iterable[str], text: str) -> bool:
     return any(matches(pattern, text) for pattern in patterns)
 
 
-def traceparent(trace_id: str, span: int) -> str:
-    """W3C trace context, version 00, sampled."""
-    return f"00-{trace_id}-{span:016x}-01"
+@dataclass(frozen=True, slots=True)
+class SpanContext:
+    """Where in which trace something happens. ``sampled``: whether the trace is recorded."""
+
+    trace_id: str
+    span: int
+    sampled: bool = True
 
 
-def trace_id_of(header: str) -> str | None:
-    """The trace id of a valid ``traceparent``, else None."""
-    match = re.fullmatch(r"00-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}", header)
-    return match.group(1) if match and match.group(1) != "0" * 32 else None
+def traceparent(trace_id: str, span: int, *, sampled: bool = True) -> str:
+    """W3C trace context, version 00."""
+    return f"00-{trace_id}-{span:016x}-{'01' if sampled else '00'}"
+
+
+def span_of(header: str) -> SpanContext | None:
+    """What a ``traceparent`` says, of this version or a later one that begins alike; None for anything else."""
+    match = _TRACEPARENT.fullmatch(header)
+    if match is None or match[1] == "ff" or (match[1] == "00" and match[5]):
+        return None
+    if match[2] == "0" * 32 or match[3] == "0" * 16:
+        return None
+    return SpanContext(match[2], int(match[3], 16), bool(int(match[4], 16) & 1))

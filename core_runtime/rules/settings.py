@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 from backend_core.errors import RequestError, quote
 from core_runtime.rules.docker_transport import CHOICES
 from core_runtime.rules.flow.values import ValueProblem, parse_duration_s
+from core_runtime.rules.otlp import TraceConfig, config_of
 
 DEFAULT_API_PORT = 8765
 DEFAULT_WEB_PORT = 5000
@@ -56,6 +57,8 @@ class Settings:
     """Packs that nobody used for so long are stopped until they are called; 0: never."""
     on_modified: str = ""
     """``stop`` or ``keep``; empty: what the startup flow says."""
+    traces: TraceConfig | str | None = None
+    """Where traces go; the reason when what was asked for can't be; None: nowhere."""
 
     @property
     def user_data(self) -> Path:
@@ -153,6 +156,7 @@ def settings_from(
         docker_runtime=runtime,
         idle_stop_s=_idle_stop_s(chosen.get("RUMI_IDLE_STOP")),
         on_modified=on_modified,
+        traces=config_of(environment),
     )
 
 

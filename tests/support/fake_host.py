@@ -562,7 +562,8 @@ class FakeHost:
                 count += 1
         return count
 
-    def _publish(self, peer: Peer, number: int, topic: str, _refs: Any, body: Any) -> None:
+    def _publish(self, peer: Peer, number: int, subject: Any, _refs: Any, body: Any) -> None:
+        topic = subject if isinstance(subject, str) else subject[0]
         count = self.publish(topic, body, peer.pack_id)
         if number:
             peer.send(2, number, 0, [], count)

@@ -156,7 +156,7 @@ def fake_host() -> Any:
     return SimpleNamespace(
         diagnostics=diagnostics,
         built=lambda _part: False,
-        events=EventBus(diagnostics), history=None,
+        events=EventBus(diagnostics), history=None, tracer=None,
         redactions=Redactions(),
         isolation=isolation,
         privileges=FakePrivileges(),

@@ -3427,7 +3427,8 @@ class EventBus:
     def publish(self, topic: str, payload: Any = None) -> int:
         """Tell every matching subscriber; how many there are."""
         check_name("a topic", topic)
-        return int(self._agent.ask_with(PUBLISH, [topic], payload))
+        parent = self._agent.parent_of(None)[0]
+        return int(self._agent.ask_with(PUBLISH, [[topic, parent] if parent else topic], payload))
 
     def unsubscribe(self, topic: str, handler_id: str) -> bool:
         """Remove one subscriber; False when that id does not listen to ``topic``."""

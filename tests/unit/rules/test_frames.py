@@ -37,7 +37,7 @@ GOOD = [
     (frames.ReleaseFrame, [37, 0, [1] * 1_024]),
     (frames.SubscribeFrame, [48, 7, "topic", {"queue": 1}]),
     (frames.UnsubscribeFrame, [49, 7, 3]),
-    (frames.PublishFrame, [50, 7, "topic", [], 1]),
+    (frames.PublishFrame, [50, 7, "topic", [], 1]), (frames.PublishFrame, [50, 7, ["topic", 3], [], 1]),
     (frames.RequestFrame, [64, 7, "o" * 64, 3, [], 1]),
 ]
 BAD = [
@@ -79,6 +79,19 @@ def test_a_frame_has_no_field_more_and_none_less(kind, fields):
     for wrong in ([*fields, 1], less, dict(enumerate(fields))):
         with pytest.raises(FrameError):
             parse(encode(wrong))
+
+
+def test_publishing_names_a_topic_and_maybe_a_call():
+    def named(subject):
+        frame = parse(encode([50, 7, subject, [], 1]))
+        assert isinstance(frame, frames.PublishFrame)
+        return frame.named()
+
+    assert named("topic") == ("topic", 0)
+    assert named(["topic", 3]) == ("topic", 3)
+    for wrong in ([], ["topic"], [3, "topic"], ["topic", 3, 3], ["topic", "topic"], ["", 1], ["topic", -1], [["topic", 1], 1], ["t" * 257, 1]):
+        with pytest.raises(FrameError):
+            named(wrong)
 
 
 def test_subscribing_without_options_is_the_older_form():

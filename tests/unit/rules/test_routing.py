@@ -9,6 +9,7 @@ import pytest
 from core_runtime.rules import routing
 from core_runtime.rules.routing import (
     NO_RIGHTS,
+    SpanContext,
     allowed_ms,
     error_type,
     granted_credit,
@@ -16,7 +17,7 @@ from core_runtime.rules.routing import (
     matches,
     matching,
     reenter_id,
-    trace_id_of,
+    span_of,
     traceparent,
 )
 
@@ -144,13 +145,20 @@ def test_trace_context():
     trace = "0123456789abcdef" * 2
     header = traceparent(trace, 255)
     assert header == f"00-{trace}-00000000000000ff-01"
-    assert trace_id_of(header) == trace
+    assert span_of(header) == SpanContext(trace, 255, sampled=True)
+    unsampled = traceparent(trace, 255, sampled=False)
+    assert unsampled == f"00-{trace}-00000000000000ff-00"
+    assert span_of(unsampled) == SpanContext(trace, 255, sampled=False)
+    assert span_of(header.replace("00-0", "cc-0", 1) + "-more") == SpanContext(trace, 255), "a later version"
     for bad in (
         "",
         header + "x",
+        header + "-x",
         header.upper(),
-        header.replace("00-0", "01-0"),
+        header.replace("00-0", "ff-0", 1),
         f"00-{'0' * 32}-00000000000000ff-01",
+        f"00-{trace}-{'0' * 16}-01",
         f"x{header}",
+        f"00-{trace}-00000000000000ff-1",
     ):
-        assert trace_id_of(bad) is None
+        assert span_of(bad) is None
