@@ -13,8 +13,11 @@ from core_runtime.api.context import Api
 from core_runtime.api.table import OBJECTS, TEXTS, Endpoint
 from core_runtime.handlers import packs
 from core_runtime.handlers.limits import limits as limits_of
+from core_runtime.handlers.metric_history import forget, history
 from core_runtime.rules.approval import UNDECIDED
 
+METRICS_MINUTES = 60
+METRICS_MOST = 7 * 24 * 60
 LOG_LINES = 200
 LOG_LINES_MOST = 5000
 
@@ -94,6 +97,11 @@ async def restore(api: Api, call: Call) -> Any:
     return views.pack_status(await packs.restore(api.host, call.pack_id, actor=call.actor))
 
 
+async def metrics(api: Api, call: Call) -> Any:
+    minutes = call.count("minutes", METRICS_MINUTES, METRICS_MOST)
+    return [sample.as_dict() for sample in await history(api.host, call.pack_id, minutes)]
+
+
 async def limits(api: Api, call: Call) -> Any:
     return await limits_of(api.host, call.pack_id)
 
@@ -105,6 +113,7 @@ async def fetch(api: Api, call: Call) -> Any:
 async def remove(api: Api, call: Call) -> Any:
     pack_id = call.pack_id
     await packs.remove(api.host, pack_id, actor=call.actor)
+    await forget(api.settings.user_data, pack_id)
     return {"pack_id": pack_id, "removed": True}
 
 
@@ -121,6 +130,16 @@ ENDPOINTS = (
     Endpoint("POST", "/api/packs/scan", "scanPacks", "Look at the folder of Packs again", scan),
     Endpoint(
         "GET", "/api/packs/{id}/status", "packStatus", "State of one Pack, and what was approved", status, errors=(404,)
+    ),
+    Endpoint(
+        "GET",
+        "/api/packs/{id}/metrics",
+        "packMetrics",
+        "What it did and used in each of the last minutes: calls, errors, latency, memory, processor time",
+        metrics,
+        OBJECTS,
+        query={"minutes": METRICS_MOST},
+        errors=(404,),
     ),
     Endpoint(
         "GET",

@@ -14,6 +14,7 @@ from core_runtime.drivers.keys import Keyring
 from core_runtime.handlers import evidence, requests
 from core_runtime.handlers.host import Host
 from core_runtime.handlers.isolation import tell_limit
+from core_runtime.handlers.metric_history import Sampler
 from core_runtime.handlers.metrics import Meter
 from core_runtime.handlers.table import handler
 from core_runtime.tracing import Tracer
@@ -63,6 +64,7 @@ async def bus_step(host: Host, _args: Mapping[str, Any]) -> None:
     host.bus = bus
     host.meter = Meter(host)
     host.meter.start()
+    host.in_background(Sampler(host).run(), "measuring Packs")
 
 
 def _tracer(host: Host) -> Tracer | None:

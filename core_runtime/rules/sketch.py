@@ -32,6 +32,19 @@ class Sketch:
         self.total_us += duration_us
         other.total_us += duration_us
 
+    def copy(self) -> Sketch:
+        """As it is now."""
+        made = Sketch()
+        made._counts, made.count, made.total_us = self._counts.copy(), self.count, self.total_us
+        return made
+
+    def since(self, before: Sketch) -> Sketch:
+        """What was counted after ``before``, an earlier copy of this one."""
+        made = Sketch()
+        made._counts = [now - then for now, then in zip(self._counts, before._counts, strict=True)]
+        made.count, made.total_us = self.count - before.count, self.total_us - before.total_us
+        return made
+
     def quantile(self, q: float) -> float:
         """The duration in microseconds below which a share ``q`` of all lies; 0 without any."""
         rank = q * self.count
