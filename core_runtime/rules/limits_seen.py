@@ -12,7 +12,9 @@ from typing import Any, Final
 
 _MOST_SAID: Final = 1 << 53
 CPU_SHARE: Final = 0.5
-"""A Pack that was held back in half of the periods that it used is told of."""
+"""A Pack that was held back in half of the periods that it used is told of,"""
+CPU_LEAST: Final = 10
+"""if those were at least so many, a second: a start that is stopped again has used few, and most of them up."""
 _RAISE: Final = "or let it ask for more ({field} of a resources permission), then approve again."
 
 
@@ -57,7 +59,7 @@ def exceeded(before: Mapping[str, float], now: Mapping[str, float]) -> dict[str,
     elif _more(before, now, "pids_full") > 0:
         found["processes"] = f"{now.get('pids', 0.0):g} processes and threads run, and no further one starts"
     periods, throttled = _more(before, now, "cpu_periods"), _more(before, now, "cpu_throttled")
-    if throttled > 0 and throttled >= CPU_SHARE * periods:
+    if throttled >= max(CPU_LEAST, CPU_SHARE * periods):
         found["cpu"] = f"it was held back in {throttled:g} of {periods:g} periods"
     if _more(before, now, "files_refused") > 0:
         found["files"] = f"{_more(before, now, 'files_refused'):g} times no further file or connection could be opened"

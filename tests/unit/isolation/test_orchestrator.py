@@ -300,11 +300,11 @@ def test_limits_that_the_counters_show_are_told(tell, monkeypatch):
 
     async def story(s):
         await s.start()
-        s.drivers[0].started[0].counted = {"pids_refused": 3.0, "cpu_periods": 10.0, "cpu_throttled": 9.0}
+        s.drivers[0].started[0].counted = {"pids_refused": 3.0, "cpu_periods": 100.0, "cpu_throttled": 90.0}
         await s.until(lambda: s.kinds().count("limited") >= 2)
         assert [(e.cause, e.detail) for e in s.events if e.kind == "limited"] == [
             ("processes", "3 attempts to start a process or thread were refused"),
-            ("cpu", "it was held back in 9 of 10 periods"),
+            ("cpu", "it was held back in 90 of 100 periods"),
         ]
         await asyncio.sleep(0.03)
         assert s.kinds().count("limited") == 2, "told once for what was counted once"

@@ -26,6 +26,8 @@ from core_runtime.rules.sandbox import Limits
         ({"files_full": 1.0}, {"files_full": 1.0}, set()),
         ({"message_refused": 1.0}, {"message_refused": 3.0}, {"message"}),
         ({}, {"cpu_periods": 0.0, "cpu_throttled": 0.0}, set()),
+        ({}, {"cpu_periods": 9.0, "cpu_throttled": 9.0}, set()),
+        ({}, {"cpu_periods": 10.0, "cpu_throttled": 10.0}, {"cpu"}),
         ({"tmp_full": 0.0}, {"tmp_bytes": 9.0, "tmp_full": 1.0}, {"tmp"}),
         ({"tmp_full": 1.0}, {"tmp_bytes": 9.0, "tmp_full": 1.0}, set()),
     ],
