@@ -5,8 +5,23 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from core_runtime.rules.budgets import MAX_DESTINATIONS, OTHERS, Account, Budgets, BudgetTable, Window, parse_budgets
+from core_runtime.rules.budgets import (
+    HOUR,
+    LOOKUPS,
+    MAX_DESTINATIONS,
+    MINUTE,
+    OTHERS,
+    TO,
+    Account,
+    Budgets,
+    BudgetTable,
+    Spent,
+    Window,
+    parse_budgets,
+)
 from core_runtime.rules.egress import Refused
 
 
@@ -75,3 +90,73 @@ def test_many_destinations_are_counted_together() -> None:
         account.count(f"h{number}", 1, 0, 0)
     assert len(account.destinations) == MAX_DESTINATIONS + 1
     assert account.destinations[OTHERS].bytes_up == 10
+
+
+LIMITS = Budgets(bytes_per_hour=1_600, bytes_per_hour_and_host=800, connections_per_minute=16, lookups_per_minute=32)
+MOVES = st.lists(
+    st.one_of(
+        st.tuples(st.just("bytes"), st.sampled_from(["a", "b"]), st.integers(1, 300)),
+        st.tuples(st.sampled_from(["open", "lookup"]), st.sampled_from(["a", "b"]), st.just(1)),
+        st.tuples(st.just("wait"), st.just(""), st.integers(1, 40)),
+        st.tuples(st.just("killed"), st.just(""), st.integers(0, 5)),
+    ),
+    max_size=60,
+)
+
+
+@given(MOVES)
+def test_a_copy_says_at_least_what_was_spent_and_at_most_a_step_more(moves: list[tuple[str, str, int]]) -> None:
+    """Against an account that lives through everything: whoever is killed and restored never has spent less."""
+    account, whole, copy, now = Account(), Account(), Spent(), 1_000.0
+    for kind, host, amount in moves:
+        if kind == "wait":
+            now += amount
+        elif kind == "killed":
+            saved_at, now = now, now + amount
+            account = Account()
+            account.restore({name: (age + now - saved_at, total) for name, (age, total) in copy.items()}, now)
+        else:
+            for one in (account, whole):
+                refused = None
+                if kind == "bytes":
+                    one.count(host, amount, 0, now)
+                elif kind == "open":
+                    refused = one.open(host, 0, LIMITS, now)
+                else:
+                    refused = one.lookup(LIMITS, now)
+                if refused is not None:  # the one that was restored refuses first, and what it refuses is not spent
+                    break
+        if not account.is_kept("a", now) or not account.is_kept("b", now):
+            copy = account.ahead(LIMITS, now)
+            account.kept(copy, now)
+        else:
+            copy = account.spent(now)
+        assert account.is_kept("a", now)
+        assert account.is_kept("b", now)
+        steps = {HOUR: 100, MINUTE: 1, LOOKUPS: 2, TO + "a": 50, TO + "b": 50}
+        for name, (_, spent) in account.spent(now, exactly=True).items():
+            assert spent <= copy[name][1] <= spent + steps[name]
+        known = account.spent(now)
+        assert all(known[name][1] >= spent for name, (_, spent) in whole.spent(now, exactly=True).items())
+
+
+def test_a_killed_host_buys_nothing() -> None:
+    """Twenty kills within a minute: together no more than one minute's budget is admitted."""
+    admitted, copy, now = 0, Spent(), 0.0
+    for _ in range(20):
+        account = Account()
+        account.restore(copy, now)
+        for _ in range(3):
+            refused = account.lookup(LIMITS, now)
+            if refused is None and not account.is_kept("a", now):
+                copy = account.ahead(LIMITS, now)
+                account.kept(copy, now)
+            admitted += refused is None
+    assert LIMITS.lookups_per_minute // 2 <= admitted <= LIMITS.lookups_per_minute
+
+
+def test_a_copy_whose_time_is_over_says_nothing() -> None:
+    account = Account()
+    account.restore({HOUR: (3_600.0, 5), MINUTE: (59.0, 5), LOOKUPS: (-1.0, 5), TO + "a": (3_599.0, 7), "of a later version": (0.0, 1)}, 10_000)
+    assert account.spent(10_000) == {MINUTE: (59.0, 5), TO + "a": (3_599.0, 7)}
+    assert account.spent(10_002) == {}
