@@ -1,21 +1,19 @@
-"""Counters of a control group that somebody else removes: read while there is time.
+"""A counter of a control group that somebody else removes: read while there is time.
 
 An engine removes a container's group within milliseconds of its end, so that a look afterwards comes too late, and
-mostly also one at that very moment. So what nobody else tells (refused processes and threads) is read every
-``SAMPLE_S``; the rest once, when the first process of the group ends, as far as it can still be read.
+one at that very moment often. So what nobody else tells, refused processes and threads, is read every ``SAMPLE_S``.
 
-Not here: groups that this host removes itself (``cgroups``): those are read before.
+Invariant: costs no descriptor. Not here: groups that this host removes itself (``cgroups``), which are read before.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from core_runtime.drivers.cgroup_reading import counted, folders_of, refused
+from core_runtime.drivers.cgroup_reading import folders_of, refused
 
 SAMPLE_S = 1.0
 """Costs a read of twenty bytes. The kernel's notice of a change (``poll``) does not come under version 1."""
@@ -29,24 +27,13 @@ class GroupWatch:
         self.counted: dict[str, float] = {}
         """As it was last; what can't be read any more keeps its last value."""
         self._loop = asyncio.get_running_loop()
-        self._process = os.pidfd_open(pid)
-        self._loop.add_reader(self._process, self._ended)
         self._timer = self._loop.call_later(SAMPLE_S, self._sample)
 
     def close(self) -> None:
         """Stop watching. Safe to repeat."""
         self._timer.cancel()
-        if self._process >= 0:
-            self._loop.remove_reader(self._process)
-            os.close(self._process)
-            self._process = -1
 
     def _sample(self) -> None:
         with contextlib.suppress(OSError, ValueError, KeyError):
             self.counted["pids_refused"] = refused(self.folders)
         self._timer = self._loop.call_later(SAMPLE_S, self._sample)
-
-    def _ended(self) -> None:
-        # a few files without a disk behind them: a thread would come too late
-        self.counted.update(counted(self.folders))
-        self.close()
