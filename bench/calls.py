@@ -11,6 +11,8 @@ import subprocess
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
+from typing import Protocol
 
 import uvloop
 
@@ -18,7 +20,9 @@ from backend_core.errors import RumiError
 from bench.floors import ANSWER_LINES, IN_FLIGHT, JsonLines, PingPong, UvloopEcho
 from bench.harness import Report, Row, Subject, measure, tail
 from bench.peers import DockerExec, bubblewrap_command, docker_command, sparse
+from bench.rpc_peers import PEERS
 from bench.stand import PAYLOAD, host_with_packs
+from core_runtime.drivers import proc_view
 from core_runtime.handlers.host import Host
 
 FLOOR = "floor: ping-pong"
@@ -30,6 +34,16 @@ ISOLATIONS = ("embedded", "docker")
 Timed = Callable[[int], Awaitable[float]]
 
 
+class Peer(Protocol):
+    """A subject that holds a process."""
+
+    def __call__(self, n: int) -> float:
+        """Seconds for ``n`` calls."""
+
+    def close(self) -> None:
+        """End it."""
+
+
 def run(report: Report, *, quick: bool) -> None:
     """Adds the rows; an isolation or a peer that this machine lacks is named under ``missing``.
 
@@ -38,6 +52,7 @@ def run(report: Report, *, quick: bool) -> None:
     """
     share = 10 if quick else 1
     with _on_one_core(), _stand(report) as (runner, floor, _, hosts, _):
+        _keep_together(hosts)
         _one_by_one(report, runner, floor, hosts, SERIAL // share, "one core")
     with _stand(report) as (runner, floor, echo, hosts, opened):
         _one_by_one(report, runner, floor, hosts, SERIAL // share, "any core")
@@ -57,6 +72,18 @@ def _on_one_core() -> Iterator[None]:
         yield
     finally:
         os.sched_setaffinity(0, everywhere)
+
+
+def _keep_together(hosts: dict[str, Host]) -> None:
+    """Sandboxes as well: what an engine starts inherits nothing from us."""
+    if not hasattr(os, "sched_setaffinity"):
+        return
+    ours = os.sched_getaffinity(0)
+    roots = [one.pid for host in hosts.values() if host.orchestrator for one in host.orchestrator.list()]
+    for pid in [found for root in roots for found in (root, *proc_view.descendants(root))]:
+        for task in (proc_view.PROC / str(pid) / "task").iterdir():
+            with contextlib.suppress(OSError):  # it has ended
+                os.sched_setaffinity(int(task.name), ours)
 
 
 @contextlib.contextmanager
@@ -122,8 +149,15 @@ def _peers(report: Report, runner: asyncio.Runner, hosts: dict[str, Host], opene
 
 
 def _peers_of(isolation: str) -> list[tuple[str, Callable[[ExitStack], Subject], str]]:
+    """With Docker the peers run in its containers; else in plain processes, which nothing keeps apart."""
+    place = "in the container" if isolation == "docker" else "plain process"
+    others = [
+        (f"peer: {name}, {place}", partial(_opened, partial(opener, isolation)), wanted)
+        for name, (opener, wanted) in PEERS.items()
+    ]
     if isolation == "embedded":
-        return [("peer: JSON lines over stdio, bubblewrap", lambda s: _lines(s, bubblewrap_command(ANSWER_LINES)), "")]
+        lines = bubblewrap_command(ANSWER_LINES)
+        return [("peer: JSON lines over stdio, bubblewrap", partial(_opened, partial(JsonLines, lines)), ""), *others]
 
     def execute(stack: ExitStack) -> Subject:
         peer = DockerExec()
@@ -132,13 +166,14 @@ def _peers_of(isolation: str) -> list[tuple[str, Callable[[ExitStack], Subject],
 
     lines = docker_command(ANSWER_LINES, "-i")
     return [
-        ("peer: JSON lines over `docker run -i`", lambda s: _lines(s, lines), "must > 1, aim ≥ 5"),
+        ("peer: JSON lines over `docker run -i`", partial(_opened, partial(JsonLines, lines)), "must > 1, aim ≥ 5"),
+        *others,
         ("peer: `docker exec` a call", execute, "must > 1, aim ≥ 1,000"),
     ]
 
 
-def _lines(stack: ExitStack, command: list[str]) -> Subject:
-    peer = JsonLines(command)
+def _opened(opener: Callable[[], Peer], stack: ExitStack) -> Subject:
+    peer = opener()
     stack.callback(peer.close)
     return peer
 

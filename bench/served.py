@@ -75,7 +75,7 @@ async def echo(request):
     return JSONResponse({"success": True, "data": {"result": body["args"]}, "error": None})
 
 uvicorn.run(Starlette(routes=[Route("/echo", echo, methods=["POST"])]), port=int(sys.argv[1]), log_level="error",
-            loop="uvloop", http="httptools", access_log=False)
+            loop="uvloop", http="httptools", access_log=False, timeout_keep_alive=3600)
 """
 
 
