@@ -172,8 +172,8 @@ def _read_frame(agent: Any, data: bytes) -> Any:
         if type(part) is module.Raw:
             try:
                 said.append(repr(agent.decode(part)))
-            except module.RemoteError as exc:
-                said.append(exc.type)
+            except module.RemoteError:
+                said.append("refused")  # for which of several faults, depends on where a reader begins
         else:
             said.append(repr(part))
     return [text.replace("ExtType", "") for text in said] if "0x" not in "".join(said) else len(said)
