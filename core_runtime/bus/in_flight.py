@@ -22,6 +22,7 @@ from msgspec import Raw
 
 from backend_core.errors import quote
 from core_runtime.bus.calls import Call, EdgeStats, Failure
+from core_runtime.bus.large import Busy, sending_failed
 from core_runtime.rules import frames
 from core_runtime.rules.frames import BusLimits, FrameError
 from core_runtime.rules.routing import allowed_ms
@@ -65,9 +66,9 @@ class InFlight:
             if call.caller_id > 0:
                 caller.send((frames.RESULT, call.caller_id, 0, refs, body))
         except FrameError as exc:
-            if call.callee is not None:
+            if call.callee is not None and not isinstance(exc, Busy):
                 call.callee.limited("message", f"Its answer to {quote(call.key)}: {exc}.")
-            self.fail(call, Failure("value.too_large", str(exc)))
+            self.fail(call, sending_failed(exc))
         else:
             self.finish(call, "")
 

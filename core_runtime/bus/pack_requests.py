@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Raw
 
 from core_runtime.bus.calls import Failure
+from core_runtime.bus.large import sending_failed
 from core_runtime.diagnostics import Diagnostics, fail_soft
 from core_runtime.rules import frames
 from core_runtime.rules.frames import FrameError
@@ -84,8 +85,10 @@ class PackRequests:
                 self._session.send(
                     (frames.RESULT, number, 0, refs, Raw(pack(result, self._session.references.exporter(refs))))
                 )
-            except (ValueProblem, FrameError) as exc:
-                self._session.send_error(number, Failure(getattr(exc, "type", "value.too_large"), str(exc)))
+            except ValueProblem as exc:
+                self._session.send_error(number, Failure(exc.type, str(exc)))
+            except FrameError as exc:
+                self._session.send_error(number, sending_failed(exc))
         if outcome.error is not None:
             if getattr(outcome.error, "code", "") == "quota":
                 self._session.limited("disk", getattr(outcome.error, "detail", ""))

@@ -5,6 +5,8 @@ Not here: how errors travel (``calls.Failure``).
 
 from __future__ import annotations
 
+from typing import Final
+
 from msgspec import Raw
 from msgspec.msgpack import Encoder
 
@@ -12,6 +14,8 @@ from core_runtime.bus.calls import Failure
 from core_runtime.rules.schemas import Checker
 from core_runtime.rules.values import ValueProblem, unpack
 
+MAX_CHECKED_BYTES: Final = 1024 * 1024
+"""Of a value that a schema is checked against: it is decoded and encoded anew while everybody waits."""
 _reencode = Encoder().encode
 
 
@@ -32,6 +36,13 @@ def checked(checker: Checker | None, body: Raw, what: str, decode_nodes: int) ->
     """Validate a body against a schema; the value that was checked is what travels on. Raises ``Refused``."""
     if checker is None:
         return body
+    size = len(memoryview(body))
+    if size > MAX_CHECKED_BYTES:
+        raise refused(
+            "value.too_large",
+            f"{what} take {size} bytes",
+            f"what a schema is to be checked against takes at most {MAX_CHECKED_BYTES}",
+        )
     try:
         value = unpack(body, max_nodes=decode_nodes)
     except ValueProblem as exc:

@@ -24,6 +24,7 @@ from core_runtime.bus.calls import Call, CallContext, Failure, HostContext
 from core_runtime.bus.holding import Holds
 from core_runtime.bus.host_functions import HostFunctions, run_function
 from core_runtime.bus.in_flight import InFlight
+from core_runtime.bus.large import Busy, Room, sending_failed
 from core_runtime.bus.references import RemoteCallable
 from core_runtime.bus.refusals import Refused, checked, refused
 from core_runtime.bus.sleeping import Sleeper
@@ -47,6 +48,7 @@ class Router:
         self.registry = registry
         self.diagnostics = diagnostics
         self.limits = limits
+        self.room = Room(limits.values_bytes)
         self.calls = InFlight(limits)
         self.sessions = self.calls.sessions
         self.edges = self.calls.edges
@@ -377,10 +379,10 @@ class Router:
         try:
             callee.send(frame)
         except FrameError as exc:
-            if call.caller is not None:
+            if call.caller is not None and not isinstance(exc, Busy):
                 call.caller.limited("message", f"Its call of {quote(call.key)}: {exc}.")
             callee.places.give_back(caller, call.size_bytes)
-            raise refused("value.too_large", str(exc)) from exc
+            raise Refused(sending_failed(exc)) from exc
         callee.incoming[call.number] = call
 
     # --- answers

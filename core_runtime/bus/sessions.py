@@ -24,6 +24,7 @@ from backend_core.errors import PackError, PackTimeout, quote
 from core_runtime.bus.calls import Call, EdgeStats, Failure
 from core_runtime.bus.channels import Channels
 from core_runtime.bus.channels import Serve as ServeChannel
+from core_runtime.bus.large import LargeBodies, in_chunks
 from core_runtime.bus.mirrors import Mirror
 from core_runtime.bus.pack_events import PackEvents
 from core_runtime.bus.pack_log import PackLog
@@ -45,7 +46,10 @@ from core_runtime.rules.routing import RightsOf
 
 _NIL = Raw(b"\xc0")
 GIVE_BACK_S = 2.0
+_WithBody = frames.CallFrame | frames.ResultFrame | frames.ItemFrame | frames.RequestFrame
 _NO_REFS: tuple[tuple[int, int], ...] = ()
+LARGE = frozenset({frames.CALL, frames.RESULT, frames.STREAM_ITEM})
+"""Kinds that the host sends with a body in chunks where it is longer than a frame."""
 INCOMPATIBLE = "interface_incompatible"
 
 
@@ -120,6 +124,7 @@ class Session:
         self.outgoing: dict[int, Call] = {}
         self.registry = Registrations(self)
         self.registrations = self.registry.entries
+        self.large = LargeBodies(self, owner.router.room)
         self.stats = EdgeStats()
         self.made = 0
         self.abandoned = 0
@@ -255,6 +260,7 @@ class Session:
 
     def on_room(self) -> None:
         """``drivers.link.Peer``: mirrors and events that waited go out."""
+        self.large.resume()
         self.mirror.resume()
         self.events.resume()
         self._channels.resume()
@@ -274,6 +280,7 @@ class Session:
         self.events.clear()
         self.registry.clear()
         self.references.clear()
+        self.large.clear()
         self._forget_unsuited()
         if not self.greeted.done():
             self.greeted.cancel()
@@ -284,6 +291,23 @@ class Session:
     def congested(self) -> bool:
         """More lies unread than a Pack may leave."""
         return self._link is not None and self._link.congested
+
+    def on_long(self, frame: tuple[Any, ...]) -> bool:
+        """``drivers.link.Peer``: a call, an answer or an item may have a body that is longer than a frame."""
+        if not (self.large.accepts and type(frame[-1]) is Raw and frame[0] in LARGE):
+            return False
+        self.large.send(frame)
+        return True
+
+    def keep_order(self, send: Callable[[tuple[Any, ...]], None] | None) -> None:
+        """Send what comes through ``send`` from now on; None: straight to the link."""
+        if self._link is not None:
+            self.send = send or self._link.send
+
+    def put(self, frame: tuple[Any, ...]) -> None:
+        """Queue a frame as it is."""
+        if self._link is not None:
+            self._link.send(frame)
 
     def send_error(self, number: int, failure: Failure) -> None:
         """Answer a request with an error."""
@@ -455,6 +479,7 @@ class Session:
             frames.ItemFrame: self._on_item,
             frames.EndFrame: self._on_end,
             frames.CreditFrame: self._on_credit,
+            frames.ChunkFrame: self.large.chunk,
             frames.HelloFrame: self._on_hello,
             frames.PhaseDoneFrame: self._on_phase_done,
             frames.PongFrame: self._on_pong,
@@ -477,6 +502,7 @@ class Session:
         if PROTOCOL_VERSION not in (hello.get("protocols") or ()):
             raise FrameError(f"no common protocol version (the host speaks {PROTOCOL_VERSION})")
         self.hello = hello
+        self.large.accepts = hello.get("chunks") is True
         self.greeted.set_result(None)
 
     def _on_answer(self, number: int, kind: int, raw: Raw) -> None:
@@ -516,14 +542,31 @@ class Session:
         if frame.id in self.outgoing:
             raise FrameError(f"call id {frame.id} is in use")
         self.made += 1
+        dropped = self._joined(frame)
+        if dropped is not None:
+            self.send_error(frame.id, dropped)
+            return
         self.router.from_pack(self, frame)
 
     def _on_result(self, frame: frames.ResultFrame) -> None:
+        dropped = self._joined(frame)
         call = self.incoming.get(frame.id)
         if call is None or call.streaming:
             self._stray(frame.id)
+        elif dropped is not None:
+            self.router.error(call, dropped)
         else:
             self.router.result(call, frame)
+
+    def _joined(self, frame: _WithBody) -> Failure | None:
+        """Put a body that came in chunks in its place; why not, where it was dropped."""
+        if not in_chunks(frame.body):
+            return None
+        body = self.large.body(frame)
+        if isinstance(body, Failure):
+            return body
+        frame.body = body
+        return None
 
     def _on_error(self, frame: frames.ErrorFrame) -> None:
         call = self.incoming.get(frame.id)
@@ -542,9 +585,10 @@ class Session:
             self._channels.cancel(frame.id)
 
     def _on_item(self, frame: frames.ItemFrame) -> None:
+        dropped = self._joined(frame)
         call = self.incoming.get(frame.id)
         if call is not None:
-            self.router.streams.item(call, frame)
+            self.router.streams.item(call, frame, dropped)
         elif not self._channels.item(frame):
             self._stray(frame.id)
 
@@ -570,6 +614,10 @@ class Session:
 
     def _on_request(self, frame: frames.RequestFrame) -> None:
         self.made += 1
+        dropped = self._joined(frame)
+        if dropped is not None:
+            self.send_error(frame.id, dropped)
+            return
         if self._channels.serves(frame.operation):
             self._channels.take(frame)
         else:

@@ -20,6 +20,7 @@ from msgspec import Raw
 from backend_core.errors import quote
 from core_runtime.bus.calls import Call, Failure
 from core_runtime.bus.in_flight import InFlight
+from core_runtime.bus.large import Busy, sending_failed
 from core_runtime.rules import frames
 from core_runtime.rules.frames import FLAG_STREAM, FrameError
 from core_runtime.rules.routing import granted_credit
@@ -58,8 +59,8 @@ class Streams:
         if call.future is not None and not call.future.done():
             call.future.set_result(call.stream)
 
-    def item(self, call: Call, frame: frames.ItemFrame) -> None:
-        """The callee's STREAM_ITEM, within the credit it was given."""
+    def item(self, call: Call, frame: frames.ItemFrame, dropped: Failure | None = None) -> None:
+        """The callee's STREAM_ITEM, within the credit it was given. ``dropped``: why its value did not get through."""
         callee = call.callee
         assert callee is not None
         if not call.streaming:
@@ -68,6 +69,9 @@ class Streams:
             raise FrameError("more items than the consumer granted")
         call.credit -= 1
         if call.abandoned:
+            return
+        if dropped is not None:
+            self._calls.abandon(call, dropped)
             return
         call.deadline = time.monotonic() + call.budget_s
         try:
@@ -83,8 +87,9 @@ class Streams:
         except ValueProblem as exc:
             self._calls.abandon(call, Failure(exc.type, str(exc)))
         except FrameError as exc:
-            callee.limited("message", f"An item of {quote(call.key)}: {exc}.")
-            self._calls.abandon(call, Failure("value.too_large", str(exc)))
+            if not isinstance(exc, Busy):
+                callee.limited("message", f"An item of {quote(call.key)}: {exc}.")
+            self._calls.abandon(call, sending_failed(exc))
 
     def credit(self, call: Call, n: int) -> None:
         """The consumer's STREAM_CREDIT; what would exceed the producer's window is swallowed."""

@@ -50,6 +50,9 @@ class Peer(Protocol):
     def on_room(self) -> None:
         """Called when a congested link has room again."""
 
+    def on_long(self, frame: tuple[Any, ...]) -> bool:
+        """A frame is longer than the other end accepts: whether the peer sends it in some other way."""
+
 
 class Turn:
     """What links of one loop share: which of them have something to write when the read under way has been handled."""
@@ -219,7 +222,12 @@ class Link(asyncio.BufferedProtocol):
         """
         if self.closed:
             return
-        append(self._out, frame, self._frame_bytes)
+        try:
+            append(self._out, frame, self._frame_bytes)
+        except FrameError:
+            if self._peer.on_long(frame):
+                return
+            raise
         if self._queued:
             if len(self._out) > self._limits.backlog_hard_bytes:
                 self.abort(_UNREAD)

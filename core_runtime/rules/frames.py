@@ -29,6 +29,7 @@ CANCEL: Final = 4
 STREAM_ITEM: Final = 5
 STREAM_END: Final = 6
 STREAM_CREDIT: Final = 7
+CHUNK: Final = 8
 HELLO: Final = 16
 WELCOME: Final = 17
 RUN_PHASE: Final = 18
@@ -50,6 +51,9 @@ REQUEST: Final = 64
 PROTOCOL_VERSION: Final = 1
 FLAG_STREAM: Final = 1
 """Bit 0 of RESULT's flags: the value is a stream."""
+
+EXT_CHUNKED: Final = 4
+"""Extension type of a whole body that came in CHUNK frames before: fixext 8, number and size, u32 little endian."""
 
 OWN, HELD = 0, 1
 """Spaces of a reference, as its *sender* sees them: a callable of its own, or one that the receiver owns."""
@@ -130,6 +134,13 @@ class CreditFrame(Struct, tag=STREAM_CREDIT, array_like=True, forbid_unknown_fie
 
     id: U32
     n: U32
+
+
+class ChunkFrame(Struct, tag=CHUNK, array_like=True, forbid_unknown_fields=True, gc=False):
+    """CHUNK: ``piece`` aliases the buffer that was read into."""
+
+    id: U32
+    piece: memoryview
 
 
 class HelloFrame(Struct, tag=HELLO, array_like=True, forbid_unknown_fields=True, gc=False):
@@ -242,6 +253,7 @@ AgentFrame = (
     | ItemFrame
     | EndFrame
     | CreditFrame
+    | ChunkFrame
     | HelloFrame
     | PhaseDoneFrame
     | PongFrame
@@ -270,8 +282,10 @@ class BusLimits:
     before it is cut off. ``orphans`` bounds the calls in flight that name no parent (shedding a parent buys little),
     ``abandoned`` the cancelled calls that a Pack has not answered. ``registry_bytes`` is what all registrations may
     take together; ``register_burst`` and ``register_per_s`` are units of work (``registrations`` says what costs how
-    many). Of ``requests`` in flight, ``requests_at_once`` are being served and the rest wait with at most
-    ``request_bytes`` of arguments: the threads that serve them belong to everybody.
+    many). ``value_bytes`` is what the unfinished large values of a Pack may take, ``values`` how many there may be,
+    ``values_bytes`` what those of all Packs take together. Of ``requests`` in flight, ``requests_at_once`` are being
+    served and the rest wait with at most ``request_bytes`` of arguments: the threads that serve them belong to
+    everybody.
     """
 
     frame_bytes: int = 1024 * 1024
@@ -292,6 +306,9 @@ class BusLimits:
     request_bytes: int = 8 * 1024 * 1024
     channels: int = 256
     registry_bytes: int = 8 * 1024 * 1024
+    value_bytes: int = 32 * 1024 * 1024
+    values: int = 16
+    values_bytes: int = 256 * 1024 * 1024
     register_burst: int = 2_000
     register_per_s: int = 200
     backlog_bytes: int = 8 * 1024 * 1024
@@ -312,6 +329,8 @@ class BusLimits:
             "stream_credit": self.stream_credit,
             "threads": self.threads,
             "registry_bytes": self.registry_bytes,
+            "value_bytes": self.value_bytes,
+            "values": self.values,
         }
 
 

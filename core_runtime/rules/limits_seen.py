@@ -42,6 +42,7 @@ LIMITS: Final[Mapping[str, Told]] = MappingProxyType({
     "calls": Told("calls in flight", "It calls faster than it is answered: have it wait for answers."),
     "busy": Told("calls that wait for it", "Its handlers are slower than its callers, or hang: rumi logs {pack_id}."),
     "requests": Told("requests to the host", "Have it wait for the host's answers before it asks again."),
+    "values": Told("values beyond a frame", "Have it send fewer of them at a time, or a stream."),
     "registrations": Told("registrations", "Have it unregister what it replaces, or register a callable."),
 })  # fmt: skip
 """By name, which is also the end of the issue's code (``limit_memory``)."""

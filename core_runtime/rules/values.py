@@ -28,6 +28,7 @@ _decode_int = msgspec.msgpack.Decoder(int).decode
 # First bytes of containers (fixmap, fixarray, array16/32, map16/32); UTF-8 text holds some too: this over-counts only.
 _CONTAINER_BYTES: Final = bytes([*range(0x80, 0xA0), 0xDC, 0xDD, 0xDE, 0xDF])
 _SUSPICIOUS_CONTAINERS: Final = 8_192
+_LONG_BYTES: Final = 1024 * 1024
 
 ExportCallable = Callable[[Any], int]
 """Called with a callable found in a value; returns its index in the frame's ``refs``. May raise ``ValueProblem``."""
@@ -114,7 +115,10 @@ def unpack(body: Raw | bytes, resolve: Callable[[int], Any] | None = None, *, ma
     Raises ``ValueProblem`` (``value.malformed``, ``value.too_large``, ``value.too_deep``).
     """
     data = bytes(memoryview(body))
-    containers = len(data) - len(data.translate(None, _CONTAINER_BYTES))
+    if len(data) > _LONG_BYTES:
+        containers = _SUSPICIOUS_CONTAINERS + 1  # its heads are fewer than its bytes: look at them alone
+    else:
+        containers = len(data) - len(data.translate(None, _CONTAINER_BYTES))
     if containers > _SUSPICIOUS_CONTAINERS:
         check_nodes(data, max_nodes)
     try:

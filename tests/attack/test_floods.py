@@ -71,7 +71,7 @@ def run(context):
         return ir.get("victim.calls_itself")(args, ctx)
 
     def too_long(args, ctx):
-        return "x" * (2 << 20)
+        return "x" * (33 << 20)
 
     def endless(args, ctx):
         number = 0
@@ -188,7 +188,7 @@ FLOODS = {
     "a handler that never ends": Flood("hang", times=8),
     "hundreds of handlers that never end": Flood("hang_often", issue="bus_stuck"),
     "a call that leads to itself": Flood("calls_itself", issue="limit_depth"),
-    "answers that are too long": Flood("too_long", times=8, issue="limit_message"),
+    "an answer that is too long": Flood("too_long", issue="limit_message"),
     "an endless stream that is read": Flood("endless", how="read"),
     "a consumer that never reads": Flood("endless", times=4, how="never read"),
     "a log of a gigabyte": Flood("log", issue="limit_log"),

@@ -221,6 +221,10 @@ class Collector:
     def on_lost(self, reason: str) -> None:
         self.reason = reason
 
+    def on_long(self, frame: Any) -> bool:
+        del frame
+        return False
+
     def on_room(self) -> None:
         """Nothing was written."""
 

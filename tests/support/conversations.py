@@ -67,6 +67,19 @@ def mirror(key: str, number: int | None, value: Any = REF, *, mine: bool = False
     return [34, 0, key, [entry], [[1 if mine else 0, number]], [value]]
 
 
+SMALL = {**LIMITS, "frame_bytes": 1024, "value_bytes": 4096, "values": 16}
+"""Limits with which a body need not be long to go in chunks."""
+
+
+def in_chunks(number: int, value: Any) -> tuple[list[Any], Any]:
+    """CHUNK frames of a value in pieces of 500 bytes, and the body of the frame that they belong to."""
+    data = msgpack.packb(value)
+    frames = [[8, number, data[at : at + 500]] for at in range(0, len(data), 500)]
+    return frames, msgpack.ExtType(4, number.to_bytes(4, "little") + len(data).to_bytes(4, "little"))
+
+
+ONE, ONE_BODY = in_chunks(7, {"data": b"\x01" * 1200})
+TWO, TWO_BODY = in_chunks(8, "x" * 700)
 BEGIN = [AGENT_FRAME, WELCOME, run_phase()]
 """HELLO, WELCOME, RUN_PHASE."""
 
@@ -93,6 +106,32 @@ REQUESTS: list[tuple[str, dict[str, Any], Any]] = [
 ]
 
 CONVERSATIONS: dict[str, Conversation] = {
+    "chunks": Conversation(
+        "Bodies longer than a frame, two at once, and one beyond the limit; an answer and an item of a stream that are.",
+        [
+            AGENT_FRAME, [17, 0, {**WELCOME[2], "limits": SMALL}], run_phase(), *registered(1, 2),
+            *ONE[:2], *TWO, *ONE[2:], call(10, 1, ONE_BODY), *[AGENT_FRAME] * 4, call(11, 1, TWO_BODY), AGENT_FRAME,
+            call(12, 2, 600), *[AGENT_FRAME] * 6, call(13, 2, 5000), AGENT_FRAME, AGENT_FRAME,
+        ],
+        """
+        def run(context):
+            ir = context["interface_registry"]
+            ir.register("alpha.echo", lambda args, ctx: args)
+
+            def stream(args, ctx):
+                yield "y" * (args * 2)
+
+            ir.register("alpha.stream", stream)
+        """,
+        """
+        exports.run = async ({ registry }) => {
+          await registry.register("alpha.echo", (args) => args);
+          await registry.register("alpha.stream", function* (args) {
+            yield "y".repeat(args * 2);
+          });
+        };
+        """,
+    ),
     "life": Conversation(
         "HELLO, WELCOME, a ping, the orderly end.",
         [AGENT_FRAME, WELCOME, [21, 5], AGENT_FRAME, [20, 0, 1000]],

@@ -27,7 +27,7 @@ from core_runtime.bus.channels import Channel
 from core_runtime.rules.contracts import Terms
 from core_runtime.rules.frames import BusLimits
 from tests.support import vectors
-from tests.support.conversations import REF
+from tests.support.conversations import REF, in_chunks
 from tests.support.raw_agent import MIRROR, WAIT_S, Grant, RawAgent, Rig, rig
 
 HOST = "host"
@@ -41,6 +41,10 @@ for _ in range(70):
 HELLO = [16, 0, {"protocols": [1], "agent": "raw", "python": "3", "codec": "c", "probe": {"uid": 0}}]
 UNKNOWN = msgpack.ExtType(9, b"")
 """A body that no reader takes."""
+
+
+LONG, LONG_BODY = in_chunks(3, b"x" * 5000)
+TOO_LONG, TOO_LONG_BODY = in_chunks(4, b"x" * 9000)
 
 
 def register(number: int, key: str, ref: int | None = 1, value: Any = None, **more: Any) -> list[Any]:
@@ -122,6 +126,13 @@ CONVERSATIONS: dict[str, tuple[str, list[list[Any]]]] = {
     "too_large": ("A value that fits the frame of its sender and no longer that of its receiver (here: 4,096 bytes).", [
         *PAIR, ["beta", call(1, "k", b"x" * 4060)], ["beta", HOST],
     ]),
+    "chunks": ("A value longer than a frame (here: 4,096 bytes) goes over in chunks, and comes back; one is too long for the receiver (here: 8,192).", [
+        ["open", "alpha", {"provides": ["k"], "chunks": True}], ["alpha", register(1, "k")], ["alpha", HOST], ["alpha", HOST],
+        ["open", "beta", {"calls": ["k"], "chunks": True}], ["beta", HOST],
+        *[["beta", piece] for piece in LONG], ["beta", call(1, "k", LONG_BODY)], *[["alpha", HOST]] * 4,
+        *[["alpha", piece] for piece in LONG], ["alpha", [2, 1, 0, [], LONG_BODY]], *[["beta", HOST]] * 4,
+        *[["beta", piece] for piece in TOO_LONG], ["beta", call(2, "k", TOO_LONG_BODY)], ["beta", HOST],
+    ]),
     "schema": ("Arguments and a result that do not fit the schemas of the interface.", [
         ["open", "alpha", {"provides": ["k"]}], ["alpha", register(1, "k", schemas={"input": NUMBER, "output": NUMBER})], ["alpha", HOST], ["alpha", HOST],
         ["open", "beta", {"calls": ["k"]}], ["beta", HOST],
@@ -179,7 +190,7 @@ CONVERSATIONS: dict[str, tuple[str, list[list[Any]]]] = {
         ["alpha", [64, 2, "http.fetch", 0, [], {"method": "GET", "url": "http://elsewhere/", "headers": [], "length": 0, "plain": True}]], ["alpha", HOST],
     ]),
 }
-LIMITS = {"depth": {"depth": 1}, "limit": {"in_flight": 4}, "too_large": {"frame_bytes": 4096}, "registry": {"registrations": 3}}
+LIMITS = {"depth": {"depth": 1}, "limit": {"in_flight": 4}, "too_large": {"frame_bytes": 4096}, "chunks": {"frame_bytes": 4096, "value_bytes": 8192}, "registry": {"registrations": 3}}
 # fmt: on
 ANY: dict[int, list[list[Any]]] = {
     1: [[3], [7, 0]],
@@ -233,7 +244,7 @@ class Stage:
         )
         connected = asyncio.ensure_future(endpoint.connected(WAIT_S))
         agent = await RawAgent.connect(place)
-        agent.raw(vectors.encode(HELLO))
+        agent.raw(vectors.encode([*HELLO[:2], {**HELLO[2], "chunks": True}] if grant.get("chunks") else HELLO))
         session = await connected
         r.agents.append(agent)
         self._agents[f"{name}.{generation}" if beside else name] = agent

@@ -33,7 +33,7 @@ from tests.support.conversations import AGENT_FRAME, AGENT_PAIR, CONVERSATIONS, 
 VECTORS = Path(__file__).parents[1] / "vectors"
 AGENT = Path(__file__).parents[2] / "docker" / "core" / "runtime" / "container_agent.py"
 KINDS = {
-    1: "CALL", 2: "RESULT", 3: "ERROR", 4: "CANCEL", 5: "STREAM_ITEM", 6: "STREAM_END", 7: "STREAM_CREDIT", 16: "HELLO",
+    1: "CALL", 2: "RESULT", 3: "ERROR", 4: "CANCEL", 5: "STREAM_ITEM", 6: "STREAM_END", 7: "STREAM_CREDIT", 8: "CHUNK", 16: "HELLO",
     17: "WELCOME", 18: "RUN_PHASE", 19: "PHASE_DONE", 20: "SHUTDOWN", 21: "PING", 22: "PONG", 23: "LOG", 32: "REGISTER",
     33: "UNREGISTER", 34: "MIRROR", 37: "RELEASE", 48: "SUBSCRIBE", 49: "UNSUBSCRIBE", 50: "PUBLISH", 51: "EVENT",
     64: "REQUEST",
@@ -197,13 +197,13 @@ VALUES: list[tuple[str, Any]] = [
 ]  # fmt: skip
 FROM_HOST: list[tuple[str, list[Any]]] = [
     ("CALL", call(1, 1, None)), ("RESULT", result(1, None)), ("ERROR", error(1, "limit")), ("CANCEL", [4, 1]),
-    ("STREAM_ITEM", [5, 1, [], None]), ("STREAM_END", [6, 1, None]), ("STREAM_CREDIT", [7, 1, 1]), ("WELCOME", WELCOME),
+    ("STREAM_ITEM", [5, 1, [], None]), ("STREAM_END", [6, 1, None]), ("STREAM_CREDIT", [7, 1, 1]), ("CHUNK", [8, 1, b"x"]), ("WELCOME", WELCOME),
     ("RUN_PHASE", run_phase()), ("SHUTDOWN", [20, 0, 0]), ("PING", [21, 1]), ("MIRROR", [34, 0, "k", [], [], []]),
     ("RELEASE", [37, 0, [1]]), ("EVENT", [51, 0, 1, {}, [], None]),
 ]  # fmt: skip
 FROM_AGENT: list[tuple[str, list[Any]]] = [
     ("CALL", [1, 1, "k", 0, 0, 0, None, [], None]), ("RESULT", result(1, None)), ("ERROR", error(1, "limit")), ("CANCEL", [4, 1]),
-    ("STREAM_ITEM", [5, 1, [], None]), ("STREAM_END", [6, 1, None]), ("STREAM_CREDIT", [7, 1, 1]), ("HELLO", [16, 0, {}]),
+    ("STREAM_ITEM", [5, 1, [], None]), ("STREAM_END", [6, 1, None]), ("STREAM_CREDIT", [7, 1, 1]), ("CHUNK", [8, 1, b"x"]), ("HELLO", [16, 0, {}]),
     ("PHASE_DONE", [19, 1, {}]), ("PONG", [22, 1, {}]), ("LOG", [23, 0, 20, "stdout", "x"]),
     ("REGISTER", [32, 1, "k", {}, None, None, [], None]), ("UNREGISTER", [33, 1, [1]]), ("RELEASE", [37, 0, [1]]),
     ("SUBSCRIBE", [48, 1, "t"]), ("UNSUBSCRIBE", [49, 1, 1]), ("PUBLISH", [50, 1, "t", [], None]),

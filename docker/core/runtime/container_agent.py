@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 VERSION = "1.0"
 PROTOCOL = 1
 
-(CALL, RESULT, ERROR, CANCEL, STREAM_ITEM, STREAM_END, STREAM_CREDIT) = range(1, 8)
+(CALL, RESULT, ERROR, CANCEL, STREAM_ITEM, STREAM_END, STREAM_CREDIT, CHUNK) = range(1, 9)
 (HELLO, WELCOME, RUN_PHASE, PHASE_DONE, SHUTDOWN, PING, PONG, LOG) = range(16, 24)
 REGISTER, UNREGISTER, MIRROR, RELEASE = 32, 33, 34, 37
 SUBSCRIBE, UNSUBSCRIBE, PUBLISH, EVENT = 48, 49, 50, 51
@@ -51,8 +51,12 @@ REQUEST = 64
 EARLY_EVENTS = 4_096
 """Events kept for subscriptions whose number is not known yet."""
 WITH_BODY = frozenset({CALL, RESULT, STREAM_ITEM, MIRROR, EVENT})
+IN_CHUNKS = frozenset({CALL, RESULT, STREAM_ITEM, REQUEST})
+"""Kinds whose body may come in CHUNK frames before them."""
 
 EXT_REFERENCE, EXT_DATE = 1, 2
+CHUNKED = b"\xd7\x04"
+"""The head of a body that came in chunks: fixext 8 of type 4, then number and size."""
 OWN, HELD = 0, 1
 FLAG_STREAM = 1
 
@@ -91,7 +95,10 @@ OUT_FRAMES = 32
 
 EXIT_OK, EXIT_USAGE, EXIT_LOST, EXIT_PROTOCOL = 0, 2, 3, 4
 
+PIECE_BYTES = 60 * 1024
+"""Of a body that is sent in chunks; with its header it fits the buffer that the host reads into."""
 U32 = Struct("<I")
+NUMBER_SIZE = Struct("<II")
 TIMEVAL = Struct("@ll")
 PLAIN = frozenset({dict, list, str, int, float, bool, type(None), bytes, tuple})
 LEAVES = frozenset({str, int, float, bool, type(None), bytes})
@@ -1286,9 +1293,10 @@ class Run:
         if not self.id:
             return None
         try:
-            return self.agent.frame([RESULT, self.id, 0], result)
+            frame: bytes = self.agent.frame([RESULT, self.id, 0], result)
         except RemoteError as exc:
             return self.refused(as_refusal(exc))
+        return frame
 
     def refused(self, exc: BaseException) -> bytes | None:
         if not self.id:
@@ -1296,7 +1304,7 @@ class Run:
             return None
         return self.agent.plain_frame([ERROR, self.id, *self.agent.error_fields(exc)])
 
-    def item_frame(self, item: Any) -> bytes:
+    def item_frame(self, item: Any) -> Any:
         try:
             return self.agent.frame([STREAM_ITEM, self.id], item)
         except RemoteError as exc:
@@ -1607,6 +1615,29 @@ class Worker:
         self.job: Any = None
 
 
+class Large:
+    """A frame with its body in chunks before it; made as it is written, so that the body is there once."""
+
+    __slots__ = ("agent", "body", "start")
+
+    def __init__(self, agent: Agent, start: bytes, body: Any) -> None:
+        self.agent = agent
+        self.start = start
+        self.body = body
+
+    def __len__(self) -> int:
+        return len(self.start) + len(self.body)
+
+    def __iter__(self) -> Iterator[bytes]:
+        agent, body = self.agent, self.body
+        agent.next_large = number = agent.next_large % 0xFFFFFFFF + 1
+        size = min(PIECE_BYTES, agent.frame_bytes // 2)
+        for at in range(0, len(body), size):
+            yield agent.plain_frame([CHUNK, number, bytes(body[at : at + size])])
+        frame = self.start + CHUNKED + NUMBER_SIZE.pack(number, len(body))
+        yield U32.pack(len(frame)) + frame
+
+
 class Agent:
     """Connection, tables and threads of one sandbox."""
 
@@ -1623,6 +1654,11 @@ class Agent:
         self.deadline_s = 30.0
         self.stream_credit = 16
         self.threads = 48
+        self.value_bytes = 0
+        # bodies in chunks: those that come, and one after the other those that go
+        self.coming: dict[int, bytearray] = {}
+        self.large_lock = allocate_lock()
+        self.next_large = 0
         # the read side; only the holder of the lead touches these
         self.buf = bytearray(READ_BYTES)
         self.view = memoryview(self.buf)
@@ -1678,28 +1714,31 @@ class Agent:
         data: bytes = self.codec.pack(fields)
         return U32.pack(len(data)) + data
 
-    def frame(self, head: list[Any], value: Any) -> bytes:
-        """``head`` + refs + ``value``. Raises ``ValueRefused`` naming the path of what can't cross."""
+    def frame(self, head: list[Any], value: Any) -> Any:
+        """``head`` + refs + ``value``: bytes, or a ``Large``. Raises ``ValueRefused`` with the path of what is none."""
         try:
             data: bytes = self.codec.pack([*head, (), value])
         except (TypeError, ValueError, OverflowError, RecursionError):
             return self._frame_with_refs(head, value)
         size = len(data)
-        if size > MAX_DEPTH and type(value) not in LEAVES:
-            if isinstance(value, (dict, list, tuple)) and too_deep(value, MAX_DEPTH):
-                raise refuse_value(value)
-            if size > self.frame_bytes:
-                raise self._too_long(size)
-        elif size > self.frame_bytes:
-            raise self._too_long(size)
+        if size > MAX_DEPTH and isinstance(value, (dict, list, tuple)) and too_deep(value, MAX_DEPTH):
+            raise refuse_value(value)
+        if size > self.frame_bytes:
+            start = bytes([0x90 + len(head) + 2]) + b"".join(self.codec.pack(field) for field in head) + b"\x90"
+            return self._in_chunks(head[0], start, memoryview(data)[len(start) :])
         return U32.pack(size) + data
 
-    def _too_long(self, size: int) -> ValueRefused:
-        self.refused["message"] = self.refused.get("message", 0) + 1
-        text = f"{size} bytes at $, the limit of one frame is {self.frame_bytes}; send parts, or a stream"
-        return ValueRefused("value.too_large", "the value can't cross the bus", text)
+    def _in_chunks(self, kind: int, start: bytes, body: Any) -> Any:
+        """A frame whose body goes before it, or the refusal. ``start``: the frame up to its body."""
+        size = len(body)
+        most = self.value_bytes if kind in IN_CHUNKS else 0
+        if size > most or len(start) > self.frame_bytes - 16:
+            self.refused["message"] = self.refused.get("message", 0) + 1
+            text = f"{size} bytes at $, the limit is {most or self.frame_bytes}; send parts, or a stream"
+            raise ValueRefused("value.too_large", "the value can't cross the bus", text)
+        return Large(self, start, body)
 
-    def _frame_with_refs(self, head: list[Any], value: Any) -> bytes:
+    def _frame_with_refs(self, head: list[Any], value: Any) -> Any:
         refs: list[list[int]] = []
         exported: list[int] = []
         ext_type, pack = self.codec.ext_type, self.codec.pack
@@ -1729,9 +1768,10 @@ class Agent:
             if type(value) not in LEAVES and isinstance(value, (dict, list, tuple)) and too_deep(value, MAX_DEPTH):
                 raise refuse_value(value)
             start = bytes([0x90 + len(head) + 2])
-            data = start + b"".join(pack(field) for field in head) + pack(refs) + body
-            if len(data) > self.frame_bytes:
-                raise self._too_long(len(data))
+            start += b"".join(pack(field) for field in head) + pack(refs)
+            if len(start) + len(body) > self.frame_bytes:
+                return self._in_chunks(head[0], start, memoryview(body))
+            data = start + body
         except ValueRefused:
             self.forget(exported)
             raise
@@ -1757,8 +1797,42 @@ class Agent:
         self.exports[entry.number] = entry
         return entry
 
-    def send(self, frame: bytes) -> None:
-        self.link.send(frame)
+    def send(self, frame: Any) -> None:
+        """Write a frame, or one with its body in chunks before it: others go between those."""
+        if type(frame) is Large:
+            with self.large_lock:
+                for piece in frame:
+                    self.link.send(piece)
+        else:
+            self.link.send(frame)
+
+    def send_all(self, frames: list[Any]) -> None:
+        """Write several in order, with as few system calls as they need; empties the list."""
+        for frame in frames:
+            if type(frame) is Large:
+                break
+        else:
+            data = frames[0] if len(frames) == 1 else b"".join(frames)
+            frames.clear()
+            self.link.send(data)
+            return
+        taken, frames[:] = frames[:], []
+        for frame in taken:
+            self.send(frame)
+
+    def on_chunk(self, number: int, piece: bytes) -> None:
+        coming = self.coming.get(number)
+        if coming is None:
+            coming = self.coming[number] = bytearray()
+        coming += piece
+
+    def whole(self, mark: bytes) -> Any:
+        """The body that came in the chunks that ``mark`` names."""
+        number, size = NUMBER_SIZE.unpack_from(mark, 2)
+        coming = self.coming.pop(number, None)
+        if coming is None or len(coming) != size:
+            raise ProtocolError("a body in chunks that did not come")
+        return coming
 
     def error_fields(self, exc: BaseException) -> list[Any]:
         self.noticed(exc)
@@ -1771,11 +1845,8 @@ class Agent:
 
     def flush(self) -> None:
         """Send what the leader kept back, and the releases that garbage collections left behind."""
-        out = self.out
-        if out:
-            data = out[0] if len(out) == 1 else b"".join(out)
-            out.clear()
-            self.link.send(data)
+        if self.out:
+            self.send_all(self.out)
         if self.released or self.abandoned:
             self.flush_gone()
 
@@ -1897,7 +1968,10 @@ class Agent:
         refs = fields[-1]
         if not are_refs(refs):
             raise ProtocolError("refs is an array of [space, number]")
-        return [*fields, Raw(data[at:], refs)]
+        body = data[at:]
+        if len(body) == 10 and body[:2] == CHUNKED and kind in IN_CHUNKS:
+            body = self.whole(body)
+        return [*fields, Raw(body, refs)]
 
     def decode(self, raw: Raw) -> Any:
         """Decode a body. Raises ``ValueRefused`` (``value.malformed``)."""
@@ -2245,8 +2319,8 @@ class Agent:
 
     HANDLERS: dict[int, Any] = {  # noqa: RUF012 - a table, never changed
         RESULT: on_result, ERROR: on_error, CANCEL: on_cancel, STREAM_ITEM: on_item, STREAM_END: on_end,
-        STREAM_CREDIT: on_credit, RUN_PHASE: on_phase, SHUTDOWN: on_shutdown, PING: on_ping, RELEASE: on_release,
-        MIRROR: on_mirror, EVENT: on_event, WELCOME: on_welcome,
+        STREAM_CREDIT: on_credit, CHUNK: on_chunk, RUN_PHASE: on_phase, SHUTDOWN: on_shutdown, PING: on_ping,
+        RELEASE: on_release, MIRROR: on_mirror, EVENT: on_event, WELCOME: on_welcome,
     }  # fmt: skip
 
     # -- slots: a plain ceiling would deadlock chains that cross (A waits for B waits for A), so each depth has one
@@ -2960,11 +3034,8 @@ class LoopMode:
         return True
 
     def flush(self) -> None:
-        out = self.out
-        if out:
-            data = out[0] if len(out) == 1 else b"".join(out)
-            out.clear()
-            self.agent.send(data)
+        if self.out:
+            self.agent.send_all(self.out)
 
     def write(self, frame: bytes, now: bool = False) -> None:
         """Send a frame, in the loop's thread at the end of its turn: many answers cost one system call."""
@@ -4189,6 +4260,7 @@ def greet(agent: Agent, landlock: int) -> None:
         "agent": VERSION,
         "python": f"{version[0]}.{version[1]}.{version[2]}",
         "codec": agent.codec.name,
+        "chunks": True,
         "probe": probe(landlock),
     }
     agent.send(agent.plain_frame([HELLO, 0, hello]))
@@ -4202,6 +4274,7 @@ def greet(agent: Agent, landlock: int) -> None:
     agent.in_flight = int(limits.get("in_flight", agent.in_flight))
     agent.stream_credit = int(limits.get("stream_credit", agent.stream_credit))
     agent.threads = max(1, int(limits.get("threads", agent.threads)))
+    agent.value_bytes = int(limits.get("value_bytes", 0))
     agent.deadline_s = int(limits.get("deadline_ms", 30_000)) / 1000
     agent.pack_root = settings.get("paths", {}).get("pack", "/pack").rstrip("/")
     agent.packages = settings.get("paths", {}).get("packages", "").rstrip("/")

@@ -11,7 +11,7 @@ const net = require("node:net");
 const path = require("node:path");
 
 const { Malformed, Refused, encode } = require("./msgpack.js");
-const { KIND, ProtocolError, Splitter, frame, parse, readBody } = require("./frames.js");
+const { KIND, ProtocolError, Splitter, chunked, frame, inChunks, parse, readBody } = require("./frames.js");
 
 const STREAM = 1; // bit 0 of RESULT's flags
 const OWN = 0;
@@ -56,10 +56,12 @@ class Agent {
     this.handlers = new Map(); // subscription → function
     this.lastId = 0;
     this.lastExport = 0;
+    this.coming = new Map(); // bodies in chunks: number → pieces
+    this.lastLarge = 0;
     socket.on("data", (chunk) => this.arrived(chunk));
     socket.on("end", () => process.exit(3));
     socket.on("error", () => process.exit(3));
-    this.send([KIND.HELLO, 0, { protocols: [1], agent: "node", python: "", codec: "pure", probe: probe() }]);
+    this.send([KIND.HELLO, 0, { protocols: [1], agent: "node", python: "", codec: "pure", chunks: true, probe: probe() }]);
   }
 
   // --- frames
@@ -71,12 +73,38 @@ class Agent {
     try {
       const data = encode(body[0], (fn) => refs.push(this.reference(fn, numbers)) - 1);
       const whole = frame([...fields, refs], data);
-      if (whole.length - 4 > this.limits.frame_bytes) throw new Refused("value.too_large", "a frame beyond the limit", "$");
+      if (whole.length - 4 > this.limits.frame_bytes) return this.sendInChunks([...fields, refs], data);
       return this.socket.write(whole);
     } catch (problem) {
       for (const number of numbers) this.exports.delete(number);
       throw problem;
     }
+  }
+
+  /** The body first, piece by piece, then the frame that it belongs to. */
+  sendInChunks(fields, data) {
+    const { frame_bytes: frameBytes, value_bytes: most = 0 } = this.limits;
+    const may = [KIND.CALL, KIND.RESULT, KIND.STREAM_ITEM, KIND.REQUEST].includes(fields[0]);
+    if (!may || data.length > most) throw new Refused("value.too_large", "a value beyond the limit", "$");
+    const number = ++this.lastLarge;
+    const size = Math.min(60 * 1024, frameBytes >> 1);
+    for (let at = 0; at < data.length; at += size) this.socket.write(frame([KIND.CHUNK, number, data.subarray(at, at + size)]));
+    return this.socket.write(frame(fields, chunked(number, data.length)));
+  }
+
+  onChunk(number, piece) {
+    if (!this.coming.has(number)) this.coming.set(number, []);
+    this.coming.get(number).push(Buffer.from(piece));
+  }
+
+  /** Put a body that came in chunks in its place. */
+  join(body) {
+    const mark = inChunks(body.data);
+    if (mark === null) return;
+    const data = Buffer.concat(this.coming.get(mark.number) ?? []);
+    this.coming.delete(mark.number);
+    if (data.length !== mark.size) throw new ProtocolError("a body in chunks that did not come");
+    body.data = data;
   }
 
   reference(fn, numbers) {
@@ -99,6 +127,7 @@ class Agent {
   dispatch([kind, id, ...fields]) {
     if (kind === KIND.WELCOME) return this.onWelcome(...fields);
     if (!this.welcomed) throw new ProtocolError("WELCOME comes first");
+    if ([KIND.CALL, KIND.RESULT, KIND.STREAM_ITEM].includes(kind)) this.join(fields.at(-1));
     switch (kind) {
       case KIND.CALL: return this.onCall(id, ...fields);
       case KIND.RESULT: return this.onResult(id, ...fields);
@@ -107,6 +136,7 @@ class Agent {
       case KIND.STREAM_ITEM: return this.pending.get(id)?.stream?.push(fields[0]);
       case KIND.STREAM_END: return this.onEnd(id, fields[0]);
       case KIND.STREAM_CREDIT: return this.calls.get(id)?.grant(fields[0]);
+      case KIND.CHUNK: return this.onChunk(id, ...fields);
       case KIND.RUN_PHASE: return this.onPhase(id, ...fields);
       case KIND.SHUTDOWN: return this.onShutdown(fields[0]);
       case KIND.PING: return this.send([KIND.PONG, id, { threads: 1, stuck: 0, calls: this.calls.size }]);

@@ -4,7 +4,7 @@
 const { Ext, Malformed, Reader, decode, encode } = require("./msgpack.js");
 
 const KIND = {
-  CALL: 1, RESULT: 2, ERROR: 3, CANCEL: 4, STREAM_ITEM: 5, STREAM_END: 6, STREAM_CREDIT: 7, HELLO: 16, WELCOME: 17,
+  CALL: 1, RESULT: 2, ERROR: 3, CANCEL: 4, STREAM_ITEM: 5, STREAM_END: 6, STREAM_CREDIT: 7, CHUNK: 8, HELLO: 16, WELCOME: 17,
   RUN_PHASE: 18, PHASE_DONE: 19, SHUTDOWN: 20, PING: 21, PONG: 22, LOG: 23, REGISTER: 32, UNREGISTER: 33, MIRROR: 34,
   RELEASE: 37, SUBSCRIBE: 48, UNSUBSCRIBE: 49, PUBLISH: 50, EVENT: 51, REQUEST: 64,
 };
@@ -33,6 +33,7 @@ const FROM_HOST = {
   [KIND.STREAM_ITEM]: [body],
   [KIND.STREAM_END]: [orNil(error)],
   [KIND.STREAM_CREDIT]: [u32],
+  [KIND.CHUNK]: [(v) => v instanceof Uint8Array],
   [KIND.WELCOME]: [map],
   [KIND.RUN_PHASE]: [map, text, map],
   [KIND.SHUTDOWN]: [u32],
@@ -73,6 +74,21 @@ function parse(data) {
     if (problem instanceof Malformed) throw new ProtocolError(problem.message);
     throw problem;
   }
+}
+
+/** `{number, size}` of a body that came in chunks, else null. */
+function inChunks(data) {
+  if (data.length !== 10 || data[0] !== 0xd7 || data[1] !== 4) return null;
+  const view = Buffer.from(data);
+  return { number: view.readUInt32LE(2), size: view.readUInt32LE(6) };
+}
+
+/** The body that says so. */
+function chunked(number, size) {
+  const mark = Buffer.from([0xd7, 4, 0, 0, 0, 0, 0, 0, 0, 0]);
+  mark.writeUInt32LE(number, 2);
+  mark.writeUInt32LE(size, 6);
+  return mark;
 }
 
 /** A body's value. `come(ref)` makes a function of a reference. Raises Malformed. */
@@ -138,4 +154,4 @@ function frame(fields, bodyBytes = null) {
   return Buffer.concat([length, data]);
 }
 
-module.exports = { Body, KIND, ProtocolError, Splitter, frame, parse, readBody };
+module.exports = { Body, KIND, ProtocolError, Splitter, chunked, frame, inChunks, parse, readBody };

@@ -24,6 +24,9 @@ class Nobody:
     def on_lost(self, reason):
         self.reason = reason
 
+    def on_long(self, frame):
+        return False
+
     def on_room(self):
         pass
 

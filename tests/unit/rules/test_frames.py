@@ -142,12 +142,14 @@ def test_limits_and_what_welcome_tells_of_them():
         "abandoned": 256, "in_flight_bytes": 2**25, "references": 65_536, "registrations": 1024, "subscriptions": 256, "requests": 128, "requests_at_once": 4,
         "request_bytes": 2**23, "registry_bytes": 2**23, "register_burst": 2000, "register_per_s": 200, "backlog_bytes": 2**23,
         "backlog_hard_bytes": 2**25, "log_bytes_per_s": 65_536, "decode_nodes": 131_072, "credit_ahead": 4096,
-        "max_deadline_ms": 86_400_000, "channels": 256, "strays": 64,
+        "max_deadline_ms": 86_400_000, "channels": 256, "strays": 64, "value_bytes": 2**25, "values": 16, "values_bytes": 2**28,
     }  # fmt: skip
     assert {name: getattr(limits, name) for name in expected} == expected
     told = BusLimits(
-        frame_bytes=1, in_flight=2, depth=3, deadline_ms=4, stream_credit=5, threads=6, registry_bytes=7
+        frame_bytes=1, in_flight=2, depth=3, deadline_ms=4, stream_credit=5, threads=6, registry_bytes=7,
+        value_bytes=8, values=9,
     ).told()
     assert told == {
         "frame_bytes": 1, "in_flight": 2, "depth": 3, "deadline_ms": 4, "stream_credit": 5, "threads": 6, "registry_bytes": 7,
+        "value_bytes": 8, "values": 9,
     }  # fmt: skip

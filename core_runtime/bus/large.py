@@ -1,0 +1,281 @@
+"""Bodies that are longer than a frame, on their way from one agent and to it, in CHUNK frames.
+
+A body is collected while its chunks come and is routed, as it is, when the frame that they belong to has come; to its
+receiver it goes out piece by piece, as fast as that one reads, while everything else passes it by.
+
+Invariants:
+  * What one Pack's unfinished bodies take is at most ``limits.value_bytes``, and as much again what waits for it to
+    read; all Packs together, ``limits.values_bytes``. What would be more is dropped as it comes, and the frame that it
+    belongs to is answered with ``limit`` or ``value.too_large``.
+  * At most ``limits.values`` bodies of one Pack are unfinished; one that does not grow for ``STALL_S`` is dropped.
+  * A frame that names chunks which did not come, or another size than came, ends the connection.
+  * Frames of one id keep their order: what follows a large body waits behind it.
+
+Not here: which frames may have such a body (``sessions``), what a body means.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from msgspec import Raw
+
+from core_runtime.bus.calls import Failure
+from core_runtime.rules import frames
+from core_runtime.rules.frames import FrameError
+
+if TYPE_CHECKING:
+    from core_runtime.bus.sessions import Session
+
+STALL_S: Final = 30.0
+PIECE_BYTES: Final = 60 * 1024
+"""Of what the host sends: with its header it fits the buffer that an agent reads into."""
+TURN_BYTES: Final = 512 * 1024
+FRAME_BYTES: Final = 512
+"""What a frame that waits is charged beside its body."""
+_MARK: Final = b"\xd7\x04"
+_MARK_BYTES: Final = 10
+_numbers = struct.Struct("<II")
+
+
+class Busy(FrameError):  # noqa: N818  a refusal that passes
+    """There is no room for a large body now."""
+
+
+def sending_failed(error: FrameError) -> Failure:
+    """What the caller is told of a frame that could not be sent."""
+    if isinstance(error, Busy):
+        return Failure("limit", str(error), "try again later", retryable=True)
+    return Failure("value.too_large", str(error))
+
+
+def in_chunks(body: Raw) -> bool:
+    """Whether a body says that it came in chunks; nobody's word may be passed on."""
+    view = memoryview(body)
+    return len(view) == _MARK_BYTES and view[0] == 0xD7 and view[1] == frames.EXT_CHUNKED
+
+
+@dataclass(slots=True)
+class Room:
+    """What all large bodies of one bus may take, and take now."""
+
+    limit_bytes: int
+    used_bytes: int = 0
+
+
+@dataclass(slots=True)
+class _Coming:
+    """One unfinished body. ``refused``: why it is only counted."""
+
+    touched: float
+    data: bytearray = field(default_factory=bytearray)
+    size: int = 0
+    refused: Failure | None = None
+
+
+@dataclass(slots=True)
+class _Going:
+    """One body that waits to be read: the frame's head, the body, how far it is, what follows and what that takes."""
+
+    number: int
+    frame: tuple[Any, ...]
+    body: memoryview
+    at: int = 0
+    behind: list[tuple[tuple[Any, ...], int]] = field(default_factory=list)
+
+
+class LargeBodies:
+    """Those of one session; belongs to the event loop's thread."""
+
+    def __init__(self, session: Session, room: Room) -> None:
+        self._session = session
+        self._room = room
+        self._limits = session.limits
+        self._coming: dict[int, _Coming] = {}
+        self._coming_bytes = 0
+        self._going: deque[_Going] = deque()
+        self._going_bytes = 0
+        self._by_id: dict[int, _Going] = {}
+        self._next = 0
+        self._piece_bytes = min(PIECE_BYTES, self._limits.frame_bytes // 2)
+        self._pumping = False
+        self._watch: asyncio.TimerHandle | None = None
+        self.accepts = False
+        """Whether the agent said that it takes chunks."""
+
+    # --- from the agent
+
+    def chunk(self, frame: frames.ChunkFrame) -> None:
+        """CHUNK: one more piece of a body."""
+        coming = self._coming.get(frame.id)
+        if coming is None:
+            if len(self._coming) >= self._limits.values:
+                raise FrameError(f"more than {self._limits.values} values in chunks at a time")
+            coming = self._coming[frame.id] = _Coming(time.monotonic())
+            self._arm()
+        size = len(frame.piece)
+        if not size:
+            raise FrameError("an empty chunk")
+        coming.touched = time.monotonic()
+        coming.size += size
+        if coming.refused is None:
+            self._take(coming, frame.piece)
+
+    def body(self, frame: Any) -> Raw | Failure:
+        """The body of a frame that came in chunks, or why it was dropped. Raises ``FrameError`` for a lie."""
+        number, size = _numbers.unpack(memoryview(frame.body)[2:])
+        coming = self._coming.pop(number, None)
+        if coming is None:
+            raise FrameError(f"a value in chunks of which none came (number {number})")
+        if coming.size != size:
+            self._drop(coming)
+            raise FrameError(f"a value of {size} bytes, of which {coming.size} came")
+        self._drop(coming, keep=True)
+        return coming.refused or Raw(coming.data)
+
+    def _take(self, coming: _Coming, piece: memoryview) -> None:
+        limits, size = self._limits, len(piece)
+        if coming.size > limits.value_bytes:
+            title = f"a value of more than {limits.value_bytes} bytes"
+            self._refuse(coming, Failure("value.too_large", title, "send a stream, or write a file"))
+        elif self._coming_bytes + size > limits.value_bytes:
+            self._refuse(coming, self._no_room(f"large values of it take {limits.value_bytes} bytes already"))
+        elif self._room.used_bytes + size > self._room.limit_bytes:
+            self._refuse(coming, self._no_room(f"those of all Packs take {self._room.limit_bytes} bytes already"))
+        else:
+            coming.data += piece
+            self._coming_bytes += size
+            self._room.used_bytes += size
+
+    def _no_room(self, title: str) -> Failure:
+        return Failure("limit", title, "try again later, or send a stream", retryable=True)
+
+    def _refuse(self, coming: _Coming, failure: Failure) -> None:
+        self._drop(coming)
+        coming.refused = failure
+        self._session.limited("values", f"{failure.title}.")
+
+    def _drop(self, coming: _Coming, *, keep: bool = False) -> None:
+        """Its bytes count no longer (``keep``: they go on to whoever the frame is for, who is charged)."""
+        self._coming_bytes -= len(coming.data)
+        self._room.used_bytes -= len(coming.data)
+        if not keep:
+            coming.data = bytearray()
+
+    def _arm(self) -> None:
+        if self._watch is None:
+            self._watch = self._session.loop.call_later(STALL_S, self._look)
+
+    def _look(self) -> None:
+        """Drop what does not grow any more; its number stays taken, so that its frame is answered."""
+        self._watch = None
+        late = time.monotonic() - STALL_S
+        for coming in self._coming.values():
+            if coming.touched <= late and coming.refused is None:
+                self._refuse(coming, Failure("timeout", f"a value did not go on for {STALL_S:g} s", retryable=True))
+        if self._coming:
+            self._arm()
+
+    # --- to the agent
+
+    def send(self, frame: tuple[Any, ...]) -> None:
+        """Let a frame with a large body go out piece by piece. Raises ``FrameError``, ``Busy``."""
+        view = memoryview(frame[-1])
+        size = len(view)
+        limits = self._limits
+        if size > limits.value_bytes:
+            raise FrameError(f"a value of {size} bytes exceeds the limit of {limits.value_bytes}")
+        self._charge(size)
+        if size <= limits.frame_bytes:
+            view = memoryview(bytes(view))  # it may alias the buffer that was read into
+        self._next = self._next % 0xFFFFFFFF + 1
+        going = _Going(self._next, frame[:-1], view)
+        self._going.append(going)
+        self._by_id[frame[1]] = going
+        self._session.keep_order(self._in_order)
+        self._pump()
+
+    def _in_order(self, frame: tuple[Any, ...]) -> None:
+        """While large bodies wait: a frame with the same id as one of them goes after it. Raises ``Busy``."""
+        going = self._by_id.get(frame[1])
+        if going is None:
+            self._session.put(frame)
+            return
+        body, size = frame[-1], FRAME_BYTES
+        if type(body) is Raw:
+            size += len(memoryview(body))
+            frame = (*frame[:-1], Raw(bytes(memoryview(body))))
+        self._charge(size)
+        going.behind.append((frame, size))
+
+    def resume(self) -> None:
+        """The agent reads again."""
+        self._pump()
+
+    def clear(self) -> None:
+        """The session is over."""
+        for coming in self._coming.values():
+            self._drop(coming)
+        self._coming.clear()
+        self._room.used_bytes -= self._going_bytes
+        self._going_bytes = 0
+        self._going.clear()
+        self._by_id.clear()
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
+
+    def _charge(self, size: int) -> None:
+        limits, room = self._limits, self._room
+        busy = self._going_bytes + size > limits.value_bytes or len(self._going) >= limits.values
+        if busy or room.used_bytes + size > room.limit_bytes:
+            self._session.limited("values", f"{self._going_bytes} bytes of large values wait for it to read them.")
+            raise Busy(f"{self._session.pack_id} has to read large values first")
+        self._going_bytes += size
+        room.used_bytes += size
+
+    def _pump(self) -> None:
+        """Send some of what waits; the rest in a later turn, or when the agent has read."""
+        if self._pumping or not self._going:
+            return
+        self._pumping = True
+        self._session.loop.call_soon(self._turn)
+
+    def _turn(self) -> None:
+        self._pumping = False
+        sent = 0
+        while self._going and not self._session.congested and not self._session.dead:
+            going = self._going[0]
+            piece = going.body[going.at : going.at + self._piece_bytes]
+            self._session.put((frames.CHUNK, going.number, piece))
+            going.at += len(piece)
+            sent += len(piece)
+            if going.at == len(going.body):
+                self._finish(going)
+            if sent >= TURN_BYTES:
+                self._pump()
+                return
+
+    def _finish(self, going: _Going) -> None:
+        self._going.popleft()
+        mark = Raw(_MARK + _numbers.pack(going.number, len(going.body)))
+        self._session.put((*going.frame, mark))
+        number = going.frame[1]
+        if self._by_id.get(number) is going:
+            del self._by_id[number]
+        self._release(len(going.body))
+        if not self._by_id:
+            self._session.keep_order(None)
+        for frame, size in going.behind:
+            # it is charged again if it has to wait again, and nothing comes in between
+            self._release(size)
+            self._session.send(frame)
+
+    def _release(self, size: int) -> None:
+        self._going_bytes -= size
+        self._room.used_bytes -= size
