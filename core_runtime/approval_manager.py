@@ -31,6 +31,7 @@ from core_runtime.drivers.store import Stored
 from core_runtime.drivers.tree import Tree
 from core_runtime.drivers.updates import Phase, Record
 from core_runtime.rules.approval import Event
+from core_runtime.rules.combination import PackNode
 from core_runtime.rules.decisions import check_digest, check_isolation, check_removed
 from core_runtime.rules.grants import Grant, Mode
 from core_runtime.rules.permissions import unspent
@@ -56,11 +57,11 @@ class ApprovalManager(Approvals):
         finally:
             pack_folders.delete(incoming)
 
-    def review_update(self, pack_id: str) -> Review:
+    def review_update(self, pack_id: str, *, flows: Sequence[PackNode] = ()) -> Review:
         """``review`` of the staged version, against what is approved."""
         with self._locked(pack_id), self._ingested(pack_id, self._staged_folder(pack_id)) as stored:
             metadata = self._metadata(stored, pack_id)
-            facts = self._review_facts(self._look(pack_id), stored, metadata)
+            facts = self._review_facts(self._look(pack_id), stored, metadata, flows)
             return build_review(facts)
 
     def wanted_packages_of_update(

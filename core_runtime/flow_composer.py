@@ -15,7 +15,6 @@ Not here: what a composition is (``rules.flow.compose``), which Packs are approv
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +26,7 @@ from backend_core.files import read_bounded
 from backend_core.parsing import Document, load_json, parse_yaml
 from core_runtime.diagnostics import Diagnostics, Severity
 from core_runtime.rules.flow import model
+from core_runtime.rules.flow.brought import Brought
 from core_runtime.rules.flow.changes import Change, Status
 from core_runtime.rules.flow.compose import Base, Composition, World, compose, concerns
 from core_runtime.rules.flow.extend import MAX_DEPTH, extended, refused
@@ -344,16 +344,23 @@ def is_flow_path(path: str) -> bool:
 
 def flow_ids(root: Path, pack: str) -> set[str]:
     """The ids of the flows that a Pack's folder brings; what can't be read brings none."""
-    found: set[str] = set()
-    for path in sorted(_flow_files(root / FOLDER))[:MAX_FILES]:
-        with contextlib.suppress(OSError, RumiError):
-            data = read_bounded(path, MAX_FLOW_BYTES)
-            one = read_document(data, source=path.name, layer=model.Layer.ECOSYSTEM, pack=pack)
-            if isinstance(one, Base):
-                found.add(one.flow.id)
-            elif isinstance(one, Pipelines):
-                found.update(one.pieces)
-    return found
+    return {flow_id for one in brought(root, pack) for flow_id in one.adds}
+
+
+def brought(root: Path, pack: str) -> tuple[Brought, ...]:
+    """What each flow file of a Pack's folder says, by name; never raises for what a file holds."""
+    return tuple(_brought(path, pack) for path in sorted(_flow_files(root / FOLDER))[:MAX_FILES])
+
+
+def _brought(path: Path, pack: str) -> Brought:
+    try:
+        data = read_bounded(path, MAX_FLOW_BYTES)
+        one = read_document(data, source=path.name, layer=model.Layer.ECOSYSTEM, pack=pack)
+    except (OSError, RumiError) as error:
+        return Brought(path.name, fault=getattr(error, "detail", "") or str(error))
+    if isinstance(one, Modifier):
+        return Brought(path.name, modifies=one.targets)
+    return Brought(path.name, (one.flow.id,) if isinstance(one, Base) else tuple(sorted(one.pieces)))
 
 
 def _where(document: Document) -> Callable[[tuple[str | int, ...]], tuple[int, int]]:

@@ -28,6 +28,7 @@ from core_runtime.flow_triggers import FlowTriggers
 from core_runtime.handlers import table
 from core_runtime.handlers.host import Host
 from core_runtime.pack_flows import PackFlows
+from core_runtime.rules.combination import PackNode
 from core_runtime.rules.flow import model, values
 from core_runtime.rules.flow.changes import Status
 from core_runtime.rules.flow.compose import Composition, World
@@ -64,7 +65,13 @@ class Kernel:
         self._view = FlowView(host.settings.home / "ecosystem" / "flows")
         self.triggers = FlowTriggers(self)
         PackFlows(self).offer()
+        host.flow_joins = self.joins
         values.use(None if cel.available() else cel.compile_expression)
+
+    async def joins(self) -> list[PackNode]:
+        """Every flow as it would run now: the keys that it calls, and the Packs that supplied its steps."""
+        await self.flows()
+        return [_joins(flow_id, plan) for flow_id, plan in sorted(self._plans.items())]
 
     def register_handler(self, name: str, fn: KernelHandler) -> None:
         """Bind ``kernel:<name>``. A name that is bound already is a programming error."""
@@ -222,3 +229,10 @@ def _said(composition: Composition) -> dict[str, str]:
         "flow": flow.id, "from": flow.origin.source, "digest": composition.digest,
         "changed by": ", ".join(changed) or "nobody",
     }  # fmt: skip
+
+
+def _joins(flow_id: str, plan: Plan) -> PackNode:
+    steps = [step for block in plan.flow.own_blocks() for step in walk_steps(block)]
+    called = {step.action.handler for step in steps if isinstance(step.action, model.Call)}
+    keys = (key for key in called if not key.startswith(model.KERNEL_PREFIX))
+    return PackNode.flow(flow_id, keys, {pack for step in steps for pack in step.acts_as})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import msgspec
@@ -66,7 +65,7 @@ async def scan(api: Api, call: Call) -> Any:
 
 async def review(api: Api, call: Call) -> Any:
     """What is being decided, and what this machine would isolate it with."""
-    found = await asyncio.to_thread(api.host.approvals.review, call.pack_id)
+    found = await packs.review(api.host, call.pack_id)
     return {**found.as_dict(), "isolation": views.isolation(api.host.isolation)}
 
 

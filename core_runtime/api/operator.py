@@ -75,7 +75,7 @@ class Operator:
         if update:
             found = await updates.review(self._host, pack_id)
         else:
-            found = await asyncio.to_thread(self._host.approvals.review, pack_id)
+            found = await packs.review(self._host, pack_id)
         return {**found.as_dict(), "isolation": views.isolation(self._host.isolation)}
 
     async def permissions(self, pack_id: str) -> View:

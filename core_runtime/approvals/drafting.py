@@ -27,7 +27,7 @@ from core_runtime.drivers.grants import identity_fingerprint
 from core_runtime.drivers.packages import wheels_folder
 from core_runtime.drivers.status import must_exist
 from core_runtime.drivers.store import Stored
-from core_runtime.flow_composer import flow_ids
+from core_runtime.flow_composer import brought, flow_ids
 from core_runtime.rules.approval import Mark
 from core_runtime.rules.combination import PackNode
 from core_runtime.rules.contracts import Terms
@@ -42,14 +42,17 @@ from core_runtime.rules.sandbox import Isolation
 class Drafting(Standings):
     """What every decision needs between the operator's word and the disk."""
 
-    def review(self, pack_id: str) -> Review:
-        """Everything for the decision, from one consistent copy; an ``installed`` Pack becomes ``pending``."""
+    def review(self, pack_id: str, *, flows: Sequence[PackNode] = ()) -> Review:
+        """Everything for the decision, from one consistent copy; an ``installed`` Pack becomes ``pending``.
+
+        ``flows``: those that there are, since they join Packs.
+        """
         with self._locked(pack_id) as live:
             must_exist(self._look(pack_id).status)
             with self._ingested(pack_id) as stored:
                 metadata = self._metadata(stored, pack_id)
                 live.reviewed = stored.digest
-                review = build_review(self._review_facts(self._look(pack_id), stored, metadata))
+                review = build_review(self._review_facts(self._look(pack_id), stored, metadata, flows))
                 return replace(review, pending_update=self._pending_update(pack_id))
 
     def rotate_key(self, *, actor: str) -> None:
@@ -151,7 +154,9 @@ class Drafting(Standings):
             **fields,
         )
 
-    def _review_facts(self, known: Known, stored: Stored, metadata: PackMetadata) -> ReviewFacts:
+    def _review_facts(
+        self, known: Known, stored: Stored, metadata: PackMetadata, flows: Sequence[PackNode]
+    ) -> ReviewFacts:
         others = [grant for grant in self._grants_in_force() if grant.pack_id != metadata.pack_id]
         packages = self._packages.look(metadata, stored.path, known.grant.dependencies if known.grant else None)
         examined = {f"{wheels_folder(metadata)}/{wheel.filename}" for wheel in packages.wheels}
@@ -168,6 +173,8 @@ class Drafting(Standings):
             findings=tuple(one for one in found if one.code != "unscannable" or one.path not in examined),
             packages=packages,
             others=tuple(PackNode.of(grant) for grant in others),
+            brought=brought(stored.path, metadata.pack_id),
+            flows=tuple(flows),
             contracts_before=self._approved_contracts(known.grant),
             peers=self._peers(frozenset(grant.pack_id for grant in others)),
         )

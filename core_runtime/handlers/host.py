@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
@@ -37,6 +37,7 @@ from core_runtime.install_journal import InstallJournal
 from core_runtime.interface_registry import InterfaceRegistry
 from core_runtime.permission_manager import PermissionManager
 from core_runtime.ports import DriverStatus
+from core_runtime.rules.combination import PackNode
 from core_runtime.rules.resolve import Unit
 from core_runtime.rules.sandbox import Isolation
 from core_runtime.rules.settings import Settings
@@ -110,6 +111,10 @@ class Waiting:
     reason: str
 
 
+async def _no_flows() -> Sequence[PackNode]:
+    return ()
+
+
 class Host:
     """Everything that belongs to one running host."""
 
@@ -147,6 +152,8 @@ class Host:
         """Made by the engine check; in place as ``orchestrator`` from the orchestrator's own step on."""
         self.orchestrator: ContainerOrchestrator | None = None
         self.isolation: Isolation | None = None
+        self.flow_joins: Callable[[], Awaitable[Sequence[PackNode]]] = _no_flows
+        """The flows that there are now, as what they join; the kernel's."""
         self.ready_to_serve = asyncio.Event()
         self.statuses: tuple[DriverStatus, ...] = ()
         self.waiting: dict[str, Waiting] = {}

@@ -31,6 +31,7 @@ from core_runtime.handlers.table import handler
 from core_runtime.rules.approval import State
 from core_runtime.rules.decisions import isolation_words
 from core_runtime.rules.flow.values import parse_duration_s
+from core_runtime.rules.review import Review
 from core_runtime.rules.settings import ON_MODIFIED
 
 __all__ = [
@@ -65,6 +66,13 @@ async def scan(host: Host, pack_id: str | None = None) -> list[PackStatus]:
     for entry in found:
         await _react(host, entry)
     return [_told(host, entry) for entry in found]
+
+
+async def review(host: Host, pack_id: str) -> Review:
+    """Everything that the decision about a Pack's folder needs."""
+    _check_id(pack_id)
+    flows = await host.flow_joins()
+    return await asyncio.to_thread(host.approvals.review, pack_id, flows=flows)
 
 
 async def approve(

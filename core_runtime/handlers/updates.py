@@ -60,7 +60,8 @@ def _add_from_git(host: Host, source: GitSource, actor: str) -> PackStatus:
 
 async def review(host: Host, pack_id: str) -> Review:
     """What the decision about the staged version needs."""
-    return await asyncio.to_thread(host.approvals.review_update, pack_id)
+    flows = await host.flow_joins()
+    return await asyncio.to_thread(partial(host.approvals.review_update, pack_id, flows=flows))
 
 
 async def reject(host: Host, pack_id: str, *, actor: str = OPERATOR) -> PackStatus:

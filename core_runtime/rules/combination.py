@@ -3,23 +3,27 @@ Pure.
 
 Labels: ``private-data`` (reads what is the operator's), ``untrusted-input`` (takes in what strangers wrote),
 ``external-communication`` (can send). A granted edge carries arguments one way and results the other, so a path over
-edges joins the labels of its Packs. The shortest path is shown, since a path is what the operator can cut.
+edges joins the labels of its Packs; so does a flow, which hands on what the keys that it calls and the Packs that
+supplied its steps give. The shortest path is shown, since a path is what the operator can cut.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 from backend_core.ecosystem.spec.models import PermissionRequest
+from core_runtime.rules.globs import matches
 from core_runtime.rules.grants import Grant
-from core_runtime.rules.permissions import KINDS
+from core_runtime.rules.permission_kinds import KINDS, TOPIC_SEPARATOR
 
 PRIVATE: Final = "private-data"
 UNTRUSTED: Final = "untrusted-input"
 EXTERNAL: Final = "external-communication"
+FLOW: Final = "flow "
+"""No Pack's id begins so."""
 PRIVILEGE_LABELS: Final[Mapping[str, frozenset[str]]] = {
     "host.file.export": frozenset({EXTERNAL}),
     "host.open_url": frozenset({EXTERNAL}),
@@ -34,6 +38,13 @@ class PackNode:
     provides: frozenset[str]
     calls: frozenset[str]
     labels: frozenset[str]
+    members: frozenset[str] = frozenset()
+    """Of a flow: the Packs that supplied its steps."""
+
+    @classmethod
+    def flow(cls, flow_id: str, keys: Iterable[str], suppliers: Iterable[str]) -> PackNode:
+        """A flow, which stands in a path as ``flow <id>``: it joins whom it calls and who supplied its steps."""
+        return cls(f"{FLOW}{flow_id}", frozenset(), frozenset(keys), frozenset(), frozenset(suppliers))
 
     @classmethod
     def of(cls, grant: Grant) -> PackNode:
@@ -92,5 +103,16 @@ def combination(subject: PackNode, others: Sequence[PackNode]) -> Combination | 
     return Combination(tuple(sorted(paths)), {label: paths[label] for label in sorted(paths)})
 
 
+def with_supplier(flows: Sequence[PackNode], pack_id: str, targets: Sequence[str]) -> tuple[PackNode, ...]:
+    """The flows as they would be with changes of a Pack to those that ``targets`` (ids and globs) name."""
+    return tuple(
+        replace(node, members=node.members | {pack_id})
+        if any(matches(target, node.pack_id.removeprefix(FLOW), TOPIC_SEPARATOR) for target in targets)
+        else node
+        for node in flows
+    )
+
+
 def _joined(one: PackNode, other: PackNode) -> bool:
-    return bool(one.calls & other.provides or other.calls & one.provides)
+    members = one.pack_id in other.members or other.pack_id in one.members
+    return members or bool(one.calls & other.provides or other.calls & one.provides)

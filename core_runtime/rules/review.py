@@ -12,12 +12,13 @@ from typing import Any
 
 from backend_core.ecosystem.spec.models import Contract, PackMetadata
 from core_runtime.rules.approval import State
-from core_runtime.rules.combination import Combination, PackNode, combination
+from core_runtime.rules.combination import Combination, PackNode, combination, with_supplier
 from core_runtime.rules.contracts import ContractChange, Terms, contract_changes, contract_documents
 from core_runtime.rules.dependencies import PackageDifference, SeenPackages
 from core_runtime.rules.dependencies import difference as package_difference
 from core_runtime.rules.digest import FileEntry, TreeDifference, difference, fingerprints
 from core_runtime.rules.findings import Finding
+from core_runtime.rules.flow.brought import Brought
 from core_runtime.rules.grants import Grant, permission_document, thaw
 from core_runtime.rules.permissions import describe, host_key_permission, requests_of
 from core_runtime.rules.rating import Rating, rate
@@ -40,6 +41,10 @@ class ReviewFacts:
     packages: SeenPackages = field(default_factory=SeenPackages)
     contracts_before: Mapping[str, Contract] | None = None
     """What the approved version promises of its keys."""
+    brought: tuple[Brought, ...] = ()
+    """What its files say about flows."""
+    flows: tuple[PackNode, ...] = ()
+    """The flows that there are."""
     peers: Mapping[str, Terms] = field(default_factory=dict)
     """What the other approved Packs promise and need."""
 
@@ -100,6 +105,8 @@ class Review:
     permission_changes: PermissionDifference | None
     listing: tuple[FileEntry, ...] = ()
     pending_update: Mapping[str, Any] = field(default_factory=dict)
+    flows: tuple[Mapping[str, Any], ...] = ()
+    """Each of its files about flows: which it adds, which it modifies, why it would be refused."""
     packages: tuple[Mapping[str, Any], ...] = ()
     """The Python packages of the lock, each with what is known of its wheels."""
     package_changes: PackageDifference | None = None
@@ -154,7 +161,9 @@ def build_review(facts: ReviewFacts) -> Review:
     requests = requests_of(metadata)
     provides = metadata.provides()
     replaces = {key: facts.owners[key] for key in sorted(provides) if key in facts.owners}
-    risk = combination(PackNode.asked(facts.pack_id, provides, requests), facts.others)
+    targets = [target for one in facts.brought for target in one.modifies]
+    joining = (*facts.others, *with_supplier(facts.flows, facts.pack_id, targets))
+    risk = combination(PackNode.asked(facts.pack_id, provides, requests), joining)
     return Review(
         pack_id=facts.pack_id,
         state=facts.state,
@@ -185,6 +194,7 @@ def build_review(facts: ReviewFacts) -> Review:
         file_changes=difference(before.files, fingerprints(facts.entries)) if before else None,
         permission_changes=_permission_changes(before, requests) if before else None,
         listing=facts.entries,
+        flows=tuple({name: value for name, value in asdict(one).items() if value} for one in facts.brought),
         packages=tuple(facts.packages.documents()),
         package_changes=package_difference(before.dependencies, metadata.packages) if before else None,
         contracts=contract_documents(metadata.contracts()),

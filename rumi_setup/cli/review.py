@@ -40,6 +40,7 @@ def show_review(found: dict[str, Any]) -> None:
     show.section("Provides", _sentences(found.get("provides")))
     show.section("Contracts", _contracts(found.get("contracts")))
     show.section("Calls", _edges(found))
+    show.section("Flows", _flows(found.get("flows")))
     show.section("Packs that could not use it", _unsuited(found.get("unsuited")))
     show.section("Replaces", _mapping(found.get("replaces")))
     show.section("Keys with meaning to the host", _mapping(found.get("host_keys")))
@@ -68,6 +69,17 @@ def words_of(item: dict[str, Any]) -> str:
 
 def _isolation(found: Any) -> str:
     return f"{found.get('driver')}/{found.get('level')}" if isinstance(found, dict) else say("none")
+
+
+def _flows(found: Any) -> Iterator[str]:
+    for one in found if isinstance(found, list) else []:
+        file = show.safe(one.get("file"))
+        for flow in one.get("adds") or []:
+            yield say("adds {flow} ({file})", flow=show.safe(flow), file=file)
+        for flow in one.get("modifies") or []:
+            yield say("changes {flow} ({file})", flow=show.safe(flow), file=file)
+        if one.get("fault"):
+            yield say("{file} would be refused: {why}", file=file, why=show.safe(one["fault"]))
 
 
 def _combination(found: dict[str, Any]) -> Iterator[str]:

@@ -135,6 +135,26 @@ def test_another_packs_step_acts_with_its_own_rights_only(host: RunningHost) -> 
     host.ok("POST", "/api/packs/acme/reject", {"reason": "no more"})
 
 
+def test_the_review_tells_a_packs_flows_and_what_an_operators_flow_joins(host: RunningHost) -> None:
+    acme(host)
+    joins = "flow: evening\nsteps: [{id: one, call: acme.double, with: {value: 1}}, {id: two, call: shout.add, with: {value: 1}}]\n"
+    operators = host.home / "user_data/flows/evening.flow.yaml"
+    operators.parent.mkdir(exist_ok=True)
+    operators.write_text(joins)
+    asks = [
+        {"type": "flow.modify", "flows": ["acme.answer"]}, {"type": "network", "domains": ["example.org"], "reason": "sends"},
+    ]  # fmt: skip
+    documents = {"more.modifier.yaml": MODIFIER % "shout.add"}
+    host.put_pack("reader", flow_pack("reader", SHOUT, {}, asks=[{"type": "userdata.read", "paths": ["shared/**"]}], provides=("shout.add", "shout.secret")))
+    host.ok("POST", "/api/packs/reader/approve", {})
+    host.put_pack("shout", flow_pack("shout", SHOUT, documents, asks=asks, provides=("shout.add", "shout.secret")))
+    review = host.ok("GET", "/api/packs/shout/review")
+    assert review["flows"] == [{"file": "more.modifier.yaml", "modifies": ["acme.answer"]}]
+    assert review["combination"]["paths"]["private-data"] == ["shout", "flow evening", "reader"]
+    operators.unlink()
+    assert host.ok("GET", "/api/packs/shout/review")["combination"] is None
+
+
 def test_running_another_packs_flow_needs_the_right(host: RunningHost) -> None:
     acme(host)
     asks = [{"type": "flow.run", "flows": ["acme.answer"]}]

@@ -88,6 +88,11 @@ class FakePacks:
         self.known[pack_id] = replace(found, state=State.BLOCKED, cause=reason)
         return self.known[pack_id]
 
+    async def review(self, _host: Any, pack_id: str) -> Any:
+        if pack_id != "p":
+            raise NotFoundError("There is no such Pack")
+        return SimpleNamespace(as_dict=lambda: {"pack_id": pack_id, "digest": "sha256:00"})
+
     async def restore(self, host: Any, pack_id: str, *, actor: str) -> PackStatus:
         self.asked.append(("restore", pack_id, actor))
         return await self.status(host, pack_id)
@@ -162,19 +167,12 @@ def fake_host() -> Any:
         privileges=FakePrivileges(),
         require_evidence=lambda: None,
         audit=SimpleNamespace(tail=lambda count: [{"event": "approve", "seq": 1}][:count]),
-        approvals=SimpleNamespace(review=_review),
         orchestrator=SimpleNamespace(list=lambda: containers),
         statuses=(
             DriverStatus(DriverKind.DOCKER, False, Level.NONE, reason="no engine answers", hint="start it"),
             DriverStatus(DriverKind.EMBEDDED, True, Level.STANDARD, "0.8.0"),
         ),
     )
-
-
-def _review(pack_id: str) -> Any:
-    if pack_id != "p":
-        raise NotFoundError("There is no such Pack")
-    return SimpleNamespace(as_dict=lambda: {"pack_id": pack_id, "digest": "sha256:00"})
 
 
 def not_built() -> HostError:

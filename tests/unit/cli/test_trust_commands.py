@@ -131,15 +131,17 @@ def test_a_weaker_isolation_leads_on(host, capsys) -> None:
 @pytest.mark.parametrize("language", ["en", "ja"])
 def test_review_and_diff_say_everything_that_the_decision_needs(host, capsys, monkeypatch, language) -> None:
     monkeypatch.setenv("RUMI_LANG", language)
-    host.answers["GET /api/packs/my_pack/review"] = REVIEW
+    flows = [{"file": "a.yaml", "adds": ["my.own\x1b"]}, {"file": "b.yaml", "modifies": ["main"]}, {"file": "c.json", "fault": "no JSON"}]
+    host.answers["GET /api/packs/my_pack/review"] = {**REVIEW, "flows": flows}
     _, out, err = run(capsys, "pack", "review", "my_pack")
     words = {
         "en": ["docker/standard", "embedded/reduced", "no limits", "a.b → giver (required)", "nobody yet (optional)",
                "reads private data: my_pack → ", "userdata.read [medium]", "-20  why", "+ network domains=x.test", "+ new.py", "80/100 (B)",
                "fast==1.0 ; ", "fast-1.0-py3-none-any.whl (5 bytes, machine code: fast/c.so", "(6 bytes, pure Python)",
-               "fetched when approved: sha256:" + "c" * 64 + " (+1)"],
+               "fetched when approved: sha256:" + "c" * 64 + " (+1)", "adds my.own\\u001b (a.yaml)", "changes main (b.yaml)",
+               "c.json would be refused: no JSON"],
         "ja": ["embedded/reduced", "a.b → giver (必須)", "まだなし (任意)", "個人のデータを読む: my_pack → ", "userdata.read [中]", "読みます",
-               "-20  理由です", "- old.py", "機械語: fast/c.so", "承認後に取得: sha256:"],
+               "-20  理由です", "- old.py", "機械語: fast/c.so", "承認後に取得: sha256:", "main を変更 (b.yaml)"],
     }  # fmt: skip
     assert [word for word in words[language] if word not in out] == []
     assert ("WARNING" in err) == (language == "en")

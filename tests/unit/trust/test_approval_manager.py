@@ -10,6 +10,7 @@ import pytest
 
 from backend_core.errors import AuthorError, ConflictError, DeniedError, NotFoundError, RequestError, TrustError
 from core_runtime.rules.approval import State
+from core_runtime.rules.combination import PackNode
 from core_runtime.rules.sandbox import DriverKind, Isolation, Level
 from tests.support.trust_home import SETUP, STANDARD, TrustHome
 
@@ -42,6 +43,28 @@ def test_life_of_a_pack(home):
     assert home.approvals.list() == []
     assert not (home.packs_dir / "alpha").exists()
     assert list((home.user_data / "store/trees").iterdir()) == []
+
+
+def test_review_tells_the_flows_that_are_added_and_changed_and_what_they_join(home):
+    home.add("reader", provides=["reader.read"], permissions=READS)
+    home.approve("reader")
+    files = {
+        "backend/flows/own.flow.yaml": "flow: alpha.own\nsteps: [{id: a, call: service.alpha}]\n",
+        "backend/flows/change.yaml": 'modify: ["acme.*"]\nid: more\nops: [{insert: {last_in: /}, steps: [{id: b, call: service.alpha}]}]\n',
+        "backend/flows/broken.json": "{",
+        "backend/flows/deeper/no.yaml": "flow: alpha.deeper\nsteps: []\n",
+    }
+    sends = [{"type": "network", "domains": ["example.org"], "reason": "r"}, {"type": "flow.modify", "flows": ["acme.*"], "reason": "r"}]
+    home.add(permissions=sends, files=files)
+    flows = [PackNode.flow("acme.answer", ["reader.read"], []), PackNode.flow("else", ["reader.read"], [])]
+    review = home.approvals.review("alpha", flows=flows)
+    told = {one["file"]: one for one in review.as_dict()["flows"]}
+    assert told["own.flow.yaml"] == {"file": "own.flow.yaml", "adds": ["alpha.own"]}
+    assert told["change.yaml"] == {"file": "change.yaml", "modifies": ["acme.*"]}
+    assert sorted(told["broken.json"]) == ["fault", "file"]
+    assert len(told) == 3
+    assert review.combination is not None
+    assert review.combination.paths["private-data"] == ("alpha", "flow acme.answer", "reader")
 
 
 def test_a_start_on_another_base_than_approved_is_on_record(home):

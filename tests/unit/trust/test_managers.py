@@ -16,7 +16,7 @@ from core_runtime.drivers.desktop import Desktop
 from core_runtime.drivers.keys import Keyring
 from core_runtime.drivers.uids import BLOCKS, COUNT, PREFERRED_FIRST, SMALL_COUNT, Uids, choose_range
 from core_runtime.host_privilege_manager import HostPrivilegeManager
-from core_runtime.rules.combination import PackNode, combination
+from core_runtime.rules.combination import PackNode, combination, with_supplier
 from core_runtime.rules.findings import inspect
 from core_runtime.rules.permissions import Allow, Deny, resources_of
 from tests.support.trust_home import TrustHome
@@ -83,6 +83,26 @@ def test_combination_risk_is_found_over_edges_with_its_path():
     assert combination(reader, [sender]) is None
     assert combination(relay, [reader, sender]) is not None
     assert combination(node("idle"), []) is None
+
+
+def test_combination_risk_is_found_over_flows_with_the_flow_in_its_path():
+    reader = node("reader", provides=["reader.read"], labels=["private-data"])
+    sender = node("sender", provides=["sender.send"], labels=["external-communication"])
+    assert combination(sender, [reader]) is None
+    joined = PackNode.flow("main", ["reader.read", "sender.send"], [])
+    found = combination(sender, [reader, joined])
+    assert found is not None
+    assert found.paths["private-data"] == ("sender", "flow main", "reader")
+    assert combination(sender, [reader, PackNode.flow("main", ["reader.read"], ["reader"])]) is None
+    supplied = PackNode.flow("acme.answer", ["sender.send"], ["reader"])
+    found = combination(sender, [reader, supplied])
+    assert found is not None
+    assert found.paths["private-data"] == ("sender", "flow acme.answer", "reader")
+    changed = with_supplier([PackNode.flow("acme.answer", ["sender.send"], []), PackNode.flow("else", [], [])], "reader", ["acme.*"])
+    assert [one.members for one in changed] == [frozenset({"reader"}), frozenset()]
+    found = combination(reader, [sender, *changed])
+    assert found is not None
+    assert found.paths["external-communication"] == ("reader", "flow acme.answer", "sender")
 
 
 def test_used_versus_granted_counts(tmp_path):

@@ -1,0 +1,15 @@
+"""What a Pack's files say about flows, for the decision about it: flows of its own, and changes to others'. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Brought:
+    """One file. ``modifies``: ids and globs; ``fault``: why it says nothing, so that it would be refused."""
+
+    file: str
+    adds: tuple[str, ...] = ()
+    modifies: tuple[str, ...] = ()
+    fault: str = ""
