@@ -140,14 +140,12 @@ def everything_shown(host: RunningHost) -> dict[str, bytes]:  # noqa: F811
     for path, methods in document["paths"].items():
         if "get" in methods and path not in {"/api/events", "/api/openapi.json"}:
             asked = path.replace("{id}", "leaky").replace("{key}", "leak.fail").replace("{name}", "token")
-            found[f"GET {asked}"] = json.dumps(host.request("GET", asked)[1], ensure_ascii=False).encode()
+            found[f"GET {asked}"] = got(host, host.api_port, asked)
     for page in ("/", "/_rumi/"):
-        connection = http.client.HTTPConnection("127.0.0.1", host.web_port, timeout=30)
-        connection.request("GET", page, headers={"Host": f"localhost:{host.web_port}"})
-        found[f"page {page}"] = connection.getresponse().read()
-        connection.close()
+        found[f"page {page}"] = got(host, host.web_port, page)
     for words in (
         "secret list leaky", "pack show leaky", "pack permissions leaky", "logs leaky", "audit tail", "doctor", "interface list",
+        "interface edges", "events -n 1000", "interface edges --json", "events -n 1000 --json",
         "status", "container list", "secret list leaky --json", "audit tail --json", "logs leaky --json", "doctor --json",
     ):  # fmt: skip
         done = subprocess.run(
@@ -156,6 +154,17 @@ def everything_shown(host: RunningHost) -> dict[str, bytes]:  # noqa: F811
         )  # fmt: skip
         found[f"rumi {words}"] = done.stdout + done.stderr
     return found | everything_on_disk(host.home) | every_process()
+
+
+def got(host: RunningHost, port: int, path: str) -> bytes:  # noqa: F811
+    """An answer's body: JSON without its escapes, so that a search finds what they spell; anything else as it is."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection.request("GET", path, headers={"Host": f"localhost:{port}"})
+    answer = connection.getresponse()
+    body = answer.read()
+    connection.close()
+    is_json = answer.getheader("content-type", "").startswith("application/json")
+    return json.dumps(json.loads(body), ensure_ascii=False).encode() if is_json else body
 
 
 def everything_on_disk(home: Path) -> dict[str, bytes]:
