@@ -242,19 +242,11 @@ def host_stream(data: bytes) -> None:
         raise Finding(f"{len(whole)} frames in one piece, {len(cut)} in pieces of {step}")
 
 
-class _Alone(Link):
-    """A link whose transport is left out: it goes on when it is told to."""
-
-    def _continue(self) -> None:
-        if not self.closed:
-            self._read()
-
-
 def _linked(stream: bytes, step: int) -> list[bytes]:
     loop = asyncio.new_event_loop()
     try:
         collector = Collector()
-        link = _Alone(collector, BusLimits(frame_bytes=FRAME_BYTES), loop, Turn())
+        link = Link(collector, BusLimits(frame_bytes=FRAME_BYTES), loop, Turn())
         at = 0
         while at < len(stream) and not link.closed:
             room = link.get_buffer(-1)
@@ -265,7 +257,7 @@ def _linked(stream: bytes, step: int) -> list[bytes]:
             held = -1
             while not link.closed and len(collector.frames) != held:
                 held = len(collector.frames)
-                link._continue()  # others had their turn
+                link.buffer_updated(0)  # others had their turn
         return collector.frames
     finally:
         loop.close()
