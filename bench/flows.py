@@ -248,14 +248,17 @@ def _lines(folder: Path, n: int, *, sync: bool) -> float:
 
 
 def _database(path: Path, n: int, synchronous: str) -> float:
-    """What the lines say, as rows; each is committed, since an answer counts only once it is written."""
+    """What the lines say, as rows, as sealed; each is committed, since an answer counts only once it is written."""
     from core_runtime.rules.values import pack  # noqa: PLC0415
 
+    seals = RunSeals("0" * 64)
+    last = seals.begin("bench")
     with _connected(path, synchronous) as database:
         start = time.perf_counter()
         for number in range(n):
-            value = pack({"n": number, "text": "x" * 80})
-            database.execute("INSERT INTO answers VALUES (?, ?, ?)", ("bench", f"step#{number}", value))
+            value = seals.hidden(pack({"n": number, "text": "x" * 80}))
+            _, last = seals.marked(b'{"p":"step#' + str(number).encode() + value + b"}", last)
+            database.execute("INSERT INTO answers VALUES (?, ?, ?, ?)", ("bench", f"step#{number}", value, last))
             database.commit()
         return time.perf_counter() - start
 
@@ -265,7 +268,7 @@ class _connected:  # noqa: N801 - reads as a word of the statement that uses it
         self._database = sqlite3.connect(path)
         self._database.execute("PRAGMA journal_mode=WAL")
         self._database.execute(f"PRAGMA synchronous={synchronous}")
-        self._database.execute("CREATE TABLE answers (run TEXT, place TEXT, value BLOB)")
+        self._database.execute("CREATE TABLE answers (run TEXT, place TEXT, value BLOB, mark BLOB)")
         self._database.commit()
 
     def __enter__(self) -> sqlite3.Connection:
