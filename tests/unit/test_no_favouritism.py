@@ -52,6 +52,8 @@ EXEMPT = (
            "click's name for asking the user of a terminal"),
     Exempt("prompt", r"^(setup|rumi)\.bat$|^setup\.sh$", r"(?i)^\s*(prompt|set\s+prompt)\b",
            "the shells' name for what a terminal shows before a command"),
+    Exempt("prompt", r"^core_runtime/drivers/git_source\.py$", r'"GIT_TERMINAL_PROMPT": "0"',
+           "the environment variable by which Git is told to ask nothing"),
     Exempt("frontend", r"^rumi_setup/core/[a-z_]+\.py$", r'"DEBIAN_FRONTEND": "noninteractive"',
            "the environment variable by which the system's package tool is told to ask nothing"),
 )  # fmt: skip
