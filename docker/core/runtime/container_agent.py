@@ -3934,7 +3934,7 @@ def load_module(package: Any, stem: str, path: str, source: bytes) -> Any:
     old = sys.modules.get(name)
     sys.modules[name] = module
     try:
-        exec(compiled(source, path), module.__dict__)  # noqa: S102 - loading the Pack is the job
+        exec(compile(source, path, "exec", dont_inherit=True), module.__dict__)  # noqa: S102 - loading the Pack is the job
     except BaseException:
         if old is None:
             sys.modules.pop(name, None)
@@ -3942,41 +3942,6 @@ def load_module(package: Any, stem: str, path: str, source: bytes) -> Any:
             sys.modules[name] = old
         raise
     return module
-
-
-class Compiled(BaseException):
-    """The code of a module is there, and nothing of it has run."""
-
-
-def compiled(source: bytes, path: str) -> Any:
-    """``compile(source, path, "exec")`` without what that brings along.
-
-    The builtin makes a type for each kind of syntax node at its first use, in case it was given a tree: 200 KB in each
-    sandbox, and a millisecond. ``exec`` of a text does not, but names no file. So the text is begun, taken from the
-    frame before its first instruction, and given its name. What is no Python fails by the builtin, whose error names
-    the file. The function in between keeps our own ``__future__`` away from the text.
-    """
-    code: Any = None
-
-    def look(frame: Any, _event: str, _arg: Any) -> None:
-        nonlocal code
-        if frame.f_code.co_filename == "<string>":
-            code = frame.f_code
-            raise Compiled
-
-    begin = sys.modules["_frozen_importlib"]._call_with_frames_removed  # noqa: SLF001
-    before = sys.gettrace()
-    sys.settrace(look)
-    try:
-        begin(exec, source, {"__builtins__": {}})
-    except (Compiled, SyntaxError, ValueError, RecursionError, MemoryError):
-        pass  # without code, the builtin below says what is wrong
-    finally:
-        sys.settrace(before)
-    if code is None:
-        return compile(source, path, "exec", dont_inherit=True)
-    sys.modules["_imp"]._fix_co_filename(code, path)  # noqa: SLF001 - what the import system does with cached code
-    return code
 
 
 def install_hooks(agent: Agent) -> None:
@@ -4000,9 +3965,6 @@ def install_hooks(agent: Agent) -> None:
 
         def path_stats(self, path: str) -> Any:
             raise OSError(path)
-
-        def source_to_code(self, data: Any, path: str, *, _optimization: int = -1) -> Any:
-            return compiled(data, path) if type(data) is bytes else super().source_to_code(data, path)
 
         def exec_module(self, module: Any) -> None:
             own = builtins_for(self.path)

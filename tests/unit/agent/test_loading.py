@@ -1,4 +1,4 @@
-"""How the agent loads code: a Pack's text without what the builtin compiler brings, asyncio without what it seldom uses."""
+"""How the agent loads code: a Pack's text as it was reviewed, asyncio without what it seldom uses."""
 
 from __future__ import annotations
 
