@@ -54,7 +54,7 @@ class Kind:
 # --- parameters ------------------------------------------------------------------------------------------------------
 
 PROTECTED_FOLDERS: Final = frozenset(
-    "permissions flows runs store secrets run journal audit logs backups staging keys rollback".split()  # noqa: SIM905
+    "permissions flows runs store secrets run runtime events journal audit logs backups staging keys rollback".split()  # noqa: SIM905
 )
 """First folders of ``user_data`` that hold operator input, evidence or keys."""
 

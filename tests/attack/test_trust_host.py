@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from core_runtime.rules.permission_kinds import path_fault
 from tests.e2e.conftest import host, isolation  # noqa: F401 - the same two drivers as the end-to-end tests
 from tests.support.running_host import RunningHost, one_component_pack
 from tests.support.trust_home import DOCKER, Clock, TrustHome
@@ -85,6 +86,22 @@ def test_paths_out_of_the_grant_are_refused_from_inside(host: RunningHost, tmp_p
     assert host.ok("GET", "/api/audit/verify")["ok"] is True
     ours = host.result("inside.touch", {"paths": ["shared/ours", "packs/inside/own"]})
     assert [acts["write"][0] for acts in ours.values()] == ["did", "did"]
+
+
+OPEN = {"cache", "packs", "settings", "shared"}
+"""Folders of ``user_data`` of which an operator may grant parts; everything else there is the host's own."""
+
+
+def test_no_folder_that_the_host_keeps_for_itself_is_grantable(host: RunningHost) -> None:  # noqa: F811
+    host.put_pack("asker", one_component_pack("asker", "def run(context):\n    pass\n"))
+    host.approve("asker")
+    host.ok("POST", "/api/doctor/fix", {})
+    host.ok("GET", "/api/issues/history")
+    kept = {path.name for path in (host.home / "user_data").iterdir() if path.is_dir()} - OPEN
+    assert kept >= {"audit", "events", "logs", "permissions", "runtime", "store"}, "the host keeps more than it did"
+    for name in sorted(kept):
+        for path in (f"{name}/**", f"{name}/any/file.py", f"{name.upper()}/**"):
+            assert path_fault(path, "asker"), f"{path} could be granted"
 
 
 def test_a_flood_of_requests_for_permission_is_bounded(host: RunningHost) -> None:  # noqa: F811
