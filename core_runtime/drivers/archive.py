@@ -35,6 +35,11 @@ LZMA_MEMORY_BYTES: Final = 128 * 1024 * 1024
 LIST_BYTES: Final = 16 * 1024 * 1024
 HEADER_BYTES: Final = 64 * 1024
 """Most that one of tar's extended headers may hold: a path and a few words more."""
+GLOBAL_BYTES: Final = 64 * 1024
+"""Most that all of a tar's headers that hold for every later member may have together."""
+MOST_HEADERS: Final = 8
+"""Extended headers in a row before one member."""
+_LOCATOR_BYTES: Final = 20
 _END: Final = struct.Struct("<4s4H2LH")
 _ZIP_METHODS: Final = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
 _EXTENDED: Final = frozenset(
@@ -108,17 +113,23 @@ def _zip_kind(one: zipfile.ZipInfo) -> Kind:
 
 def _check_list(file: BinaryIO, size: int, name: str, limits: ArchiveLimits) -> None:
     """The list of members is of bounded size, before it is read whole."""
-    file.seek(max(0, size - _END.size - 0xFFFF))
+    file.seek(max(0, size - _END.size - 0xFFFF - _LOCATOR_BYTES))
     tail = file.read()
     file.seek(0)
     at = tail.rfind(b"PK\x05\x06")
     if at < 0 or len(tail) - at < _END.size:
         _refuse(name, "", "has no list of its members")
+    if tail[max(0, at - _LOCATOR_BYTES) : at].startswith(b"PK\x06\x07"):  # its sizes would count instead of these
+        _refuse(name, "", "has a second list of its members, as only archives too large for this have")
     _, disk, first, here, total, list_bytes, _, comment = _END.unpack_from(tail, at)
     if disk or first or here != total or len(tail) - at - _END.size != comment or total == 0xFFFF:
         _refuse(name, "", "is a zip archive of several parts, with data behind it, or of more than 65,534 files")
     if total > limits.members or list_bytes > LIST_BYTES:
         _refuse(name, "", f"lists {total} files in {list_bytes} bytes; {limits.members} are allowed")
+    file.seek(max(0, size - (len(tail) - at) - list_bytes))
+    if file.read(list_bytes).count(b"PK\x01\x02") > limits.members:  # ``total`` is a promise, and nobody reads it
+        _refuse(name, "", f"lists more than {limits.members} files")
+    file.seek(0)
 
 
 # --- tar -------------------------------------------------------------------------------------------------------------
@@ -128,8 +139,10 @@ class _Member(tarfile.TarInfo):
     """A tar member whose extended headers are bounded, and that is never sparse."""
 
     def _proc_member(self, tar: tarfile.TarFile) -> Any:
-        if self.type in _EXTENDED and self.size > HEADER_BYTES:
-            raise tarfile.ReadError(f"an extended header has {self.size} bytes; {HEADER_BYTES} are allowed")
+        if self.type in _EXTENDED:
+            if self.size > HEADER_BYTES:
+                raise tarfile.ReadError(f"an extended header has {self.size} bytes; {HEADER_BYTES} are allowed")
+            cast("_Tar", tar).count_header(self.size, for_all=self.type == tarfile.XGLTYPE)
         if self.type == tarfile.GNUTYPE_SPARSE:
             raise tarfile.ReadError("a sparse file")
         return super()._proc_member(tar)  # type: ignore[misc]  # tarfile's own hook, which its types leave out
@@ -140,9 +153,28 @@ class _Member(tarfile.TarInfo):
     _proc_gnusparse_00 = _proc_gnusparse_01 = _proc_gnusparse_10 = _no_sparse
 
 
+class _Tar(tarfile.TarFile):
+    """A tar whose extended headers are bounded together, too: they are kept in memory and are no members."""
+
+    _row = 0
+    _for_all = 0
+
+    def count_header(self, size: int, *, for_all: bool) -> None:
+        self._row += 1
+        self._for_all += size if for_all else 0
+        if self._row > MOST_HEADERS or self._for_all > GLOBAL_BYTES:
+            raise tarfile.ReadError("more extended headers than are allowed")
+
+    def member_read(self, one: tarfile.TarInfo) -> None:
+        """The next member may have headers again; those of this one are not needed any more."""
+        self._row = 0
+        one.pax_headers = {}
+
+
 def _untar(stream: _Inflated, name: str, into: Path, intake: Intake) -> None:
-    with tarfile.open(fileobj=cast("BinaryIO", stream), mode="r|", tarinfo=_Member, bufsize=CHUNK_BYTES) as archive:
+    with _Tar.open(fileobj=cast("BinaryIO", stream), mode="r|", tarinfo=_Member, bufsize=CHUNK_BYTES) as archive:
         for one in archive:
+            archive.member_read(one)
             kind = Kind.FILE if one.isreg() else Kind.FOLDER if one.isdir() else Kind.OTHER
             path = one.name.removeprefix("./")
             if kind is Kind.FOLDER and path in {"", "."}:

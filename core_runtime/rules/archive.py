@@ -36,9 +36,13 @@ class NameLimits(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ArchiveLimits:
-    """How large an archive may become. ``ratio`` counts once ``ratio_from_bytes`` are exceeded: text packs well."""
+    """How large an archive may become. ``folders`` counts those that only a path names, too.
+
+    ``ratio`` counts once ``ratio_from_bytes`` are exceeded: text packs well.
+    """
 
     members: int = 20_000
+    folders: int = 20_000
     total_bytes: int = 2 * 1024**3
     archive_bytes: int = 1024**3
     ratio: int = 100
@@ -86,6 +90,11 @@ class Collisions:
         self._spelt: dict[str, str] = {}
         self._files: dict[str, str] = {}
         self._folders: dict[str, str] = {}
+
+    @property
+    def folders(self) -> int:
+        """How many there are, those that only a path goes through among them."""
+        return len(self._folders)
 
     def add(self, path: str, *, folder: bool = False) -> str:
         """Why ``path`` can't stand beside those before, or ``""``. Folders may come any number of times."""
@@ -135,6 +144,8 @@ class Intake:
         fault = self._names.add(path, folder=member.kind is Kind.FOLDER)
         if fault:
             return Refused(member.path, fault)
+        if self._names.folders > self.limits.folders:
+            return Refused("", f"holds more than {self.limits.folders} folders")
         if member.kind is Kind.FILE:
             self.files.append(path)
             return self._count(member.size)

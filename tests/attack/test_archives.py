@@ -8,6 +8,7 @@ import io
 import lzma
 import os
 import stat
+import struct
 import tarfile
 import tracemalloc
 import zipfile
@@ -25,7 +26,7 @@ from core_runtime.rules.sources import git_source as source_of
 from tests.support.archives import PACK, entry, git, repository, tarred, zip_entry, zipped
 from tests.support.trust_home import TrustHome
 
-SMALL = ArchiveLimits(members=50, total_bytes=4 << 20, archive_bytes=1 << 20, ratio=20, ratio_from_bytes=1 << 20)
+SMALL = ArchiveLimits(members=50, folders=50, total_bytes=4 << 20, archive_bytes=1 << 20, ratio=20, ratio_from_bytes=1 << 20)
 
 
 def refused(path: Path, into: Path, limits: ArchiveLimits = LIMITS) -> AuthorError:
@@ -124,6 +125,63 @@ def test_an_extended_header_of_a_gigabyte_is_not_read(tmp_path) -> None:
     finally:
         tracemalloc.stop()
     assert peak < 8 << 20
+
+
+def header(kind: bytes, payload: bytes) -> bytes:
+    info = tarfile.TarInfo("header")
+    info.type, info.size = kind, len(payload)
+    return info.tobuf(tarfile.USTAR_FORMAT) + payload + b"\0" * (-len(payload) % 512)
+
+
+def records(start: int, count: int) -> bytes:
+    return b"".join(b"%d k%08d=\n" % (14, number) for number in range(start, start + count))
+
+
+def test_headers_for_all_members_fill_no_memory(tmp_path) -> None:
+    """Each is small and none is a member, but what they say is kept to the end."""
+    path = tmp_path / "p.tar.gz"
+    with gzip.open(path, "wb") as file:
+        for turn in range(400):
+            file.write(header(tarfile.XGLTYPE, records(turn * 4000, 4000)))
+            file.write(entry(f"backend/{turn}.py").tobuf())
+    tracemalloc.start()
+    try:
+        assert "extended headers" in refused(path, tmp_path / "to").detail
+        assert tracemalloc.get_traced_memory()[1] < 32 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_many_headers_before_one_member_are_refused(tmp_path) -> None:
+    path = tmp_path / "p.tar"
+    path.write_bytes(header(tarfile.XHDTYPE, records(0, 10)) * 50 + entry("backend/x.py").tobuf())
+    assert "extended headers" in refused(path, tmp_path / "to").detail
+
+
+def test_folders_that_only_paths_name_are_counted(tmp_path) -> None:
+    """A few members of many steps each are as many folders as a million members."""
+    deep = [(entry(f"{number}/" + "/".join("abcdefghij") + "/x"), b"") for number in range(20)]
+    assert "folders" in refused(tarred(tmp_path / "p.tar", extra=deep), tmp_path / "to", SMALL).detail
+    assert sum(found.is_dir() for found in (tmp_path / "to").rglob("*")) < 80
+
+
+def test_the_list_of_a_zip_is_counted_whatever_its_end_tells(tmp_path) -> None:
+    """Python's reader believes a large archive's second end record, and reads entries by bytes and not by number."""
+    path = tmp_path / "p.zip"
+    with zipfile.ZipFile(path, "w") as file:
+        for number in range(200):
+            file.writestr(f"{number}", b"")
+    raw = path.read_bytes()
+    at = raw.rfind(b"PK\x05\x06")
+    size, offset = struct.unpack_from("<LL", raw, at + 12)
+    few = struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 1, 1, size, offset, 0)
+    path.write_bytes(raw[:at] + few)
+    assert "lists more than 50 files" in refused(path, tmp_path / "a", SMALL).detail
+    large = struct.pack("<4sQ2H2L4Q", b"PK\x06\x06", 44, 45, 45, 0, 0, 200, 200, size, offset)
+    locator = struct.pack("<4sLQL", b"PK\x06\x07", 0, at, 1)
+    end = struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 1, 1, 46, offset, 0)
+    path.write_bytes(raw[:at] + large + locator + end)
+    assert "second list" in refused(path, tmp_path / "b", SMALL).detail
 
 
 def test_sparse_files_are_refused(tmp_path) -> None:
