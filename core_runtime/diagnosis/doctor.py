@@ -4,8 +4,9 @@ Invariants:
   * What a check no longer finds is resolved; what it could not look at stays as it was.
   * A check that fails or takes longer than ``CHECK_S`` is an issue of its own and holds up no other. One that never
     returns is not started a second time.
-  * A fixup is performed for an issue that stands now, with the arguments that the host itself suggested, and its check
-    is run again at once. Each is on record in the audit trail before it acts.
+  * A fixup is performed for an issue that stands now: its check is run right before, and nothing is done where it finds
+    nothing any more, something else, or does not end. The arguments are those that the host itself suggested, and the
+    check is run again at once. Each is on record in the audit trail before it acts.
 
 Not here: single checks and fixups (their folders), showing (``api``, ``console``), issues that other parts report.
 """
@@ -179,6 +180,15 @@ class Doctor:
 
     async def _perform(self, issue: Issue, offer: Suggestion, *, actor: str) -> Mended:
         fixup = self.fixups[offer.fixup]
+        check = self.checks.get(issue.code)
+        if check is not None and not await self._still(check, issue, offer):
+            changed = ConflictError(
+                "That is not as it was found any more",
+                code="issue_changed",
+                detail=f"{quote(issue.id, 300)} was looked at again first; nothing was done.",
+                hint="See what stands now: rumi doctor",
+            )
+            return Mended(issue.id, fixup.name, success=False, message=str(changed))
         await asyncio.to_thread(
             self._host.audit.append, PERFORMED, actor=actor, issue=quote(issue.id, 300), fixup=fixup.name
         )
@@ -189,11 +199,18 @@ class Doctor:
         except OSError as error:
             problem = HostError("It could not be mended", code="fixup_failed", detail=str(error))
             return Mended(issue.id, fixup.name, success=False, message=str(problem))
-        check = self.checks.get(issue.code)
         if check is not None:
             async with self._one_at_a_time:
                 await self._examine(check)
         return Mended(issue.id, fixup.name, success=True, message=message)
+
+    async def _still(self, check: Check, issue: Issue, offer: Suggestion) -> bool:
+        """Whether the check finds it now, with the same to do about it. Minutes may lie between seeing and mending."""
+        async with self._one_at_a_time:
+            looked = await self._examine(check)
+        if looked.status != "found":
+            return False
+        return any(found.id == issue.id and offer in found.suggestions for found in self._host.diagnostics.issues())
 
 
 async def current_issues(host: Host) -> list[Issue]:

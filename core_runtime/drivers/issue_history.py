@@ -4,7 +4,7 @@ Invariants:
   * One row for each time that an issue stood, from its first report to its resolution; ``seen`` changes update it.
   * At most ``MAX_ROWS`` rows and ``KEPT_S`` seconds back; what is older goes with the next write.
   * It informs and decides nothing: a damaged file is set aside and begun anew, and a full disk costs rows.
-  * One connection, used by one thread at a time.
+  * One connection, used by one thread at a time: whoever comes second waits.
 
 Not here: which issues stand now (``diagnostics``), when this is written (``diagnosis.record``).
 """
@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -64,6 +65,7 @@ class IssueHistory:
     def __init__(self, folder: Path) -> None:
         self._path = folder / FILE
         self._db: sqlite3.Connection | None = None
+        self._lock = threading.RLock()
 
     def write(self, rows: Sequence[Row], now: float) -> None:
         """Insert or update, and drop what is too old or too much, in one transaction."""
@@ -91,24 +93,26 @@ class IssueHistory:
 
     def close(self) -> None:
         """Let go of the file; a later call opens it again."""
-        if self._db is not None:
-            self._db.close()
-            self._db = None
+        with self._lock:
+            if self._db is not None:
+                self._db.close()
+                self._db = None
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def _guarded(self) -> Iterator[sqlite3.Connection]:
-        try:
-            yield self._opened()
-        except (sqlite3.Error, OSError) as error:
-            self.close()
-            raise HostError(
-                "The history of issues can't be used",
-                code="history_unusable",
-                detail=f"{self._path.name}: {error}",
-                hint="Look at the disk and at user_data/logs. Issues that stand now are shown all the same.",
-            ) from error
+        with self._lock:
+            try:
+                yield self._opened()
+            except (sqlite3.Error, OSError) as error:
+                self.close()
+                raise HostError(
+                    "The history of issues can't be used",
+                    code="history_unusable",
+                    detail=f"{self._path.name}: {error}",
+                    hint="Look at the disk and at user_data/logs. Issues that stand now are shown all the same.",
+                ) from error
 
     def _opened(self) -> sqlite3.Connection:
         if self._db is None:
@@ -139,7 +143,13 @@ class IssueHistory:
 
 def _values(row: Row) -> tuple[Any, ...]:
     cause = json.dumps(row.cause, ensure_ascii=False)
-    return tuple(cause if name == "cause" else getattr(row, name) for name in _COLUMNS)
+    values = (cause if name == "cause" else getattr(row, name) for name in _COLUMNS)
+    return tuple(_storable(value) if isinstance(value, str) else value for value in values)
+
+
+def _storable(text: str) -> str:
+    """Names of a Pack's files may be no Unicode; half characters become question marks."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _row(values: Sequence[Any]) -> Row:

@@ -169,6 +169,58 @@ def test_mending_takes_its_arguments_from_the_host_and_looks_again(tmp_path) -> 
     run(story, tmp_path)
 
 
+def test_nothing_is_mended_that_is_not_as_it_was_seen(tmp_path) -> None:
+    async def story(host) -> None:
+        found, broken, done = [Found("a", "It is wrong", mend="mend_it", args={"n": 1})], [], []
+
+        def look(_host):
+            if broken:
+                raise RuntimeError("no such luck")
+            return list(found)
+
+        async def perform(_host, args, _actor):
+            done.append(dict(args))
+            return "done"
+
+        doctor = Doctor(host, {"thing_wrong": check(look)}, {"mend_it": fixup(perform)})
+        await doctor.examine()
+        found[:] = [Found("a", "It is wrong", mend="mend_it", args={"n": 2})]
+        changed = await doctor.mend("thing_wrong:a", actor="operator")
+        broken.append(1)
+        unknown = await doctor.mend("thing_wrong:a", actor="operator")
+        broken.clear()
+        found.clear()
+        gone = await doctor.mend("thing_wrong:a", actor="operator")
+        assert [one.success for one in (changed, unknown, gone)] == [False, False, False]
+        assert "not as it was found" in gone.message
+        assert done == []
+
+    run(story, tmp_path)
+
+
+def test_a_decision_is_not_forgotten_when_its_pack_came_back(tmp_path) -> None:
+    """The issue was seen while the folder was away; forgetting would now uninstall a Pack that is there."""
+
+    async def story(host) -> None:
+        there, removed = [], []
+
+        def look(_host):
+            return [] if there else [Found("p", "Gone", mend="remove_pack", args={"pack_id": "p"})]
+
+        async def perform(_host, args, _actor):
+            removed.append(args["pack_id"])
+            return "forgotten"
+
+        doctor = Doctor(host, {"grant_without_pack": check(look, "grant_without_pack")},
+                        {"remove_pack": fixup(perform, "remove_pack", automatic=False)})  # fmt: skip
+        await doctor.examine()
+        there.append("p")
+        assert not (await doctor.mend("grant_without_pack:p", actor="operator")).success
+        assert removed == []
+
+    run(story, tmp_path)
+
+
 def test_what_a_pack_reports_names_no_fixup_of_the_host(tmp_path) -> None:
     async def story(host) -> None:
         doctor = Doctor(host, {}, {})
@@ -269,6 +321,42 @@ def test_a_damaged_history_is_set_aside_and_begun_anew(tmp_path) -> None:
     [kept] = tmp_path.glob("*.broken-*")
     assert kept.read_bytes().startswith(b"not a database")
     history.close()
+
+
+def test_text_that_is_no_unicode_does_not_end_the_history(tmp_path) -> None:
+    """A file name of a Pack, quoted in an issue, may hold half a character."""
+    history = IssueHistory(tmp_path)
+    odd = "x\udcff"
+    history.write([Row("c:" + odd, "c", "warn", odd, odd, odd, odd, (odd,), 1, 1.0, 1.0, None)], 2.0)
+    [found] = history.read(limit=5)
+    history.close()
+    assert (found.subject, found.cause) == ("x?", ("x?",))
+
+
+def test_a_history_may_be_read_while_it_is_written(tmp_path) -> None:
+    history = IssueHistory(tmp_path)
+    opened, release, order = threading.Event(), threading.Event(), []
+
+    def write() -> None:
+        with history._guarded():
+            opened.set()
+            release.wait(30)
+            order.append("written")
+
+    def read() -> None:
+        history.read(limit=5)
+        order.append("read")
+
+    writer, reader = threading.Thread(target=write), threading.Thread(target=read)
+    writer.start()
+    assert opened.wait(30)
+    reader.start()
+    reader.join(0.2)
+    release.set()
+    writer.join()
+    reader.join()
+    history.close()
+    assert order == ["written", "read"]
 
 
 def test_a_history_that_can_not_be_written_is_an_issue_and_no_end(tmp_path, monkeypatch) -> None:
