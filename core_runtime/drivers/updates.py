@@ -76,6 +76,8 @@ class UpdateFiles:
         self._limits = limits
         self._staging = private_folder(user_data / "staging")
         self._snapshots = private_folder(user_data / "rollback")
+        for path in self._staging.glob(f"{INCOMING}*"):
+            discard(path)  # half copies; only now, since later somebody may be at work on one
         self._sweep()
 
     # --- the staged version ------------------------------------------------------------------------------------------
@@ -212,7 +214,7 @@ class UpdateFiles:
         hit("update.done")
         self.drop_staged(pack_id)
         hit("update.unstaged")
-        self._sweep()
+        self._sweep(pack_id)
 
     def back(self, pack_id: str, *, at: float, actor: str) -> Grant:
         """Return to the version before: grant, folder and data. May be repeated after any interruption."""
@@ -285,7 +287,7 @@ class UpdateFiles:
         """The Pack is uninstalled."""
         self.drop_staged(pack_id)
         self.forget(pack_id)
-        self._sweep()
+        self._sweep(pack_id)
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
@@ -370,10 +372,10 @@ class UpdateFiles:
         if fresh is not None:
             pack_folders.delete(fresh)
 
-    def _sweep(self) -> None:
-        """Remove half copies and snapshots that no record names; none while a record can't be read."""
-        for path in self._staging.glob(f"{INCOMING}*"):
-            discard(path)
+    def _sweep(self, pack_id: str = "") -> None:
+        """Remove snapshots that no record names, of one Pack or, at the opening, of all; none while a record can't be
+        read. One of another Pack may be of an update that has not written its record yet.
+        """
         wanted = set()
         for path in self._grants.folder.glob(f"*{UPDATE_SUFFIX}"):
             record = self.record(path.name.removesuffix(UPDATE_SUFFIX))
@@ -381,7 +383,7 @@ class UpdateFiles:
                 return
             wanted.add(self._snapshot(record.pack_id, record.snapshot).name)
         for path in self._snapshots.iterdir():
-            if path.name not in wanted:
+            if path.name not in wanted and pack_id in {"", path.name.rpartition("-")[0]}:
                 discard(path)
 
 

@@ -49,6 +49,8 @@ def git_source(url: str, ref: str = "") -> GitSource:
     except ValueError:
         raise _refused(f"{quote(url, 200)} is no address.") from None
     del port
+    if parts.scheme in SCHEMES and not url.startswith(f"{parts.scheme}://"):
+        raise _refused("It is no address with // behind its transport; Git would read it as something else.")
     if parts.scheme not in SCHEMES:
         raise _refused(f"Its transport is {quote(parts.scheme or 'none', 40)}; taken are {', '.join(SCHEMES)}.")
     if len(url) > MAX_URL_CHARS or not url.isprintable() or any(character.isspace() for character in url):

@@ -24,7 +24,7 @@ from core_runtime.rules.archive import LIMITS, ArchiveLimits, Collisions, Intake
 from core_runtime.rules.sources import commands
 from core_runtime.rules.sources import git_source as source_of
 from tests.support.archives import PACK, entry, git, repository, tarred, zip_entry, zipped
-from tests.support.trust_home import TrustHome
+from tests.support.trust_home import STANDARD, TrustHome
 
 SMALL = ArchiveLimits(members=50, folders=50, total_bytes=4 << 20, archive_bytes=1 << 20, ratio=20, ratio_from_bytes=1 << 20)
 
@@ -286,6 +286,23 @@ def test_no_path_that_is_taken_leaves_the_folder_or_meets_another(paths) -> None
     assert all(names.add(path) == "" for path in taken)
 
 
+def test_an_update_takes_nothing_away_that_another_is_at_work_on(tmp_path) -> None:
+    """Each Pack has a lock of its own: a copy on its way in, and data kept before its record is written, are others'."""
+    home = TrustHome(tmp_path / "home")
+    home.approved()
+    home.approvals.add(TrustHome(tmp_path / "author").add(version="2.0.0"), actor="tester")
+    home.approvals.begin_update("alpha", isolation=STANDARD, actor="tester")
+    others = [home.user_data / "staging/.incoming-0", home.user_data / "rollback/alpha-two-0123456789abcdef"]
+    own = home.user_data / "rollback/alpha-0123456789abcdef"
+    for folder in (*others, own):
+        folder.mkdir()
+    home.approvals.finish_update("alpha")
+    assert all(folder.is_dir() for folder in others)
+    assert not own.exists()
+    home.reopen()
+    assert not any(folder.exists() for folder in others)
+
+
 # -- repositories -----------------------------------------------------------------------------------------------------
 
 
@@ -296,6 +313,7 @@ def test_no_path_that_is_taken_leaves_the_folder_or_meets_another(paths) -> None
         "ssh://-oProxyCommand=evil/x", "ssh://-l@host/x", "https://user:secret@example.org/x", "https:///x", "https://example.org/",
         "https://example.org/x?y", "https://example.org/x#y", "file://host/x", "https://example.org/a b", "https://example.org/\x1b[2J",
         "https://[::1/x", "https://example.org:99999/x", "", "x" * 3000, "https://example.org/" + "x" * 2000, "/a/path",
+        "file::/x", "file:x/y",
     ],
 )  # fmt: skip
 def test_addresses_that_are_not_taken(url) -> None:
