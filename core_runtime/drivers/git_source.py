@@ -24,7 +24,7 @@ from typing import Final
 
 from backend_core.errors import HostError, quote
 from core_runtime.rules.archive import LIMITS
-from core_runtime.rules.sources import GitSource, commands
+from core_runtime.rules.sources import SCHEMES, GitSource, commands
 
 FETCH_S: Final = 300.0
 FETCH_BYTES: Final = 1024**3
@@ -114,8 +114,15 @@ class _Watch:
 def _environment(*, own: bool = True) -> dict[str, str]:
     """``own``: with the user's configuration, which knows credentials and proxies."""
     kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
-    fixed = {"GIT_TERMINAL_PROMPT": "0", "GIT_CONFIG_NOSYSTEM": "1", "GIT_ASKPASS": "", "SSH_ASKPASS": "",
-             "GIT_SSH_COMMAND": "ssh -oBatchMode=yes -oStrictHostKeyChecking=yes", "LC_ALL": "C.UTF-8"}  # fmt: skip
+    fixed = {
+        "GIT_ALLOW_PROTOCOL": ":".join(SCHEMES),  # goes before whatever the user's configuration allows
+        "GIT_TERMINAL_PROMPT": "0",
+        "GIT_CONFIG_NOSYSTEM": "1",
+        "GIT_ASKPASS": "",
+        "SSH_ASKPASS": "",
+        "GIT_SSH_COMMAND": "ssh -oBatchMode=yes -oStrictHostKeyChecking=yes",
+        "LC_ALL": "C.UTF-8",
+    }
     return {**kept, **fixed, **({} if own else {"GIT_CONFIG_GLOBAL": os.devnull})}
 
 
