@@ -67,9 +67,12 @@ class Keyring:
     def ensure(self) -> bool:
         """Make a key where none is; True when one was made. An unusable key is not replaced but raised."""
         private_folder(self.folder)
-        try:
-            _create(self._path, secrets.token_hex(32))
-        except FileExistsError:
+        made = False
+        if not os.path.lexists(self._path):  # looked at first: on a full disk nothing can be made, and need not be
+            with contextlib.suppress(FileExistsError):
+                _create(self._path, secrets.token_hex(32))
+                made = True
+        if not made:
             self.text()
             return False
         fsync_folder(self.folder)

@@ -46,7 +46,10 @@ CALLER = """
             found = []
 
             def one(n):
-                found.append(len(echo(bytes([n]) * args)))
+                try:
+                    found.append(len(echo(bytes([n]) * args)))
+                except Exception as refused:
+                    found.append(str(refused))
 
             threads = [threading.Thread(target=one, args=(n,)) for n in range(8)]
             for thread in threads:
@@ -54,7 +57,7 @@ CALLER = """
             small = [echo(n) for n in range(50)]
             for thread in threads:
                 thread.join()
-            return [sorted(found), small]
+            return [found, small]
 
         ir.register("b.many", many)
 """
@@ -116,8 +119,9 @@ def test_callables_beside_a_long_body_are_references_as_ever(tmp_path):
 
 def test_many_at_once_and_small_calls_between_them(tmp_path):
     async def test(r):
-        sizes, small = await r.bus.call("b.many", 2 * MIB, timeout_s=60)
-        assert sizes == [2 * MIB] * 8
+        size = 3 * MIB // 2  # eight of them and their eight answers fit into the 32 MiB that a Pack may have under way
+        sizes, small = await r.bus.call("b.many", size, timeout_s=60)
+        assert sizes == [size] * 8
         assert small == list(range(50))
 
     joined(test, tmp_path)
