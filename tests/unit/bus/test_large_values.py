@@ -119,7 +119,7 @@ def test_callables_beside_a_long_body_are_references_as_ever(tmp_path):
 
 def test_many_at_once_and_small_calls_between_them(tmp_path):
     async def test(r):
-        size = 3 * MIB // 2  # eight of them and their eight answers fit into the 32 MiB that a Pack may have under way
+        size = 3 * MIB // 2  # one caller may hold half of the 32 MiB of arguments that wait for a Pack
         sizes, small = await r.bus.call("b.many", size, timeout_s=60)
         assert sizes == [size] * 8
         assert small == list(range(50))
