@@ -41,6 +41,7 @@ from core_runtime.rules.permissions import (
     in_force,
     items_of,
     protected_fault,
+    resources_of,
     rights_of,
 )
 
@@ -172,6 +173,11 @@ class PermissionManager:
     def grant(self, pack_id: str) -> Grant | None:
         """The grant in force, for those who need more of it than a judgement."""
         return self._grant_of(pack_id)
+
+    def resources(self, pack_id: str) -> Mapping[str, Any]:
+        """The ``resources`` that are granted now; nothing for a Pack that is not approved."""
+        grant = self._grant_of(pack_id)
+        return resources_of(grant, now=self._time.now()) if grant is not None else {}
 
     def may_call(self, caller: str, key: str) -> Allow | Deny:
         """One real call of ``key`` by ``caller`` (``""`` is the operator). A Pack may call what it provides."""

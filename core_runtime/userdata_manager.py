@@ -19,7 +19,7 @@ import json
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol, Self
@@ -30,7 +30,7 @@ from core_runtime.drivers.overlay import Overlay
 from core_runtime.drivers.store import discard
 from core_runtime.generations import ACTING, DECIDE_S, Stage, Standing
 from core_runtime.rules.grants import Grant
-from core_runtime.rules.permissions import Allow, Deny, protected_fault, resources_of
+from core_runtime.rules.permissions import Allow, Deny, protected_fault
 
 MIB: Final = 1024 * 1024
 DEFAULT_QUOTA_BYTES: Final = 64 * MIB
@@ -48,6 +48,9 @@ class Judge(Protocol):
 
     def has(self, pack_id: str, kind: str, /, **params: Any) -> bool:
         """Like ``check``, asked without doing anything."""
+
+    def resources(self, pack_id: str) -> Mapping[str, Any]:
+        """The limits that are raised for it now."""
 
     def grant(self, pack_id: str) -> Grant | None:
         """The grant in force."""
@@ -275,8 +278,7 @@ class UserdataManager:
             return None
 
     def _quota(self, pack_id: str) -> int:
-        grant = self._permissions.grant(pack_id)
-        raised = resources_of(grant).get("disk_mb", 0) if grant else 0
+        raised = self._permissions.resources(pack_id).get("disk_mb", 0)
         return max(self._quota_bytes, int(raised * MIB))
 
     def _check_quota(self, pack_id: str, usage: _Usage, path: str, size: int) -> None:

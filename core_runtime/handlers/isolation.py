@@ -137,7 +137,7 @@ def launch_request(host: Host, copy: VerifiedCopy) -> LaunchRequest:
     """Everything of a grant that a sandbox needs. Rights are asked anew at each use, so a revocation acts at once."""
     machine = MachineLimits(psutil.virtual_memory().total, os.cpu_count() or 1)
     try:
-        limits = limits_from_grant(resources_of(copy.grant), machine)
+        limits = limits_from_grant(resources_of(copy.grant, now=host.approvals.latest.now()), machine)
     except ValueError as error:
         raise AuthorError(
             f"The granted resources of {copy.pack_id} can't be used",

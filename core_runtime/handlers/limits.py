@@ -16,7 +16,6 @@ import psutil
 from core_runtime.handlers import packs
 from core_runtime.handlers.host import Host
 from core_runtime.rules.limits_shown import rows
-from core_runtime.rules.permissions import resources_of
 from core_runtime.rules.sandbox import Limits, MachineLimits, limits_from_grant
 
 ISSUE_PREFIX = "limit_"
@@ -46,7 +45,7 @@ def _limits(host: Host, pack_id: str) -> Limits:
         return Limits()
     machine = MachineLimits(psutil.virtual_memory().total, os.cpu_count() or 1)
     try:
-        return limits_from_grant(resources_of(grant), machine)
+        return limits_from_grant(host.permissions.resources(pack_id), machine)
     except ValueError:  # such a grant starts nothing, and its start says why
         return Limits()
 

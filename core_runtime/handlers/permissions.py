@@ -95,7 +95,8 @@ async def _tell(host: Host, pack_id: str, change: str, types: Sequence[str]) -> 
 async def _changed(host: Host, pack_id: str, before: Grant) -> dict[str, Any]:
     """The new view; limits of the sandbox are the one thing that a running Pack keeps until its next start."""
     now = host.approvals.grant(pack_id)
-    limits = now is not None and dict(resources_of(now)) != dict(resources_of(before))
+    at = host.approvals.latest.now()
+    limits = now is not None and dict(resources_of(now, now=at)) != dict(resources_of(before, now=at))
     return {**await view(host, pack_id), "restart_needed": limits}
 
 

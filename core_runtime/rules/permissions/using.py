@@ -52,7 +52,8 @@ def rights_of(metadata: PackMetadata | None, grant: Grant) -> Rights:
     def gather(kind: str, name: str) -> tuple[str, ...]:
         return tuple(text for p in lasting if p.type == kind for text in p.texts(name))
 
-    kinds = {permission.type for permission in lasting}
+    # a time that ends later ends what is done with such a key, which is judged at each use
+    kinds = {permission.type for permission in grant.permissions if permission.mode is not Mode.ONCE}
     declared = frozenset(key for key in grant.since if not is_flow_claim(key))
     if metadata is not None:
         declared &= metadata.provides()
@@ -66,10 +67,12 @@ def rights_of(metadata: PackMetadata | None, grant: Grant) -> Rights:
     )
 
 
-def resources_of(grant: Grant) -> Mapping[str, Any]:
-    """The granted ``resources`` parameters together: ``{memory_mb, cpu, pids, tmp_mb, disk_mb}``, those present."""
-    lasting = (p for p in grant.of_type("resources") if p.mode in {Mode.ALWAYS, Mode.RESTART})
-    return MappingProxyType({name: value for permission in lasting for name, value in permission.params.items()})
+def resources_of(grant: Grant, *, now: float) -> Mapping[str, Any]:
+    """The ``resources`` parameters that are granted at ``now``, together: ``{memory_mb, cpu, pids, tmp_mb, disk_mb}``,
+    those present.
+    """
+    held = (p for p in grant.of_type("resources") if in_force(p, now=now))
+    return MappingProxyType({name: value for permission in held for name, value in permission.params.items()})
 
 
 _ITEMS: Final[Mapping[str, tuple[str, ...]]] = {"network": ("domains", "addresses"), "http.fetch": ("hosts",)}

@@ -667,9 +667,20 @@ def test_granted_resources_are_taken_together():
         grant(
             held("resources", memory_mb=512), held("resources", Mode.RESTART, cpu=2), held("resources", Mode.ONCE, pids=9),
             held("interface.call", keys=["a"]),
-        )
+        ), now=0.0
     )  # fmt: skip
     assert dict(found) == {"memory_mb": 512, "cpu": 2}
+
+
+def test_resources_for_a_time_hold_until_then():
+    timed = grant(held("resources", Mode.UNTIL, 100.0, memory_mb=512))
+    assert dict(resources_of(timed, now=99.9)) == {"memory_mb": 512}
+    assert dict(resources_of(timed, now=100.0)) == {}
+
+
+def test_a_key_of_the_host_may_be_registered_by_a_right_for_a_time():
+    timed = held("flow.modify", Mode.UNTIL, 100.0, flows=["*"])
+    assert rights_of(None, grant(timed, since=("flow.modifier",))).provides == {"flow.modifier"}
 
 
 def test_answers_carry_their_code():

@@ -18,7 +18,7 @@ from core_runtime.drivers.uids import BLOCKS, COUNT, PREFERRED_FIRST, SMALL_COUN
 from core_runtime.host_privilege_manager import HostPrivilegeManager
 from core_runtime.rules.combination import PackNode, combination, with_supplier
 from core_runtime.rules.findings import inspect
-from core_runtime.rules.permissions import Allow, Deny, resources_of
+from core_runtime.rules.permissions import Allow, Deny
 from tests.support.trust_home import TrustHome
 
 
@@ -144,9 +144,15 @@ def test_visible_keys_are_own_and_granted_ones(tmp_path):
 def test_resources_of_a_grant(tmp_path):
     home = TrustHome(tmp_path)
     home.add(permissions=[{"type": "resources", "memory_mb": 512, "cpu": 1.5, "reason": "r"}])
-    assert dict(resources_of(home.approve())) == {"memory_mb": 512, "cpu": 1.5}
-    less = home.approve(permissions=[{"type": "resources", "memory_mb": 300}])
-    assert dict(resources_of(less)) == {"memory_mb": 300}
+    home.approve()
+    assert dict(home.permissions.resources("alpha")) == {"memory_mb": 512, "cpu": 1.5}
+    home.approve(permissions=[{"type": "resources", "memory_mb": 300}])
+    assert dict(home.permissions.resources("alpha")) == {"memory_mb": 300}
+    home.approve(permissions=[{"type": "resources", "memory_mb": 300, "until": home.clock() + 60}])
+    assert dict(home.permissions.resources("alpha")) == {"memory_mb": 300}
+    home.clock.advance(61)
+    home.clock.now -= 3600
+    assert dict(home.permissions.resources("alpha")) == {}, "moving the clock back gives nothing back"
 
 
 def test_a_key_is_there_whole_or_not_at_all(tmp_path):
