@@ -30,8 +30,9 @@ from core_runtime.bus.shadow import Shadow
 from core_runtime.bus.sleeping import Sleep
 from core_runtime.bus.takeover import take_over
 from core_runtime.diagnostics import Diagnostics, Severity, fail_soft, record_failure
-from core_runtime.drivers.link import Listener, Turn, attach
+from core_runtime.drivers.link import Listener, attach
 from core_runtime.drivers.redactions import Redactions
+from core_runtime.drivers.turns import Turn
 from core_runtime.event_bus import EventBus
 from core_runtime.interface_registry import InterfaceRegistry
 from core_runtime.rules.contracts import NO_TERMS, Terms

@@ -3,6 +3,8 @@
 Invariants:
   * At most ``limits.requests_at_once`` of one session are being served, in the order in which they came: the threads
     that serve them belong to everybody. The others wait, bounded in number and in bytes.
+  * While something waits here and other Packs are served beside, a place rests after each request before it takes the
+    next: threads that always have something to do take the interpreter from the loop that all calls pass through.
 
 Not here: what an operation does (whoever was bound to the bus).
 """
@@ -13,6 +15,8 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Raw
@@ -22,6 +26,7 @@ from core_runtime.bus.large import sending_failed
 from core_runtime.diagnostics import Diagnostics, fail_soft
 from core_runtime.rules import frames
 from core_runtime.rules.frames import FrameError
+from core_runtime.rules.sharing import MAX_REST_S, REST
 from core_runtime.rules.values import ValueProblem, footprint, pack, unpack
 
 if TYPE_CHECKING:
@@ -46,6 +51,7 @@ class PackRequests:
         self._serve_for = serve
         self._diagnostics = diagnostics
         self._tasks: set[asyncio.Task[None]] = set()
+        self._resting = 0
         self._waiting: deque[_Asked] = deque()
         self._waiting_bytes = 0
 
@@ -95,15 +101,24 @@ class PackRequests:
             self._session.send_error(number, Failure.of(outcome.error))
 
     def _next(self) -> None:
-        while self._waiting and len(self._tasks) < self._session.limits.requests_at_once:
+        session = self._session
+        while self._waiting and len(self._tasks) + self._resting < session.limits.requests_at_once:
             asked = self._waiting.popleft()
             self._waiting_bytes -= asked.size_bytes
-            task = self._session.loop.create_task(self._serve(asked.number, asked.operation, asked.args))
+            task = session.loop.create_task(self._serve(asked.number, asked.operation, asked.args))
             self._tasks.add(task)
-            task.add_done_callback(self._served)
+            task.add_done_callback(partial(self._served, monotonic()))
 
-    def _served(self, task: asyncio.Task[None]) -> None:
+    def _served(self, begun: float, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
+        if self._waiting and self._session.shares:
+            self._resting += 1
+            self._session.loop.call_later(min(REST * (monotonic() - begun), MAX_REST_S), self._rested)
+        else:
+            self._next()
+
+    def _rested(self) -> None:
+        self._resting -= 1
         self._next()
 
     def cancel(self) -> None:

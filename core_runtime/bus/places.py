@@ -13,6 +13,11 @@ from __future__ import annotations
 
 from core_runtime.rules.frames import BusLimits
 
+LITTLE_CALLS = 16
+LITTLE_BYTES = 256 * 1024
+"""Of one caller, beside a backlog of ``limits.backlog_bytes`` that others made: a hundred of them stay below
+``limits.backlog_hard_bytes``, where the Pack would be cut off."""
+
 
 class Places:
     """Of one session; belongs to the event loop's thread."""
@@ -27,23 +32,24 @@ class Places:
         """Nothing is owed any more."""
         self._left = self._limits.in_flight
         self._bytes_left = self._limits.in_flight_bytes
-        self._by: dict[str, list[int]] = {}
-        """Pack → calls, bytes; one that has none stays: this runs twice for each call."""
+        self._by: dict[str | None, list[int]] = {}
+        """Caller → calls, bytes; one that has none stays: this runs twice for each call."""
 
-    def take(self, caller: str | None, size_bytes: int) -> bool:
+    def take(self, caller: str | None, size_bytes: int, *, congested: bool = False) -> bool:
         """Room for a call with so many bytes of arguments, if there is. ``caller``: a Pack, None for the host."""
         left, bytes_left = self._left, self._bytes_left
         if left <= 0 or size_bytes > bytes_left:
             return False
-        if caller is not None:
-            held = self._by.get(caller)
-            if held is None:
-                self._by[caller] = [1, size_bytes]
-            elif held[0] >= left or held[1] + size_bytes > bytes_left:
-                return False
-            else:
-                held[0] += 1
-                held[1] += size_bytes
+        held = self._by.get(caller)
+        if held is None:
+            held = self._by[caller] = [0, 0]
+        calls, taken = held[0], held[1] + size_bytes
+        if caller is not None and calls and (calls >= left or taken > bytes_left):
+            return False
+        if congested and (calls >= LITTLE_CALLS or taken > LITTLE_BYTES):
+            return False
+        held[0] = calls + 1
+        held[1] = taken
         self._left = left - 1
         self._bytes_left = bytes_left - size_bytes
         return True
@@ -52,7 +58,6 @@ class Places:
         """The call was answered by the Pack, or never reached it."""
         self._left += 1
         self._bytes_left += size_bytes
-        if caller is not None:
-            held = self._by[caller]
-            held[0] -= 1
-            held[1] -= size_bytes
+        held = self._by[caller]
+        held[0] -= 1
+        held[1] -= size_bytes

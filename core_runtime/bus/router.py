@@ -357,7 +357,7 @@ class Router:
             raise refused("depth", f"calls are nested deeper than {limits.depth}")
         caller = call.caller.pack_id if call.caller is not None else None
         call.size_bytes = len(memoryview(body))
-        if callee.congested or not callee.places.take(caller, call.size_bytes):
+        if not callee.places.take(caller, call.size_bytes, congested=callee.congested):
             callee.limited("busy", f"{len(callee.incoming)} calls wait for it, the newest of {quote(call.key)}.")
             raise refused("limit", f"{callee.pack_id} is busy", "too many calls wait for it", retryable=True)
         call.number = callee.next_id()

@@ -292,6 +292,11 @@ class Session:
         """More lies unread than a Pack may leave."""
         return self._link is not None and self._link.congested
 
+    @property
+    def shares(self) -> bool:
+        """Whether others have been served beside it lately."""
+        return self._link is not None and self._link.shares()
+
     def on_long(self, frame: tuple[Any, ...]) -> bool:
         """``drivers.link.Peer``: a call, an answer or an item may have a body that is longer than a frame."""
         if not (self.large.accepts and type(frame[-1]) is Raw and frame[0] in LARGE):

@@ -9,8 +9,10 @@ Invariants:
   * Memory for one connection is bounded: reading by one frame plus one buffer, writing by ``backlog_hard_bytes``; a
     peer that never reads is cut off there.
   * A frame's memory view is valid only inside ``on_frame``: the buffer is reused.
-  * One peer that floods has its frames handled for ``TURN_S`` (one frame, at least) before everybody else has a turn,
-    whatever they cost; it is not read from until its turn comes round. One that sends a frame at a time pays nothing.
+  * One peer that floods has its frames handled for a turn (one frame, at least) before everybody else has one, whatever
+    they cost; it is not read from until its turn comes round, and rests first where others are served beside it
+    (``rules.sharing``). One that sends a frame at a time pays nothing.
+  * The loop reads from a connection once in a turn: libuv by itself reads up to 32 times while it finds more.
 
 Not here: what a frame means (``rules.frames``, ``bus``).
 """
@@ -28,10 +30,13 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 from backend_core.errors import HostError, TrustError, quote
+from core_runtime.drivers.turns import Turn
 from core_runtime.rules.frames import BusLimits, FrameError, append
+from core_runtime.rules.sharing import SHARED_FOR_S, SHARED_TURN_S, TURN_S, rest_s
 
 BUFFER_BYTES = 64 * 1024
-TURN_S = 0.00025
+LONG_READ_BYTES = 2048
+"""What is shorter is not worth a look at the processor's clock."""
 MAX_PATH_BYTES = 107
 _REFUSED_PEERS = 64
 _length = struct.Struct("<I").unpack_from
@@ -54,26 +59,6 @@ class Peer(Protocol):
         """A frame is longer than the other end accepts: whether the peer sends it in some other way."""
 
 
-class Turn:
-    """What links of one loop share: which of them have something to write when the read under way has been handled."""
-
-    __slots__ = ("reading", "waiting")
-
-    def __init__(self) -> None:
-        self.reading = False
-        self.waiting: list[Link] = []
-        """Each of these writes its frames at the end of the read."""
-
-    def end(self) -> None:
-        """The read has been handled."""
-        self.reading = False
-        waiting = self.waiting
-        if waiting:
-            self.waiting = []
-            for link in waiting:
-                link.flush()
-
-
 class Link(asyncio.BufferedProtocol):
     """The host's end of a connection. All methods belong to the event loop's thread."""
 
@@ -90,6 +75,8 @@ class Link(asyncio.BufferedProtocol):
         self._out = bytearray()
         self._queued = False
         self._resuming = False
+        self._full = False
+        self._shared_until = 0.0
         self._transport: asyncio.Transport | None = None
         self._fd = -1
         self._reason = ""
@@ -113,10 +100,12 @@ class Link(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """Handle what has arrived."""
+        self._full = self._end + nbytes == len(self._buffer)
         self._end += nbytes
         self.bytes_in += nbytes
         turn = self._turn
         turn.reading = True
+        turn.seen.add(self)
         try:
             self._handle()
         finally:
@@ -129,6 +118,7 @@ class Link(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the peer once."""
         self.closed = True
+        self._turn.seen.discard(self)
         self._out = bytearray()
         reason = self._reason or (f"connection failed: {exc}" if exc else "the sandbox closed the connection")
         self._peer.on_lost(reason)
@@ -148,7 +138,9 @@ class Link(asyncio.BufferedProtocol):
     def _handle(self) -> None:
         view, start, end = self._view, self._start, self._end
         first = start
-        until = 0.0
+        until = began = 0.0
+        if end - start > LONG_READ_BYTES:
+            began, until = time.thread_time(), self._until()
         on_frame = self._peer.on_frame
         limit = self._limits.frame_bytes
         size = 0
@@ -160,12 +152,11 @@ class Link(asyncio.BufferedProtocol):
                 if end - start < size + 4:
                     break
                 if start != first:
-                    now = time.monotonic()
                     if not until:
-                        until = now + TURN_S
-                    elif now >= until:
+                        until = self._until()
+                    elif time.monotonic() >= until:
                         self._start = start
-                        self._yield_turn()
+                        self._yield_turn(began)
                         return
                 start += size + 4
                 on_frame(view[start - size : start])
@@ -178,6 +169,12 @@ class Link(asyncio.BufferedProtocol):
             self._start = self._end = 0
         else:
             self._make_room(start, end, size + 4)
+        if began and (self._full or time.thread_time() - began > SHARED_TURN_S):
+            self._yield_turn(began)
+
+    def _until(self) -> float:
+        now = time.monotonic()
+        return now + (SHARED_TURN_S if now < self._shared_until else TURN_S)
 
     def _make_room(self, start: int, end: int, needed: int) -> None:
         """Move the incomplete rest to the front of a buffer that can hold the frame it belongs to."""
@@ -199,11 +196,25 @@ class Link(asyncio.BufferedProtocol):
         self._view = memoryview(self._buffer)
         self._view[: len(rest)] = rest
 
-    def _yield_turn(self) -> None:
-        if not self._resuming and self._transport is not None:
-            self._resuming = True
-            self._transport.pause_reading()
+    def _yield_turn(self, began: float) -> None:
+        """Read no further before everybody else had a turn. ``began``: ``thread_time``, 0 where nobody looked."""
+        if self._resuming or self._transport is None or self.closed:
+            return
+        self._resuming = True
+        self._transport.pause_reading()
+        spent_s = time.thread_time() - began if began else TURN_S
+        rest = rest_s(spent_s) if self.shares() else 0.0
+        if rest:
+            self._loop.call_later(rest, self._continue)
+        else:
             self._loop.call_soon(self._continue)
+
+    def shares(self) -> bool:
+        """Whether others have been served beside it lately."""
+        now = time.monotonic()
+        if self._turn.others(self):
+            self._shared_until = now + SHARED_FOR_S
+        return now < self._shared_until
 
     def _continue(self) -> None:
         self._resuming = False

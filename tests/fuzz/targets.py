@@ -24,7 +24,8 @@ from typing import Any
 from msgspec import Raw
 from msgspec.msgpack import Ext
 
-from core_runtime.drivers.link import Link, Turn
+from core_runtime.drivers.link import Link
+from core_runtime.drivers.turns import Turn
 from core_runtime.rules import frames, values
 from core_runtime.rules.frames import BusLimits, FrameError
 from core_runtime.rules.values import ValueProblem

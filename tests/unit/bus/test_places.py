@@ -7,7 +7,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core_runtime.bus.places import Places
+from core_runtime.bus.places import LITTLE_BYTES, LITTLE_CALLS, Places
 from core_runtime.rules.frames import BusLimits
 
 CALLERS = st.sampled_from(["a", "b", "c", None])
@@ -35,6 +35,17 @@ def test_bytes_count_too():
     assert not places.take(None, 251)
     places.give_back("a", 500)
     assert places.take("b", 100)
+
+
+def test_beside_a_backlog_only_who_made_it_is_refused():
+    places = Places(BusLimits(in_flight=1024, in_flight_bytes=1 << 25))
+    assert places.take("flood", 9_000_000)
+    assert not places.take("flood", 1, congested=True)
+    assert [places.take("good", 100, congested=True) for _ in range(LITTLE_CALLS + 1)] == [True] * LITTLE_CALLS + [False]
+    assert not places.take("long", LITTLE_BYTES + 1, congested=True)
+    assert [places.take(None, 0, congested=True) for _ in range(LITTLE_CALLS + 1)] == [True] * LITTLE_CALLS + [False]
+    places.give_back("good", 100)
+    assert places.take("good", 100, congested=True)
 
 
 @given(st.lists(st.tuples(CALLERS, st.integers(0, 60), st.booleans()), max_size=120))

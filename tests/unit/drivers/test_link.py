@@ -1,13 +1,16 @@
 """The host's end of a connection: whichever way the bytes take to the kernel, they arrive whole and in order."""
 
 import asyncio
+import contextlib
 import socket
+import time
 
 import msgpack
 import pytest
 import uvloop
 
-from core_runtime.drivers.link import Turn, attach
+from core_runtime.drivers.link import BUFFER_BYTES, LONG_READ_BYTES, attach
+from core_runtime.drivers.turns import Turn
 from core_runtime.rules import frames
 from core_runtime.rules.frames import BusLimits
 
@@ -64,3 +67,92 @@ def test_frames_keep_their_order_while_the_socket_is_full_and_when_it_has_room_a
 
     with asyncio.Runner(loop_factory=factory) as runner:
         runner.run(story())
+
+
+class Takes:
+    """A peer that notes each frame by its name, and spends so much of the processor on it."""
+
+    def __init__(self, name, order, spends_s=0.0):
+        self.name = name
+        self.order = order
+        self.spends_s = spends_s
+
+    def on_frame(self, frame):
+        self.order.append(self.name)
+        until = time.thread_time() + self.spends_s
+        while time.thread_time() < until:
+            pass
+
+    def on_lost(self, reason):
+        self.reason = reason
+
+
+@contextlib.asynccontextmanager
+async def two(turn, one, other):
+    """Links of two peers, and the far end of each."""
+    links, fars = [], []
+    try:
+        for peer in (one, other):
+            near, far = socket.socketpair()
+            for end in (near, far):
+                end.setblocking(False)
+            far.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+            fars.append(far)
+            links.append(await attach(near, peer, BusLimits(), turn))
+        yield fars
+    finally:
+        for link in links:
+            link.abort("the end of the test")
+        for far in fars:
+            far.close()
+        await asyncio.sleep(0)
+
+
+def a_frame(size):
+    return size.to_bytes(4, "little") + b"\xc0" * size
+
+
+async def noted(condition):
+    while not condition():  # noqa: ASYNC110 - turns of the loop are what is measured
+        await asyncio.sleep(0)
+
+
+LOOPS = pytest.mark.parametrize("factory", [uvloop.new_event_loop, asyncio.new_event_loop])
+
+
+@LOOPS
+def test_a_full_socket_is_read_once_before_everybody_else_has_a_turn(factory):
+    size = 20_000  # so few frames that they take no turn's time
+
+    async def story():
+        order = []
+        async with two(Turn(), Takes("flood", order), Takes("quiet", order)) as (flooding, asking):
+            sent = flooding.send(a_frame(size) * 15)
+            assert sent > 3 * BUFFER_BYTES
+            asking.send(a_frame(1))
+            await noted(lambda: "quiet" in order)
+            assert order.index("quiet") <= BUFFER_BYTES // size
+            await noted(lambda: len(order) > sent // (size + 4))
+
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(story())
+
+
+@LOOPS
+def test_who_stalls_the_loop_rests_where_others_are_served_and_only_there(factory):
+    async def story(*, beside):
+        order = []
+        async with two(Turn(), Takes("stall", order, spends_s=0.002), Takes("quiet", order)) as (stalling, asking):
+            stalling.send(a_frame(LONG_READ_BYTES) * 8)
+            while order.count("stall") < 8:
+                if beside:
+                    asking.send(a_frame(1))
+                await asyncio.sleep(0)
+        return order
+
+    with asyncio.Runner(loop_factory=factory) as runner:
+        alone = runner.run(story(beside=False))
+        shared = "".join(name[0] for name in runner.run(story(beside=True)))
+    assert alone == ["stall"] * 8
+    # a tenth of a second lies between two stalls: hundreds of turns of somebody who asks in each
+    assert min(len(part) for part in shared.strip("q").split("s")[-4:-1]) > 20, shared

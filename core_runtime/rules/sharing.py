@@ -1,0 +1,34 @@
+"""How long a connection that keeps the host's loop busy leaves it to others afterwards. Pure.
+
+Every call passes through one loop, which serves a connection for a turn and then everybody else. That alone does not
+protect a call: it passes the loop four times, and a flood makes it wait for a whole turn each time. So whoever takes
+turn after turn while somebody else has something to do has shorter turns, and rests after each.
+
+A rest grows with the square of the turn: twice the stall may come a quarter as often, since what others lose at their
+99th percentile is the length of a stall wherever it meets more than one call in a hundred.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+TURN_S: Final = 0.00025
+"""Of a connection that nobody else waits beside."""
+SHARED_TURN_S: Final = 0.0001
+SHARED_FOR_S: Final = 0.1
+"""How long a connection counts as sharing the loop after somebody else was last served."""
+REST: Final = 5.0
+"""Rests for each turn, of the shortest length that rests."""
+MIN_REST_S: Final = 0.001
+"""A loop's timers count milliseconds: less would be none."""
+MAX_REST_S: Final = 0.5
+
+
+def rest_s(spent_s: float) -> float:
+    """Seconds of rest after a turn that took ``spent_s`` of the processor, others being served beside it.
+
+    A turn within ``SHARED_TURN_S`` needs none: it is what everybody has.
+    """
+    if spent_s <= SHARED_TURN_S:
+        return 0.0
+    return min(max(REST * spent_s * (spent_s / SHARED_TURN_S), MIN_REST_S), MAX_REST_S)

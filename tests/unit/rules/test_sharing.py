@@ -1,0 +1,28 @@
+"""A turn that everybody has needs no rest; a longer one does, and twice the stall comes a quarter as often."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from core_runtime.rules.sharing import MAX_REST_S, MIN_REST_S, REST, SHARED_TURN_S, TURN_S, rest_s
+
+SPENT = st.floats(min_value=0, max_value=10, allow_nan=False)
+
+
+def test_the_turn_that_everybody_has_needs_no_rest():
+    assert rest_s(0.0) == rest_s(SHARED_TURN_S) == 0.0
+
+
+@given(SPENT)
+def test_a_rest_is_no_shorter_than_a_timer_counts_and_no_longer_than_is_bearable(spent):
+    assert spent <= SHARED_TURN_S or MIN_REST_S <= rest_s(spent) <= MAX_REST_S
+
+
+@given(SPENT, SPENT)
+def test_more_is_never_rested_from_for_less(one, other):
+    assert one > other or rest_s(one) <= rest_s(other)
+
+
+@given(st.floats(min_value=TURN_S, max_value=0.0015))
+def test_twice_the_stall_comes_a_quarter_as_often(spent):
+    assert rest_s(2 * spent) == 4 * rest_s(spent) or rest_s(2 * spent) == MAX_REST_S
+    assert rest_s(spent) >= REST * spent
