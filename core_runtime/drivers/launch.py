@@ -98,7 +98,8 @@ class Launcher:
     async def start(self, order: Order, output: int, status: int, prepared: Job | None = None) -> tuple[Job, int]:
         """Start one process; ``output`` and ``status`` are descriptors that its stdout/stderr and status go to.
 
-        ``prepared`` is one that entered ``order.join`` ahead of time; when it has ended meanwhile, another is made.
+        ``prepared`` is one that entered ``order.join`` ahead of time; when it ends before it has taken the order,
+        another is made.
 
         Raises:
             HostError: the launcher can't be started, or went away.

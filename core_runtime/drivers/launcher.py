@@ -6,8 +6,8 @@ cgroup, make a private mount namespace) happens in a forked child, never in the 
 
 Protocol: one ``SOCK_SEQPACKET`` pair, JSON messages. Host → launcher: ``{"prepare": job, "join": […]}``, ``{"start":
 job, …}`` with two descriptors (output, status; ``join`` is null after a ``prepare``), or ``{"signal": job, "number":
-n}``. Launcher → host: ``{"job",
-"pid"}``, the answer to a start, then ``{"job", "status"}``.
+n}``. Launcher → host: ``{"job", "pid"}``, the answer to a start, then ``{"job", "status"}``. That answer means that the
+child has *taken* its order: of one that died before, the host hears its status alone, and nothing was begun.
 
 ``prepare`` is the part of a start that names no Pack: the child is forked, enters its cgroup and waits. Entering costs
 ten milliseconds and more, since the kernel waits for every processor; nothing else of a start has to. A prepared child
@@ -44,6 +44,7 @@ MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_BIND, MS_REC, MS_PRIVATE = 2, 4, 8, 4096, 163
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 36, 38
 MESSAGE_LIMIT_BYTES = 128 * 1024
 EXIT_NOT_STARTED = 126
+TAKEN = b"taken"
 OOM_SCORE = "500"  # when the machine runs out of memory, a Pack ends before anything of the operator
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -174,9 +175,11 @@ def await_order(groups: list[str], control: socket.socket, parent: int) -> None:
         enter(groups)
     except OSError as error:
         failure = f"{error.filename or ''} {error}"
-    message, fds, _, _ = socket.recv_fds(socket.socket(fileno=ORDER_FD), MESSAGE_LIMIT_BYTES, 2)
-    if len(fds) != 2:  # the launcher closed its end
-        return
+    with socket.socket(fileno=ORDER_FD) as orders:
+        message, fds, _, _ = socket.recv_fds(orders, MESSAGE_LIMIT_BYTES, 2)
+        if len(fds) != 2:  # the launcher closed its end
+            return
+        orders.send(TAKEN)
     try:
         if failure:
             raise OSError(0, failure)  # noqa: TRY301
@@ -185,40 +188,82 @@ def await_order(groups: list[str], control: socket.socket, parent: int) -> None:
         os.write(fds[0], f"launcher: {error}\n".encode()[:2000])
 
 
-def reap(jobs: dict[int, int], waiting: dict[int, socket.socket], control: socket.socket) -> None:
-    """Report every child that has ended, and bury what a killed bubblewrap left to us."""
-    owner = {pid: job for job, pid in jobs.items()}
-    while True:
-        try:
-            ended, status = os.waitpid(-1, os.WNOHANG)
-        except ChildProcessError:
+class Children:
+    """What was forked and has not been reaped, by the host's numbers."""
+
+    def __init__(self, control: socket.socket, poller: select.poll) -> None:
+        self.pids: dict[int, int] = {}
+        self.waiting: dict[int, socket.socket] = {}
+        """Those without an order: where it goes."""
+        self.ordered: dict[int, socket.socket] = {}
+        """Those that were sent one: where it is acknowledged."""
+        self._control = control
+        self._poller = poller
+
+    def report(self, job: int, **what: int) -> None:
+        """Tell the host."""
+        self._control.send(json.dumps({"job": job, **what}).encode())
+
+    def fork(self, job: int, groups: list[str]) -> None:
+        """Another child."""
+        self.pids[job], self.waiting[job] = fork(groups)
+
+    def order(self, job: int, message: bytes, fds: list[int]) -> None:
+        """Hand a child its order; nothing for one that was reaped, of which the host knows."""
+        child = self.waiting.pop(job, None)
+        if child is None:
             return
-        if not ended:
+        with contextlib.suppress(OSError):  # it has just died: its status is the answer
+            socket.send_fds(child, [message], fds)
+        self.ordered[job] = child
+        self._poller.register(child, select.POLLIN)
+
+    def look(self, ready: set[int]) -> None:
+        """Whoever among ``ready`` (descriptors) has taken its order, or died over it."""
+        for job, child in list(self.ordered.items()):
+            if child.fileno() in ready:
+                self._taken(job)
+
+    def _taken(self, job: int) -> None:
+        child = self.ordered.pop(job, None)
+        if child is None:
             return
-        job = owner.get(ended)
-        if job is not None:
-            del jobs[job]
-            if job in waiting:
-                waiting.pop(job).close()
-            control.send(json.dumps({"job": job, "status": os.waitstatus_to_exitcode(status)}).encode())
+        self._poller.unregister(child)
+        with child, contextlib.suppress(OSError):
+            if child.recv(len(TAKEN), socket.MSG_DONTWAIT) == TAKEN:
+                self.report(job, pid=self.pids[job])
+
+    def reap(self) -> None:
+        """Report every child that has ended, and bury what a killed bubblewrap left to us."""
+        owner = {pid: job for job, pid in self.pids.items()}
+        while True:
+            try:
+                ended, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if not ended:
+                return
+            job = owner.get(ended)
+            if job is not None:
+                self._taken(job)  # what it said before it died comes first
+                del self.pids[job]
+                if job in self.waiting:
+                    self.waiting.pop(job).close()
+                self.report(job, status=os.waitstatus_to_exitcode(status))
 
 
-def obey(
-    message: bytes, fds: list[int], jobs: dict[int, int], waiting: dict[int, socket.socket], control: socket.socket
-) -> None:
+def obey(message: bytes, fds: list[int], children: Children) -> None:
     """One message of the host."""
     order = json.loads(message)
     if "signal" in order:
-        if order["signal"] in jobs:
-            os.kill(jobs[order["signal"]], order["number"])
+        if order["signal"] in children.pids:
+            os.kill(children.pids[order["signal"]], order["number"])
         return
     job = order["start"] if "start" in order else order["prepare"]
     if order["join"] is not None:
-        jobs[job], waiting[job] = fork(order["join"])
-    if "start" in order and job in waiting:  # a prepared child that has ended was reported already
-        control.send(json.dumps({"job": job, "pid": jobs[job]}).encode())
-        with waiting.pop(job) as child, contextlib.suppress(OSError):
-            socket.send_fds(child, [message], fds)
+        children.fork(job, order["join"])
+    if "start" in order:
+        children.order(job, message, fds)
     for fd in fds:
         os.close(fd)
 
@@ -234,9 +279,8 @@ def main() -> None:
     # A killed bubblewrap leaves its sandbox's init behind for a moment. Where the machine's process 1 buries nobody (a
     # container without an init), each would stay a zombie, and a Pack that crashes on purpose would use up the pids.
     checked(libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "subreaper")
-    jobs: dict[int, int] = {}
-    waiting: dict[int, socket.socket] = {}
     poller = select.poll()
+    children = Children(control, poller)
     poller.register(control, select.POLLIN)
     poller.register(wake_read, select.POLLIN)
     try:
@@ -244,18 +288,19 @@ def main() -> None:
             ready = {fd for fd, _ in poller.poll()}
             if wake_read in ready:
                 os.read(wake_read, 4096)
-                reap(jobs, waiting, control)
+                children.reap()
+            children.look(ready)
             if control.fileno() in ready:
                 message, fds, _, _ = socket.recv_fds(control, MESSAGE_LIMIT_BYTES, 2)
                 if not message:
                     return
-                obey(message, fds, jobs, waiting, control)
+                obey(message, fds, children)
     except OSError:
         return  # the host is gone in the middle of a report
     finally:
-        for pid in jobs.values():
+        for pid in children.pids.values():
             os.kill(pid, signal.SIGKILL)
-        for pid in jobs.values():
+        for pid in children.pids.values():
             os.waitpid(pid, 0)  # not left to an init that may not reap
 
 

@@ -110,9 +110,11 @@ def test_a_spare_killed_in_the_moment_of_its_order_is_replaced(yard):
 
         yard_spec = yard.spec()
         server = yard.run(asyncio.start_unix_server(lambda _reader, _writer: None, yard_spec.socket_path))
-        sandbox = yard.run(start_beside_the_kill())
-        assert yard.run(sandbox.stop(0)).cause == "killed"
-        yard.run.loop.call_soon_threadsafe(server.close)
+        try:
+            sandbox = yard.run(start_beside_the_kill())
+            assert yard.run(sandbox.stop(0)).cause == "killed"
+        finally:
+            yard.run.loop.call_soon_threadsafe(server.close)
 
 
 def test_spares_are_no_leftovers_while_the_host_runs_and_gone_when_it_closed(yard):
