@@ -178,10 +178,22 @@ class Call(msgspec.Struct, eq=False):
     on_credit: Callable[[int], None] | None = None
     task: asyncio.Task[None] | None = None
     children: set[Call] | None = None
+    sources: list[int] | None = None
+    """Streams in its arguments, by the numbers that its callee knows them by."""
+    feeds: Call | None = None
+    """The call for which this one reads such a stream."""
     span: int = 0
     remote_span: int = 0
     """Above it where no call is: in another process, or a part of the host."""
     sampled: bool = True
+
+    def progress(self) -> None:
+        """An item or credit: a stream's deadline starts anew, and that of a stream which answers the call it feeds."""
+        now = time.monotonic()
+        self.deadline = now + self.budget_s
+        fed = self.feeds
+        if fed is not None and fed.streaming:
+            fed.deadline = now + fed.budget_s
 
     def left_ms(self, now: float) -> int:
         """Milliseconds until the deadline, at least 1."""

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from core_runtime.bus.calls import Call, CallContext, Failure, HostContext
 from core_runtime.bus.refusals import refused
-from core_runtime.rules.frames import OWN, CallFrame
+from core_runtime.rules.frames import HELD, CallFrame
 from core_runtime.rules.routing import allowed_ms
 
 if TYPE_CHECKING:
@@ -134,5 +134,5 @@ def _references(held: _Waiting, more: int) -> None:
     caller = held.call.caller
     assert caller is not None
     for space, number in held.frame.refs:
-        if space == OWN:
+        if space != HELD:
             (caller.references.keep if more > 0 else caller.references.drop)(number)

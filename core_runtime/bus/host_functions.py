@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
-import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -16,11 +15,12 @@ from msgspec import Raw
 
 from core_runtime.bus.calls import Call, Failure, HostContext
 from core_runtime.bus.in_flight import InFlight
+from core_runtime.bus.large import sending_failed
 from core_runtime.bus.references import RemoteCallable
 from core_runtime.bus.refusals import checked, refused
 from core_runtime.bus.streams import NIL
 from core_runtime.rules import frames
-from core_runtime.rules.frames import FLAG_STREAM
+from core_runtime.rules.frames import FLAG_STREAM, FrameError
 from core_runtime.rules.routing import SpanContext, traceparent
 from core_runtime.rules.values import ValueProblem, pack, unpack
 from core_runtime.tracing import CURRENT
@@ -57,6 +57,7 @@ class HostFunctions:
     async def _run(self, call: Call, fn: Callable[..., Any], args: Any, idempotency: str | None) -> None:
         caller = call.caller
         assert caller is not None
+        refs: list[tuple[int, int]] = []
         try:
             call.span = next(self._calls.spans)
             CURRENT.set(SpanContext(call.trace_id, call.span, call.sampled))  # of this task
@@ -65,12 +66,14 @@ class HostFunctions:
             if isinstance(result, AsyncIterator):
                 await self._produce(call, result)
             else:
-                refs: list[tuple[int, int]] = []
                 body = Raw(pack(result, caller.references.exporter(refs)))
                 if not call.done:
                     self._calls.answer(call, refs, body)
         except ValueProblem as exc:
+            caller.references.withdraw(refs)
             self._calls.fail(call, Failure(exc.type, str(exc)))
+        except FrameError as exc:
+            self._calls.fail(call, sending_failed(exc))
         except Exception as exc:  # noqa: BLE001  whatever the function raised is the caller's answer
             self._calls.fail(call, Failure.of(exc))
 
@@ -94,7 +97,7 @@ class HostFunctions:
                 refs: list[tuple[int, int]] = []
                 body = Raw(pack(item, caller.references.exporter(refs)))
                 call.credit -= 1
-                call.deadline = time.monotonic() + call.budget_s
+                call.progress()
                 caller.send((frames.STREAM_ITEM, call.caller_id, refs, body))
         finally:
             close = getattr(items, "aclose", None)

@@ -36,6 +36,7 @@ FAIR_TIME = 0.9
 """Of the usual deadline: what a call in the middle of a chain is left with is a little less."""
 MAX_EDGES = 4_096
 _CANCELLED = Failure("cancelled", "the call that this one belongs to has ended")
+_ANSWERED = Failure("cancelled", "the call whose argument this stream is was answered")
 
 
 class InFlight:
@@ -66,6 +67,7 @@ class InFlight:
             if call.caller_id > 0:
                 caller.send((frames.RESULT, call.caller_id, 0, refs, body))
         except FrameError as exc:
+            caller.references.withdraw(refs)
             if call.callee is not None and not isinstance(exc, Busy):
                 call.callee.limited("message", f"Its answer to {quote(call.key)}: {exc}.")
             self.fail(call, sending_failed(exc))
@@ -132,13 +134,14 @@ class InFlight:
         """A Pack's connection ended: answer those who called it, cancel what it called."""
         self.sessions.discard(session)
         failure = Failure("unavailable", f"{session.pack_id} went away", reason[:300], retryable=True)
-        for call in list(session.incoming.values()):
-            children = tuple(call.children or ())
+        served = list(session.incoming.values())
+        children = [child for call in served for child in call.children or ()]
+        for call in served:  # before anything is cancelled: who reads a stream of this Pack's hears that it went away
             if not call.abandoned:
                 self.fail(call, failure)
             call.abandoned = True
-            for child in children:
-                self.abandon(child, None)
+        for child in children:
+            self.abandon(child, None)
         session.incoming.clear()
         session.places.clear()
         for call in list(session.outgoing.values()):
@@ -200,10 +203,21 @@ class InFlight:
         assert callee is not None
         if callee.incoming.pop(call.number, None) is not None:
             callee.places.give_back(call.caller.pack_id if call.caller is not None else None, call.size_bytes)
+        if call.sources is not None:
+            self._end_sources(call, callee)
         if call.abandoned:
             callee.abandoned -= 1
         if callee.draining:
             callee.check_idle()
+
+    def _end_sources(self, call: Call, callee: Session) -> None:
+        """The streams in its arguments end with the call: whoever still produces one is told."""
+        numbers, call.sources = call.sources or [], None
+        for number in numbers:
+            handle = callee.references.held.get(number)
+            if handle is not None and handle.read is not None:
+                self.abandon(handle.read, _ANSWERED)
+            callee.references.take_back(number)
 
     def finish(self, call: Call, failure: str) -> None:
         """The caller is being answered."""

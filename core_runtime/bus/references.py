@@ -4,21 +4,24 @@ Invariants:
   * A number means something on one connection only. The host hands every receiver numbers of its own and never reuses
     one, so a late RELEASE can't hit another callable.
   * A reference reaches its receiver and comes home, nothing else: passing one on to a third Pack is refused.
-  * It dies with its owner's connection, with its holder's, and with the edge under which it was handed out.
+  * It dies with its owner's connection, with its holder's, and with the edge under which it was handed out; a stream in
+    the arguments of a call dies with that call.
+  * What was handed out in a frame that did not go out is taken back: a receiver's numbers are spent by what it got.
 """
 
 from __future__ import annotations
 
 import itertools
 import weakref
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from core_runtime.rules.frames import HELD, OWN
+from core_runtime.bus.sources import reader_of
+from core_runtime.rules.frames import HELD, OWN, SOURCE
 from core_runtime.rules.values import ValueProblem
 
 if TYPE_CHECKING:
-    from core_runtime.bus.calls import CallContext, HostContext
+    from core_runtime.bus.calls import Call, CallContext, HostContext
     from core_runtime.bus.sessions import Session
 
 
@@ -67,9 +70,12 @@ def _dropped(session: weakref.ref[Session], number: int) -> None:
 
 
 class Handle:
-    """What a number that the host handed out stands for. ``edge`` is (session, key): asked before each use."""
+    """What a number that the host handed out stands for. ``edge`` is (session, key): asked before each use.
 
-    __slots__ = ("edge", "fn", "key", "number", "owner", "pinned")
+    ``feeds`` is the call whose argument a stream is; ``read`` the call that reads it.
+    """
+
+    __slots__ = ("edge", "feeds", "fn", "key", "number", "owner", "pinned", "read")
 
     def __init__(
         self,
@@ -80,6 +86,7 @@ class Handle:
         edge: tuple[Session, str] | None = None,
         key: str = "",
         pinned: bool = False,
+        feeds: Call | None = None,
     ) -> None:
         self.owner = owner
         self.number = number
@@ -87,11 +94,15 @@ class Handle:
         self.edge = edge
         self.key = key
         self.pinned = pinned
+        self.feeds = feeds
+        self.read: Call | None = None
 
     def usable(self) -> bool:
-        """Whether owner and edge still stand."""
+        """Whether owner and edge still stand; of a stream, whether its call runs, and nobody has read it."""
         if self.owner is not None and self.owner.dead:
             return False
+        if self.feeds is not None:
+            return self.read is None and not (self.feeds.done or self.feeds.abandoned)
         if self.edge is None:
             return True
         session, key = self.edge
@@ -118,6 +129,8 @@ class References:
         self.held: dict[int, Handle] = {}
         self._own: dict[int, int] = {}
         self._released: list[int] = []
+        self.takes_sources = False
+        """Whether the agent said that it reads streams in arguments."""
 
     # --- the agent holds
 
@@ -159,6 +172,18 @@ class References:
         if handle is not None and handle.owner is not None:
             handle.owner.references.drop(handle.number)
 
+    def reads(self, number: int, call: Call) -> None:
+        """The agent's ``call`` reads the stream behind a number, if there is one."""
+        handle = self.held.get(number)
+        if handle is not None and handle.feeds is not None:
+            handle.read, call.feeds = call, handle.feeds
+
+    def withdraw(self, refs: Sequence[tuple[int, int]]) -> None:
+        """Take back what was handed out in a frame that did not go out."""
+        for space, number in refs:
+            if space != HELD:
+                self.take_back(number)
+
     # --- others hold
 
     def keep(self, number: int) -> None:
@@ -180,12 +205,12 @@ class References:
     def settle(self, refs: Sequence[tuple[int, int]]) -> None:
         """After a frame was dealt with: what the agent offered in it and nobody took is given back."""
         for space, number in refs:
-            if space == OWN and number not in self._own:
+            if space != HELD and number not in self._own:
                 self.keep(number)
                 self.drop(number)
 
     def _tell_released(self) -> None:
-        numbers = [number for number in self._released if number not in self._own]
+        numbers = [number for number in dict.fromkeys(self._released) if number not in self._own]
         self._released = []
         if numbers:
             self._session.send_release(numbers)
@@ -193,23 +218,48 @@ class References:
     # --- translation
 
     def translate(
-        self, refs: Sequence[tuple[int, int]], receiver: Session, edge: tuple[Session, str] | None
+        self,
+        refs: Sequence[tuple[int, int]],
+        receiver: Session,
+        edge: tuple[Session, str] | None,
+        call: Call | None = None,
     ) -> list[tuple[int, int]]:
-        """References of a frame from this agent, as ``receiver`` must see them. Raises ``ValueProblem``."""
+        """References of a frame from this agent, as ``receiver`` must see them. Raises ``ValueProblem``.
+
+        ``call``: the one whose arguments they are.
+        """
         translated: list[tuple[int, int]] = []
-        for space, number in refs:
-            if space == OWN:
-                if receiver is self._session:
-                    translated.append((HELD, number))
+        try:
+            for space, number in refs:
+                if space == OWN:
+                    if receiver is self._session:
+                        translated.append((HELD, number))
+                    else:
+                        handle = Handle(self._session, number, edge=edge)
+                        translated.append((OWN, receiver.references.hand_out(handle)))
+                elif space == SOURCE and call is not None:
+                    translated.append((SOURCE, receiver.references.feed(Handle(self._session, number, feeds=call))))
                 else:
-                    handle = Handle(self._session, number, edge=edge)
-                    translated.append((OWN, receiver.references.hand_out(handle)))
-                continue
-            handle = self._held(number)
-            if handle.owner is not receiver:
-                raise ValueProblem("dead_reference", "a reference can't be passed on to a third Pack")
-            translated.append((HELD, handle.number))
+                    translated.append((HELD, self._home(number, receiver)))
+        except ValueProblem:
+            receiver.references.withdraw(translated)
+            raise
         return translated
+
+    def feed(self, handle: Handle) -> int:
+        """A number for a stream in the arguments of a call to the agent. Raises ``ValueProblem``."""
+        call = handle.feeds
+        if call is None:
+            raise ValueProblem("value.unsupported", "a stream can be passed in arguments only")
+        if not self.takes_sources:
+            raise ValueProblem("value.unsupported", "the receiver reads no streams in arguments")
+        if call.sources is None:
+            call.sources = []
+        if len(call.sources) >= self._session.limits.sources:
+            raise ValueProblem("limit", f"the arguments hold more than {self._session.limits.sources} streams")
+        number = self.hand_out(handle)
+        call.sources.append(number)
+        return number
 
     def resolver(self, refs: Sequence[tuple[int, int]], key: str) -> Callable[[int], Any]:
         """For decoding a body of this agent in the host: index into ``refs`` → callable, the same for the same."""
@@ -219,6 +269,8 @@ class References:
             if not 0 <= index < len(refs):
                 raise ValueProblem("value.malformed", f"reference {index} of {len(refs)}")
             space, number = refs[index]
+            if space == SOURCE:
+                raise ValueProblem("value.unsupported", "the host reads no streams in arguments")
             if space == OWN:
                 # a body may name one index a hundred thousand times
                 found = known.get(index)
@@ -233,11 +285,15 @@ class References:
 
         return resolve
 
-    def exporter(self, refs: list[tuple[int, int]]) -> Callable[[Any], int]:
-        """For encoding a value of the host's for this agent: callables are appended to ``refs``."""
+    def exporter(self, refs: list[tuple[int, int]], call: Call | None = None) -> Callable[[Any], int]:
+        """For encoding a value of the host's for this agent: callables are appended to ``refs``, and the streams in the
+        arguments of ``call``.
+        """
 
         def export(value: Any) -> int:
-            if isinstance(value, RemoteCallable):
+            if isinstance(value, Iterator | AsyncIterator):
+                refs.append((SOURCE, self.feed(Handle(None, 0, fn=reader_of(value), feeds=call))))
+            elif isinstance(value, RemoteCallable):
                 if value.session is not self._session:
                     raise ValueProblem("value.unsupported", "a callable of another Pack can't be passed on")
                 refs.append((HELD, value.number))
@@ -246,6 +302,12 @@ class References:
             return len(refs) - 1
 
         return export
+
+    def _home(self, number: int, receiver: Session) -> int:
+        handle = self._held(number)
+        if handle.owner is not receiver:
+            raise ValueProblem("dead_reference", "a reference can't be passed on to a third Pack")
+        return handle.number
 
     def _held(self, number: int) -> Handle:
         handle = self.held.get(number)

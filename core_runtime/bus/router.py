@@ -139,15 +139,17 @@ class Router:
         call = self._host_call(target.key, callee, context, timeout_s, entry)
         refs: list[tuple[int, int]] = []
         try:
-            body = Raw(pack(args, callee.references.exporter(refs)))
+            body = Raw(pack(args, callee.references.exporter(refs, call)))
             if entry is not None and entry.checkers is not None:
                 body = checked(entry.checkers.input, body, "args", self.limits.decode_nodes)
             call.future = callee.loop.create_future()
             self._send(call, target.number, idempotency_key, refs, body)
         except ValueProblem as exc:
+            callee.references.withdraw(refs)
             self.calls.forget(call)
             raise Failure(exc.type, str(exc)).exception("", target.key) from exc
         except Refused as exc:
+            callee.references.withdraw(refs)
             self.calls.forget(call)
             raise exc.failure.exception(callee.pack_id, target.key) from exc
         return call
@@ -209,18 +211,20 @@ class Router:
                 call = self._held(caller, frame, frame.key)
                 if call is not None:
                     return
-            entry, target = self._target(caller, frame.key)
+            entry, target = self._target(caller, frame)
             key = entry.key if entry is not None else target.key
             callee = target.session if type(target) in _REMOTE else None
             call = self._pack_call(caller, frame, key, callee, entry)
             if callee is not None:
                 self._forward(call, target.number, frame, caller, callee)
-                return
-            function = target.fn if isinstance(target, _HostFunction) else target
-            if isinstance(function, Sleeper):
-                self.holds.keep(function.wake(), call, frame)
             else:
-                self._host_functions.serve(call, function, frame)
+                function = target.fn if isinstance(target, _HostFunction) else target
+                if isinstance(function, Sleeper):
+                    self.holds.keep(function.wake(), call, frame)
+                else:
+                    self._host_functions.serve(call, function, frame)
+            if type(frame.key) is int:
+                caller.references.reads(frame.key, call)
         except Refused as exc:
             if call is not None:
                 self.calls.forget(call)
@@ -263,8 +267,9 @@ class Router:
         except Refused as exc:
             self.calls.fail(call, exc.failure)
 
-    def _target(self, caller: Session, key: str | int) -> tuple[Entry | None, Any]:
+    def _target(self, caller: Session, frame: frames.CallFrame) -> tuple[Entry | None, Any]:
         """What a Pack's CALL names, if that Pack may reach it."""
+        key = frame.key
         if isinstance(key, str):
             entry = caller.world.resolve(key)
             value = entry.value if entry is not None else None
@@ -280,18 +285,28 @@ class Router:
             if not callable(value):
                 raise refused("missing", f"{quote(key)} is data", "read it with get()")
             return entry, value
-        handle = caller.references.held.get(key)
+        return None, self._held_target(caller, frame, key)
+
+    def _held_target(self, caller: Session, frame: frames.CallFrame, number: int) -> Any:
+        """What a number that the host handed out stands for."""
+        handle = caller.references.held.get(number)
         if handle is None:
             raise refused("dead_reference", "a reference that is no longer held", "get the callable again")
-        if not handle.claim():
+        if handle.feeds is not None:
+            # a stream is read on behalf of the call whose argument it is, whatever the frame asserts, and for as long
+            # as that call may take
+            frame.parent, frame.deadline_ms = handle.feeds.number, int(handle.feeds.budget_s * 1000)
+            if not handle.usable():
+                raise refused("dead_reference", "a stream is read once, while its call runs", "pass it anew")
+        elif not handle.claim():
             if handle.owner is not None and handle.owner.dead:
                 raise refused("dead_reference", "its Pack has stopped", "get the callable again", retryable=True)
             caller.denied("interface.call", handle.key)
             raise refused("denied", f"the edge to {quote(handle.key)} was withdrawn", _DENIED_DETAIL)
         if handle.fn is not None:
-            return None, _HostFunction(handle.fn, handle.key)
+            return _HostFunction(handle.fn, handle.key)
         assert handle.owner is not None
-        return None, _Owned(handle.owner, handle.number, handle.key)
+        return _Owned(handle.owner, handle.number, handle.key)
 
     def _pack_call(
         self, caller: Session, frame: frames.CallFrame, key: str, callee: Session | None, entry: Entry | None
@@ -336,11 +351,16 @@ class Router:
         body = frame.body
         if entry is not None and entry.checkers is not None:
             body = checked(entry.checkers.input, body, "args", self.limits.decode_nodes)
+        refs: Any = frame.refs
         try:
-            refs = caller.references.translate(frame.refs, callee, (caller, call.key)) if frame.refs else frame.refs
+            if refs:
+                refs = caller.references.translate(refs, callee, (caller, call.key), call)
             self._send(call, number, frame.idempotency, refs, body)
         except ValueProblem as exc:
             raise refused(exc.type, str(exc)) from exc
+        except Refused:
+            callee.references.withdraw(refs)
+            raise
 
     def _send(self, call: Call, number: int, idempotency: str | None, refs: Any, body: Raw) -> None:
         """Put the CALL on the callee's wire and into its table."""

@@ -508,6 +508,7 @@ class Session:
             raise FrameError(f"no common protocol version (the host speaks {PROTOCOL_VERSION})")
         self.hello = hello
         self.large.accepts = hello.get("chunks") is True
+        self.references.takes_sources = hello.get("sources") is True
         self.greeted.set_result(None)
 
     def _on_answer(self, number: int, kind: int, raw: Raw) -> None:

@@ -2,7 +2,8 @@
 
 Invariants:
   * A producer has no more items under way than its consumer granted; one that sends more is cut off.
-  * A stream's deadline is a time without progress: each item and each credit starts it anew.
+  * A stream's deadline is a time without progress: each item and each credit starts it anew. What a stream that answers
+    a call is fed by, in that call's arguments, is progress of both.
 
 Not here: streams that host functions produce (``host_functions``), how a stream ends early (``in_flight``).
 """
@@ -73,20 +74,22 @@ class Streams:
         if dropped is not None:
             self._calls.abandon(call, dropped)
             return
-        call.deadline = time.monotonic() + call.budget_s
+        call.progress()
+        refs: Any = frame.refs
         try:
             if call.caller is None:
                 assert call.stream is not None
                 resolve = callee.references.resolver(frame.refs, call.key) if frame.refs else no_references
                 call.stream.feed(unpack(frame.body, resolve, max_nodes=self._limits.decode_nodes))
                 return
-            refs: Any = frame.refs
             if refs:
                 refs = callee.references.translate(refs, call.caller, (call.caller, call.key))
             call.caller.send((frames.STREAM_ITEM, call.caller_id, refs, frame.body))
         except ValueProblem as exc:
             self._calls.abandon(call, Failure(exc.type, str(exc)))
         except FrameError as exc:
+            if call.caller is not None:
+                call.caller.references.withdraw(refs)
             if not isinstance(exc, Busy):
                 callee.limited("message", f"An item of {quote(call.key)}: {exc}.")
             self._calls.abandon(call, sending_failed(exc))
@@ -99,7 +102,7 @@ class Streams:
         if not granted:
             return
         call.credit += granted
-        call.deadline = time.monotonic() + call.budget_s
+        call.progress()
         if call.callee is not None:
             call.callee.send((frames.STREAM_CREDIT, call.number, granted))
         elif call.on_credit is not None:

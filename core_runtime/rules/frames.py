@@ -55,8 +55,10 @@ FLAG_STREAM: Final = 1
 EXT_CHUNKED: Final = 4
 """Extension type of a whole body that came in CHUNK frames before: fixext 8, number and size, u32 little endian."""
 
-OWN, HELD = 0, 1
-"""Spaces of a reference, as its *sender* sees them: a callable of its own, or one that the receiver owns."""
+OWN, HELD, SOURCE = 0, 1, 2
+"""Spaces of a reference, as its *sender* sees them: a callable of its own, one that the receiver owns, or (in CALL) a
+stream of its own, to be read once while the call runs.
+"""
 
 TITLE_CHARS, DETAIL_CHARS, TRACE_CHARS, LOG_CHARS = 500, 2_000, 8_000, 8_000
 REFS_PER_FRAME = NUMBERS_PER_FRAME = 1_024
@@ -68,6 +70,7 @@ Key = Annotated[str, Meta(min_length=1, max_length=KEY_CHARS)]
 Idempotency = Annotated[str, Meta(max_length=256)] | None
 Reference = tuple[Annotated[int, Meta(ge=0, le=1)], U32]
 Refs = Annotated[list[Reference], Meta(max_length=REFS_PER_FRAME)]
+CallRefs = Annotated[list[tuple[Annotated[int, Meta(ge=0, le=2)], U32]], Meta(max_length=REFS_PER_FRAME)]
 ErrorFields = tuple[str, str, str, bool, str]
 
 
@@ -84,7 +87,7 @@ class CallFrame(Struct, tag=CALL, array_like=True, forbid_unknown_fields=True, g
     parent: U32
     flags: U32
     idempotency: Idempotency
-    refs: Refs
+    refs: CallRefs
     body: Raw
 
 
@@ -279,13 +282,13 @@ class BusLimits:
 
     ``in_flight_bytes`` is what the arguments of the calls that a Pack was given and has not answered may take.
     ``backlog_bytes`` is what a Pack may leave unread before new calls to it are refused, ``backlog_hard_bytes``
-    before it is cut off. ``orphans`` bounds the calls in flight that name no parent (shedding a parent buys little),
-    ``abandoned`` the cancelled calls that a Pack has not answered. ``registry_bytes`` is what all registrations may
-    take together; ``register_burst`` and ``register_per_s`` are units of work (``registrations`` says what costs how
-    many). ``value_bytes`` is what the unfinished large values of a Pack may take, ``values`` how many there may be,
-    ``values_bytes`` what those of all Packs take together. Of ``requests`` in flight, ``requests_at_once`` are being
-    served and the rest wait with at most ``request_bytes`` of arguments: the threads that serve them belong to
-    everybody.
+    before it is cut off. ``sources`` is how many streams the arguments of a call may hold. ``orphans`` bounds the
+    calls in flight that name no parent (shedding a parent buys little), ``abandoned`` the cancelled calls that a Pack
+    has not answered. ``registry_bytes`` is what all registrations may take together; ``register_burst`` and
+    ``register_per_s`` are units of work (``registrations`` says what costs how many). ``value_bytes`` is what the
+    unfinished large values of a Pack may take, ``values`` how many there may be, ``values_bytes`` what those of all
+    Packs take together. Of ``requests`` in flight, ``requests_at_once`` are being served and the rest wait with at
+    most ``request_bytes`` of arguments: the threads that serve them belong to everybody.
     """
 
     frame_bytes: int = 1024 * 1024
@@ -295,6 +298,7 @@ class BusLimits:
     depth: int = 32
     deadline_ms: int = 30_000
     stream_credit: int = 16
+    sources: int = 16
     threads: int = 48
     orphans: int = 512
     abandoned: int = 256
@@ -327,6 +331,7 @@ class BusLimits:
             "depth": self.depth,
             "deadline_ms": self.deadline_ms,
             "stream_credit": self.stream_credit,
+            "sources": self.sources,
             "threads": self.threads,
             "registry_bytes": self.registry_bytes,
             "value_bytes": self.value_bytes,

@@ -9,7 +9,7 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import date, datetime
 from typing import Any, Final
 
@@ -31,7 +31,7 @@ _SUSPICIOUS_CONTAINERS: Final = 8_192
 _LONG_BYTES: Final = 1024 * 1024
 
 ExportCallable = Callable[[Any], int]
-"""Called with a callable found in a value; returns its index in the frame's ``refs``. May raise ``ValueProblem``."""
+"""Called with a callable or an iterator in a value; returns its index in ``refs``. May raise ``ValueProblem``."""
 
 
 class ValueProblem(ValueError):  # noqa: N818  named for what it tells
@@ -43,9 +43,9 @@ class ValueProblem(ValueError):  # noqa: N818  named for what it tells
         self.path = path[:MAX_PATH_CHARS]
 
 
-def refuse_callables(_value: Any) -> int:
+def refuse_callables(value: Any) -> int:
     """``ExportCallable`` for places where no reference may go."""
-    raise ValueProblem("value.unsupported", "a callable can't be passed here")
+    raise ValueProblem("value.unsupported", f"a {'callable' if callable(value) else 'stream'} can't be passed here")
 
 
 def pack(value: Any, export: ExportCallable = refuse_callables) -> bytes:
@@ -94,7 +94,7 @@ def _prepare_other(value: Any, export: ExportCallable, depth: int, path: str) ->
         return _prepare(dict(value), export, depth, path)
     if isinstance(value, list | tuple):
         return _prepare(list(value), export, depth, path)
-    if callable(value) and not isinstance(value, type):
+    if (callable(value) and not isinstance(value, type)) or isinstance(value, Iterator | AsyncIterator):
         try:
             return Ext(EXT_REFERENCE, _encode(export(value)))
         except ValueProblem as exc:

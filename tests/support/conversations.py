@@ -67,6 +67,8 @@ def mirror(key: str, number: int | None, value: Any = REF, *, mine: bool = False
     return [34, 0, key, [entry], [[1 if mine else 0, number]], [value]]
 
 
+FEEDING = [17, 0, {**WELCOME[2], "limits": {**LIMITS, "sources": 16}}]
+"""Of a host that takes streams in arguments."""
 SMALL = {**LIMITS, "frame_bytes": 1024, "value_bytes": 4096, "values": 16}
 """Limits with which a body need not be long to go in chunks."""
 
@@ -334,6 +336,74 @@ CONVERSATIONS: dict[str, Conversation] = {
         exports.run = async ({ registry }) => {
           await registry.register("outer", async (args) => ["outer", await registry.get("beta.work")(args)]);
           await registry.register("inner", (args) => ["inner", args]);
+        };
+        """,
+    ),
+    "read_an_argument": Conversation(
+        "A stream in the arguments is read through the host's number, with credit; one is left early, one ends with an error, one is not read.",
+        [
+            AGENT_FRAME, FEEDING, run_phase(), *registered(11, 12, 13),
+            call(2, 1, {"items": REF}, [[2, 701]]), AGENT_FRAME, result(4, None, flags=1), [5, 4, [], 1], AGENT_FRAME, [5, 4, [], 2], AGENT_FRAME,
+            [6, 4, None], AGENT_PAIR,
+            call(3, 2, {"items": REF}, [[2, 702]]), AGENT_FRAME, result(5, None, flags=1), [5, 5, [], 1], AGENT_FRAME, AGENT_FRAME, AGENT_PAIR,
+            call(4, 1, {"items": REF}, [[2, 703]]), AGENT_FRAME, result(6, None, flags=1),
+            [6, 6, ["unavailable", "beta went away", "", True, ""]], AGENT_PAIR,
+            call(5, 3, {"items": REF}, [[2, 704]]), AGENT_PAIR,
+        ],
+        """
+        def run(context):
+            ir = context["interface_registry"]
+            def total(args, ctx):
+                try:
+                    return sum(args["items"])
+                except Exception as exc:
+                    return exc.type
+            def first(args, ctx):
+                with args["items"] as items:
+                    return next(items)
+            ir.register("total", total)
+            ir.register("first", first)
+            ir.register("ignore", lambda args, ctx: None)
+        """,
+        """
+        exports.run = async ({ registry }) => {
+          const total = async ({ items }) => {
+            try {
+              let sum = 0;
+              for await (const item of items) sum += item;
+              return sum;
+            } catch (problem) {
+              return problem.busType;
+            }
+          };
+          const first = async ({ items }) => {
+            for await (const item of items) return item;
+          };
+          await registry.register("total", total);
+          await registry.register("first", first);
+          await registry.register("ignore", () => null);
+        };
+        """,
+    ),
+    "pass_an_argument": Conversation(
+        "A stream is passed in the arguments of a call, read by the host within its credit of 2, refused the second time; one is ended by CANCEL.",
+        [
+            AGENT_FRAME, FEEDING, mirror("beta.work", 501), run_phase(), *registered(11),
+            call(2, 1, 3), AGENT_FRAME, call(3, 2, None, reenter=2), *[AGENT_FRAME] * 3, [7, 3, 2], *[AGENT_FRAME] * 2,
+            call(4, 2, None, reenter=2), AGENT_FRAME, [37, 0, [2]], result(2, "read"), AGENT_FRAME,
+            call(5, 1, 1000000), AGENT_FRAME, call(6, 3, None, reenter=3), *[AGENT_FRAME] * 3, [4, 6], AGENT_FRAME, result(3, "enough"), AGENT_FRAME,
+        ],
+        """
+        def run(context):
+            ir = context["interface_registry"]
+            ir.register("pass", lambda args, ctx: ir.get("beta.work")({"items": iter(range(args))}))
+        """,
+        """
+        exports.run = async ({ registry }) => {
+          function* count(n) {
+            for (let number = 0; number < n; number++) yield number;
+          }
+          await registry.register("pass", (args) => registry.get("beta.work")({ items: count(args) }));
         };
         """,
     ),

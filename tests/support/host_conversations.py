@@ -108,6 +108,25 @@ CONVERSATIONS: dict[str, tuple[str, list[list[Any]]]] = {
         ["beta", call(3, "k")], ["alpha", HOST], ["alpha", [2, 3, 1, [], None]], ["beta", HOST],
         ["alpha", [6, 3, ["meter/broken", "cut", "", False, ""]]], ["beta", HOST],
     ]),
+    "arguments": ("A stream in the arguments is read by number, once; one ends when the call is answered, one when its caller goes away.", [
+        ["open", "alpha", {"provides": ["k"], "sources": True}], ["alpha", register(1, "k")], ["alpha", HOST], ["alpha", HOST],
+        ["open", "beta", {"calls": ["k"]}], ["beta", HOST],
+        ["beta", call(1, "k", {"items": REF}, [[2, 7]])], ["alpha", HOST], ["alpha", call(2, 1)], ["beta", HOST],
+        ["beta", [2, 1, 1, [], None]], ["alpha", HOST], ["beta", [5, 1, [], "one"]], ["alpha", HOST], ["alpha", [7, 2, 1]], ["beta", HOST],
+        ["alpha", call(3, 1)], ["alpha", HOST], ["beta", [6, 1, None]], ["alpha", HOST],
+        ["alpha", [2, 1, 0, [], "read"]], ["beta", HOST], ["beta", HOST],
+        ["beta", call(2, "k", {"items": REF}, [[2, 8]])], ["alpha", HOST], ["alpha", call(4, 2)], ["beta", HOST], ["beta", [2, 2, 1, [], None]], ["alpha", HOST],
+        ["alpha", [2, 2, 0, [], "enough"]], ["alpha", HOST], ["beta", HOST], ["beta", HOST], ["beta", HOST],
+        ["beta", [6, 2, ["cancelled", "", "", False, ""]]], ["alpha", call(5, 2)], ["alpha", HOST],
+        ["beta", call(3, "k", {"items": REF}, [[2, 9]])], ["alpha", HOST], ["alpha", call(6, 3)], ["beta", HOST], ["beta", [2, 3, 1, [], None]], ["alpha", HOST],
+        ["close", "beta"], ["alpha", HOST], ["alpha", HOST], ["alpha", [3, 3, "cancelled", "", "", False, ""]],
+    ]),
+    "arguments_unread": ("A stream for a Pack that reads none, and more of them than a call may have (here: 1): the caller gets its numbers back.", [
+        *PAIR, ["beta", call(1, "k", {"items": REF}, [[2, 7]])], ["beta", HOST], ["beta", HOST],
+        ["open", "gamma", {"provides": ["j"], "sources": True}], ["gamma", register(1, "j")], ["gamma", HOST], ["gamma", HOST],
+        ["revoke", "beta", {"calls": ["j"]}],
+        ["beta", call(2, "j", None, [[2, 8], [2, 9]])], ["beta", HOST], ["beta", HOST],
+    ]),
     "reenter": ("A chain that comes back names the call that waits for it.", [
         ["open", "alpha", {"provides": ["k"], "calls": ["j"]}], ["alpha", register(1, "k")], ["alpha", HOST], ["alpha", HOST],
         ["open", "beta", {"provides": ["j"], "calls": ["k"]}], ["beta", HOST], ["beta", register(1, "j")], ["beta", HOST], ["beta", HOST], ["alpha", HOST],
@@ -190,7 +209,7 @@ CONVERSATIONS: dict[str, tuple[str, list[list[Any]]]] = {
         ["alpha", [64, 2, "http.fetch", 0, [], {"method": "GET", "url": "http://elsewhere/", "headers": [], "length": 0, "plain": True}]], ["alpha", HOST],
     ]),
 }
-LIMITS = {"depth": {"depth": 1}, "limit": {"in_flight": 4}, "too_large": {"frame_bytes": 4096}, "chunks": {"frame_bytes": 4096, "value_bytes": 8192}, "registry": {"registrations": 3}}
+LIMITS = {"depth": {"depth": 1}, "limit": {"in_flight": 4}, "too_large": {"frame_bytes": 4096}, "chunks": {"frame_bytes": 4096, "value_bytes": 8192}, "registry": {"registrations": 3}, "arguments_unread": {"sources": 1}}
 # fmt: on
 ANY: dict[int, list[list[Any]]] = {
     1: [[3], [7, 0]],
@@ -244,7 +263,7 @@ class Stage:
         )
         connected = asyncio.ensure_future(endpoint.connected(WAIT_S))
         agent = await RawAgent.connect(place)
-        agent.raw(vectors.encode([*HELLO[:2], {**HELLO[2], "chunks": True}] if grant.get("chunks") else HELLO))
+        agent.raw(vectors.encode(hello(grant)))
         session = await connected
         r.agents.append(agent)
         self._agents[f"{name}.{generation}" if beside else name] = agent
@@ -286,6 +305,12 @@ class Stage:
         }[what]
         self._tasks.append(asyncio.ensure_future(begun()))
         await asyncio.sleep(0)
+
+
+def hello(grant: dict[str, Any]) -> list[Any]:
+    """HELLO of an agent that takes what a step says it takes."""
+    takes = {what: True for what in ("chunks", "sources") if grant.get(what)}
+    return [*HELLO[:2], {**HELLO[2], **takes}]
 
 
 def granted(grant: dict[str, Any]) -> Grant:
@@ -359,8 +384,8 @@ async def _one(stage: Stage, step: dict[str, Any]) -> dict[str, Any]:
     if "step" in step:
         came = await stage.act([*step["step"]])
         if step["step"][0] in {"open", "beside"}:
-            name = step["step"][1]
-            return {"step": step["step"], "frames": [_entry(name, "agent", HELLO), _entry(name, "host", came)]}
+            name, *grant = step["step"][1:]
+            return {"step": step["step"], "frames": [_entry(name, "agent", hello(*grant)), _entry(name, "host", came)]}
         return {"step": ["outcome", came] if step["step"][0] == "outcome" else step["step"]}
     if step["from"] == "agent":
         data = bytes.fromhex(step["hex"])

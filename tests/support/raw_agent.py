@@ -90,7 +90,8 @@ class RawAgent:
         self.writer.write(data)
 
     def hello(self) -> None:
-        self.send(HELLO, 0, {"protocols": [1], "agent": "raw", "python": "3", "codec": "c", "probe": {"uid": 0}})
+        told = {"protocols": [1], "agent": "raw", "python": "3", "codec": "c", "sources": True, "probe": {"uid": 0}}
+        self.send(HELLO, 0, told)
 
     def next_id(self) -> int:
         self._id += 1

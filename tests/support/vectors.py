@@ -219,6 +219,7 @@ def _refused() -> list[dict[str, str]]:
         ("no array", bytes.fromhex("01000000c0")), ("an empty array", bytes.fromhex("0100000090")),
         ("an array that announces more than there is", bytes.fromhex("05000000dcffff0401")), ("unknown kind", encode([77, 0])),
         ("a kind that is a text", encode(["4", 1])), ("bytes after the array", bytes.fromhex("0400000092040101")),
+        ("a stream among the references of an answer", encode([2, 1, 0, [[2, 1]], None])),
         ("a header of bad UTF-8", bytes.fromhex("0a000000970301a2fffea0a0c2a0")),
     ]  # fmt: skip
     entries = [{"name": name, "by": by, "hex": data.hex(), "outcome": "protocol"} for name, data in both for by in ("agent", "host")]

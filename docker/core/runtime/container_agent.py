@@ -57,7 +57,9 @@ IN_CHUNKS = frozenset({CALL, RESULT, STREAM_ITEM, REQUEST})
 EXT_REFERENCE, EXT_DATE = 1, 2
 CHUNKED = b"\xd7\x04"
 """The head of a body that came in chunks: fixext 8 of type 4, then number and size."""
-OWN, HELD = 0, 1
+OWN, HELD, SOURCE = 0, 1, 2
+SPACES = frozenset({OWN, HELD})
+CALL_SPACES = frozenset({OWN, HELD, SOURCE})
 FLAG_STREAM = 1
 
 FRAME_BYTES = 1024 * 1024
@@ -691,7 +693,7 @@ def check_nodes(data: bytes) -> None:
             at += 1 + (1 << (code - 0xD4))
 
 
-def are_refs(refs: Any) -> bool:
+def are_refs(refs: Any, spaces: frozenset[int]) -> bool:
     """Whether this is ``[[space, number], ...]``."""
     if type(refs) is not list:
         return False
@@ -699,7 +701,7 @@ def are_refs(refs: Any) -> bool:
         if type(ref) is not list or len(ref) != 2:
             return False
         space, number = ref
-        if type(space) is not int or space not in {OWN, HELD} or type(number) is not int or number < 0:
+        if type(space) is not int or space not in spaces or type(number) is not int or number < 0:
             return False
     return True
 
@@ -720,14 +722,17 @@ class Raw:
         self.refs = refs
 
 
-def refuse_value(value: Any) -> ValueRefused:
-    """Find what in ``value`` the bus can't carry; called after a codec refused it, so speed does not matter."""
-    problem = _problem(value, "$", 0, set())
+def refuse_value(value: Any, streams: bool = False) -> ValueRefused:
+    """Find what in ``value`` the bus can't carry; called after a codec refused it, so speed does not matter.
+
+    ``streams``: iterators may stand in it.
+    """
+    problem = _problem(value, "$", 0, set(), streams)
     kind, text = problem or ("value.unsupported", "a value that can't be encoded")
     return ValueRefused(kind, "the value can't cross the bus", text[:DETAIL_CHARS])
 
 
-def _problem(value: Any, path: str, depth: int, above: set[int]) -> tuple[str, str] | None:
+def _problem(value: Any, path: str, depth: int, above: set[int], streams: bool) -> tuple[str, str] | None:
     where = f" at {clean(path[:300])}"
     if value is None or isinstance(value, (bool, float, bytes, bytearray, memoryview)):
         return None
@@ -745,27 +750,33 @@ def _problem(value: Any, path: str, depth: int, above: set[int]) -> tuple[str, s
         if depth >= MAX_DEPTH:
             return "value.too_deep", f"nesting deeper than {MAX_DEPTH}{where}"
         above.add(id(value))
-        found = _problem_inside(value, path, depth, above)
+        found = _problem_inside(value, path, depth, above, streams)
         above.discard(id(value))
         return found
-    if callable(value) or is_date(value) or _is_aware(value):
+    if callable(value) or is_date(value) or _is_aware(value) or (streams and is_stream(value)):
         return None
     hint = "; give it a time zone" if type(value).__name__ == "datetime" else ""
     return "value.unsupported", f"a value of type {clean(type(value).__name__[:100])!r}{where}{hint}"
 
 
-def _problem_inside(value: Any, path: str, depth: int, above: set[int]) -> tuple[str, str] | None:
+def _problem_inside(value: Any, path: str, depth: int, above: set[int], streams: bool) -> tuple[str, str] | None:
     pairs = value.items() if isinstance(value, dict) else enumerate(value)
     for key, item in pairs:
         step = f".{key[:80]}" if isinstance(key, str) else f"[{key!r:.80}]"
         if isinstance(value, dict):
-            found = _problem(key, f"{path} (key {key!r:.80})", depth + 1, above)
+            found = _problem(key, f"{path} (key {key!r:.80})", depth + 1, above, False)
             if found:
                 return found
-        found = _problem(item, path + step, depth + 1, above)
+        found = _problem(item, path + step, depth + 1, above, streams)
         if found:
             return found
     return None
+
+
+def is_stream(value: Any) -> bool:
+    """Whether this gives item after item: an iterator, plain or asynchronous."""
+    kind = type(value)
+    return hasattr(kind, "__next__") or hasattr(kind, "__anext__")
 
 
 def is_date(value: Any) -> bool:
@@ -1079,6 +1090,27 @@ class Export:
             self.call = lambda args, ctx: fn(args)  # noqa: ARG005
         elif count < 1:
             self.call = lambda args, ctx: fn()  # noqa: ARG005
+
+
+class Source:
+    """An iterator that went out in the arguments of a call: who was called may ask for its items, once.
+
+    It runs beside the handler that waits for the answer: an iterator that does not go on must not keep that from it.
+    """
+
+    __slots__ = ("fn", "is_async", "number", "slow")
+
+    def __init__(self, iterator: Any) -> None:
+        self.fn = iterator
+        self.number = 0
+        self.slow = 8
+        self.is_async = not hasattr(type(iterator), "__next__")
+
+    def call(self, _args: Any, _ctx: Any) -> Any:
+        iterator, self.fn = self.fn, None
+        if iterator is None:
+            raise Refusal("dead_reference", "a stream is read once")
+        return iterator
 
 
 def unwrap(fn: Any) -> tuple[Any, int]:
@@ -1501,9 +1533,12 @@ class RemoteStream:
 
     def _finish(self, end: type[BaseException]) -> NoReturn:
         error, self._state.error = self._state.error, None
-        if error is not None:
+        if error is None:
+            raise end
+        try:
             raise error
-        raise end
+        finally:
+            del error  # it would hold this frame, which would hold it, and what the handler has until a collection
 
     def close(self) -> None:
         """Stop before the end: the producer is told."""
@@ -1525,6 +1560,68 @@ class RemoteStream:
         state = self._state
         if not state.ended:
             state.agent.abandoned.append(state)  # closed by whoever writes next: nothing may be written from here
+
+
+class ArgumentStream:
+    """A stream in the arguments of a call that is being served: read it once, with ``for`` or ``async for``.
+
+    Nothing of it is made before it is read; it ends with the call.
+    """
+
+    __slots__ = ("_agent", "_closed", "_number", "_stream")
+
+    def __init__(self, agent: Agent, number: int) -> None:
+        self._agent = agent
+        self._number = number
+        self._stream: RemoteStream | None = None
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return "<stream of a caller>"
+
+    def __iter__(self) -> ArgumentStream:
+        return self
+
+    def __next__(self) -> Any:
+        if self._stream is None:
+            if self._closed:
+                raise StopIteration
+            self._stream = self._opened(self._agent.call(self._number, None, None, None, None))
+        return next(self._stream)
+
+    def __aiter__(self) -> ArgumentStream:
+        return self
+
+    async def __anext__(self) -> Any:
+        if self._stream is None:
+            if self._closed:
+                raise StopAsyncIteration
+            loop = self._agent.running_loop()
+            self._stream = self._opened(await self._agent.call_async(loop, self._number, None, None, None, None))
+        return await self._stream.__anext__()
+
+    def _opened(self, stream: Any) -> RemoteStream:
+        if type(stream) is not RemoteStream:
+            raise ValueRefused("value.malformed", "what should be a stream is none")
+        return stream
+
+    def close(self) -> None:
+        """Read no more: the producer is told."""
+        self._closed = True
+        if self._stream is not None:
+            self._stream.close()
+
+    async def aclose(self) -> None:
+        self.close()
+
+    def __enter__(self) -> ArgumentStream:  # noqa: PYI034 - Self is newer than 3.9
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self._agent.released.append(self._number)
 
 
 class Function:
@@ -1653,6 +1750,7 @@ class Agent:
         self.in_flight = 1_024
         self.deadline_s = 30.0
         self.stream_credit = 16
+        self.sources = 0
         self.threads = 48
         self.value_bytes = 0
         # bodies in chunks: those that come, and one after the other those that go
@@ -1666,7 +1764,7 @@ class Agent:
         self.out: list[bytes] = []
         # tables
         self.mutex = allocate_lock()
-        self.exports: dict[int, Export] = {}
+        self.exports: dict[int, Any] = {}
         self.runs: dict[int, Run] = {}
         self.pending: dict[int, Pending] = {}
         self.holds: dict[int, int] = {}
@@ -1742,6 +1840,7 @@ class Agent:
         refs: list[list[int]] = []
         exported: list[int] = []
         ext_type, pack = self.codec.ext_type, self.codec.pack
+        streams = head[0] == CALL and self.sources > 0
 
         def encode(item: Any) -> Any:
             if len(refs) >= NAMED and not is_date(item):
@@ -1757,11 +1856,14 @@ class Agent:
             if is_date(item):
                 return ext_type(EXT_DATE, item.isoformat().encode("ascii"))
             if callable(item):
-                number = self.export(item).number
-                exported.append(number)
-                refs.append([OWN, number])
-                return ext_type(EXT_REFERENCE, pack(len(refs) - 1))
-            raise TypeError("unsupported")
+                space, number = OWN, self.export(Export(item)).number
+            elif streams and is_stream(item):
+                space, number = SOURCE, self.export(Source(item)).number
+            else:
+                raise TypeError("unsupported")
+            exported.append(number)
+            refs.append([space, number])
+            return ext_type(EXT_REFERENCE, pack(len(refs) - 1))
 
         try:
             body = self.codec.pack_with(value, encode)
@@ -1777,18 +1879,19 @@ class Agent:
             raise
         except (TypeError, ValueError, OverflowError, RecursionError):
             self.forget(exported)
-            raise refuse_value(value) from None
+            raise refuse_value(value, streams) from None
         return U32.pack(len(data)) + bytes(data)
 
     def forget(self, numbers: list[int]) -> None:
         for number in numbers:
             self.exports.pop(number, None)
 
-    def export(self, fn: Any) -> Export:
-        """Give ``fn`` a number that the other side may call. A new one each time: the other side releases each."""
+    def export(self, entry: Any) -> Any:
+        """Give an ``Export`` or a ``Source`` a number that the other side may call: a new one each time, since the
+        other side releases each.
+        """
         if len(self.exports) >= EXPORTS:
             raise LimitReached("limit", "too many callables are held by others", f"at most {EXPORTS} at a time")
-        entry = Export(fn)
         if entry.is_async:
             self.start_loop()
         with self.mutex:
@@ -1966,7 +2069,7 @@ class Agent:
         except Exception as exc:
             raise ProtocolError(f"a header can't be decoded: {exc}") from exc
         refs = fields[-1]
-        if not are_refs(refs):
+        if not are_refs(refs, CALL_SPACES if kind == CALL else SPACES):
             raise ProtocolError("refs is an array of [space, number]")
         body = data[at:]
         if len(body) == 10 and body[:2] == CHUNKED and kind in IN_CHUNKS:
@@ -2012,12 +2115,12 @@ class Agent:
             return entry.fn
         with self.mutex:
             self.holds[number] = self.holds.get(number, 0) + 1
-        return Function(self, number=number)
+        return ArgumentStream(self, number) if space == SOURCE else Function(self, number=number)
 
     def release_refs(self, refs: list[Any], made: dict[int, Any]) -> None:
         """Give back the references of a frame that nothing took up."""
         for index, (space, number) in enumerate(refs):
-            if space == OWN and index not in made:
+            if space != HELD and index not in made:
                 with self.mutex:
                     self.holds[number] = self.holds.get(number, 0) + 1
                 self.released.append(number)
@@ -2051,7 +2154,7 @@ class Agent:
         if target.is_async:
             self.mode.spawn(run)
             return None
-        if reenter and self.goes_to_stack(run, reenter):
+        if reenter and type(target) is Export and self.goes_to_stack(run, reenter):
             return run
         return self.admit(run)
 
@@ -4223,6 +4326,7 @@ def greet(agent: Agent, landlock: int) -> None:
         "python": f"{version[0]}.{version[1]}.{version[2]}",
         "codec": agent.codec.name,
         "chunks": True,
+        "sources": True,
         "probe": probe(landlock),
     }
     agent.send(agent.plain_frame([HELLO, 0, hello]))
@@ -4235,6 +4339,7 @@ def greet(agent: Agent, landlock: int) -> None:
     agent.frame_bytes = int(limits.get("frame_bytes", agent.frame_bytes))
     agent.in_flight = int(limits.get("in_flight", agent.in_flight))
     agent.stream_credit = int(limits.get("stream_credit", agent.stream_credit))
+    agent.sources = int(limits.get("sources", 0))
     agent.threads = max(1, int(limits.get("threads", agent.threads)))
     agent.value_bytes = int(limits.get("value_bytes", 0))
     agent.deadline_s = int(limits.get("deadline_ms", 30_000)) / 1000

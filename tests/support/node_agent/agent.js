@@ -16,6 +16,7 @@ const { KIND, ProtocolError, Splitter, chunked, frame, inChunks, parse, readBody
 const STREAM = 1; // bit 0 of RESULT's flags
 const OWN = 0;
 const HELD = 1;
+const SOURCE = 2; // a stream in the arguments of a call
 const NAMED = 1024; // references, or numbers given back, of one frame
 const serving = new AsyncLocalStorage();
 const TYPE = /^[a-z][a-z0-9_.-]*\/[A-Za-z0-9_./-]+$/;
@@ -61,7 +62,7 @@ class Agent {
     socket.on("data", (chunk) => this.arrived(chunk));
     socket.on("end", () => process.exit(3));
     socket.on("error", () => process.exit(3));
-    this.send([KIND.HELLO, 0, { protocols: [1], agent: "node", python: "", codec: "pure", chunks: true, probe: probe() }]);
+    this.send([KIND.HELLO, 0, { protocols: [1], agent: "node", python: "", codec: "pure", chunks: true, sources: true, probe: probe() }]);
   }
 
   // --- frames
@@ -71,7 +72,8 @@ class Agent {
     const refs = [];
     const numbers = [];
     try {
-      const data = encode(body[0], (fn) => refs.push(this.reference(fn, numbers)) - 1);
+      const feeds = fields[0] === KIND.CALL && this.limits.sources > 0;
+      const data = encode(body[0], (fn) => refs.push(this.reference(fn, numbers, feeds)) - 1);
       const whole = frame([...fields, refs], data);
       if (whole.length - 4 > this.limits.frame_bytes) return this.sendInChunks([...fields, refs], data);
       return this.socket.write(whole);
@@ -107,12 +109,14 @@ class Agent {
     body.data = data;
   }
 
-  reference(fn, numbers) {
+  reference(fn, numbers, feeds) {
     if (this.exports.size >= 65536 || numbers.length >= NAMED) throw new Refused("value.too_large", "too many callables", "$");
     if (fn.held) return [HELD, fn.held];
-    this.exports.set(++this.lastExport, fn);
+    const stream = typeof fn !== "function";
+    if (stream && !feeds) throw new Refused("value.unsupported", "a stream stands in arguments only", "$");
+    this.exports.set(++this.lastExport, stream ? once(fn) : fn);
     numbers.push(this.lastExport);
-    return [OWN, this.lastExport];
+    return [stream ? SOURCE : OWN, this.lastExport];
   }
 
   arrived(chunk) {
@@ -225,7 +229,7 @@ class Agent {
     try {
       return readBody(body, come);
     } finally {
-      this.release(body.refs.filter((ref) => ref[0] === OWN && !made.has(ref)).map(([, number]) => number));
+      this.release(body.refs.filter((ref) => ref[0] !== HELD && !made.has(ref)).map(([, number]) => number));
     }
   }
 
@@ -235,8 +239,12 @@ class Agent {
       if (fn === undefined) throw new Refused("dead_reference", "a callable that came home is gone", "$");
       return fn;
     }
-    const fn = (args, options) => this.call(number, args, options);
     const released = () => this.release([number]);
+    if (space === SOURCE) {
+      scope?.add(released);
+      return argument(() => this.call(number, null));
+    }
+    const fn = (args, options) => this.call(number, args, options);
     Object.assign(fn, { held: number, keep: () => (scope?.delete(released), fn), release: released });
     scope?.add(released);
     return fn;
@@ -446,6 +454,22 @@ class Stream {
     }
     return { done: true, value: undefined };
   }
+}
+
+/** What the host calls to read a stream that we passed. */
+function once(iterator) {
+  let left = iterator;
+  return () => {
+    const items = left;
+    left = null;
+    if (items === null) throw new Refused("dead_reference", "a stream is read once", "$");
+    return items;
+  };
+}
+
+/** A stream in the arguments of a call that we serve: nothing of it is made before it is read. */
+async function* argument(open) {
+  yield* await open();
 }
 
 /** What a component's `run` gets. */

@@ -20,6 +20,7 @@ const listOf = (test) => (v) => Array.isArray(v) && v.every(test);
 const orNil = (test) => (v) => v === null || test(v);
 const tuple = (...tests) => (v) => Array.isArray(v) && v.length === tests.length && tests.every((test, i) => test(v[i]));
 const refs = listOf(tuple((v) => v === 0 || v === 1, u32));
+const callRefs = listOf(tuple((v) => v === 0 || v === 1 || v === 2, u32)); // 2: a stream in the arguments
 const error = tuple(text, text, text, bool, text);
 const context = tuple(text, text, listOf(text), orNil(text));
 
@@ -64,7 +65,7 @@ function parse(data) {
     if (size !== 2 + shape.length + (shape.at(-1) === body ? 1 : 0)) throw new ProtocolError(`kind ${kind} with ${size} fields`);
     for (const test of shape) {
       const value = reader.value();
-      if (!(test === body ? refs : test)(value)) throw new ProtocolError(`kind ${kind}: field ${fields.length} is of the wrong type`);
+      if (!(test === body ? (kind === KIND.CALL ? callRefs : refs) : test)(value)) throw new ProtocolError(`kind ${kind}: field ${fields.length} is of the wrong type`);
       fields.push(test === body ? new Body(data.subarray(reader.at), value) : value);
       if (test === body) reader.at = data.length;
     }

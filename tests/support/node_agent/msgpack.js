@@ -199,7 +199,7 @@ function write(value, parts, callable, left, path) {
   }
   if (value instanceof Uint8Array) return parts.push(head(value.length, null, 0, [0xc4, 0xc5, 0xc6]), value);
   if (value instanceof Ext) return parts.push(extHead(value), value.data);
-  if (typeof value === "function" && callable !== null) return write(new Ext(1, encode(callable(value))), parts, null, left, path);
+  if ((typeof value === "function" || isStream(value)) && callable !== null) return write(new Ext(1, encode(callable(value))), parts, null, left, path);
   if (typeof value === "object" && left <= 0) {
     throw new Refused("value.too_deep", `nesting deeper than ${MAX_DEPTH}`, path.slice(0, 200));
   }
@@ -219,6 +219,11 @@ function write(value, parts, callable, left, path) {
     write(item, parts, callable, left - 1, `${path}.${String(key)}`);
   }
   return parts.length;
+}
+
+/** An iterator of either kind; a plain object that has a `next` is none. */
+function isStream(value) {
+  return typeof value === "object" && typeof value.next === "function" && Boolean(value[Symbol.iterator] ?? value[Symbol.asyncIterator]);
 }
 
 function extHead(ext) {

@@ -55,6 +55,15 @@ exports.run = async ({ registry, events, request, log }) => {
     heard: () => heard,
     keys: () => registry.keys().sort(),
     data: () => registry.get("python.data"),
+    sum: async (items) => {
+      let sum = 0;
+      for await (const item of items) sum += item;
+      return sum;
+    },
+    sip: async (items) => {
+      for await (const item of items) if (item === 3) return item;
+    },
+    pour: ({ key, n }) => registry.get(key)(count(n)),
     read: (args) => request("userdata.read", { path: args }),
   };
   for (const [name, fn] of Object.entries(handlers)) await registry.register(`node.${name}`, fn);
@@ -85,6 +94,8 @@ PYTHON = """
         handlers = dict(
             double=lambda args, ctx: args * 2, numbers=numbers, boom=boom, sleep=sleep, use=use, squares=squares,
             bounce=bounce, total=lambda args, ctx: sum(ir.get("node.count")(args)),
+            sum=lambda args, ctx: sum(args), sip=lambda args, ctx: next(n for n in args if n == 3),
+            pour=lambda args, ctx: ir.get(args["key"])(iter(range(args["n"]))),
             say=lambda args, ctx: bus.publish("python.said", args), heard=lambda args, ctx: heard,
         )
         for name, fn in handlers.items():
@@ -96,13 +107,15 @@ NODE_KEYS = {
     f"node.{name}"
     for name in (
         "hello", "count", "left", "broken", "wait", "relay", "caught", "denied", "total", "early", "stuck", "apply", "counter", "bounce",
-        "publish", "heard", "keys", "data", "read",
+        "publish", "heard", "keys", "data", "read", "sum", "sip", "pour",
     )
 }  # fmt: skip
 PYTHON_KEYS = {
     f"python.{name}"
-    for name in ("double", "numbers", "boom", "sleep", "use", "squares", "bounce", "total", "say", "heard", "data")
-}
+    for name in (
+        "double", "numbers", "boom", "sleep", "use", "squares", "bounce", "total", "say", "heard", "data", "sum", "sip", "pour",
+    )
+}  # fmt: skip
 
 
 async def files(_session: Any, operation: str, args: Any) -> Any:
@@ -167,6 +180,19 @@ def test_it_streams_both_ways_with_credit(tmp_path):
         await stream.aclose()
         await eventually(lambda: not sn.incoming)
         assert await r.bus.call("node.left") == 2
+
+    both(tmp_path, test)
+
+
+def test_it_passes_streams_and_reads_those_that_it_is_passed(tmp_path):
+    async def test(r, sp, sn, node):
+        assert await r.bus.call("python.pour", {"key": "node.sum", "n": 300}) == sum(range(300))
+        assert await r.bus.call("python.pour", {"key": "node.sip", "n": 10**9}) == 3
+        assert await r.bus.call("node.pour", {"key": "python.sum", "n": 300}) == sum(range(300))
+        assert await r.bus.call("node.pour", {"key": "python.sip", "n": 10**9}) == 3
+        await eventually(lambda: not any(s.incoming or s.outgoing for s in (sp, sn)))
+        assert await r.bus.call("node.left") == 2
+        assert await r.bus.call("node.sum", iter(range(100))) == sum(range(100))
 
     both(tmp_path, test)
 
