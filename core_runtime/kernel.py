@@ -19,6 +19,7 @@ from backend_core.errors import HostError, NotFoundError, quote
 from core_runtime.bus.calls import Call
 from core_runtime.drivers import cel
 from core_runtime.drivers.flow_view import FlowView
+from core_runtime.drivers.keys import Keyring
 from core_runtime.drivers.run_seals import RunSeals
 from core_runtime.flow_composer import FlowComposer, PackDocuments
 from core_runtime.flow_hooks import FlowHooks
@@ -59,7 +60,7 @@ class Kernel:
         self._digests: dict[str, str] = {}
         surroundings = Surroundings(self._plans.get, self._may_run, random.random)
         data = host.settings.home / "user_data"
-        seals = partial(RunSeals.of, data / "permissions")
+        seals = partial(RunSeals.of, Keyring(data / "permissions"))
         self.runs = FlowRuns(self, data / RUNS_FOLDER, surroundings, seals)
         self.hooks = FlowHooks(self)
         self._view = FlowView(host.settings.home / "ecosystem" / "flows")

@@ -63,6 +63,7 @@ POINTS: Final = (
     "rollback.done",
     "run.answered",
     "rotate.prepared",
+    "rotate.run_sealed",
     "rotate.resigned",
     "rotate.rekeyed",
     "rotate.switched",

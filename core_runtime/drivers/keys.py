@@ -8,7 +8,8 @@ Invariants:
     class.
   * Rotation finishes after a crash: while ``.secret_key.next`` exists, ``recover`` signs again whatever the old key
     signed, then switches. A document that verified under neither key is left alone and stays refused. Secrets of Packs
-    (``user_data/secrets``), whose key is derived from this one, are encrypted again in the same step.
+    (``user_data/secrets``) and journals of runs (``user_data/runs``), whose keys are derived from this one, are
+    encrypted again in the same step.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import Any, Final
 
 from backend_core.errors import TrustError
 from backend_core.files import TEMPORARY_PREFIX, fsync_folder, private_folder, read_bounded, write_all, write_atomic
-from core_runtime.drivers import secret_box
+from core_runtime.drivers import run_reseal, secret_box
 from core_runtime.drivers.faults import hit
 from core_runtime.rules.seals import GRANT, Fault, encode, encode_line, key_for, open_document, sealed, well_formed_key
 
@@ -127,11 +128,12 @@ class Keyring:
         hit("rotate.prepared")
 
     def recover(self) -> int:
-        """Finish a rotation that a crash interrupted; 0 when there was none."""
+        """Finish a rotation that a crash interrupted; 0 when there was none. No flow may be running."""
         following = self.folder / NEXT_FILE
         if not following.exists():
             return 0
         old, new = self.text(), self._read(following)
+        run_reseal.reseal(self.folder.parent / "runs", old, new)  # the largest first: what fails for room fails here
         count = sum(self._resign(path, old, new) for path in sorted(self.folder.iterdir()))
         hit("rotate.resigned")
         secret_box.rekey(self.folder.parent / "secrets", old, new)

@@ -41,6 +41,8 @@ SUFFIX: Final = ".jsonl"
 MAX_JOURNAL_BYTES: Final = 256 * 1024 * 1024
 END_BYTES: Final = 32 * 1024 * 1024
 """Kept free for the last line, which holds the run's output."""
+HIDDEN_WORDS: Final = frozenset({"input", "document", "v", "output"})
+"""Words of a line whose text is encrypted."""
 
 
 @dataclass(frozen=True, slots=True)

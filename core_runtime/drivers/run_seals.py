@@ -5,10 +5,10 @@ Invariants:
     in, moved or brought from another run or another host. The newest ones can be cut off, as a crash does.
   * What a run was answered with, its input and its output are encrypted: a journal may hold what a Pack returned, and
     nobody can say beforehand that no secret is in it.
-  * Both keys are derived from the installation's key, each for its purpose; with a new key, older journals are no
-    account of anything.
+  * Both keys are derived from the installation's key, each for its purpose; with another key, a journal is no account
+    of anything.
 
-Not here: lines and what they mean (``run_journal``), the installation's key (``keys``).
+Not here: lines and what they mean (``run_journal``), the installation's key (``keys``), a new one (``run_reseal``).
 """
 
 from __future__ import annotations
@@ -16,13 +16,11 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
-from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from core_runtime.drivers.keys import Keyring
 from core_runtime.rules.seals import key_for
 
 LINES: Final = "run-journal"
@@ -32,6 +30,16 @@ _NONCE_BYTES: Final = 12
 _BEFORE: Final = b',"m":"'
 _AFTER: Final = b'"}'
 _MARK_BYTES: Final = len(_BEFORE) + 2 * _TAG_BYTES + len(_AFTER)
+
+
+class KeySource(Protocol):
+    """Who has the installation's key (``keys.Keyring``)."""
+
+    def ensure_fresh(self) -> bool:
+        """Make the key of a new installation."""
+
+    def text(self) -> str:
+        """The key; ``TrustError`` ``key_*`` without one that can be trusted."""
 
 
 class RunSeals:
@@ -44,11 +52,10 @@ class RunSeals:
         self._cipher = AESGCM(bytes.fromhex(key_for(key_text, VALUES)))
 
     @classmethod
-    def of(cls, permissions: Path) -> RunSeals:
+    def of(cls, keys: KeySource) -> RunSeals:
         """Those of the installation. ``TrustError`` ``key_*`` without a key that can be trusted."""
-        keyring = Keyring(permissions)
-        keyring.ensure_fresh()
-        return cls(keyring.text())
+        keys.ensure_fresh()
+        return cls(keys.text())
 
     def begin(self, run_id: str) -> bytes:
         """What the first line of a run's journal is bound to."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import errno
 import hashlib
 import json
+import os
 import random
 import re
 from collections.abc import Iterator
@@ -16,7 +18,8 @@ import pytest
 import yaml
 
 from backend_core.errors import AuthorError, ConflictError, HostError, RequestError, TrustError
-from core_runtime.drivers import run_journal
+from core_runtime.drivers import run_journal, run_reseal
+from core_runtime.drivers.keys import Keyring
 from core_runtime.drivers.run_journal import RunJournal, read_account
 from core_runtime.drivers.run_seals import RunSeals
 from core_runtime.handlers.flows import documents
@@ -365,6 +368,101 @@ def test_a_journal_of_another_run_or_another_host_is_refused(tmp_path):
         return calls, (await kernel.resume(run_id)).status.value
 
     assert tell(tmp_path, story) == (["two"], "ok")
+
+
+# --- a new signing key -----------------------------------------------------------------------------------------------
+
+
+def rotate(kernel):
+    """What the next start does after ``rumi trust rotate-key``; the key that was replaced."""
+    keyring = Keyring(kernel.host.settings.home / "user_data" / "permissions")
+    before = keyring.text()
+    keyring.rotate()
+    return before
+
+
+def test_a_run_that_was_cut_off_goes_on_after_the_key_was_replaced(tmp_path):
+    async def story(kernel, calls):
+        run_id = await cut(kernel, calls)
+        path = journals(kernel) / f"{run_id}.jsonl"
+        path.write_bytes(path.read_bytes() + b'{"p":"torn')
+        os.utime(path, ns=(7, 7_000_000_000))
+        before, status = path.read_bytes(), path.stat()
+        old = rotate(kernel)
+        after = path.stat()
+        assert (after.st_mtime_ns, after.st_mode) == (status.st_mtime_ns, status.st_mode), "kept no longer for it"
+        with pytest.raises(TrustError, match="no account"):  # whoever took the old key reads and writes nothing with it
+            read_account(path, RunSeals(old))
+        listed = [one["status"] for one in kernel.runs.listed()]
+        report = await kernel.resume(run_id)
+        kernel.runs._done.clear()
+        path.write_bytes(before)  # nor does what the old key proved
+        with pytest.raises(TrustError, match="no account"):
+            await kernel.resume(run_id)
+        return listed, report.status.value, calls
+
+    assert tell(tmp_path, story) == (["cut"], "ok", ["two"])
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["an answer less", "another order", "an answer twice", "another actor", "a mark of its own", "no mark",
+     "another answer's value"],
+)  # fmt: skip
+def test_a_new_key_makes_no_forged_journal_believable(tmp_path, name):
+    async def story(kernel, calls):
+        good = await cut(kernel, calls)
+        report = await kernel.run("t.flow")
+        path = journals(kernel) / f"{report.run_id}.jsonl"
+        forged = b"".join(edits(path.read_bytes().splitlines(keepends=True)[:-1], name))
+        path.write_bytes(forged)
+        (journals(kernel) / "f00.jsonl").write_bytes((journals(kernel) / f"{good}.jsonl").read_bytes())  # moved
+        kernel.runs._done.clear()
+        calls.clear()
+        rotate(kernel)
+        assert path.read_bytes() == forged
+        for run_id in (report.run_id, "f00"):
+            with pytest.raises(TrustError, match="no account"):
+                await kernel.resume(run_id)
+        return [one["run_id"] for one in kernel.runs.listed()] == [good], calls
+
+    assert tell(tmp_path, story) == (True, [])
+
+
+def test_a_new_key_follows_no_link_out_of_the_journals(tmp_path):
+    async def story(kernel, calls):
+        run_id = await cut(kernel, calls)
+        outside = tmp_path / "elsewhere.jsonl"
+        path = journals(kernel) / f"{run_id}.jsonl"
+        path.rename(outside)
+        path.symlink_to(outside)
+        (journals(kernel) / "f01.jsonl").mkdir()
+        before = outside.read_bytes()
+        rotate(kernel)
+        return outside.read_bytes() == before, path.is_symlink()
+
+    assert tell(tmp_path, story) == (True, True)
+
+
+def test_a_disk_without_room_keeps_the_old_key_and_every_run(tmp_path, monkeypatch):
+    def no_room(_fd, _data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    async def story(kernel, calls):
+        run_id = await cut(kernel, calls)
+        keyring = Keyring(kernel.host.settings.home / "user_data" / "permissions")
+        key = keyring.text()
+        keyring.prepare_rotation()
+        with monkeypatch.context() as patch:
+            patch.setattr(run_reseal, "write_all", no_room)
+            with pytest.raises(HostError, match="new key"):
+                keyring.recover()
+        assert keyring.text() == key
+        assert [path.name for path in journals(kernel).iterdir()] == [f"{run_id}.jsonl"]
+        keyring.recover()
+        return (await kernel.resume(run_id)).status.value, calls
+
+    assert tell(tmp_path, story) == ("ok", ["two"])
 
 
 def test_a_journal_tells_nobody_what_was_answered(tmp_path):

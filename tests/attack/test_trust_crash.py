@@ -18,6 +18,7 @@ from backend_core import files
 from backend_core.errors import HostError, RumiError, TrustError
 from core_runtime.drivers import faults
 from core_runtime.rules.approval import State
+from tests.support.kills import CUT_RUNS, cut_runs, runs_left
 from tests.support.trust_home import SETUP, STANDARD, TrustHome
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -99,6 +100,8 @@ def before(home: TrustHome, action: str) -> None:
         home.scan()
         return
     home.approve()
+    if action == "rotate":
+        cut_runs(home)
     if action == "restore":
         (home.packs_dir / "alpha" / SETUP).write_text("import os\n")
         home.scan()
@@ -131,6 +134,7 @@ def test_kill_at_a_persisted_step_leaves_a_legal_state(tmp_path, action, point):
     assert describe(home) in LEGAL[action]
     report = home.audit.verify()
     assert report.ok, report.sentence()
+    assert runs_left(home) == (list(CUT_RUNS) if action == "rotate" else [])
     assert not list((tmp_path / "user_data/store/trees").glob(".incoming-*"))
 
     # the same decision taken again comes to its end

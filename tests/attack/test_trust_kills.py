@@ -13,7 +13,7 @@ import time
 import pytest
 
 from core_runtime.drivers import faults
-from tests.support.kills import ACTIONS, NEWER_SECRET, SECRET, Killer
+from tests.support.kills import ACTIONS, CUT_RUNS, NEWER_SECRET, SECRET, Killer
 
 SEED = int(os.environ.get("RUMI_KILL_SEED", "0")) or random.SystemRandom().getrandbits(32)
 KILLS = 45
@@ -101,5 +101,7 @@ def check(action, found, told):
         assert found["secret"] in ({NEWER_SECRET} if action == "secret" and found["answered"] else expected), (told, found)
     if action == "remove":  # with its secrets and privileges, or without any of them: nobody inherits what was left
         assert found["kept"] == (["other", "token", "notify"] if found["seen"] == OLD else []), (told, found)
+    if action == "rotate":
+        assert found["cut_runs"] == list(CUT_RUNS), (told, found)
     if action == "add":
         assert found["extra"]["staged"] in ({"2.0.0"} if found["answered"] else {"", "2.0.0"}), (told, found)

@@ -7,6 +7,8 @@ import json
 import threading
 from typing import Any
 
+import pytest
+
 from tests.support.running_host import RunningHost, one_component_pack
 
 ACME = """
@@ -188,8 +190,11 @@ def test_a_step_put_into_a_flow_borrows_nothing_from_its_owner(host: RunningHost
     assert report["output"] is None, "it needs what the step would have bound"
 
 
-def test_a_journalled_run_goes_on_after_the_host_was_killed(host: RunningHost) -> None:
+@pytest.mark.parametrize("new_key", [False, True], ids=["same key", "new key"])
+def test_a_journalled_run_goes_on_after_the_host_was_killed(host: RunningHost, new_key: bool) -> None:
     acme(host)
+    if new_key:  # which the start after the kill takes
+        host.ok("POST", "/api/trust/rotate-key", {})
     threading.Thread(target=lambda: _cut_off(host), daemon=True).start()
     host.until(lambda: host.result("acme.asked") == [8], 20, "the slow step to be under way")
     host.kill()

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from core_runtime.drivers import faults
+from core_runtime.drivers.keys import Keyring
 from core_runtime.drivers.run_journal import read_account
 from core_runtime.drivers.run_seals import RunSeals
 from core_runtime.kernel import Kernel
@@ -122,7 +123,7 @@ def _one(home: Path, order: dict[str, Any]) -> dict[str, Any]:
     for at in [*order["at"], -1]:
         cut = sorted((home / "user_data" / "runs").glob("*.jsonl")) if (home / "user_data" / "runs").exists() else []
         resume = cut[0].name.partition(".")[0] if cut and cut[0].stat().st_size else ""
-        if resume and (account := read_account(cut[0], RunSeals.of(home / "user_data" / "permissions"))).end is not None:  # killed between its end and its answer
+        if resume and (account := read_account(cut[0], RunSeals.of(Keyring(home / "user_data" / "permissions")))).end is not None:  # killed between its end and its answer
             told = {"killed": False, "status": account.end["end"], "output": account.end["output"], "answers": 0}
             break
         told = _child(home, resume, at, order["delay_s"] if at >= 0 else 0.0)

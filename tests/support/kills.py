@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from core_runtime.drivers import faults
+from core_runtime.drivers.run_journal import SUFFIX, RunJournal, read_account
+from core_runtime.drivers.run_seals import RunSeals
 from core_runtime.generations import Standing, acting
 from core_runtime.rules.grants import Grant
 from core_runtime.userdata_manager import UserdataManager
@@ -30,6 +32,7 @@ DECLARED = [{"type": "host.notify", "reason": "tells when it is done"}]
 WIDER = {"type": "userdata.read", "paths": ["shared/one.txt"]}
 SECRET, NEWER_SECRET = "the value before", "the value after"
 DATA = "user_data/packs/alpha/state.txt"
+CUT_RUNS = ("aa", "bb")
 
 
 def _approve(home: TrustHome) -> None:
@@ -151,7 +154,26 @@ def prepare(home: TrustHome, action: str) -> None:
         _update(home)
     if action == "add":
         newer(home)
+    if action == "rotate":
+        cut_runs(home)
     home.scan()
+
+
+def cut_runs(home: TrustHome) -> None:
+    """Journals of two runs that were cut off after an answer, sealed with the key of now."""
+    for run_id in CUT_RUNS:
+        head = {"run": run_id, "flow": "t.flow", "digest": "d", "started_at": 1.0, "actor": ""}
+        seals = RunSeals.of(home.approvals.grants.keyring)
+        journal = RunJournal.create(home.user_data / "runs", run_id, head, {"of": run_id}, seals, sync=False)
+        journal.answer("one", {"value": run_id}, None)
+        journal.close()
+
+
+def runs_left(home: TrustHome) -> list[str]:
+    """The cut-off runs whose account the key of now proves, with what they were answered."""
+    seals = RunSeals.of(home.approvals.grants.keyring)
+    accounts = [read_account(path, seals) for path in sorted((home.user_data / "runs").glob(f"*{SUFFIX}"))]
+    return [str(account.answers[0].value["value"]) for account in accounts]
 
 
 def describe(home: TrustHome) -> list[Any]:
@@ -176,10 +198,12 @@ def look(folder: Path, action: str) -> dict[str, Any]:
     secret = home.vault.store.reveal("alpha", "token") if seen[0] == "approved" else ""
     again = describe(TrustHome(folder))
     litter = [path.name for path in (folder / "user_data/store/trees").glob(".incoming-*")]
+    litter += [path.name for path in (folder / "user_data/runs").glob(".*")]
     litter += [path.name for path in (folder / "ecosystem/packs").iterdir() if path.name.startswith(".alpha")]
     return {
         "seen": seen, "again": again, "runs": runs, "evidence": report.sentence() if not report.ok else "",
         "litter": litter, "secret": secret, "extra": extra(folder), "kept": kept(home),
+        "cut_runs": runs_left(home) if action == "rotate" else [],
     }  # fmt: skip
 
 

@@ -10,6 +10,7 @@ import os
 import pytest
 
 from backend_core.errors import ConflictError, HostError, NotFoundError, RequestError, TrustError
+from core_runtime.drivers.keys import Keyring
 from core_runtime.drivers.run_journal import RunJournal, read_account
 from core_runtime.drivers.run_seals import RunSeals
 from core_runtime.kernel import Kernel
@@ -39,7 +40,7 @@ def tell(tmp_path, story, *flows, keys=None):
 
 
 def seals_of(home):
-    return RunSeals.of(home / "user_data" / "permissions")
+    return RunSeals.of(Keyring(home / "user_data" / "permissions"))
 
 
 def flow(*steps, **words):
