@@ -36,6 +36,7 @@ from backend_core.errors import (
     quote,
 )
 from core_runtime.bus.calls import Call, CallContext
+from core_runtime.bus.streams import HostStream
 from core_runtime.diagnostics import record_failure
 from core_runtime.drivers.run_journal import Recorded
 from core_runtime.flow_hooks import FlowHooks
@@ -350,6 +351,8 @@ class FlowRun:
             self.kernel.host, effect.handler, effect.args, effect.timeout_s or None, caller=caller,
             idempotency_key=self._once(effect), context=self._context(caller),
         )  # fmt: skip
+        if isinstance(result, HostStream):
+            result.keep_ahead(effect.buffer)
         return tasks.Opened(result) if isinstance(result, AsyncIterator) else result
 
     async def _next(self, effect: tasks.Next) -> Any:

@@ -14,7 +14,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import Any, Final
 
 from msgspec import Raw
 
@@ -28,6 +28,8 @@ from core_runtime.rules.routing import granted_credit
 from core_runtime.rules.values import ValueProblem, no_references, unpack
 
 NIL = Raw(b"\xc0")
+AHEAD_BYTES: Final = 1024 * 1024
+"""What may wait for a reader that asked for more than the window: with so much, the window is the bound again."""
 
 
 class Streams:
@@ -80,7 +82,8 @@ class Streams:
             if call.caller is None:
                 assert call.stream is not None
                 resolve = callee.references.resolver(frame.refs, call.key) if frame.refs else no_references
-                call.stream.feed(unpack(frame.body, resolve, max_nodes=self._limits.decode_nodes))
+                item = unpack(frame.body, resolve, max_nodes=self._limits.decode_nodes)
+                call.stream.feed(item, len(memoryview(frame.body)))
                 return
             if refs:
                 refs = callee.references.translate(refs, call.caller, (call.caller, call.key))
@@ -119,23 +122,41 @@ class Streams:
 
 
 class HostStream(AsyncIterator[Any]):
-    """A stream that host code reads. At most ``credit`` items wait; what is read is granted again in halves."""
+    """A stream that host code reads. At most ``window`` items are under way to it, and as many wait unless it asks.
 
-    __slots__ = ("_cancel", "_credit", "_ended", "_error", "_grant", "_items", "_read", "_waiter")
+    What is read is granted again in halves, so that the producer need not stop for each item.
+    """
 
-    def __init__(self, credit: int, grant: Callable[[int], None], cancel: Callable[[], None]) -> None:
-        self._items: deque[Any] = deque()
+    __slots__ = (
+        "_ahead", "_bytes", "_cancel", "_ended", "_error", "_grant", "_granted", "_items", "_waiter", "_window",
+    )  # fmt: skip
+
+    def __init__(self, window: int, grant: Callable[[int], None], cancel: Callable[[], None]) -> None:
+        """``window``: what the producer was granted to begin with."""
+        self._items: deque[tuple[Any, int]] = deque()
+        self._bytes = 0
         self._waiter: asyncio.Future[None] | None = None
         self._ended = False
         self._error: BaseException | None = None
-        self._credit = credit
-        self._read = 0
+        self._window = self._ahead = self._granted = window
         self._grant = grant
         self._cancel = cancel
 
-    def feed(self, item: Any) -> None:
+    def keep_ahead(self, items: int) -> None:
+        """From now on the producer may be so many items ahead of the reader; 0: it makes one when one is waited for.
+
+        What it was granted before stands. Beyond the window the bytes that wait count as well (``AHEAD_BYTES``).
+        """
+        self._ahead = items
+        self._regrant()
+
+    def feed(self, item: Any, size_bytes: int) -> None:
         """One item arrived."""
-        self._items.append(item)
+        self._items.append((item, size_bytes))
+        self._bytes += size_bytes
+        self._granted -= 1
+        if self._ahead > self._window:
+            self._regrant()
         self._wake()
 
     def end(self, error: BaseException | None) -> None:
@@ -144,6 +165,16 @@ class HostStream(AsyncIterator[Any]):
             self._ended = True
             self._error = error
             self._wake()
+
+    def _regrant(self) -> None:
+        waiting = len(self._items)
+        ahead = self._ahead if self._bytes < AHEAD_BYTES else min(self._ahead, self._window)
+        room = min(ahead - waiting, self._window) - self._granted
+        if self._waiter is not None and ahead == waiting == self._granted == 0:
+            room = 1
+        if room > 0 and room * 2 >= min(ahead, self._window) and not self._ended:
+            self._granted += room
+            self._grant(room)
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -161,14 +192,14 @@ class HostStream(AsyncIterator[Any]):
                 raise StopAsyncIteration
             self._waiter = asyncio.get_running_loop().create_future()
             try:
+                if not self._ahead:
+                    self._regrant()
                 await self._waiter
             finally:
                 self._waiter = None
-        item = self._items.popleft()
-        self._read += 1
-        if self._read * 2 >= self._credit and not self._ended:
-            self._grant(self._read)
-            self._read = 0
+        item, size_bytes = self._items.popleft()
+        self._bytes -= size_bytes
+        self._regrant()
         return item
 
     async def aclose(self) -> None:

@@ -22,6 +22,8 @@ from core_runtime.rules.flow.values import Value
 
 EMPTY: Mapping[str, Any] = MappingProxyType({})
 KERNEL_PREFIX = "kernel:"
+STREAM_BUFFER = 16
+"""How many items a handler may be ahead of its reader, where a flow does not say; what the bus lets it."""
 
 
 class Layer(IntEnum):
@@ -292,7 +294,7 @@ class Stream:
     collect: Value | None = None
     start: Value | None = None
     bind: tuple[str, ...] = ()
-    buffer: int = 16
+    buffer: int = STREAM_BUFFER
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,8 @@ from typing import Any
 from core_runtime.rules.flow import model
 from core_runtime.rules.flow.parse_scalars import Path, Reading
 
+MAX_BUFFER = 1024
+
 
 @dataclass(slots=True)
 class Adverbs(Reading, ABC):
@@ -41,7 +43,8 @@ class Adverbs(Reading, ABC):
         return model.Stream(
             self._optional(entry, at, "yield"), self._optional(entry, at, "collect"),
             self._optional(entry, at, "start"),
-            self._target(entry["as"], (*at, "as")) if "as" in entry else (), self._count(entry, at, "buffer", 16, 1024),
+            self._target(entry["as"], (*at, "as")) if "as" in entry else (),
+            self._count(entry, at, "buffer", model.STREAM_BUFFER, MAX_BUFFER),
         )  # fmt: skip
 
     def _retry(self, raw: Any, at: Path) -> model.Retry | None:

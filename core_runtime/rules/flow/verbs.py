@@ -360,11 +360,14 @@ def _each(doing: Doing, step: model.Step, action: model.Each, below: Block, scop
 def _each_streamed(
     doing: Doing, step: model.Step, action: model.Each, block: Block, scope: Scope, attempt: int
 ) -> Routine:
-    """The items of a handler as they come, ``parallel`` of them at a time; nothing is read ahead of what is done."""
+    """The items of a handler as they come, ``parallel`` of them at a time; no item is taken before its turn."""
     below, place = _below(step, block), f"{block.place}{step.path}@{attempt}"
     args = resolved(action.args, scope, step.path, {})
     timeout_s = CALL_TIMEOUT_S if step.timeout_s is None else step.timeout_s
-    request = Open(action.handler, args, step.path, attempt, timeout_s, step.acts_as, 0, once_key(step, scope), place)
+    request = Open(
+        action.handler, args, step.path, attempt, timeout_s, step.acts_as, model.STREAM_BUFFER,
+        once_key(step, scope), place,
+    )  # fmt: skip
     opened = yield request
     ended, count, values = False, 0, []
     try:
