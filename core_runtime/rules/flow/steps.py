@@ -20,6 +20,8 @@ from typing import Any
 from msgspec.structs import replace
 
 from core_runtime.rules.flow import model
+from core_runtime.rules.flow.calling import once_key
+from core_runtime.rules.flow.doing import CLOSED, as_child
 from core_runtime.rules.flow.hooks import MAX_RETRIES, Hook, Word, told_of
 from core_runtime.rules.flow.parse_scalars import RESERVED
 from core_runtime.rules.flow.plan import Plan
@@ -35,7 +37,7 @@ from core_runtime.rules.flow.tasks import (
     Sleep,
     StepFailed,
 )
-from core_runtime.rules.flow.verbs import CLOSED, act, as_child, once_key
+from core_runtime.rules.flow.verbs import act
 from core_runtime.rules.globs import matches
 
 ANY = "\0"
