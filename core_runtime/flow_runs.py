@@ -3,9 +3,10 @@
 Invariants:
   * A run's ``concurrency`` is decided before its first step; runs of one key never overlap against its mode.
   * A journalled run that has no end is resumable, with the very flow it began with: another digest is refused.
-  * What is kept of runs is bounded, in number and in age.
+  * What is kept of runs is bounded.
 
-Not here: one run (``flow_run``), what a flow is (``flow_composer``), who may ask (``api``).
+Not here: one run (``flow_run``), what is told of it (``flow_reports``), its journal (``flow_files``), what a flow is
+(``flow_composer``), who may ask (``api``).
 """
 
 from __future__ import annotations
@@ -16,32 +17,27 @@ import secrets
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Container, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from msgspec import Struct
-
-from backend_core.errors import ConflictError, NotFoundError, RequestError, RumiError, TooLargeError, TrustError, quote
+from backend_core.errors import ConflictError, RequestError, TooLargeError, quote
 from core_runtime.bus.calls import Call
-from core_runtime.drivers.run_journal import SUFFIX, Account, Recorded, RunJournal, read_account
+from core_runtime.drivers.run_journal import Account, Recorded, RunJournal
 from core_runtime.drivers.run_seals import RunSeals
-from core_runtime.flow_run import Emit, FlowRun, Handlers
+from core_runtime.flow_calls import Handlers
+from core_runtime.flow_files import KEPT_RUNS, RunFiles, unknown
+from core_runtime.flow_reports import MemoryJournal, RunReport, StepReport
+from core_runtime.flow_run import Emit, FlowRun
 from core_runtime.rules.flow import model
 from core_runtime.rules.flow.explain import difference
 from core_runtime.rules.flow.plan import Plan
 from core_runtime.rules.flow.run import Surroundings
 from core_runtime.rules.flow.scope import Scope
-from core_runtime.rules.values import ValueProblem, pack, unpack
+from core_runtime.rules.values import ValueProblem, pack
 from core_runtime.tracing import maybe
 
-KEPT_RUNS: Final = 500
-KEPT_S: Final = 30 * 86_400.0
-MAX_STEPS_KEPT: Final = 2_000
 MAX_SHOWN_CHARS: Final = 20_000
-MAX_ANSWERS_KEPT: Final = 500
-MAX_ANSWER_BYTES: Final = 4_096
-"""Of one answer in memory: 500 runs are kept."""
 _DIAGNOSTIC_STATUS = {
     model.Status.OK: "success",
     model.Status.SKIPPED: "skipped",
@@ -51,87 +47,6 @@ _DIAGNOSTIC_STATUS = {
 }
 RUN_EVENT: Final = "flow.run"
 STEP_EVENT: Final = "flow.step"
-
-
-class StepReport(Struct, frozen=True, gc=False):
-    """A step's result with what it took."""
-
-    result: model.StepResult
-    started_at: float
-    duration_s: float
-
-    def as_dict(self) -> dict[str, Any]:
-        """JSON for the API."""
-        error = self.result.error
-        return {
-            "step": self.result.path,
-            "phase": self.result.phase,
-            "handler": self.result.handler,
-            "status": self.result.status.value,
-            "reason": self.result.reason,
-            "attempts": self.result.attempts,
-            "error": error.as_dict() if error else None,
-            "started_at": self.started_at,
-            "duration_s": round(self.duration_s, 6),
-        }
-
-
-@dataclass(slots=True)
-class RunReport:
-    """One run, from its id to its output. ``status`` None: under way."""
-
-    run_id: str
-    flow: str
-    digest: str
-    started_at: float
-    actor: str = ""
-    status: model.RunStatus | None = None
-    duration_s: float = 0.0
-    steps: deque[StepReport] = field(default_factory=lambda: deque(maxlen=MAX_STEPS_KEPT))
-    error: model.FlowError | None = None
-    output: Any = None
-    resumable: bool = False
-    answers: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=MAX_ANSWERS_KEPT))
-    """With ``journal: memory``: what the run was answered with, the newest of it."""
-
-    def summary(self) -> dict[str, Any]:
-        """JSON for lists."""
-        return {
-            "run_id": self.run_id,
-            "flow": self.flow,
-            "digest": self.digest,
-            "actor": self.actor,
-            "status": self.status.value if self.status else "cut" if self.resumable else "running",
-            "resumable": self.resumable,
-            "started_at": self.started_at,
-            "duration_s": round(self.duration_s, 6),
-            "error": self.error.as_dict() if self.error else None,
-        }
-
-    def as_dict(self) -> dict[str, Any]:
-        """JSON of the whole, without the output."""
-        return {**self.summary(), "steps": [step.as_dict() for step in self.steps]}
-
-
-class MemoryJournal:
-    """Keeps the answers of one run in its report. Large ones are told by their size."""
-
-    def __init__(self, report: RunReport) -> None:
-        self._answers = report.answers
-
-    def answer(self, place: str, value: Any, error: model.FlowError | None, *, stream: str = "") -> None:
-        """Tell of one answer."""
-        told: dict[str, Any] = {"place": place}
-        if stream:
-            told["stream"] = stream
-        elif error is not None:
-            told["error"] = error.as_dict()
-        else:
-            told["value"] = _kept(value)
-        self._answers.append(told)
-
-    def close(self) -> None:
-        """Nothing to give back."""
 
 
 @dataclass(slots=True)
@@ -149,9 +64,8 @@ class FlowRuns:
         self, kernel: Handlers, folder: Path, surroundings: Surroundings, seals: Callable[[], RunSeals]
     ) -> None:
         """``seals`` are asked for each time that a journal is written or read."""
-        self._seals = seals
         self._kernel = kernel
-        self._folder = folder
+        self._files = RunFiles(folder, seals)
         self._surroundings = surroundings
         self._live: dict[str, _Live] = {}
         self._done: OrderedDict[str, RunReport] = OrderedDict()
@@ -185,11 +99,8 @@ class FlowRuns:
         await self._take_turn(plan.flow, key)
         journal = None
         if plan.flow.is_journalled():
-            head = {"run": report.run_id, "flow": plan.flow.id, "digest": digest, "started_at": report.started_at,
-                    "actor": actor, "parts": dict(parts or {}), "hooks": sorted(hooks),
-                    "document": document}  # fmt: skip
-            sync = plan.flow.journal is model.Journal.SYNC
-            journal = RunJournal.create(self._folder, report.run_id, head, values, self._seals(), sync=sync)
+            head = {"parts": dict(parts or {}), "hooks": sorted(hooks), "document": document}
+            journal = self._files.begin(plan.flow, report, values, head)
         return await self._start(plan, report, key, values, journal, deque(), emit, hooks, parent)
 
     async def resume(
@@ -215,9 +126,7 @@ class FlowRuns:
         report = RunReport(run_id, plan.flow.id, digest, float(account.head["started_at"]), str(account.head["actor"]))
         key = _key(plan.flow, values)
         await self._take_turn(plan.flow, key)
-        journal = RunJournal.reopen(
-            self._folder / f"{run_id}{SUFFIX}", account, self._seals(), sync=plan.flow.journal is model.Journal.SYNC
-        )
+        journal = self._files.reopen(plan.flow, run_id, account)
         hooks = frozenset(map(str, account.head.get("hooks") or ()))
         return await self._start(plan, report, key, values, journal, deque(account.answers), None, hooks)
 
@@ -234,10 +143,7 @@ class FlowRuns:
 
     def account(self, run_id: str) -> Account:
         """The journal of a run that may be resumed. ``NotFoundError``, ``ConflictError``, ``TrustError``."""
-        path = self._journal_path(run_id)
-        if not path.is_file():
-            raise _unknown(run_id, "There is no such run")
-        account = read_account(path, self._seals())
+        account = self._files.account(run_id)
         if account.end is not None:
             raise ConflictError("That run came to its end", code="run_ended", detail=str(account.end.get("end")))
         return account
@@ -246,7 +152,7 @@ class FlowRuns:
         """End a run that is under way; its ``finally`` steps run. ``NotFoundError`` when it is not."""
         live = self._live.get(run_id)
         if live is None:
-            raise _unknown(run_id, "No such run is under way")
+            raise unknown(run_id, "No such run is under way")
         live.task.cancel()
 
     def end_orphans(self, flows: Container[str]) -> None:
@@ -257,7 +163,7 @@ class FlowRuns:
 
     def listed(self) -> list[dict[str, Any]]:
         """Every known run, newest first. Blocks: looks at the journals of cut-off runs."""
-        reports = {**{report.run_id: report for report in self._cut()}, **self._done}
+        reports = {**{report.run_id: report for report in self._left()}, **self._done}
         reports |= {run_id: live.report for run_id, live in self._live.items()}
         return [report.summary() for report in sorted(reports.values(), key=lambda r: -r.started_at)]
 
@@ -266,9 +172,9 @@ class FlowRuns:
         live = self._live.get(run_id)
         found = live.report if live else self._done.get(run_id)
         if found is None:
-            found = next((report for report in self._cut() if report.run_id == run_id), None)
+            found = next((report for report in self._left() if report.run_id == run_id), None)
         if found is None:
-            raise _unknown(run_id, "There is no such run")
+            raise unknown(run_id, "There is no such run")
         return found
 
     async def close(self) -> None:
@@ -277,6 +183,9 @@ class FlowRuns:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _left(self) -> list[RunReport]:
+        return self._files.left(lambda run_id: run_id in self._live or run_id in self._done)
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
@@ -305,7 +214,7 @@ class FlowRuns:
             if report.status is None:  # it was ended before its first step
                 report.status = model.RunStatus.CANCELLED
                 if journal is not None:
-                    self._end_journal(run, report)
+                    self._files.end(run.plan.flow, report, self._live)
             asking = asyncio.current_task()
             if asking is None or asking.cancelling():
                 raise
@@ -328,29 +237,17 @@ class FlowRuns:
         except asyncio.CancelledError:
             report.status, report.duration_s = model.RunStatus.CANCELLED, time.monotonic() - started
             if journal is not None:
-                self._end_journal(run, report)
+                self._files.end(run.plan.flow, report, self._live)
             raise
         report.duration_s = time.monotonic() - started
         report.status, report.error = outcome.status, outcome.error
         report.output = _bounded(outcome.output, run.plan.flow.limits.output_bytes)
         if journal is not None:
-            self._end_journal(run, report)
+            self._files.end(run.plan.flow, report, self._live)
         return report
 
-    def _end_journal(self, run: FlowRun, report: RunReport) -> None:
-        path = self._journal_path(report.run_id)
-        with contextlib.suppress(RumiError, OSError):
-            seals = self._seals()
-            account = read_account(path, seals)
-            ending = RunJournal.reopen(path, account, seals, sync=run.plan.flow.journal is model.Journal.SYNC)
-            error = report.error.as_dict() if report.error else None
-            status = report.status.value if report.status else ""
-            told = {"end": status, "ended_at": time.time(), "duration_s": report.duration_s, "error": error}
-            ending.end(told, report.output)
-        self._prune()
-
     def _note(self, report: RunReport, step: StepReport) -> None:
-        report.steps.append(step)
+        report.add(step)
         result, error = step.result, step.result.error
         host = self._kernel.host
         host.diagnostics.append({
@@ -400,64 +297,6 @@ class FlowRuns:
 
     def _turn(self, flow_id: str, key: str) -> asyncio.Condition:
         return self._turns.setdefault(f"{flow_id}\0{key}", asyncio.Condition())
-
-    # -- on disk
-
-    def _journal_path(self, run_id: str) -> Path:
-        if not run_id.isalnum() or len(run_id) > 64:
-            raise RequestError("That is no run's id", code="run_id_invalid", detail=quote(run_id, 80))
-        return self._folder / f"{run_id}{SUFFIX}"
-
-    def _cut(self) -> list[RunReport]:
-        """Runs of which only the journal is left; those without an end may be resumed."""
-        found = []
-        with contextlib.suppress(FileNotFoundError, TrustError):
-            seals = self._seals()
-            for path in sorted(self._folder.glob(f"*{SUFFIX}")):
-                run_id = path.name.removesuffix(SUFFIX)
-                if run_id in self._live or run_id in self._done:
-                    continue
-                with contextlib.suppress(RumiError, OSError, ValueError, KeyError):
-                    found.append(_report(read_account(path, seals)))
-        return found
-
-    def _prune(self) -> None:
-        """Old journals go, and the oldest beyond the number that is kept; never one of a run that is under way."""
-        with contextlib.suppress(OSError):
-            paths = sorted(self._folder.glob(f"*{SUFFIX}"), key=lambda path: -path.stat().st_mtime)
-            oldest = time.time() - KEPT_S
-            for number, path in enumerate(paths):
-                over = number >= KEPT_RUNS or path.stat().st_mtime < oldest
-                if over and path.name.removesuffix(SUFFIX) not in self._live:
-                    path.unlink(missing_ok=True)
-
-
-def _kept(value: Any) -> Any:
-    """A copy, as plain data; what it was where it is large or no data."""
-    try:
-        data = pack(value)
-    except ValueProblem as problem:
-        return {"_omitted": str(problem)[:200]}
-    return unpack(data) if len(data) <= MAX_ANSWER_BYTES else {"_omitted": f"{len(data)} bytes"}
-
-
-def _unknown(run_id: str, title: str) -> NotFoundError:
-    return NotFoundError(title, code="run_unknown", detail=quote(run_id, 80), hint="List them: rumi flow runs")
-
-
-def _report(account: Account) -> RunReport:
-    head: Mapping[str, Any] = account.head
-    report = RunReport(str(head["run"]), str(head["flow"]), str(head["digest"]), float(head["started_at"]))
-    report.actor = str(head.get("actor", ""))
-    if account.end is None:
-        report.resumable = True
-        return report
-    report.status = model.RunStatus(account.end["end"])
-    report.duration_s = float(account.end.get("duration_s", 0.0))
-    report.output = account.end["output"]
-    error = account.end.get("error")
-    report.error = model.FlowError(**error) if isinstance(error, dict) else None
-    return report
 
 
 def _key(flow: model.Flow, values: Any) -> str:

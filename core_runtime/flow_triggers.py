@@ -27,7 +27,7 @@ from typing import Any, Final, Protocol
 from backend_core.errors import RumiError, quote
 from core_runtime.diagnostics import Severity, fail_soft
 from core_runtime.event_bus import HOST_SOURCE, Event
-from core_runtime.flow_runs import RunReport
+from core_runtime.flow_reports import RunReport
 from core_runtime.handlers.host import Host
 from core_runtime.handlers.starting import DECIDED
 from core_runtime.rules.flow import model

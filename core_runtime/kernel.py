@@ -21,10 +21,12 @@ from core_runtime.drivers import cel
 from core_runtime.drivers.flow_view import FlowView
 from core_runtime.drivers.keys import Keyring
 from core_runtime.drivers.run_seals import RunSeals
+from core_runtime.flow_calls import KernelHandler
 from core_runtime.flow_composer import FlowComposer, PackDocuments
 from core_runtime.flow_hooks import FlowHooks
-from core_runtime.flow_run import Emit, KernelHandler
-from core_runtime.flow_runs import FlowRuns, RunReport
+from core_runtime.flow_reports import RunReport
+from core_runtime.flow_run import Emit
+from core_runtime.flow_runs import FlowRuns
 from core_runtime.flow_triggers import FlowTriggers
 from core_runtime.handlers import table
 from core_runtime.handlers.host import Host

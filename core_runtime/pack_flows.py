@@ -22,7 +22,7 @@ from typing import Any, Final, Protocol
 
 from backend_core.errors import ConflictError, DeniedError, NotFoundError, RequestError, quote
 from core_runtime.bus.calls import Call, HostContext
-from core_runtime.flow_runs import RunReport
+from core_runtime.flow_reports import RunReport
 from core_runtime.handlers.host import Host
 from core_runtime.handlers.requests import by_right_of
 from core_runtime.rules.flow import model

@@ -17,7 +17,7 @@ from core_runtime.api.sse import EventStream, event, event_bytes
 from core_runtime.api.table import OBJECT, OBJECTS, Endpoint
 from core_runtime.diagnostics import fail_soft
 from core_runtime.flow_composer import Says, read_document
-from core_runtime.flow_runs import RunReport
+from core_runtime.flow_reports import RunReport
 from core_runtime.kernel import Kernel
 from core_runtime.rules.flow import explain as explained
 from core_runtime.rules.flow import model

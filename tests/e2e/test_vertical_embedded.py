@@ -14,7 +14,7 @@ import pytest
 
 from backend_core.errors import DeniedError, NotFoundError, PackError, RumiError
 from core_runtime.component_lifecycle import ComponentState
-from core_runtime.flow_runs import RunReport
+from core_runtime.flow_reports import RunReport
 from core_runtime.handlers import packs
 from core_runtime.handlers.host import Host
 from core_runtime.kernel import Kernel
