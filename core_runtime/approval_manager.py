@@ -130,9 +130,10 @@ class ApprovalManager(Approvals):
 
     def finish_update(self, pack_id: str) -> PackStatus:
         """The new version proved itself: the trial is over, the way back is kept for ``rollback``."""
-        with self._locked(pack_id):
+        with self._locked(pack_id) as live:
             grant = self._startable(self._look(pack_id))
             self._audit.append("pack.update_proved", pack_id=pack_id, digest=grant.digest)
+            self._remember_publisher(live.signed, grant.actor)
             self._updates.finish(pack_id)
             self._staged.pop(pack_id, None)
             self._record("pack.approved", grant, update=True)
@@ -206,6 +207,7 @@ class ApprovalManager(Approvals):
         pack_id = metadata.pack_id
         known = self._look(pack_id)
         check_removed(pack_id, known.facts.mark)
+        self._checked_seal(incoming, tree, metadata, actor)
         folder = self._packs.packs_dir / pack_id
         if known.grant is not None:
             if known.grant.digest == tree.digest:
@@ -256,6 +258,7 @@ class ApprovalManager(Approvals):
             metadata = self._metadata(stored, pack_id)
             if known.grant is None or not self._same_identity(known, metadata):
                 raise _conflict("no_update", "What is approved is no older version of this.", pack_id)
+            self._live[pack_id].signed = self._checked_seal(stored.path, stored.tree, metadata, actor)
             check_isolation(known.grant, isolation, accept_weaker=accept_weaker)
             decision = self._decide(metadata, permissions, replaces, until)
             draft = self._draft(metadata, stored, decision, isolation, actor, known.grant)

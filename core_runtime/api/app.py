@@ -27,6 +27,7 @@ from core_runtime.api import (
     endpoints_overview,
     endpoints_packs,
     endpoints_permissions,
+    endpoints_publishers,
     endpoints_secrets,
     endpoints_updates,
     openapi,
@@ -64,6 +65,7 @@ def endpoints() -> tuple[Endpoint, ...]:
         *endpoints_updates.ENDPOINTS,  # before the Packs' own: /api/packs/add is no Pack's id
         *endpoints_packs.ENDPOINTS,
         *endpoints_permissions.ENDPOINTS,
+        *endpoints_publishers.ENDPOINTS,
         *endpoints_secrets.ENDPOINTS,
         *endpoints_machine.ENDPOINTS,
         *endpoints_interfaces.ENDPOINTS,

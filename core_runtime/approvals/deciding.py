@@ -84,6 +84,7 @@ class Approvals(Packaging):
                 check_digest(digest, stored.digest)
                 metadata = self._metadata(stored, pack_id)
                 hit("approve.ingested")
+                seal = self._checked_seal(stored.path, stored.tree, metadata, actor)
                 same = self._same_identity(known, metadata)
                 check_identity(pack_id, same=same, explicit=digest is not None, now=metadata.pack_identity)
                 check_isolation(known.grant, isolation, accept_weaker=accept_weaker)
@@ -95,6 +96,7 @@ class Approvals(Packaging):
                     if not same:
                         self._set_data_aside(pack_id)
                     self._updates.superseded(pack_id, stored.digest)
+                    self._remember_publisher(seal, actor)
                     grant = self._persist(draft, points="approve")
                     live.run_fault = ""
                     self._record("pack.approved", grant, withheld=[item.type for item in decision.withheld])

@@ -19,14 +19,16 @@ from typing import Any
 from backend_core.ecosystem.folder import READ_LIMITS, FolderReader
 from backend_core.ecosystem.metadata import read_metadata
 from backend_core.ecosystem.spec.models import Contract, PackMetadata
-from backend_core.errors import RumiError, quote
+from backend_core.errors import RumiError, TrustError, quote
 from core_runtime.approvals.standing import Known, Standings
 from core_runtime.drivers import pack_folders
 from core_runtime.drivers.findings import scan_contents
 from core_runtime.drivers.grants import identity_fingerprint
 from core_runtime.drivers.packages import wheels_folder
+from core_runtime.drivers.signatures import seal_of
 from core_runtime.drivers.status import must_exist
 from core_runtime.drivers.store import Stored
+from core_runtime.drivers.tree import Tree
 from core_runtime.flow_composer import brought, flow_ids
 from core_runtime.rules.approval import Mark
 from core_runtime.rules.combination import PackNode
@@ -37,6 +39,7 @@ from core_runtime.rules.grants import Grant, flow_claim, freeze
 from core_runtime.rules.permissions import Decision, decide, parse_choices, requests_of, with_replaced
 from core_runtime.rules.review import Review, ReviewFacts, build_review
 from core_runtime.rules.sandbox import Isolation
+from core_runtime.rules.signing import Pin, Seal, check_seal, seal_document
 
 
 class Drafting(Standings):
@@ -62,6 +65,22 @@ class Drafting(Standings):
         """
         self.grants.keyring.prepare_rotation()
         self._audit.append("trust.key_rotation", actor=actor)
+
+    def publishers(self) -> Mapping[str, Pin]:
+        """The publisher's key of each Pack that was ever approved with a signature. ``TrustError`` if unbelievable."""
+        return self.grants.publishers.all()
+
+    def forget_publisher(self, pack_id: str, *, actor: str) -> Pin:
+        """The next approval of the Pack takes whatever key it is signed with, or none. What is approved stays so."""
+        with self._locked(pack_id):
+            held = self.publishers().get(pack_id)
+            self._audit.append("publisher.forgotten", pack_id=pack_id, actor=actor, key=held.key if held else "")
+            return self.grants.publishers.forget(pack_id)
+
+    def reset_publishers(self, *, actor: str) -> None:
+        """Begin anew with no publisher known: the way out when the list can't be believed."""
+        self._audit.append("publisher.reset", actor=actor)
+        self.grants.publishers.reset()
 
     # --- for the layers above -----------------------------------------------------------------------------------------
 
@@ -116,6 +135,42 @@ class Drafting(Standings):
             since=MappingProxyType({name: known.get(name, now) for name in sorted(owned)}),
             base_runtime=self.base_runtime,
         )
+
+    def _checked_seal(self, folder: Path, tree: Tree, metadata: PackMetadata, actor: str) -> Seal:
+        """The signature in a copy of ours; ``TrustError`` where it speaks against the Pack, on record."""
+        seal = seal_of(folder, tree, pack_id=metadata.pack_id, version=metadata.version)
+        try:
+            check_seal(metadata.pack_id, seal, self.grants.publishers.of(metadata.pack_id))
+        except TrustError as error:
+            self._audit.append(
+                "pack.signature_refused", pack_id=metadata.pack_id, actor=actor, digest=tree.digest, cause=error.code,
+                detail=error.detail,
+            )  # fmt: skip
+            raise
+        return seal
+
+    def _remember_publisher(self, seal: Seal | None, actor: str) -> None:
+        """A signed Pack is being approved: from now on its publisher is who signed it. Before the grant is written."""
+        found = seal.statement if seal is not None else None
+        if found is None or self.grants.publishers.of(found.pack_id) is not None:
+            return
+        self._audit.append(
+            "publisher.pinned", pack_id=found.pack_id, actor=actor, key=found.key, publisher=quote(found.publisher)
+        )
+        try:
+            self._prepare()
+            self.grants.publishers.pin(found.pack_id, Pin(found.key, found.publisher, found.version, self._clock()))
+        except OSError as error:
+            raise pack_folders.storage_error(error, "The publisher's key could not be written.") from error
+
+    def _seen_seal(self, stored: Stored, metadata: PackMetadata) -> Mapping[str, Any]:
+        """What a review says of the signature; it decides nothing and raises nothing."""
+        seal = seal_of(stored.path, stored.tree, pack_id=metadata.pack_id, version=metadata.version)
+        try:
+            return seal_document(seal, self.grants.publishers.of(metadata.pack_id))
+        except TrustError as error:
+            shown = seal_document(seal, None)
+            return {**shown, "standing": "publishers_unknown", "cause": error.code, "detail": str(error)}
 
     def _prepare(self) -> None:
         """Make key and counters where they were lost: the operator's decision to go on without the old grants."""
@@ -176,6 +231,7 @@ class Drafting(Standings):
             brought=brought(stored.path, metadata.pack_id),
             flows=tuple(flows),
             contracts_before=self._approved_contracts(known.grant),
+            signature=self._seen_seal(stored, metadata),
             peers=self._peers(frozenset(grant.pack_id for grant in others)),
         )
 

@@ -44,6 +44,7 @@ from core_runtime.rules.digest import TreeLimits
 from core_runtime.rules.grants import Grant, Permission, is_flow_claim, trees_of
 from core_runtime.rules.permissions import forbidden, in_force
 from core_runtime.rules.seals import Fault
+from core_runtime.rules.signing import Seal
 
 MAX_REASON_CHARS: Final = 1000
 MAX_TOLD: Final = 50
@@ -65,6 +66,8 @@ class Live:
     trial_packages: str = ""
     run_fault: str = ""
     reviewed: str = ""
+    signed: Seal | None = None
+    """The signature of the version on trial, to be remembered once that has proved itself."""
 
     def in_use(self) -> tuple[str, ...]:
         """Digests of what sandboxes may have mounted now."""

@@ -39,6 +39,7 @@ POINTS: Final = (
     "remove.done",
     "counters.first_slot",
     "counters.second_slot",
+    "publishers.written",
     "stage.copied",
     "stage.placed",
     "update.snapshot",

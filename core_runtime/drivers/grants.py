@@ -23,6 +23,7 @@ from backend_core.files import fsync_folder
 from core_runtime.drivers.counters import Counters, Entry, Ledger
 from core_runtime.drivers.faults import hit
 from core_runtime.drivers.keys import GRANT_SUFFIX, Keyring
+from core_runtime.drivers.publishers import Publishers
 from core_runtime.rules.approval import Mark, Verdict
 from core_runtime.rules.grants import Grant, Imported, Rejection, grant_document, rejection_document, weigh
 from core_runtime.rules.seals import GRANT, Fault
@@ -58,6 +59,7 @@ class GrantFiles:
         self.folder = folder
         self.keyring = Keyring(folder)
         self.ledger = Ledger(self.keyring)
+        self.publishers = Publishers(self.keyring, self.ledger)
         self._spending = threading.RLock()
 
     def path(self, pack_id: str) -> Path:

@@ -192,6 +192,7 @@ SIGNED_FILES: Final = {
     "privileges.json": "privileges",
     "usage.json": "usage",
     "budgets.json": "budgets",
+    "publishers.json": "publishers",
 }
 """Every other signed file and its purpose; dot files are slot files (``drivers.counters``)."""
 

@@ -47,6 +47,8 @@ class ReviewFacts:
     """The flows that there are."""
     peers: Mapping[str, Terms] = field(default_factory=dict)
     """What the other approved Packs promise and need."""
+    signature: Mapping[str, Any] = field(default_factory=dict)
+    """Who signed it, and whether that is who signed it before (``rules.signing.seal_document``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +118,8 @@ class Review:
     """Against the approved version; None where there is none."""
     unsuited: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Other approved Packs that could not use its keys in these versions → why not, in sentences."""
+    signature: Mapping[str, Any] = field(default_factory=dict)
+    """Who signed it, apart from everything above: it says whom the files are from, never what they may do."""
 
     def as_dict(self) -> dict[str, Any]:
         """JSON for the faces; the list of files is left out (``listing`` has it)."""
@@ -202,6 +206,7 @@ def build_review(facts: ReviewFacts) -> Review:
         if facts.contracts_before is None
         else contract_changes(facts.contracts_before, metadata.contracts()),
         unsuited=_unsuited(metadata, facts.peers),
+        signature=facts.signature,
     )
 
 

@@ -32,6 +32,7 @@ COMMANDS = {
     "logs": ("interfaces", "logs", "What a Pack printed and logged last"),
     "privilege": ("privileges", "privilege", "Operations of the host for Packs: list, grant, revoke, reset, execute"),
     "secret": ("secrets", "secret", "Passwords and keys for Packs: set, list, remove"),
+    "publisher": ("signing", "publisher", "Publishers of signed Packs: list, forget, reset, new"),
     "audit": ("evidence", "audit", "The audit trail: tail, verify, acknowledge"),
     "trust": ("evidence", "trust", "The signing key: rotate-key"),
     "container": ("containers", "container", "Running containers: list, start, stop"),

@@ -31,6 +31,7 @@ def show_review(found: dict[str, Any]) -> None:
     ])  # fmt: skip
     if found.get("identity_changed"):
         show.words(say("WARNING: another identity than the approved version's."))
+    show.section("Signature (it approves nothing)", _signature(found.get("signature")))
     combination = found.get("combination")
     if isinstance(combination, dict):
         show.section("Risk by combination", _combination(combination))
@@ -53,6 +54,38 @@ def show_review(found: dict[str, Any]) -> None:
     isolation = found.get("isolation")
     if isinstance(isolation, dict):
         show.section("What the isolation lacks", _sentences(isolation.get("findings")))
+
+
+def _signature(found: Any) -> Iterator[str]:
+    """Whom it is from, in a section of its own: nobody shall take it for a reason to approve."""
+    if not isinstance(found, dict) or not found:
+        return
+    standing = str(found.get("standing"))
+    bad = standing not in {"unsigned", "first_use", "known"}
+    told = _standing(standing)
+    yield click.style(told, fg="red") if bad else told
+    if found.get("key"):
+        name = repr(show.safe(found.get("publisher")))
+        yield say("signed as {name} with {key}", name=name, key=show.safe(found["key"]))
+    pinned = found.get("pinned")
+    if bad and isinstance(pinned, dict):
+        name = repr(show.safe(pinned.get("publisher")))
+        yield say("approved before as {name} with {key}", name=name, key=show.safe(pinned.get("key")))
+    if found.get("detail"):
+        yield show.safe(found["detail"], 500)
+
+
+def _standing(standing: str) -> str:
+    known = {
+        "unsigned": say("not signed"),
+        "first_use": say("signed; the key was not seen before and is remembered when you approve"),
+        "known": say("signed by the publisher of before"),
+        "publisher_changed": say("signed by ANOTHER publisher than before: it will be refused"),
+        "signature_missing": say("NOT SIGNED any more, though it was before: it will be refused"),
+        "signature_invalid": say("the signature is WRONG: it will be refused"),
+        "publishers_unknown": say("the known publishers can't be believed: it will be refused"),
+    }
+    return known.get(standing, show.safe(standing))
 
 
 def risk_word(risk: Any) -> str:

@@ -407,6 +407,52 @@ JAPANESE: dict[str, str] = {
     "switched off": "切られています",
     "run_id": "実行 ID",
     "The signing key: rotate-key": "署名鍵: rotate-key",
+    "Publishers of signed Packs: list, forget, reset, new": "署名付き Pack の発行者: list, forget, reset, new",
+    "Sign a Pack's folder with your key: writes signature.dsse.json into it.":
+        "自分の鍵で Pack のフォルダーに署名し、signature.dsse.json を書き込みます。",
+    "Your private key; see: rumi publisher new.": "自分の秘密鍵。作り方: rumi publisher new",
+    "What you call yourself; else the author.": "発行者としての名前。省略すると author。",
+    "Password of the key": "鍵のパスワード",
+    "Who signed a Pack, and whether the signature is right; needs no host.":
+        "Pack に誰が署名したか、署名が正しいか。ホストは不要です。",
+    "Fail unless it is signed with just this key.": "この鍵による署名でなければ失敗します。",
+    "It is not signed with {key}.": "{key} による署名ではありません。",
+    "Ask its publisher.": "発行者に確かめてください。",
+    "signed; that says whom it is from, not what it does":
+        "署名あり。誰からのものかを示すだけで、何をするかは示しません",
+    "not signed": "署名なし",
+    "signature": "署名",
+    "publisher": "発行者",
+    "public key": "公開鍵",
+    "signed digest": "署名対象の digest",
+    "file": "ファイル",
+    "since": "以来",
+    "Whose signature each Pack was first approved with.": "各 Pack が最初に承認されたときの署名者。",
+    "No Pack was approved with a signature.": "署名付きで承認された Pack はありません。",
+    "Take the key of one Pack back: its next approval takes another, or none.":
+        "一つの Pack の鍵を忘れます。次の承認では別の鍵も、署名なしも受け入れます。",
+    "Whoever signs next is believed. Without a terminal, say --yes.":
+        "次に署名した者を信じることになります。端末がないときは --yes を付けてください。",
+    "Believe whoever signs {pack} next?": "次に {pack} に署名した者を信じますか?",
+    "The publisher of {pack} is forgotten.": "{pack} の発行者を忘れました。",
+    "Forget every publisher: for when the list can't be believed.":
+        "すべての発行者を忘れます。一覧を信じられないときのためです。",
+    "No publisher is known any more.": "記憶している発行者はなくなりました。",
+    "Make a key to sign your Packs with, in a new file that is yours alone.":
+        "Pack に署名する鍵を、自分だけが読める新しいファイルに作ります。",
+    "Keep the file to yourself and keep a copy: without it, nobody takes your next version for yours.":
+        "ファイルを人に渡さず、控えを取ってください。失うと、次の版があなたのものと認められません。",
+    "The tool gave no answer.": "ツールが応答しませんでした。",
+    "Signature (it approves nothing)": "署名 (承認ではありません)",
+    "signed; the key was not seen before and is remembered when you approve":
+        "署名あり。初めて見る鍵で、承認すると記憶されます",
+    "signed by the publisher of before": "以前と同じ発行者の署名",
+    "signed by ANOTHER publisher than before: it will be refused": "以前と別の発行者の署名です。拒否されます",
+    "NOT SIGNED any more, though it was before: it will be refused": "以前はあった署名がありません。拒否されます",
+    "the signature is WRONG: it will be refused": "署名が正しくありません。拒否されます",
+    "the known publishers can't be believed: it will be refused": "発行者の記憶を信じられません。拒否されます",
+    "signed as {name} with {key}": "署名者の名乗り {name}、鍵 {key}",
+    "approved before as {name} with {key}": "以前の承認: {name}、鍵 {key}",
     "Prepare a new signing key; the next start signs everything again with it.":
         "新しい署名鍵を用意します。次の起動ですべてに署名し直します。",
     "The new key is ready. Until the host is started again, the old one holds.":

@@ -17,12 +17,13 @@ from tests.support.kills import ACTIONS, CUT_RUNS, NEWER_SECRET, SECRET, Killer
 
 SEED = int(os.environ.get("RUMI_KILL_SEED", "0")) or random.SystemRandom().getrandbits(32)
 KILLS = 45
-"""For each action: 585 together."""
+"""For each action: 630 together."""
 
 OLD = ["approved", "1.0.0", 1]
 NEW = ["approved", "2.0.0", 1]
 LEGAL = {
     "approve": [["modified", "1.0.0", 1], ["approved", "2.0.0", 1]],
+    "signed": [["modified", "1.0.0", 1], ["approved", "2.0.0", 1]],
     "reject": [OLD, ["blocked", "", 0]],
     "narrow": [OLD, ["approved", "1.0.0", 0]],
     "widen": [OLD, ["approved", "1.0.0", 2]],
@@ -36,7 +37,7 @@ LEGAL = {
     "return": [OLD],
     "rollback": [NEW, OLD],
 }
-DONE = {"approve": LEGAL["approve"][1], "reject": ["blocked", "", 0], "narrow": ["approved", "1.0.0", 0],
+DONE = {"approve": LEGAL["approve"][1], "signed": LEGAL["signed"][1], "reject": ["blocked", "", 0], "narrow": ["approved", "1.0.0", 0],
         "widen": ["approved", "1.0.0", 2],
         "restore": OLD, "remove": ["absent", "", 0], "rotate": OLD, "secret": OLD, "add": OLD, "update": NEW, "takeover": NEW, "return": OLD,
         "rollback": OLD}  # fmt: skip
@@ -90,6 +91,8 @@ def check(action, found, told):
     assert not found["litter"], (told, found)
     if found["runs"]:
         assert found["runs"] == found["seen"][1], (told, found)
+    if action == "signed" and found["seen"][1] == "2.0.0":
+        assert found["publishers"] == ["alpha"], (told, found)  # known before it is approved
     if action in {"update", "takeover", "return", "rollback"}:
         extra, version = found["extra"], found["seen"][1]
         assert extra["data"] == {"1.0.0": "old", "2.0.0": "new"}[version], (told, found)

@@ -24,6 +24,7 @@ from core_runtime.drivers.run_seals import RunSeals
 from core_runtime.generations import Standing, acting
 from core_runtime.rules.grants import Grant
 from core_runtime.userdata_manager import UserdataManager
+from tests.support.signing import Publisher
 from tests.support.trust_home import SETUP, STANDARD, TrustHome
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -118,6 +119,7 @@ def newer(home: TrustHome) -> Path:
 
 ACTIONS: dict[str, Callable[[TrustHome], None]] = {
     "approve": _approve,
+    "signed": _approve,
     "reject": _reject,
     "narrow": _narrow,
     "widen": _widen,
@@ -143,6 +145,8 @@ def prepare(home: TrustHome, action: str) -> None:
         home.privileges.grant("alpha", "notify", actor="tester")
     if action == "approve":
         home.add(version="2.0.0", permissions=ASKED)
+    if action == "signed":
+        Publisher().sign(home.add(version="2.0.0", permissions=ASKED))
     if action == "restore":
         (home.packs_dir / "alpha" / SETUP).write_text("import os\n")
     if action in {"update", "takeover", "return", "rollback"}:
@@ -204,6 +208,7 @@ def look(folder: Path, action: str) -> dict[str, Any]:
         "seen": seen, "again": again, "runs": runs, "evidence": report.sentence() if not report.ok else "",
         "litter": litter, "secret": secret, "extra": extra(folder), "kept": kept(home),
         "cut_runs": runs_left(home) if action == "rotate" else [],
+        "publishers": sorted(home.approvals.publishers()),
     }  # fmt: skip
 
 

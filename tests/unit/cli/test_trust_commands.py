@@ -249,3 +249,36 @@ def test_items_of_ways_out_are_domains_and_hosts(host, capsys, kind, name) -> No
     assert host.asked[-1].body == {"permissions": [{"type": kind, name: ["api.example.com"]}]}
     assert run(capsys, "pack", "grant", "my_pack", "network", "a.example", "10.0.0.1:80", "[::1]:5")[0] == 0
     assert host.asked[-1].body == {"permissions": [{"type": "network", "domains": ["a.example"], "addresses": ["10.0.0.1:80", "[::1]:5"]}]}
+
+
+@pytest.mark.parametrize(
+    ("standing", "told"),
+    [("unsigned", "not signed"), ("first_use", "not seen before"), ("known", "publisher of before"), ("publisher_changed", "ANOTHER"),
+     ("signature_missing", "NOT SIGNED"), ("signature_invalid", "WRONG"), ("publishers_unknown", "can't be believed"), (EVIL, "\\u001b")],
+)  # fmt: skip
+def test_a_review_tells_of_the_signature_apart_and_escaped(host, capsys, standing, told) -> None:
+    signature = {"standing": standing, "key": "ed25519:ab", "publisher": EVIL, "detail": EVIL, "pinned": {"key": "ed25519:cd", "publisher": EVIL}}
+    host.answers["GET /api/packs/my_pack/review"] = {**REVIEW, "signature": signature}
+    assert main(["pack", "review", "my_pack"]) == 0
+    out = capsys.readouterr().out
+    section = out.split("Signature (it approves nothing)\n")[1].split("\n\n")[0]
+    assert told in section
+    assert "ed25519:ab" in section
+    assert ("ed25519:cd" in section) is (standing not in {"unsigned", "first_use", "known"})
+    assert "\x1b[2J" not in out
+    assert "\u202e" not in out
+
+
+def test_publishers_are_listed_and_forgotten_on_purpose_only(host, capsys) -> None:
+    host.answers |= {
+        "GET /api/publishers": [{"pack_id": "my_pack", "key": "ed25519:ab", "publisher": EVIL, "since": "2026-01-01T00:00:00Z"}],
+        "DELETE /api/publishers/my_pack": {"pack_id": "my_pack", "key": "ed25519:ab"},
+        "POST /api/publishers/reset": {"publishers": []},
+    }
+    assert main(["publisher", "list"]) == 0
+    assert "ed25519:ab" in capsys.readouterr().out
+    assert main(["publisher", "forget", "my_pack"]) == codes.USAGE
+    assert "DELETE /api/publishers/my_pack" not in host.paths()
+    assert main(["publisher", "forget", "my_pack", "--yes"]) == 0
+    assert main(["publisher", "reset", "--json"]) == 0
+    assert host.paths()[-2:] == ["DELETE /api/publishers/my_pack", "POST /api/publishers/reset"]
