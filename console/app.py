@@ -48,6 +48,8 @@ LOOKING: tuple[tuple[str, Page], ...] = (
     (_PACK, views.pack),
     (f"{_PACK}/review", decide.review),
     (f"{_PACK}/update", decide.review_update),
+    (f"{_PACK}/sbom", decide.bill),
+    (f"{_PACK}/update/sbom", decide.bill_of_update),
 )
 DECIDING: tuple[tuple[str, Page], ...] = (
     ("/_rumi/open", session.open_session),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -15,6 +16,7 @@ from console.desk import Desk, actor, pack_id_of, pack_page
 from console.pages import Reader
 from core_runtime.api.operator import View
 
+BILL = "application/vnd.cyclonedx+json"
 _STALE = frozenset({"digest_stale", "isolation_changed"})
 _LEVELS = ("none", "reduced", "standard", "strong")
 
@@ -25,6 +27,22 @@ async def review(desk: Desk, request: Request) -> Response:
 
 async def review_update(desk: Desk, request: Request) -> Response:
     return await _page(desk, request, update=True)
+
+
+async def bill(desk: Desk, request: Request) -> Response:
+    return await _bill(desk, request, update=False)
+
+
+async def bill_of_update(desk: Desk, request: Request) -> Response:
+    return await _bill(desk, request, update=True)
+
+
+async def _bill(desk: Desk, request: Request, *, update: bool) -> Response:
+    """The bill of materials as a file: it holds a stranger's texts and is never shown as a page."""
+    pack_id = pack_id_of(request)
+    found = await desk.host.bill(pack_id, update=update)
+    headers = {"content-disposition": f'attachment; filename="{pack_id}.cdx.json"'}
+    return Response(json.dumps(found, indent=2), media_type=BILL, headers=headers)
 
 
 async def approve(desk: Desk, request: Request) -> Response:

@@ -64,6 +64,10 @@ class ApprovalManager(Approvals):
             facts = self._review_facts(self._look(pack_id), stored, metadata, flows)
             return build_review(facts)
 
+    def bill_of_update(self, pack_id: str) -> dict[str, Any]:
+        """``bill`` of the staged version."""
+        return self.bill(pack_id, source=self._staged_folder(pack_id))
+
     def wanted_packages_of_update(
         self, pack_id: str, target: Target | None, *, digest: str | None = None
     ) -> tuple[LockedPackage, ...]:

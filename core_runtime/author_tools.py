@@ -1,4 +1,4 @@
-"""What an author does with a Pack's folder where no host runs: signing it, and looking at what it carries.
+"""What an author does with a Pack's folder where no host runs: signing it, and looking at what it carries and holds.
 
 Started as a process (``python -m core_runtime.author_tools``) by the command line, which may not import the host's
 code: one JSON request on standard input, one JSON answer on standard output, ``{"error": …}`` where it was refused.
@@ -23,7 +23,9 @@ from backend_core.ecosystem.metadata import PACK_ID, read_metadata
 from backend_core.ecosystem.spec.models import PackMetadata
 from backend_core.errors import AuthorError, HostError, RequestError, RumiError, quote
 from core_runtime.drivers import archive, signatures
+from core_runtime.drivers.packages import look
 from core_runtime.drivers.tree import read_tree
+from core_runtime.rules.sbom import bill_of_materials
 from core_runtime.rules.signing import FILE, check_seal
 
 Request = Mapping[str, Any]
@@ -52,20 +54,17 @@ def sign(request: Request) -> dict[str, Any]:
 
 def verify(request: Request) -> dict[str, Any]:
     """``{source}``, a folder or an archive: who signed it. Raises ``TrustError`` where the signature is wrong."""
-    source = Path(request["source"])
-    if source.is_dir():
-        return _verified(source)
-    with tempfile.TemporaryDirectory(prefix="rumi-verify-") as scratch:
-        try:
-            return _verified(archive.unpack(source, Path(scratch)))
-        except OSError as error:
-            raise HostError(
-                "The archive can't be read", code="storage", detail=f"{error.strerror} ({quote(str(source))})",
-                hint="Check its name, and the room on the disk.",
-            ) from error  # fmt: skip
+    return _inside(Path(request["source"]), _verified)
 
 
-TOOLS: Final[Mapping[str, Callable[[Request], dict[str, Any]]]] = {"new_key": new_key, "sign": sign, "verify": verify}
+def sbom(request: Request) -> dict[str, Any]:
+    """``{source}``, a folder or an archive: its bill of materials, a wrong signature or none all the same."""
+    return _inside(Path(request["source"]), _bill)
+
+
+TOOLS: Final[Mapping[str, Callable[[Request], dict[str, Any]]]] = {
+    "new_key": new_key, "sign": sign, "verify": verify, "sbom": sbom,
+}  # fmt: skip
 
 
 def main() -> int:
@@ -77,6 +76,26 @@ def main() -> int:
         answer = {"error": {**error.as_dict(), "status": error.http_status}}
     json.dump(answer, sys.stdout)
     return 1 if "error" in answer else 0
+
+
+def _inside(source: Path, look: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+    """Look into a folder, or into an archive unpacked for as long as that takes."""
+    if source.is_dir():
+        return look(source)
+    with tempfile.TemporaryDirectory(prefix="rumi-look-") as scratch:
+        try:
+            return look(archive.unpack(source, Path(scratch)))
+        except OSError as error:
+            raise HostError(
+                "The archive can't be read", code="storage", detail=f"{error.strerror} ({quote(str(source))})",
+                hint="Check its name, and the room on the disk.",
+            ) from error  # fmt: skip
+
+
+def _bill(folder: Path) -> dict[str, Any]:
+    metadata, tree = _metadata(folder), read_tree(folder)
+    seal = signatures.seal_of(folder, tree, pack_id=metadata.pack_id, version=metadata.version)
+    return bill_of_materials(metadata, tree.entries, tree.digest, look(metadata, folder, None), seal)
 
 
 def _verified(folder: Path) -> dict[str, Any]:

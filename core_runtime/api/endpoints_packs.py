@@ -69,6 +69,10 @@ async def review(api: Api, call: Call) -> Any:
     return {**found.as_dict(), "isolation": views.isolation(api.host.isolation)}
 
 
+async def bill(api: Api, call: Call) -> Any:
+    return await packs.bill(api.host, call.pack_id)
+
+
 async def approve(api: Api, call: Call) -> Any:
     pack_id = call.pack_id
     body = await call.body(Approve)
@@ -155,6 +159,14 @@ ENDPOINTS = (
         "reviewPack",
         "Everything that the decision needs",
         review,
+        errors=(404, 409, 422),
+    ),
+    Endpoint(
+        "GET",
+        "/api/packs/{id}/sbom",
+        "packBill",
+        "Bill of materials of its folder, as CycloneDX 1.6: files and locked packages with their hashes",
+        bill,
         errors=(404, 409, 422),
     ),
     Endpoint(

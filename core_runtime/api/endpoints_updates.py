@@ -11,7 +11,7 @@ from core_runtime.api import views
 from core_runtime.api.call import Call
 from core_runtime.api.context import Api
 from core_runtime.api.table import Endpoint
-from core_runtime.handlers import updates
+from core_runtime.handlers import packs, updates
 from core_runtime.rules.sources import git_source
 
 
@@ -56,6 +56,10 @@ async def show(api: Api, call: Call) -> Any:
     return {**found.as_dict(), "isolation": views.isolation(api.host.isolation)}
 
 
+async def bill(api: Api, call: Call) -> Any:
+    return await packs.bill(api.host, call.pack_id, update=True)
+
+
 async def approve(api: Api, call: Call) -> Any:
     pack_id = call.pack_id
     body = await call.body(ApproveUpdate)
@@ -97,6 +101,14 @@ ENDPOINTS = (
         "reviewUpdate",
         "Everything that the decision about the staged version needs",
         show,
+        errors=(404, 409, 422),
+    ),
+    Endpoint(
+        "GET",
+        "/api/packs/{id}/update/sbom",
+        "updateBill",
+        "Bill of materials of the staged version, as CycloneDX 1.6",
+        bill,
         errors=(404, 409, 422),
     ),
     Endpoint(

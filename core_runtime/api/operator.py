@@ -78,6 +78,10 @@ class Operator:
             found = await packs.review(self._host, pack_id)
         return {**found.as_dict(), "isolation": views.isolation(self._host.isolation)}
 
+    async def bill(self, pack_id: str, *, update: bool) -> View:
+        """The bill of materials of what ``review`` shows."""
+        return await packs.bill(self._host, pack_id, update=update)
+
     async def permissions(self, pack_id: str) -> View:
         """What is granted, and how much of it was used."""
         return await permissions.view(self._host, pack_id)

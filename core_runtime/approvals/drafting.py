@@ -24,6 +24,7 @@ from core_runtime.approvals.standing import Known, Standings
 from core_runtime.drivers import pack_folders
 from core_runtime.drivers.findings import scan_contents
 from core_runtime.drivers.grants import identity_fingerprint
+from core_runtime.drivers.packages import look as packages_of
 from core_runtime.drivers.packages import wheels_folder
 from core_runtime.drivers.signatures import seal_of
 from core_runtime.drivers.status import must_exist
@@ -39,6 +40,7 @@ from core_runtime.rules.grants import Grant, flow_claim, freeze
 from core_runtime.rules.permissions import Decision, decide, parse_choices, requests_of, with_replaced
 from core_runtime.rules.review import Review, ReviewFacts, build_review
 from core_runtime.rules.sandbox import Isolation
+from core_runtime.rules.sbom import bill_of_materials
 from core_runtime.rules.signing import Pin, Seal, check_seal, seal_document
 
 
@@ -57,6 +59,17 @@ class Drafting(Standings):
                 live.reviewed = stored.digest
                 review = build_review(self._review_facts(self._look(pack_id), stored, metadata, flows))
                 return replace(review, pending_update=self._pending_update(pack_id))
+
+    def bill(self, pack_id: str, *, source: Path | None = None) -> dict[str, Any]:
+        """The bill of materials of what ``review`` is about, or of another folder of the Pack."""
+        with self._locked(pack_id):
+            known = self._look(pack_id)
+            must_exist(known.status)
+            with self._ingested(pack_id, source) as stored:
+                metadata = self._metadata(stored, pack_id)
+                packages = packages_of(metadata, stored.path, known.grant.dependencies if known.grant else None)
+                seal = seal_of(stored.path, stored.tree, pack_id=pack_id, version=metadata.version)
+                return bill_of_materials(metadata, stored.tree.entries, stored.digest, packages, seal)
 
     def rotate_key(self, *, actor: str) -> None:
         """Prepare a new signing key. The next start signs everything again with it; until then the old one holds.
@@ -213,7 +226,7 @@ class Drafting(Standings):
         self, known: Known, stored: Stored, metadata: PackMetadata, flows: Sequence[PackNode]
     ) -> ReviewFacts:
         others = [grant for grant in self._grants_in_force() if grant.pack_id != metadata.pack_id]
-        packages = self._packages.look(metadata, stored.path, known.grant.dependencies if known.grant else None)
+        packages = packages_of(metadata, stored.path, known.grant.dependencies if known.grant else None)
         examined = {f"{wheels_folder(metadata)}/{wheel.filename}" for wheel in packages.wheels}
         found = scan_contents(stored.path, stored.tree.entries)
         return ReviewFacts(

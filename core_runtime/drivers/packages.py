@@ -125,17 +125,6 @@ class Packages:
             return ()
         return choose(counted, target, [one.offer for one in vendored_wheels(metadata, copy)]).missing
 
-    def look(self, metadata: PackMetadata, copy: Path, before: Dependencies | None) -> SeenPackages:
-        """What can be known before a decision: the wheels that the Pack brings, and those that are approved already."""
-        folder = copy / wheels_folder(metadata)
-        seen = [_seen(path) for path in sorted(folder.iterdir())] if metadata.lock_file and folder.is_dir() else []
-        known = {wheel.sha256 for wheel in seen}
-        for held in before.wheels if before else ():
-            if held.sha256 not in known:
-                more = [f"… {held.native_count} in all"] if held.native_count > len(held.native) else []
-                seen.append(SeenWheel(held.filename, held.sha256, held.size, (*held.native, *more)))
-        return SeenPackages(metadata.lock_file, metadata.packages, tuple(seen))
-
     def open(
         self, pack_id: str, metadata: PackMetadata, held: Dependencies | None, target: Target | None
     ) -> Path | None:
@@ -220,6 +209,18 @@ def _writing() -> Iterator[None]:
         yield
     except OSError as error:
         raise pack_folders.storage_error(error, "The packages could not be unpacked; nothing changed.") from error
+
+
+def look(metadata: PackMetadata, copy: Path, before: Dependencies | None) -> SeenPackages:
+    """What can be known before a decision: the wheels that the Pack brings, and those that are approved already."""
+    folder = copy / wheels_folder(metadata)
+    seen = [_seen(path) for path in sorted(folder.iterdir())] if metadata.lock_file and folder.is_dir() else []
+    known = {wheel.sha256 for wheel in seen}
+    for held in before.wheels if before else ():
+        if held.sha256 not in known:
+            more = [f"… {held.native_count} in all"] if held.native_count > len(held.native) else []
+            seen.append(SeenWheel(held.filename, held.sha256, held.size, (*held.native, *more)))
+    return SeenPackages(metadata.lock_file, metadata.packages, tuple(seen))
 
 
 def wheels_folder(metadata: PackMetadata) -> str:

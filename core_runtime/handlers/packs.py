@@ -35,8 +35,8 @@ from core_runtime.rules.review import Review
 from core_runtime.rules.settings import ON_MODIFIED
 
 __all__ = [
-    "approve", "call", "clean", "fetch", "interface", "interfaces", "list_packs", "logs", "reject", "remove", "restore",
-    "scan", "start", "status", "stop",
+    "approve", "bill", "call", "clean", "fetch", "interface", "interfaces", "list_packs", "logs", "reject", "remove",
+    "restore", "scan", "start", "status", "stop",
 ]  # fmt: skip
 
 APPROVE_WAIT_S = 30.0
@@ -73,6 +73,12 @@ async def review(host: Host, pack_id: str) -> Review:
     _check_id(pack_id)
     flows = await host.flow_joins()
     return await asyncio.to_thread(host.approvals.review, pack_id, flows=flows)
+
+
+async def bill(host: Host, pack_id: str, *, update: bool = False) -> dict[str, Any]:
+    """The bill of materials of the Pack's folder, or of its staged version."""
+    _check_id(pack_id)
+    return await asyncio.to_thread(host.approvals.bill_of_update if update else host.approvals.bill, pack_id)
 
 
 async def approve(

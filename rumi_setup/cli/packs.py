@@ -93,6 +93,7 @@ _ELSEWHERE = {
     "rollback": ("updates", "rollback", "Return to the version before the last update, with the Pack's data of then."),
     "sign": ("signing", "sign", "Sign a Pack's folder with your key: writes signature.dsse.json into it."),
     "verify": ("signing", "verify", "Who signed a Pack, and whether the signature is right; needs no host."),
+    "sbom": ("sbom", "sbom", "The bill of materials of a Pack as CycloneDX 1.6: files and packages with hashes."),
     "diff": ("permissions", "diff", "What changed against the approved version: permissions and files."),
     "permissions": ("permissions", "permissions", "What a Pack may do, and how much of it it uses."),
     "egress": ("egress", "egress", "Connections of a Pack, bytes against budgets, what was refused lately."),

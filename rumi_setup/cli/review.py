@@ -16,7 +16,7 @@ _LINES = 200
 _TOLD = frozenset({"private_addresses", "type", "reason", "risk", "words", "note", "grantable", "plain"})
 
 
-def show_review(found: dict[str, Any]) -> None:
+def show_review(found: dict[str, Any], *, update: bool = False) -> None:
     """Print everything that `found` (the API's review) says, section by section."""
     rating = found.get("rating") or {}
     show.pairs([
@@ -24,6 +24,7 @@ def show_review(found: dict[str, Any]) -> None:
         ("identity", found.get("pack_identity")), ("author", found.get("author")),
         ("description", found.get("description")), ("digest", found.get("digest")),
         ("files", f"{found.get('files')} ({found.get('total_bytes')} bytes)"),
+        ("bill of materials", f"./rumi pack sbom {show.safe(found.get('pack_id'))}{' --update' if update else ''}"),
         ("approved version", found.get("approved_version")),
         ("approved isolation", found.get("approved_isolation")),
         ("isolation", _isolation(found.get("isolation"))),

@@ -81,14 +81,14 @@ def _shown(pack_id: str, found: dict[str, Any]) -> None:
     if show.wants_json():
         show.data(found)
         return
-    show_review(found)
+    show_review(found, update=True)
     show.next_step(f"./rumi pack update {pack_id} --digest {show.safe(found.get('digest'))}")
 
 
 def _confirm(pack_id: str, found: dict[str, Any]) -> None:
     from rumi_setup.cli.review import show_review
 
-    show_review(found)
+    show_review(found, update=True)
     if not click.confirm(say("Update {pack}?", pack=show.safe(pack_id)), default=False, err=True):
         hint = f"./rumi pack reject-update {pack_id}"
         raise Failure(say("Nothing was changed."), codes.FAILED, hint, code="not_confirmed")

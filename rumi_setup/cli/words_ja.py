@@ -407,6 +407,14 @@ JAPANESE: dict[str, str] = {
     "switched off": "切られています",
     "run_id": "実行 ID",
     "The signing key: rotate-key": "署名鍵: rotate-key",
+    "The bill of materials of a Pack as CycloneDX 1.6: files and packages with hashes.":
+        "Pack の部品表 (CycloneDX 1.6): ファイルとパッケージ、そのハッシュ。",
+    "bill of materials": "部品表",
+    "Of the version that waits for a decision.": "判断を待っている版のもの。",
+    "Into this file.": "このファイルへ書き込みます。",
+    "--update is for a Pack that the host knows; {source} is a path.":
+        "--update はホストが知っている Pack のためのものです。{source} はパスです。",
+    "{n} components in {file}.": "{n} 個の部品を {file} に書きました。",
     "Publishers of signed Packs: list, forget, reset, new": "署名付き Pack の発行者: list, forget, reset, new",
     "Sign a Pack's folder with your key: writes signature.dsse.json into it.":
         "自分の鍵で Pack のフォルダーに署名し、signature.dsse.json を書き込みます。",

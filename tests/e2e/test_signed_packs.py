@@ -44,6 +44,12 @@ def opened(host: RunningHost) -> Visitor:
     return visitor
 
 
+def bill(host: RunningHost, path: str) -> tuple[str, str, str]:
+    subject = host.ok("GET", path)["metadata"]["component"]
+    facts = {one["name"]: one["value"] for one in subject["properties"]}
+    return facts["rumi:digest"], subject["version"], facts["rumi:publisher-key"]
+
+
 def test_the_way_of_a_signed_pack(tmp_path: Path, host: RunningHost) -> None:
     author, thief = Publisher("A. Uthor"), Publisher("A. Uthor")
     added = host.ok("POST", "/api/packs/add", {"path": folder(tmp_path / "v1", "1.0.0", author)})
@@ -64,7 +70,13 @@ def test_the_way_of_a_signed_pack(tmp_path: Path, host: RunningHost) -> None:
     host.ok("POST", "/api/packs/add", {"path": folder(tmp_path / "v4", "2.0.0", author)})
     review = host.ok("GET", "/api/packs/seal/update")
     assert review["signature"]["standing"] == "known"
+    assert bill(host, "/api/packs/seal/update/sbom") == (review["digest"], "2.0.0", author.key)
     host.ok("POST", "/api/packs/seal/update/approve", {"digest": review["digest"]})
+    assert bill(host, "/api/packs/seal/sbom") == (review["digest"], "2.0.0", author.key)
+    page = opened(host).get("/_rumi/packs/seal/review").text
+    assert 'href="/_rumi/packs/seal/sbom"' in page
+    file = opened(host).get("/_rumi/packs/seal/sbom")
+    assert json.loads(file.text) == host.ok("GET", "/api/packs/seal/sbom")
     assert host.result("seal.version") == "2.0.0"
 
     host.ok("DELETE", "/api/publishers/seal")

@@ -85,6 +85,15 @@ def test_the_guides_commands_sign(tmp_path, folder, capsys, monkeypatch) -> None
         assert run(capsys, *words[1:])[0] == 0
 
 
+def test_a_bill_of_materials_of_a_folder_and_an_archive(tmp_path, folder, capsys) -> None:
+    code, out, _ = run(capsys, "pack", "sbom", str(folder))
+    assert (code, json.loads(out)["specVersion"]) == (0, "1.6")
+    written = tmp_path / "bill.json"
+    assert run(capsys, "pack", "sbom", str(zipped(tmp_path / "p.zip")), "-o", str(written))[0] == 0
+    assert json.loads(written.read_text()) == json.loads(out)
+    assert run(capsys, "pack", "sbom", str(folder), "--update")[0] == codes.USAGE
+
+
 def test_what_is_no_pack_or_no_archive_says_so(tmp_path, folder, capsys) -> None:
     shutil.rmtree(folder / "backend")
     assert json.loads(run(capsys, "pack", "verify", str(folder), "--json")[2])["code"] == "ecosystem_missing"
