@@ -12,18 +12,21 @@ from core_runtime.api.call import Call
 from core_runtime.api.context import Api
 from core_runtime.api.table import Endpoint
 from core_runtime.handlers import packs, updates
+from core_runtime.rules.oci import reference
 from core_runtime.rules.sources import git_source
 
 
 class AddPack(msgspec.Struct, forbid_unknown_fields=True):
-    """One of both. ``path``: an absolute path on the host's machine, of the folder that holds
+    """One of three. ``path``: an absolute path on the host's machine, of the folder that holds
     ``backend/ecosystem.json``, or of a zip or tar archive of it. ``git``: the address of a repository, of which ``ref``
-    (a branch, a tag, a commit; else its head) is fetched.
+    (a branch, a tag, a commit; else its head) is fetched. ``oci``: ``oci://HOST/NAME:TAG`` or ``…@sha256:…``; the
+    answer's ``pinned`` names just what was fetched.
     """
 
     path: str = ""
     git: str = ""
     ref: str = ""
+    oci: str = ""
 
 
 class ApproveUpdate(msgspec.Struct, forbid_unknown_fields=True):
@@ -38,13 +41,17 @@ class ApproveUpdate(msgspec.Struct, forbid_unknown_fields=True):
 
 async def add(api: Api, call: Call) -> Any:
     body = await call.body(AddPack)
-    if bool(body.path) == bool(body.git) or (body.ref and not body.git):
+    named = [one for one in (body.path, body.git, body.oci) if one]
+    if len(named) != 1 or (body.ref and not body.git):
         raise RequestError(
             "Where is the Pack?",
             code="source_unclear",
-            detail="Expected path, or git with an optional ref.",
-            hint='{"path": "/absolute/folder-or-archive"} or {"git": "https://…", "ref": "v1.0"}',
+            detail="Expected path, git with an optional ref, or oci.",
+            hint='{"path": "/absolute/folder-or-archive"}, {"git": "https://…", "ref": "v1.0"} or {"oci": "oci://…"}',
         )
+    if body.oci:
+        found, pinned = await updates.add_from_registry(api.host, reference(body.oci), actor=call.actor)
+        return {**views.pack_status(found), "pinned": pinned}
     if body.git:
         source = git_source(body.git, body.ref)
         return views.pack_status(await updates.add_from_git(api.host, source, actor=call.actor))
@@ -89,7 +96,7 @@ ENDPOINTS = (
         "POST",
         "/api/packs/add",
         "addPack",
-        "Bring a folder, an archive or a repository's commit in: a new Pack, or a version beside the approved one",
+        "Bring a folder, an archive, or what a repository or registry has: a new Pack, or a version beside another",
         add,
         body=AddPack,
         body_required=True,

@@ -23,12 +23,15 @@ from typing import Any
 from backend_core.errors import PackError, RumiError, SandboxUnavailable
 from core_runtime.approval_manager import PackStatus
 from core_runtime.component_lifecycle import ComponentState
-from core_runtime.drivers import git_source
+from core_runtime.drivers import git_source, oci_source
+from core_runtime.drivers.dialer import this_machine
 from core_runtime.handlers import dependencies, operator_view, packs, starting, takeover
 from core_runtime.handlers.host import Host
 from core_runtime.handlers.isolation import DOCKER_TITLE, expected_isolation, no_isolation_issue
 from core_runtime.handlers.takeover import Verdict
+from core_runtime.rules.oci import Reference
 from core_runtime.rules.review import Review
+from core_runtime.rules.settings import DEFAULT_API_PORT, DEFAULT_WEB_PORT
 from core_runtime.rules.sources import GitSource
 
 MARGIN_S = 10.0
@@ -56,6 +59,25 @@ def _add_from_git(host: Host, source: GitSource, actor: str) -> PackStatus:
         "pack.fetched", pack_id=found.pack_id, actor=actor, source=source.shown, commit=fetched.commit
     )
     return found
+
+
+async def add_from_registry(host: Host, reference: Reference, *, actor: str = OPERATOR) -> tuple[PackStatus, str]:
+    """Fetch what a registry has there and bring it in like a folder. Second: the reference that names just that."""
+    host.require_evidence()
+    return await asyncio.to_thread(_add_from_registry, host, reference, actor)
+
+
+def _add_from_registry(host: Host, reference: Reference, actor: str) -> tuple[PackStatus, str]:
+    ports = {DEFAULT_API_PORT, DEFAULT_WEB_PORT, host.settings.api_port, host.settings.web_port}
+    machine = this_machine(ports)  # a registry is never the host itself
+    with host.approvals.fetching() as folder:
+        fetched = oci_source.fetch(reference, folder, machine)
+        found = host.approvals.add(fetched.archive, actor=actor, fetched=True)
+    host.audit.append(
+        "pack.fetched", pack_id=found.pack_id, actor=actor, source=reference.shown, manifest=fetched.manifest,
+        layer=fetched.layer,
+    )  # fmt: skip
+    return found, reference.pinned(fetched.manifest)
 
 
 async def review(host: Host, pack_id: str) -> Review:

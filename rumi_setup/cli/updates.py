@@ -19,21 +19,23 @@ _START_S = 420.0  # packages of the new version may have to be fetched
 
 @click.command(
     help=say(
-        "Bring a Pack in from a folder, a zip or tar archive, or a Git repository: a new one, or a new version of an "
-        "approved one, which goes on running."
+        "Bring a Pack in from a folder, a zip or tar archive, a Git repository, or a registry (oci://HOST/NAME:TAG): a "
+        "new one, or a new version of an approved one, which goes on running."
     )
 )
 @click.argument("source", metavar="FOLDER|ARCHIVE|URL")
 @click.option("--ref", default="", help=say("Which branch, tag or commit of a repository."))
 @json_option
 def add(source: str, ref: str) -> None:
-    asked = {"git": source, "ref": ref} if "://" in source else {"path": str(Path(source).absolute())}
+    asked = _asked(source, ref)
     if ref and "git" not in asked:
-        raise click.UsageError(say("--ref is for repositories; {source} is a path.", source=show.safe(source)))
+        raise click.UsageError(say("--ref is for Git repositories; {source} is none.", source=show.safe(source)))
     done = link.ask("POST", "/api/packs/add", asked, timeout_s=_START_S)
     if show.wants_json():
         show.data(done)
         return
+    if done.get("pinned"):
+        show.words(say("It is {pinned}.", pinned=show.safe(done["pinned"], 500)))
     pack_id = show.safe(done.get("pack_id"))
     staged = done.get("pending_update")
     if staged:
@@ -43,6 +45,12 @@ def add(source: str, ref: str) -> None:
     else:
         show.words(say("{pack} is there; it does not run before it is approved.", pack=pack_id))
         show.next_step(f"./rumi pack review {pack_id}")
+
+
+def _asked(source: str, ref: str) -> dict[str, str]:
+    if source.startswith("oci://"):
+        return {"oci": source}
+    return {"git": source, "ref": ref} if "://" in source else {"path": str(Path(source).absolute())}
 
 
 @click.command(

@@ -348,12 +348,13 @@ JAPANESE: dict[str, str] = {
         "ホストのバージョンが違うかもしれません: ./rumi down のあと ./rumi up",
     "Look at what went wrong: ./rumi doctor": "何が起きたかを調べてください: ./rumi doctor",
     # updates
-    "Bring a Pack in from a folder, a zip or tar archive, or a Git repository: a new one, or a new version of an "
-    "approved one, which goes on running.":
-        "フォルダー、zip か tar のアーカイブ、Git リポジトリから Pack を取り込みます: 新しい Pack、または"
-        "承認済みの Pack の新しい版 (今の版は動き続けます)。",
+    "Bring a Pack in from a folder, a zip or tar archive, a Git repository, or a registry (oci://HOST/NAME:TAG): a "
+    "new one, or a new version of an approved one, which goes on running.":
+        "フォルダー、zip か tar のアーカイブ、Git リポジトリ、レジストリ (oci://HOST/NAME:TAG) から Pack を"
+        "取り込みます: 新しい Pack、または承認済みの Pack の新しい版 (今の版は動き続けます)。",
     "Which branch, tag or commit of a repository.": "リポジトリのどのブランチ、タグ、コミットか。",
-    "--ref is for repositories; {source} is a path.": "--ref はリポジトリ用です。{source} はパスです。",
+    "--ref is for Git repositories; {source} is none.": "--ref は Git リポジトリ用です。{source} は違います。",
+    "It is {pinned}.": "取得したもの: {pinned}",
     "Version {new} of {pack} is staged; what is approved goes on.":
         "{pack} の版 {new} を待機させました。承認済みの版はそのまま動きます。",
     "{pack} is there; it does not run before it is approved.": "{pack} を取り込みました。承認するまで動きません。",

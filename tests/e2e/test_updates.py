@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.archives import repository, zipped
+from tests.support.registry import Registry
 from tests.support.running_host import RunningHost, one_component_pack
 
 pytestmark = [pytest.mark.embedded, pytest.mark.slow]
@@ -152,3 +153,24 @@ def test_what_can_not_be_added_is_refused_with_a_sentence(tmp_path: Path, host: 
     assert (status, answer["code"]) == (409, "tree_refused")
     assert list((host.home / "user_data/staging").iterdir()) == []
     assert list(host.packs.iterdir()) == []
+
+
+def test_a_pack_and_its_next_version_come_from_a_registry(tmp_path: Path, host: RunningHost) -> None:
+    with Registry(token="a-token") as registry:
+        first = registry.push("team/mover", "latest", zipped(tmp_path / "v1.zip", version("1.0.0")).read_bytes())
+        added = host.ok("POST", "/api/packs/add", {"oci": f"oci://{registry.at}/team/mover:latest"})
+        assert added["pinned"] == f"oci://{registry.at}/team/mover@{first}"
+        assert (added["pack_id"], added["status"]) == ("mover", "installed")
+        host.approve("mover")
+        assert host.result("mover.version") == "1.0.0"
+        second = registry.push("team/mover", "latest", zipped(tmp_path / "v2.zip", version("2.0.0")).read_bytes())
+        staged = host.ok("POST", "/api/packs/add", {"oci": f"oci://{registry.at}/team/mover:latest"})
+        assert (staged["pending_update"]["version"], staged["pinned"].rpartition("@")[2]) == ("2.0.0", second)
+        again, answer = host.request("POST", "/api/packs/add", {"oci": f"oci://{registry.at}/team/mover@{first}"})
+        assert (again, answer["code"]) == (409, "nothing_new"), "the digest still names the first one"
+        assert host.request("POST", "/api/packs/add", {"oci": f"oci://127.0.0.1:{host.api_port}/a:1"})[0] == 503
+        assert host.request("POST", "/api/packs/add", {"oci": "oci://x/a:1", "path": "/x"})[0] == 400
+    records = [one for one in host.ok("GET", "/api/audit?lines=200") if one["event"] == "pack.fetched"]
+    assert [(one["source"], one["manifest"]) for one in records] == [
+        (f"oci://{registry.at}/team/mover:latest", first), (f"oci://{registry.at}/team/mover:latest", second),
+    ]  # fmt: skip
