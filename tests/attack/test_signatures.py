@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -436,3 +437,25 @@ def test_a_tree_that_is_not_signed_has_the_digest_that_it_always_had(home, autho
     assert statement.digest == before
     assert read_tree(source).digest != before, "what is approved covers the signature, too"
     assert author.sign(source) == statement, "signing again changes nothing"
+
+
+def test_others_can_verify_it_by_the_words_of_the_standards(home, author, tmp_path) -> None:
+    """With none of our code: DSSE's pre-authentication encoding, in-toto's statement, the documented digest."""
+    source = folder_of(home, tmp_path / "in")
+    author.sign(source)
+    found = json.loads((source / "signature.dsse.json").read_bytes())
+    payload = base64.b64decode(found["payload"])
+    message = f"DSSEv1 {len(found['payloadType'])} {found['payloadType']} {len(payload)} ".encode() + payload
+    statement = json.loads(payload)
+    key = bytes.fromhex(statement["predicate"]["publisher"]["key"].removeprefix("ed25519:"))
+    Ed25519PublicKey.from_public_bytes(key).verify(base64.b64decode(found["signatures"][0]["sig"]), message)
+    assert (found["payloadType"], statement["_type"]) == ("application/vnd.in-toto+json", "https://in-toto.io/Statement/v1")
+    files = [path for path in source.rglob("*") if path.is_file() and path.name != "signature.dsse.json"]
+    rows = [
+        {"executable": bool(path.stat().st_mode & 0o111), "path": path.relative_to(source).as_posix(),
+         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "size": path.stat().st_size}
+        for path in files
+    ]  # fmt: skip
+    listed = json.dumps(sorted(rows, key=lambda row: row["path"]), separators=(",", ":"), sort_keys=True)
+    [subject] = statement["subject"]
+    assert subject == {"name": "alpha", "digest": {"rumiTreeSha256": hashlib.sha256(listed.encode()).hexdigest()}}
