@@ -4,7 +4,8 @@ Invariants:
   * Addresses are checked before each connection, and what was checked is what is connected to. The operator's own
     registry may be anywhere but where nothing may lead; what *it* sends us to (redirects, token services) must be
     public.
-  * A token goes to the registry's own host and port and to nobody else, whatever redirects say.
+  * A token goes to the registry's own host and port and to nobody else, whatever redirects say. So does the user's
+    log-in, and to the token service that this registry names over TLS; never on the way of a redirect.
   * Bounded in time as a whole, in bytes of each answer and in the number of hops. TLS is verified by the system's
     roots; without TLS is spoken with loopback addresses alone.
   * A file is only there when its size and digest are those of the manifest.
@@ -17,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import os
 import socket
 import ssl
 import time
@@ -28,7 +30,8 @@ from typing import BinaryIO, Final
 
 import h11
 
-from backend_core.errors import quote
+from backend_core.errors import RumiError, quote
+from backend_core.files import read_bounded
 from core_runtime.drivers import pack_folders
 from core_runtime.drivers.resolver import look_up as system_look_up
 from core_runtime.rules.addresses import Address, Machine, dial_fault
@@ -41,8 +44,10 @@ from core_runtime.rules.oci import (
     Origin,
     Place,
     Reference,
+    asks_for_login,
     failed,
     follow,
+    login_of,
     mismatch,
     read_manifest,
     token_of,
@@ -55,6 +60,7 @@ CONNECT_S: Final = 10.0
 HEAD_BYTES: Final = 64 * 1024
 CHUNK_BYTES: Final = 256 * 1024
 MAX_HOPS: Final = 5
+LOGINS_BYTES: Final = 1024 * 1024
 _MOVED: Final = frozenset({301, 302, 303, 307, 308})
 _MEANING: Final = {
     401: "it wants a log-in", 403: "it refuses", 404: "it has no such thing", 429: "it was asked too often",
@@ -66,11 +72,15 @@ Connect = Callable[[Address, int, float], socket.socket]
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """``archive`` lies in the caller's folder; ``manifest`` and ``layer`` are digests that were checked."""
+    """``archive`` lies in the caller's folder; ``manifest`` and ``layer`` are digests that were checked.
+
+    ``as_user``: the user's own log-in was needed.
+    """
 
     archive: Path
     manifest: str
     layer: str
+    as_user: bool = False
 
 
 def fetch(
@@ -96,7 +106,7 @@ def fetch(
         sink = _Hashed(out)
         client.get(reference.blob(manifest.layer.digest), sink, manifest.layer.size)
     _check(sink, manifest.layer)
-    return Fetched(archive, manifest.digest, manifest.layer.digest)
+    return Fetched(archive, manifest.digest, manifest.layer.digest, client.as_user)
 
 
 def _check(sink: _Hashed, layer: Layer) -> None:
@@ -131,14 +141,15 @@ class _Client:
     deadline: float
     look_up: LookUp
     connect: Connect
-    _token: str = field(default="", repr=False)
+    as_user: bool = False
+    _authorization: str = field(default="", repr=False)
 
     def get(self, place: Place, sink: io.BytesIO | _Hashed, limit: int, *, accept: str = "*/*") -> Mapping[str, str]:
         """The body of ``place`` into ``sink``, at most ``limit`` bytes; the head of the answer."""
         asked_for_token = False
         for _ in range(MAX_HOPS + 2):
             own = place.origin == self.reference.origin
-            with self._asked(place, accept, self._token if own else "") as (status, head, body):
+            with self._asked(place, accept, self._authorization if own else "") as (status, head, body):
                 if status == 200:
                     _drain(body, head, sink, limit)
                     return head
@@ -151,29 +162,35 @@ class _Client:
                     meaning = _MEANING.get(status, "it gave no answer that means anything here")
                     whom, what = place.origin.authority, quote(place.target, 200)
                     raise failed(f"{whom} answered {status} to {what}: {meaning}.")
-            self._token = self._fresh_token(challenge)
+            self._authorization = self._authorized(challenge)
         raise failed(f"It sent us on more than {MAX_HOPS} times.")
 
-    def _fresh_token(self, challenge: str) -> str:
-        """Asked once, without anything that would tell who we are, and not from where a redirect leads."""
+    def _authorized(self, challenge: str) -> str:
+        """What the registry wants to see: a token, or the user's log-in where he has one for it. Asked once, and only
+        when the registry itself asks, not from where a redirect leads.
+        """
+        login = login_of(_logins(), self.reference.origin)
+        self.as_user = bool(login)
+        if login and asks_for_login(challenge):
+            return f"Basic {login}"
         place, body = token_place(challenge, self.reference), io.BytesIO()
-        with self._asked(place, "application/json", "") as (status, head, answer):
+        with self._asked(place, "application/json", f"Basic {login}" if login else "") as (status, head, answer):
             if status != 200:
                 raise failed(f"The token service {place.origin.authority} answered {status}.")
             _drain(answer, head, body, TOKEN_BYTES)
-        return token_of(body.getvalue())
+        return f"Bearer {token_of(body.getvalue())}"
 
     @contextlib.contextmanager
     def _asked(
-        self, place: Place, accept: str, token: str
+        self, place: Place, accept: str, authorization: str
     ) -> Iterator[tuple[int, Mapping[str, str], Iterator[bytes]]]:
         """One request: status, head, body as it comes."""
         headers = [
             ("Host", place.origin.authority), ("User-Agent", "rumi"), ("Accept", accept),
             ("Accept-Encoding", "identity"), ("Connection", "close"),
         ]  # fmt: skip
-        if token:
-            headers.append(("Authorization", f"Bearer {token}"))
+        if authorization:
+            headers.append(("Authorization", authorization))
         shown = place.origin.authority
         try:
             with self._connected(place.origin) as sock:
@@ -266,6 +283,15 @@ def _drain(body: Iterator[bytes], head: Mapping[str, str], sink: io.BytesIO | _H
         if left < 0:
             raise failed(f"It sent more than the {limit} bytes that there should be.")
         sink.write(chunk)
+
+
+def _logins() -> bytes:
+    """What ``docker login`` of this user wrote, or nothing."""
+    folder = os.environ.get("DOCKER_CONFIG") or "~/.docker"
+    try:
+        return read_bounded(Path(folder).expanduser() / "config.json", LOGINS_BYTES)
+    except (OSError, RuntimeError, RumiError):  # none, no home, too large: nobody is logged in
+        return b""
 
 
 def _look_up(host: str) -> tuple[Address, ...]:

@@ -75,7 +75,7 @@ def _add_from_registry(host: Host, reference: Reference, actor: str) -> tuple[Pa
         found = host.approvals.add(fetched.archive, actor=actor, fetched=True)
     host.audit.append(
         "pack.fetched", pack_id=found.pack_id, actor=actor, source=reference.shown, manifest=fetched.manifest,
-        layer=fetched.layer,
+        layer=fetched.layer, as_user=fetched.as_user,
     )  # fmt: skip
     return found, reference.pinned(fetched.manifest)
 

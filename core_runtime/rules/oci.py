@@ -47,6 +47,8 @@ _NAME: Final = re.compile(rf"(?=.{{1,255}}\Z){_PART}(?:/{_PART})*\Z")
 _TAG: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}\Z")
 _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}\Z")
 _PARAMETER: Final = re.compile(r'\s*([A-Za-z]+)="([^"\\\x00-\x1f]{0,2000})"\s*(?:,|\Z)')
+_LOGIN_LIMITS: Final = Limits()
+_LOGIN: Final = re.compile(r"[A-Za-z0-9+/]{4,2000}={0,2}\Z")
 _TOKEN: Final = re.compile(r"[\x21-\x7e]+\Z")
 
 
@@ -159,14 +161,36 @@ def _origin(authority: str) -> Origin:
 
 def follow(location: str, now: Place) -> Place:
     """Where a redirect leads. Raises ``HostError`` where it may not."""
-    return _place(urljoin(_url(now), location), now.origin, "redirected to")
+    try:
+        url = urljoin(_url(now), location)
+    except ValueError:
+        raise failed(f"We were redirected to {quote(location, 120)}, which is no address.") from None
+    return _place(url, now.origin, "redirected to")
+
+
+def login_of(raw: bytes, origin: Origin) -> str:
+    """The user's log-in for just this registry in a file as ``docker login`` writes it: base64, or ``""``.
+
+    Programs that such a file names (credential helpers) are not run.
+    """
+    try:
+        entry = parse_json(raw, source="config.json", limits=_LOGIN_LIMITS)["auths"][origin.authority]
+        login = entry.get("auth")
+    except (AuthorError, KeyError, TypeError, AttributeError):
+        return ""
+    return login if isinstance(login, str) and _LOGIN.match(login) else ""
+
+
+def asks_for_login(challenge: str) -> bool:
+    """Whether a ``WWW-Authenticate`` wants name and password instead of a token."""
+    return challenge.strip().partition(" ")[0].lower() == "basic"
 
 
 def token_place(challenge: str, reference_: Reference) -> Place:
     """Where a token for pulling is to be had, from a ``WWW-Authenticate``. Raises ``HostError``."""
     kind, _, rest = challenge.strip().partition(" ")
     if kind.lower() != "bearer":
-        raise failed(f"It asks for a log-in ({quote(kind, 40)}), and the host has none for it.")
+        raise failed(f"It asks for a log-in ({quote(kind, 40)}), and there is none for it: docker login.")
     parameters: dict[str, str] = {}
     at = 0
     while at < len(rest) and (found := _PARAMETER.match(rest, at)):

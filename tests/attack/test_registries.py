@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import io
 import json
@@ -41,6 +42,11 @@ def layer() -> bytes:
 PACKED = layer()
 
 
+@pytest.fixture(autouse=True)
+def nobody_is_logged_in(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "nowhere"))
+
+
 @pytest.fixture
 def registry():
     with Registry() as made:
@@ -66,7 +72,9 @@ def failed(registry: Registry, tmp_path: Path, kind: type[RumiError], code: str,
 def test_a_tag_is_pinned_to_what_it_led_to(registry, tmp_path) -> None:
     digest = registry.push("team/my_pack", "1.0", PACKED)
     found = fetched(registry, tmp_path / "one")
-    assert (found.manifest, found.layer) == (digest, digest_of(PACKED))
+    assert (found.manifest, found.layer, found.as_user) == (digest, digest_of(PACKED), False)
+    wanted = reference(f"oci://{registry.at}/team/my_pack:1.0")
+    assert reference(wanted.pinned(digest)).digest == digest
     assert found.archive.read_bytes() == PACKED
     (tmp_path / "out").mkdir()
     assert (unpack(found.archive, tmp_path / "out") / "backend/ecosystem.json").is_file()
@@ -130,6 +138,21 @@ def test_plain_http_is_for_this_machine_alone(text, host, port, plain) -> None:
     found = reference(text).origin
     assert (found.host, found.port, found.plain) == (host, port, plain)
     assert reference(text).shown == text or ":" in found.host
+
+
+@settings(max_examples=500)
+@given(st.text(max_size=60) | st.text("htps:/[]@?#.%\\\t\n0:1x ", max_size=30))
+def test_no_redirect_breaks_anything_or_leaves_tls(location) -> None:
+    now = reference("oci://registry.test/n:1").manifest
+    for given_ in (location, f"https://{location}", f"//{location}"):
+        try:
+            found = oci.follow(given_, now)
+        except HostError:
+            continue
+        assert not found.origin.plain
+        assert found.target.startswith("/")
+        assert found.target.isascii()
+        assert not set(found.target) & set(" \r\n")
 
 
 @settings(max_examples=300)
@@ -270,7 +293,7 @@ def test_a_stranger_who_asks_for_the_token_gets_none(wide, tmp_path) -> None:
         f"http://cdn.test{BLOB}", "file:///etc/passwd", "ftp://cdn.test/x", f"https://user:pw@cdn.test{BLOB}", "https://", "https://cdn.test:0/x",
         f"https://inside.test{BLOB}", "https://10.0.0.7/x", f"https://meta.test{BLOB}", "https://169.254.169.254/latest", "https://[fd00:ec2::254]/x",
         f"https://here.test{BLOB}", "https://127.0.0.1/x", "https://[::1]/x", "https://[::ffff:10.0.0.7]/x", f"https://both.test{BLOB}", "https://0x7f.1/x",
-        "//inside.test/x", "https://cdn.test/a b", "https://cdn.test\\@inside.test/", "x" * 9000,
+        "https://[::1/x", "https://h_h/x", "//inside.test/x", "https://cdn.test/a b", "https://cdn.test\\@inside.test/", "x" * 9000,
     ],
 )  # fmt: skip
 def test_places_where_a_registry_may_not_send_us(wide, tmp_path, location) -> None:
@@ -295,7 +318,7 @@ def test_a_circle_of_redirects_ends(wide, tmp_path) -> None:
     "challenge",
     [
         'Bearer realm="http://cdn.test/token"', 'Bearer realm="https://inside.test/token"', 'Bearer realm="https://meta.test/"', 'Bearer realm=""', "Bearer",
-        'Basic realm="x"', "", 'Bearer realm="file:///etc/passwd"', 'Bearer realm="https://u:p@cdn.test/"', "Negotiate", 'Bearer a="b"' + ',a="b"' * 1000,
+        'Basic realm="x"', "", 'Bearer realm="https://[::1/x"', 'Bearer realm="file:///etc/passwd"', 'Bearer realm="https://u:p@cdn.test/"', "Negotiate", 'Bearer a="b"' + ',a="b"' * 1000,
     ],
 )  # fmt: skip
 def test_token_services_that_are_not_asked(wide, tmp_path, challenge) -> None:
@@ -321,6 +344,55 @@ def test_a_registry_that_never_has_enough_of_tokens(wide, tmp_path) -> None:
     with pytest.raises(HostError, match="log-in"):
         over(world, tmp_path / "in")
     assert len(registry.asked) == 3
+
+
+# --- the user's own log-in -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def logged_in(tmp_path, monkeypatch):
+    """The user is logged in at registry.test and, by names that look like it, elsewhere."""
+    folder = tmp_path / "docker"
+    folder.mkdir()
+    auths = {"registry.test": {"auth": LOGIN}, "test": {"auth": OTHER}, "https://registry.test": {"auth": OTHER}, "cdn.test": {"auth": OTHER}}
+    (folder / "config.json").write_text(json.dumps({"auths": auths, "credsStore": "never-run", "credHelpers": {"registry.test": "never-run"}}))
+    monkeypatch.setenv("DOCKER_CONFIG", str(folder))
+    return folder
+
+
+LOGIN, OTHER = base64.b64encode(b"user:pass").decode(), base64.b64encode(b"another:one").decode()
+
+
+def test_the_login_goes_to_the_registry_and_its_token_service_when_it_asks(wide, tmp_path, logged_in) -> None:
+    registry, cdn, world = wide
+    registry.answers[BLOB] = Answer(307, {"Location": f"https://cdn.test{BLOB}"})
+    assert over(world, tmp_path / "in").as_user
+    sent = [(one.path.partition("?")[0], one.headers.get("Authorization")) for one in registry.asked]
+    manifest = "/v2/my_pack/manifests/1"
+    assert sent == [(manifest, None), ("/token", f"Basic {LOGIN}"), (manifest, "Bearer a-token"), (BLOB, "Bearer a-token")]
+    assert [one.headers.get("Authorization") for one in cdn.asked] == [None], "though there is a log-in for it, too"
+
+
+def test_a_registry_without_tokens_gets_the_login_itself_and_no_place_that_it_sends_us_to(wide, tmp_path, logged_in) -> None:
+    registry, cdn, world = wide
+    raw = registry.manifests["/v2/my_pack/manifests/1"]
+    told = [Answer(401, {"WWW-Authenticate": 'Basic realm="x"'}), Answer(200, {"Content-Type": MANIFEST_TYPE}, raw)]
+    registry.answers["/v2/my_pack/manifests/1"] = lambda _asked: told.pop(0)
+    registry.answers[BLOB] = Answer(307, {"Location": f"https://cdn.test{BLOB}"})
+    cdn.answers[BLOB] = Answer(401, {"WWW-Authenticate": 'Basic realm="x"'})
+    with pytest.raises(HostError, match="401"):
+        over(world, tmp_path / "in")
+    assert [one.headers.get("Authorization") for one in registry.asked] == [None, f"Basic {LOGIN}", f"Basic {LOGIN}"]
+    assert [one.headers.get("Authorization") for one in cdn.asked] == [None]
+
+
+def test_a_login_for_another_name_or_port_is_none(wide, tmp_path, logged_in) -> None:
+    _, _, world = wide
+    for content in (logged_in / "config.json").read_text(), "[]", '{"auths": 1}', '{"auths": {"registry.test:8443": {"auth": "a b"}}}', "{" * 10_000:
+        (logged_in / "config.json").write_text(content)
+        assert oci.login_of((logged_in / "config.json").read_bytes(), reference("oci://registry.test:8443/n:1").origin) == ""
+    (logged_in / "config.json").write_text('{"auths": {"registry.test": {"auth": "a\\r\\nX-Evil: 1"}}}')
+    assert not over(world, tmp_path / "in").as_user
 
 
 # --- where the operator's own reference may lead ---------------------------------------------------------------------
