@@ -121,7 +121,10 @@ class ApprovalManager(Approvals):
             assert known.grant is not None
             before = known.grant
             held = unspent(before.permissions, known.inspection.loaded.used)
-            self._audit.append("pack.updating", pack_id=pack_id, actor=draft.actor, digest=stored.digest)
+            signed_by = live.signed.key if live.signed is not None else ""
+            self._audit.append(
+                "pack.updating", pack_id=pack_id, actor=draft.actor, digest=stored.digest, signed_by=signed_by
+            )
             try:
                 self._prepare()
                 grant = self._updates.apply(stored, draft, replace(before, permissions=held), at=self._clock())

@@ -92,7 +92,9 @@ class Approvals(Packaging):
                 before = known.grant if same else None
                 draft = self._draft(metadata, stored, decision, isolation, actor, before)
                 with self._with_packages(draft, metadata, stored, before, target, fetched) as draft:
-                    self._audit.append("pack.approving", pack_id=pack_id, actor=actor, digest=stored.digest)
+                    self._audit.append(
+                        "pack.approving", pack_id=pack_id, actor=actor, digest=stored.digest, signed_by=seal.key
+                    )
                     if not same:
                         self._set_data_aside(pack_id)
                     self._updates.superseded(pack_id, stored.digest)

@@ -64,7 +64,7 @@ def _subject(metadata: PackMetadata, digest: str, seal: Seal) -> Component:
         "rumi:digest": digest,
         "rumi:identity": metadata.pack_identity,
         "rumi:lock-file": metadata.lock_file,
-        "rumi:publisher-key": seal.statement.key if seal.statement else "",
+        "rumi:publisher-key": seal.key,
         "rumi:signed-digest": seal.signed_digest if seal.statement else "",
     }
     subject: Component = {

@@ -94,6 +94,11 @@ class Seal:
     flaw: Flaw | None = None
     signed_digest: str = ""
 
+    @property
+    def key(self) -> str:
+        """Whose signature it is, ``""`` without one that is right."""
+        return self.statement.key if self.statement else ""
+
 
 @dataclass(frozen=True, slots=True)
 class Pin:
@@ -247,7 +252,7 @@ def check_seal(pack_id: str, seal: Seal, pin: Pin | None) -> None:
             code=standing.value,
             detail=f"{quote(pack_id)} was approved as signed with {pin.key} ({quote(pin.publisher)}); this one {now}.",
             hint=f"Ask the publisher. {forget}",
-            fields={"pinned": pin.key, "found": seal.statement.key if seal.statement else ""},
+            fields={"pinned": pin.key, "found": seal.key},
         )
 
 

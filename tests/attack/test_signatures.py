@@ -89,6 +89,8 @@ def test_a_right_signature_of_a_known_publisher_approves_nothing(home, author, t
     home.approvals.reject("alpha", reason="no", actor="tester")
     assert home.scan().state is State.BLOCKED
     assert home.approvals.publishers()["alpha"].key == author.key, "a rejection forgets no key"
+    [decided] = [one for one in home.audit.tail(20) if one["event"] == "pack.approving"]
+    assert decided["signed_by"] == author.key
 
 
 # --- another publisher, or none any more -----------------------------------------------------------------------------

@@ -154,6 +154,11 @@ def next_key(world: World) -> str:
     return ".secret_key.next"
 
 
+def forged_publishers(world: World) -> str:
+    world.write("permissions/publishers.json", '{"counter": 1, "publishers": {}}')
+    return "publishers.json"
+
+
 def open_token(world: World) -> str:
     world.write("permissions/.api_token", "a" * 64).chmod(0o644)
     return "api_token"
@@ -325,6 +330,7 @@ CASES: tuple[tuple[str, Callable[[World], str], str], ...] = (
     ("permission_unused", idle_permission, "revoke_unused"),
     ("preference_unknown", preferred_stranger, "forget_preference"),
     ("private_folder_open", open_folder, "close_folder"),
+    ("publishers_unusable", forged_publishers, ""),
     ("quota_nearly_full", nearly_full, ""),
     ("secret_missing", no_secret, ""),
     ("secret_unusable", foreign_secret, "remove_secret"),
