@@ -110,9 +110,9 @@ def sign(folder: Path, tree: Tree, key: Ed25519PrivateKey, *, pack_id: str, vers
 def seal_of(folder: Path, tree: Tree, *, pack_id: str, version: str) -> Seal:
     """What the signature in a copy of ours says, checked against the tree that was read of it."""
     entry = next((one for one in tree.entries if one.path == FILE), None)
-    digest = signed_digest(tree.entries)
     if entry is None:
-        return Seal(signed_digest=digest)
+        return Seal(signed_digest=tree.digest)
+    digest = signed_digest(tree.entries)
     if entry.executable:
         return Seal(flaw=Flaw("envelope_executable", f"{FILE} is marked executable."), signed_digest=digest)
     try:
