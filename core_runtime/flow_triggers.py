@@ -64,8 +64,8 @@ class Starting(Protocol):
     async def flows(self) -> Mapping[str, Composition]:
         """Every flow as it would run now."""
 
-    async def settle(self) -> None:
-        """As ``flows``, after a decision."""
+    async def settle(self, *, decided: bool) -> None:
+        """As ``flows``, and the operator's view of them follows."""
 
     async def start(self, composition: Composition, *, values: Any, actor: str) -> RunReport:
         """Run a flow to its end."""
@@ -249,7 +249,7 @@ class FlowTriggers:
             with fail_soft(self._kernel.host.diagnostics, "flow triggers", "flows"):
                 if self._stale or time.monotonic() - refreshed >= REFRESH_S:
                     decided, self._stale = self._stale, False
-                    await (self._kernel.settle() if decided else self._kernel.flows())  # which adopts them
+                    await self._kernel.settle(decided=decided)  # which adopts them
                     refreshed = time.monotonic()
             delay_s = min(REFRESH_S, self.look(_now()))
             if self._stale:

@@ -66,6 +66,7 @@ class Kernel:
         self.runs = FlowRuns(self, data / RUNS_FOLDER, surroundings, seals)
         self.hooks = FlowHooks(self)
         self._view = FlowView(host.settings.home / "ecosystem" / "flows")
+        self._viewed: dict[tuple[str, str], dict[str, str]] | None = None
         self.triggers = FlowTriggers(self)
         PackFlows(self).offer()
         host.flow_joins = self.joins
@@ -107,19 +108,24 @@ class Kernel:
         self.runs.end_orphans(found)
         return found
 
-    async def settle(self) -> None:
-        """After a decision about a Pack: what it brings counts, or ends, and the operator's view says so."""
+    async def settle(self, *, decided: bool) -> None:
+        """What files and Packs bring counts, or ends, and the operator's view says so.
+
+        ``decided``: after a decision about a Pack; the view is then looked after even where no flow is another one.
+        """
         found = await self.flows()
-        packs = {
-            (flow_id, one.plan.flow.origin.pack): (plain(one.document), _said(one))
-            for flow_id, one in found.items()
-            if one.plan.flow.origin.pack
-        }
+        owned = ((flow_id, one.plan.flow.origin.pack, one) for flow_id, one in found.items())
+        said = {(flow_id, pack): _said(one) for flow_id, pack, one in owned if pack}
+        if said == self._viewed and not decided:
+            return
+        self._viewed = None
+        wanted = {place: (plain(found[place[0]].document), words) for place, words in said.items()}
         try:
-            await asyncio.to_thread(self._view.write, packs)
+            await asyncio.to_thread(self._view.write, wanted)
         except HostError as error:
             self.host.note_error("ecosystem/flows", error)
         else:
+            self._viewed = said
             self.host.diagnostics.resolve("flow_view", "ecosystem/flows")
 
     async def flow(self, flow_id: str) -> Composition:

@@ -137,6 +137,24 @@ def test_another_packs_step_acts_with_its_own_rights_only(host: RunningHost) -> 
     host.ok("POST", "/api/packs/acme/reject", {"reason": "no more"})
 
 
+def test_the_view_of_packs_flows_follows_the_operators_files(host: RunningHost) -> None:
+    """Without a decision about a Pack in between: a modifier that comes, one that goes, a flow in the Pack's place."""
+    acme(host)
+    view = host.home / "ecosystem" / "flows" / "acme.answer.acme.yaml"
+    mine = host.home / "user_data" / "flows" / "mine.yaml"
+    mine.parent.mkdir(exist_ok=True)
+    host.until(view.is_file, 20, "the view")
+    assert "my.step" not in view.read_text(encoding="utf-8")
+    step = "{id: mine, set: {doubled: 0}}"
+    mine.write_text(f"modify: acme.answer\nid: my.step\nops: [{{insert: {{after: double}}, steps: [{step}]}}]\n")
+    host.until(lambda: "my.step" in view.read_text(encoding="utf-8"), 20, "the view to tell of the modifier")
+    assert "id: mine" in view.read_text(encoding="utf-8")
+    mine.unlink()
+    host.until(lambda: "my.step" not in view.read_text(encoding="utf-8"), 20, "the view to follow")
+    mine.write_text("flow: acme.answer\nsteps: [{id: own, set: {x: 1}}]\n")
+    host.until(lambda: not view.exists(), 20, "the Pack's flow to be another's")
+
+
 def test_the_review_tells_a_packs_flows_and_what_an_operators_flow_joins(host: RunningHost) -> None:
     acme(host)
     joins = "flow: evening\nsteps: [{id: one, call: acme.double, with: {value: 1}}, {id: two, call: shout.add, with: {value: 1}}]\n"
