@@ -62,14 +62,19 @@ class Pages:
         self._templates.filters["amount"] = amount
 
     def render(self, name: str, reader: Reader, status: int = 200, **values: Any) -> Response:
-        """A whole page. Never stored: it shows the state of this moment to one reader."""
-        session = reader.session
-        text = self._templates.get_template(name).render(
-            language=reader.language, words=CATALOGUES[reader.language], session=session, notices=reader.notices,
-            **values,
+        """A whole page."""
+        return Response(self.text(name, reader, **values), status, self.headers(reader), media_type="text/html")
+
+    def text(self, name: str, reader: Reader, **values: Any) -> str:
+        """A page, or a part of one."""
+        return self._templates.get_template(name).render(
+            language=reader.language, words=CATALOGUES[reader.language], session=reader.session,
+            notices=reader.notices, **values,
         )  # fmt: skip
-        headers = {"content-language": reader.language, "vary": "accept-language", "cache-control": "no-store"}
-        return Response(text, status, headers, media_type="text/html")
+
+    def headers(self, reader: Reader) -> dict[str, str]:
+        """Of every page. Never stored: it shows the state of this moment to one reader."""
+        return {"content-language": reader.language, "vary": "accept-language", "cache-control": "no-store"}
 
     def failure(self, reader: Reader, error: RumiError, back: str) -> Response:
         """A use case refused: what, why, what to do next, and the way back."""
@@ -99,5 +104,7 @@ def amount(value: float, unit: str) -> str:
     if unit.startswith("bytes"):
         size = f"{value / 1_048_576:.1f} MiB" if value >= 1_048_576 else f"{value / 1024:.1f} KiB"
         return f"{size}{unit.removeprefix('bytes')}"
+    if unit == "s" and 0 < value < 1:
+        return f"{value * 1000:.3g} ms" if value >= 1e-6 else "0 ms"
     number = f"{value:.0f}" if float(value).is_integer() else f"{value:.4g}"
     return f"{number} {unit}" if unit == "s" else number

@@ -6,6 +6,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from backend_core.errors import RequestError
+from console import live
 from console.desk import Desk, pack_id_of
 from console.forms import modes, target_of
 from console.overview import overview
@@ -61,11 +62,14 @@ async def runs(desk: Desk, request: Request) -> Response:
 
 
 async def run(desk: Desk, request: Request) -> Response:
-    """``live=1``: the page of a run that is under way comes anew by itself; only on request: it moves the text."""
+    """``live=1``: the page of a run that is under way goes on with it; only on request: it moves the text."""
     found = await desk.host.run(str(request.path_params["run_id"]))
+    reader = desk.reader(request)
     going = found["status"] == "running"
-    live = going and request.query_params.get("live") == "1"
-    return desk.pages.render("run.html", desk.reader(request), run=found, going=going, live=live)
+    followed = going and request.query_params.get("live") == "1"
+    if followed and live.streams(request, reader):
+        return live.page(desk, reader, found)
+    return desk.pages.render("run.html", reader, run=found, going=going, live=followed, streams=False)
 
 
 def _held(item: View) -> View:

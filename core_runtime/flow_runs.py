@@ -177,6 +177,25 @@ class FlowRuns:
             raise unknown(run_id, "There is no such run")
         return found
 
+    async def news(self, run_id: str, seen: int) -> tuple[RunReport, list[StepReport]]:
+        """A run and its steps behind the first ``seen``, once there are any or it is over; of many the newest.
+
+        ``NotFoundError`` for one that neither is under way nor was since the host started.
+        """
+        live = self._live.get(run_id)
+        report = live.report if live else self._done.get(run_id)
+        if report is None:
+            raise unknown(run_id, "No such run is under way")
+        while report.ended <= seen and run_id in self._live:
+            bell = asyncio.Event()
+            report.bells.add(bell)
+            try:
+                await bell.wait()
+            finally:
+                report.bells.discard(bell)
+        new = max(0, report.ended - seen)
+        return report, list(report.steps)[-new:] if new else []
+
     async def close(self) -> None:
         """End every run."""
         tasks = [live.task for live in self._live.values()]
@@ -223,6 +242,7 @@ class FlowRuns:
             del self._live[report.run_id]
             self._keep(report)
             self._told(report)
+            report.ring()
             turn = self._turn(plan.flow.id, key)
             async with turn:
                 turn.notify_all()

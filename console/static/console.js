@@ -13,7 +13,11 @@
   const secret = sessionStorage.getItem(KEY);
   if (!secret) return;
 
-  async function show(url, options, remember) {
+  const LIVE_MS = 2000;
+  let again = 0;
+
+  async function show(url, options, remember, still) {
+    clearTimeout(again);
     const answer = await fetch(url, {
       ...options, headers: { ...options.headers, "X-Rumi-Session": secret }, cache: "no-store", credentials: "omit",
     });
@@ -24,6 +28,10 @@
     document.body.replaceWith(document.adoptNode(next.body));
     const at = new URL(answer.url);
     if (remember) history.pushState(null, "", at.pathname + at.search);
+    if (document.querySelector("[data-live]")) {
+      again = setTimeout(() => show(location.pathname + location.search, {}, false, true), LIVE_MS);
+    }
+    if (still) return;
     document.getElementById("content")?.focus({ preventScroll: true });
     scrollTo(0, 0);
   }

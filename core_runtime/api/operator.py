@@ -145,6 +145,11 @@ class Operator:
         """One run with its steps so far."""
         return (await asyncio.to_thread(self._kernel().runs.get, run_id)).as_dict()
 
+    async def news(self, run_id: str, seen: int) -> tuple[View, int, list[View]]:
+        """Waits: a run, how many of its steps are over, and those behind the first ``seen`` (the newest of many)."""
+        report, steps = await self._kernel().runs.news(run_id, seen)
+        return report.summary(), report.ended, [step.as_dict() for step in steps]
+
     # --- deciding ----------------------------------------------------------------------------------------------------
 
     async def approve(

@@ -1,4 +1,4 @@
-"""Server-sent events: one bounded, cancellable stream per response.
+"""Answers that go on: server-sent events, and pages; one bounded, cancellable stream per response.
 
 Invariants:
   * A stream ends when the client goes, the host stops, or its source ends; its source is closed in each case.
@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from starlette.responses import Response
@@ -22,6 +23,7 @@ from core_runtime.rules.shown import encode
 
 STREAM_LIMIT = 64
 HEARTBEAT_S = 15.0
+_NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
 class Streams:
@@ -51,13 +53,15 @@ class Streams:
             raise HostError("The host is stopping", code="stopping", hint="Start it again: rumi up")
 
 
-class EventStream(Response):
-    """``source`` yields ready events (``event``); it is closed here, whatever happens."""
+class GoingOn(Response):
+    """``source`` yields ready pieces; it is closed here, whatever happens. ``still_here`` is what breaks a silence."""
 
-    media_type = "text/event-stream"
+    still_here: bytes
 
-    def __init__(self, streams: Streams, source: AsyncGenerator[bytes, None]) -> None:
-        super().__init__(headers={"cache-control": "no-store", "x-content-type-options": "nosniff"})
+    def __init__(
+        self, streams: Streams, source: AsyncGenerator[bytes, None], headers: Mapping[str, str] = _NO_HEADERS
+    ) -> None:
+        super().__init__(headers={"cache-control": "no-store", "x-content-type-options": "nosniff", **headers})
         del self.headers["content-length"]
         self._streams = streams
         self._source = source
@@ -78,7 +82,7 @@ class EventStream(Response):
                     done, _ = await asyncio.wait(waited, timeout=HEARTBEAT_S, return_when=asyncio.FIRST_COMPLETED)
                     if done & ends:
                         break
-                    chunk: bytes | None = b": still here\n\n"
+                    chunk: bytes | None = self.still_here
                     if done:
                         chunk, item = item.result(), None
                     if chunk is None:
@@ -91,6 +95,20 @@ class EventStream(Response):
                 task.cancel()
             await asyncio.gather(*waiting, return_exceptions=True)
             await self._source.aclose()
+
+
+class EventStream(GoingOn):
+    """Ready events (``event``)."""
+
+    media_type = "text/event-stream"
+    still_here = b": still here\n\n"
+
+
+class PageStream(GoingOn):
+    """A page of HTML that is not over yet: its beginning, then what is to follow."""
+
+    media_type = "text/html"
+    still_here = b"<!-- -->\n"
 
 
 def event(name: str, data: Any, event_id: str = "") -> bytes:

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -92,11 +93,14 @@ class Watched:
         assert "owned" not in page.title()
         assert page.evaluate("document.querySelectorAll('main img, main script').length") == 0
         assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth"), f"{name} is wider than the window"
-        shots = os.environ.get("RUMI_SHOTS")
-        if shots:
-            page.screenshot(path=f"{shots}/{name}-{self.language}.png", full_page=True)
+        self.shot(name)
         found = Axe().run(page)
         assert found.violations_count == 0, found.generate_report()
+
+    def shot(self, name: str) -> None:
+        shots = os.environ.get("RUMI_SHOTS")
+        if shots:
+            self.page.screenshot(path=f"{shots}/{name}-{self.language}.png", full_page=True)
 
     def click(self, word: str) -> None:
         self.page.get_by_role("button", name=self.words[word], exact=True).first.click()
@@ -105,6 +109,8 @@ class Watched:
 def opened(host: RunningHost, browser: Browser, language: str, **options: Any) -> Watched:
     made = Watched(browser, language, **options)
     made.page.goto(Path(host.ok("POST", "/api/console/open")["path"]).as_uri())
+    if options.get("java_script_enabled") is False:
+        made.page.get_by_role("button").click()
     expect(made.page.get_by_role("heading", level=1)).to_have_text(made.words["overview"])
     return made
 
@@ -212,6 +218,71 @@ def test_what_leads_inside_packages_limits_and_a_kept_copy(tmp_path: Path, brows
         expect(page.get_by_role("alert")).to_contain_text(words["kept"])
         expect(page.get_by_role("row").filter(has_text=words["limit_memory"]).first).to_contain_text("256.0 MiB")
         assert seen.complaints == []
+        seen.context.close()
+
+
+WALK = """
+flow: slow.walk
+steps:
+  - {id: first, set: {x: 1}}
+  - {id: missing, call: nobody.here}
+  - {id: waits, wait: {event: test.go}}
+  - {id: bad, fail: {type: own, title: "%s"}, on_error: continue}
+  - {id: again, wait: {event: test.go}}
+"""
+GO = "flow: test.go\nsteps: [{id: go, emit: test.go}]\n"
+
+
+def followed(host: RunningHost, seen: Watched, shot: str) -> None:
+    """A run that is followed: its steps appear as they end, while nothing is loaded anew."""
+    folder = host.home / "user_data" / "flows"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "slow.flow.yaml").write_text(WALK % "<b>no</b> such thing", encoding="utf-8")
+    (folder / "go.flow.yaml").write_text(GO, encoding="utf-8")
+    asking = threading.Thread(target=lambda: host.ok("POST", "/api/flows/slow.walk/run", {"timeout": 60}))
+    asking.start()
+    page, words = seen.page, seen.words
+    runs = f"http://localhost:{host.web_port}/_rumi/runs"
+    host.until(lambda: [one for one in host.ok("GET", "/api/runs") if one["flow"] == "slow.walk"], 20, "the run")
+    page.goto(runs)
+    page.get_by_role("main").get_by_role("link", name="slow.walk").first.click()
+    page.get_by_role("link", name=words["run_follow"]).click(no_wait_after=True)
+    rows = page.get_by_role("table").get_by_role("row")
+    expect(rows).to_have_count(3)
+    expect(page.get_by_text(words["run_live"])).to_be_visible()
+    seen.shot(f"{shot}-under-way")
+    host.ok("POST", "/api/flows/test.go/run", {})
+    expect(rows).to_have_count(5)
+    expect(rows.filter(has_text="bad")).to_contain_text("<b>no</b> such thing")
+    host.until(lambda: host.ok("GET", "/api/runs")[0]["status"] != "running", 20, "the flow that publishes to end")
+    host.ok("POST", "/api/flows/test.go/run", {})
+    asking.join(20)
+
+
+@pytest.mark.parametrize(("language", "options"), [("en", {"java_script_enabled": False}), ("ja", {"color_scheme": "dark", "viewport": {"width": 360, "height": 760}})])
+def test_a_run_is_followed_as_it_goes(tmp_path: Path, browser: Browser, language: str, options: dict[str, Any]) -> None:
+    with RunningHost(tmp_path / "home", "embedded") as host:
+        seen = opened(host, browser, language, **options)
+        followed(host, seen, "11-followed")
+        page, words = seen.page, seen.words
+        expect(page.get_by_role("status")).to_contain_text(words["run_ended"])
+        expect(page.get_by_role("status")).to_contain_text(words["run_degraded"])
+        expect(page.get_by_role("button", name=words["run_cancel"])).to_be_hidden()
+        if options.get("java_script_enabled", True):
+            seen.look("12-followed-to-its-end", page.url.partition("/_rumi/")[2])
+        else:
+            seen.shot("12-followed-to-its-end")
+        assert seen.complaints == []
+        seen.context.close()
+
+
+def test_a_run_is_followed_where_the_tab_carries_the_session(tmp_path: Path, browser: Browser) -> None:
+    with RunningHost(tmp_path / "home", "embedded", entry=ROOT / "tests" / "support" / "unproven_host.py") as host:
+        seen = opened(host, browser, "en")
+        followed(host, seen, "13-tab")
+        expect(seen.page.get_by_text(seen.words["run_degraded"])).to_be_visible()
+        expect(seen.page.get_by_text(seen.words["run_live"])).to_be_hidden()
+        assert [text for text in seen.complaints if "401" not in text] == []
         seen.context.close()
 
 

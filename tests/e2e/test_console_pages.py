@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from console.decide import _weaker
+from console.pages import POLICY
 from console.words import CATALOGUES
 from tests.support import wheels
 from tests.support.browser_like import Answer, Visitor, code_in
@@ -236,16 +237,22 @@ finally: [{id: last, set: {y: 1}}]
 """
 
 
-def test_a_run_is_seen_while_it_is_under_way_and_can_be_ended(host: RunningHost) -> None:
+def under_way(host: RunningHost, text: str, flow: str) -> tuple[str, threading.Thread, list[Any]]:
+    """A run of ``flow`` of the operator's: its page, who asks for it, and what that one is told."""
     folder = host.home / "user_data" / "flows"
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "slow.flow.yaml").write_text(SLOW, encoding="utf-8")
+    (folder / f"{flow}.flow.yaml").write_text(text, encoding="utf-8")
     answers: list[Any] = []
-    asking = threading.Thread(target=lambda: answers.append(host.ok("POST", "/api/flows/slow.walk/run", {"timeout": 60})))
+    asking = threading.Thread(target=lambda: answers.append(host.ok("POST", f"/api/flows/{flow}/run", {"timeout": 60})))
     asking.start()
-    run = host.until(lambda: next((one for one in host.ok("GET", "/api/runs") if one["flow"] == "slow.walk"), None), 20, "the run")
-    at = f"/_rumi/runs/{run['run_id']}"
-    host.until(lambda: len(host.ok("GET", f"/api/runs/{run['run_id']}")["steps"]) == 2, 20, "its first steps")
+    run = host.until(lambda: next((one for one in host.ok("GET", "/api/runs") if one["flow"] == flow), None), 20, "the run")
+    return f"/_rumi/runs/{run['run_id']}", asking, answers
+
+
+def test_a_run_is_seen_while_it_is_under_way_and_can_be_ended(host: RunningHost) -> None:
+    at, asking, answers = under_way(host, SLOW, "slow.walk")
+    run_id = at.rpartition("/")[2]
+    host.until(lambda: len(host.ok("GET", f"/api/runs/{run_id}")["steps"]) == 2, 20, "its first steps")
     visitor = opened(host)
     for language, words in (("en", EN), ("ja", JA)):
         visitor.language = language
@@ -253,19 +260,75 @@ def test_a_run_is_seen_while_it_is_under_way_and_can_be_ended(host: RunningHost)
         assert f'href="{at}"' in text
         assert words["run_running"] in text
         assert "slow.walk" in text
-        assert '<meta http-equiv="refresh"' not in visitor.get(at).text, "nothing moves by itself unasked"
-        text = visitor.get(f"{at}?live=1").text
-        assert '<meta http-equiv="refresh" content="2">' in text
-        for expected in (words["run_running"], words["step_skipped"], "nobody.here", words["run_cancel"]):
+        text = visitor.get(at).text
+        for expected in (words["run_running"], words["step_skipped"], "nobody.here", words["run_cancel"], f'href="{at}?live=1"'):
             assert expected in text, expected
         assert "waits" not in text, "it has not ended yet"
     visitor.language = "en"
     page = visitor.get(at)
     assert visitor.post(f"{at}/cancel", {"csrf": page.csrf}).status == 303
-    host.until(lambda: host.ok("GET", f"/api/runs/{run['run_id']}")["status"] == "cancelled", 20, "its end")
+    host.until(lambda: host.ok("GET", f"/api/runs/{run_id}")["status"] == "cancelled", 20, "its end")
     asking.join(20)
     assert [one["status"] for one in answers] == ["cancelled"], "whoever asked for the run is told how it ended"
-    text = visitor.get(f"{at}?live=1").text
-    assert '<meta http-equiv="refresh"' not in text, "it is over"
+    text = visitor.get(f"{at}?live=1").text  # which is over: a page like any other
     assert EN["run_cancelled"] in text
+    assert EN["run_live"] not in text
     assert visitor.get("/_rumi/runs/..%2fx").status in {400, 404}
+
+
+@pytest.mark.parametrize("session", [True, False])
+def test_a_followed_run_is_a_page_that_goes_on_and_ends_with_it(host: RunningHost, session: bool) -> None:
+    """Without a script: each step comes when it ends, in the reader's language, with the policy of every page."""
+    at, asking, _ = under_way(host, SLOW, "slow.walk")
+    deciding = opened(host)
+    visitor = deciding if session else Visitor(host.web_port)
+    visitor.language = "ja"
+    with visitor.going_on(f"{at}?live=1") as until:
+        text = until("nobody.here")
+        assert visitor.last.header("content-security-policy") == POLICY
+        assert visitor.last.header("content-language") == "ja"
+        assert visitor.last.header("cache-control") == "no-store"
+        for expected in (JA["run_running"], JA["run_live"], JA["run_cancel"], JA["step_skipped"]):
+            assert expected in text, expected
+        assert "waits" not in text
+        assert JA["run_ended"] not in text
+        assert "<script" not in text
+        page = deciding.get(at)
+        assert deciding.post(f"{at}/cancel", {"csrf": page.csrf}).status == 303
+        text = until("")
+        assert text.index("nobody.here") < text.index("<code>waits</code>") < text.index("<code>finally/last</code>") < text.index(JA["run_ended"])
+        assert JA["run_cancelled"] in text[text.index(JA["run_ended"]) :]
+        assert text.rstrip().endswith("</html>")
+        assert text.count("<tr>") == 5, "one for the head, each step once"
+    asking.join(20)
+    assert deciding.send("HEAD", f"{at}?live=1", None, {"Sec-Fetch-Site": "same-origin"}).status == 200
+
+
+HOSTILE = "<b>x</b><!--end--><!--steps-->\u202e"
+LOUD = """
+flow: loud.walk
+limits: {steps: 5000}
+steps:
+  - {id: bad, fail: {type: own, title: %s}, on_error: continue}
+  - {id: many, loop: {max: 1500}, do: [{id: one, set: {x: 1}}]}
+  - {id: waits, wait: 1h}
+"""
+
+
+def test_a_followed_page_is_bounded_escapes_what_it_tells_and_leaves_nothing_behind(host: RunningHost) -> None:
+    at, asking, _ = under_way(host, LOUD % json.dumps(HOSTILE), "loud.walk")
+    run_id = at.rpartition("/")[2]
+    visitor = opened(host)
+    for _ in range(70):  # more than there are places for: whoever leaves gives his back
+        with visitor.going_on(f"{at}?live=1") as until:
+            until("<!DOCTYPE".lower())
+    with visitor.going_on(f"{at}?live=1") as until:
+        until("many/one")
+        host.ok("POST", f"/api/runs/{run_id}/cancel", {})
+        text = until("")
+    asking.join(20)
+    assert "<b>x</b>" not in text
+    assert "\u202e" not in text
+    assert text.count("<!--") == 0 or text.count("<!-- -->") == text.count("<!--"), "no mark of ours is left, and none of theirs"
+    assert text.count("<tr>") <= 1_001
+    assert EN["run_left_out"] in text

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import html
 import http.client
 import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,6 +58,27 @@ class Visitor:
         if answer.header("set-cookie"):
             self.cookie = answer.header("set-cookie").partition(";")[0]
         return answer
+
+    @contextlib.contextmanager
+    def going_on(self, path: str) -> Iterator[Callable[[str], str]]:
+        """A page that is not over: what was read of it once a text is in it. ``""``: to its end."""
+        connection = http.client.HTTPConnection(self.address, self.port, timeout=60)
+        try:
+            headers = {"Host": f"localhost:{self.port}", "Accept-Language": self.language, "Sec-Fetch-Site": "same-origin", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
+            connection.request("GET", path, None, {**headers, **({"Cookie": self.cookie} if self.cookie else {})})
+            answer, read = connection.getresponse(), bytearray()
+            self.last = Answer(answer.status, answer.getheaders(), "")
+
+            def until(text: str) -> str:
+                while (not text or text not in read.decode(errors="replace")) and (piece := answer.read1(65536)):
+                    read.extend(piece)
+                shown = read.decode()
+                assert text in shown, (text, shown)
+                return shown
+
+            yield until
+        finally:
+            connection.close()
 
     def send(self, method: str, path: str, body: str | None, headers: dict[str, str | None]) -> Answer:
         connection = http.client.HTTPConnection(self.address, self.port, timeout=60)

@@ -224,7 +224,7 @@ def test_text_helpers() -> None:
 
 @pytest.mark.parametrize(
     ("value", "unit", "expected"),
-    [(268_435_456, "bytes", "256.0 MiB"), (65_536, "bytes/s", "64.0 KiB/s"), (0.0, "bytes", "0.0 KiB"), (30.0, "s", "30 s"), (128, "", "128"), (0.0342219, "processors", "0.03422")],
+    [(268_435_456, "bytes", "256.0 MiB"), (65_536, "bytes/s", "64.0 KiB/s"), (0.0, "bytes", "0.0 KiB"), (30.0, "s", "30 s"), (0.000523, "s", "0.523 ms"), (2e-7, "s", "0 ms"), (0.0, "s", "0 s"), (128, "", "128"), (0.0342219, "processors", "0.03422")],
 )
 def test_a_limit_reads_as_a_number_with_its_unit(value: float, unit: str, expected: str) -> None:
     assert amount(value, unit) == expected

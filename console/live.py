@@ -1,0 +1,55 @@
+"""The page of a run that goes on while the run does: each step is a line more as it ends, with scripts off as well.
+
+Invariants:
+  * What was sent is never touched again; how the run ended is told below it.
+  * A page has an end: at most ``ROWS`` steps are listed, and the host's bound on open streams counts it.
+
+Not here: the run (``core_runtime.flow_runs``), the page of one that is over (``views``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from console.desk import Desk
+from console.pages import Reader
+from core_runtime.api.operator import View
+from core_runtime.api.sse import PageStream
+from core_runtime.rules.sessions import Carrier
+
+ROWS: Final = 1_000
+STEPS: Final = "<!--steps-->"
+"""Where in the page steps are put in; no text of a Pack can be that, since it is escaped."""
+END: Final = "<!--end-->"
+
+
+def streams(request: Request, reader: Reader) -> bool:
+    """Whether the page can go on: not where the console's own script fetches pages, since it shows whole ones."""
+    scripted = reader.session is not None and reader.session.carrier is Carrier.HEADER
+    return request.method == "GET" and not scripted
+
+
+def page(desk: Desk, reader: Reader, run: View) -> Response:
+    """The answer. ``HostError`` where too many streams are open."""
+    desk.api.streams.admit()
+    headers = desk.pages.headers(reader)
+    return PageStream(desk.api.streams, _pieces(desk, reader, run), headers)
+
+
+async def _pieces(desk: Desk, reader: Reader, run: View) -> AsyncGenerator[bytes, None]:
+    whole = desk.pages.text("run.html", reader, run={**run, "steps": []}, going=True, live=True, streams=True)
+    head, rest = whole.split(STEPS)
+    before, after = rest.split(END)
+    yield head.encode()
+    seen = listed = 0
+    while run["status"] == "running":
+        run, ended, steps = await desk.host.news(run["run_id"], seen)
+        steps = steps[: ROWS - listed]
+        seen, listed = ended, listed + len(steps)
+        if steps:
+            yield "".join(desk.pages.text("run_step.html", reader, step=step) for step in steps).encode()
+    yield (before + desk.pages.text("run_end.html", reader, run=run, left_out=seen - listed) + after).encode()
