@@ -45,15 +45,15 @@ __all__ = ["ApprovalManager", "PackStatus", "VerifiedCopy"]
 class ApprovalManager(Approvals):
     """Everything that an operator decides about Packs of one installation. Thread-safe."""
 
-    def add(self, source: Path, *, actor: str, fetched: bool = False) -> PackStatus:
+    def add(self, source: Path, *, actor: str, fetched: bool = False, publisher: str = "") -> PackStatus:
         """Copy a folder or archive in: as a new Pack, or into staging beside the approved version, which stays as it
-        is. ``fetched``: it lies in a folder of ``fetching``.
+        is. ``fetched``: it lies in a folder of ``fetching``. ``publisher``: the key that it must be signed with.
         """
         incoming, tree = self._updates.receive(source, ours=fetched)
         try:
             metadata = self._added_metadata(incoming, source)
             with self._locked(metadata.pack_id):
-                return self._place(incoming, tree, metadata, actor)
+                return self._place(incoming, tree, metadata, actor, publisher)
         finally:
             pack_folders.delete(incoming)
 
@@ -210,11 +210,11 @@ class ApprovalManager(Approvals):
                 raise
             return self._metadata_at(incoming, named)
 
-    def _place(self, incoming: Path, tree: Tree, metadata: PackMetadata, actor: str) -> PackStatus:
+    def _place(self, incoming: Path, tree: Tree, metadata: PackMetadata, actor: str, publisher: str) -> PackStatus:
         pack_id = metadata.pack_id
         known = self._look(pack_id)
         check_removed(pack_id, known.facts.mark)
-        self._checked_seal(incoming, tree, metadata, actor)
+        self._checked_seal(incoming, tree, metadata, actor, publisher)
         folder = self._packs.packs_dir / pack_id
         if known.grant is not None:
             if known.grant.digest == tree.digest:

@@ -20,13 +20,14 @@ class AddPack(msgspec.Struct, forbid_unknown_fields=True):
     """One of three. ``path``: an absolute path on the host's machine, of the folder that holds
     ``backend/ecosystem.json``, or of a zip or tar archive of it. ``git``: the address of a repository, of which ``ref``
     (a branch, a tag, a commit; else its head) is fetched. ``oci``: ``oci://HOST/NAME:TAG`` or ``…@sha256:…``; the
-    answer's ``pinned`` names just what was fetched.
+    answer's ``pinned`` names just what was fetched. ``publisher``: ``ed25519:…``, the key that it must be signed with.
     """
 
     path: str = ""
     git: str = ""
     ref: str = ""
     oci: str = ""
+    publisher: str = ""
 
 
 class ApproveUpdate(msgspec.Struct, forbid_unknown_fields=True):
@@ -49,13 +50,14 @@ async def add(api: Api, call: Call) -> Any:
             detail="Expected path, git with an optional ref, or oci.",
             hint='{"path": "/absolute/folder-or-archive"}, {"git": "https://…", "ref": "v1.0"} or {"oci": "oci://…"}',
         )
+    options = {"actor": call.actor, "publisher": body.publisher}
     if body.oci:
-        found, pinned = await updates.add_from_registry(api.host, reference(body.oci), actor=call.actor)
+        found, pinned = await updates.add_from_registry(api.host, reference(body.oci), **options)
         return {**views.pack_status(found), "pinned": pinned}
     if body.git:
         source = git_source(body.git, body.ref)
-        return views.pack_status(await updates.add_from_git(api.host, source, actor=call.actor))
-    return views.pack_status(await updates.add(api.host, body.path, actor=call.actor))
+        return views.pack_status(await updates.add_from_git(api.host, source, **options))
+    return views.pack_status(await updates.add(api.host, body.path, **options))
 
 
 async def show(api: Api, call: Call) -> Any:

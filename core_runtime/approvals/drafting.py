@@ -149,11 +149,13 @@ class Drafting(Standings):
             base_runtime=self.base_runtime,
         )
 
-    def _checked_seal(self, folder: Path, tree: Tree, metadata: PackMetadata, actor: str) -> Seal:
+    def _checked_seal(
+        self, folder: Path, tree: Tree, metadata: PackMetadata, actor: str, wanted: str = ""
+    ) -> Seal:
         """The signature in a copy of ours; ``TrustError`` where it speaks against the Pack, on record."""
         seal = seal_of(folder, tree, pack_id=metadata.pack_id, version=metadata.version)
         try:
-            check_seal(metadata.pack_id, seal, self.grants.publishers.of(metadata.pack_id))
+            check_seal(metadata.pack_id, seal, self.grants.publishers.of(metadata.pack_id), wanted)
         except TrustError as error:
             self._audit.append(
                 "pack.signature_refused", pack_id=metadata.pack_id, actor=actor, digest=tree.digest, cause=error.code,

@@ -39,40 +39,45 @@ MARGIN_S = 10.0
 OPERATOR = "operator"
 
 
-async def add(host: Host, path: str, *, actor: str = OPERATOR) -> PackStatus:
-    """Copy a folder or an archive in: a new Pack, or a staged version of an approved one, which goes on as it is."""
+async def add(host: Host, path: str, *, actor: str = OPERATOR, publisher: str = "") -> PackStatus:
+    """Copy a folder or an archive in: a new Pack, or a staged version of an approved one, which goes on as it is.
+
+    ``publisher``, here and below: the key that it must be signed with, ``""`` where the operator demands none.
+    """
     host.require_evidence()
-    return await asyncio.to_thread(host.approvals.add, Path(path), actor=actor)
+    return await asyncio.to_thread(host.approvals.add, Path(path), actor=actor, publisher=publisher)
 
 
-async def add_from_git(host: Host, source: GitSource, *, actor: str = OPERATOR) -> PackStatus:
+async def add_from_git(host: Host, source: GitSource, *, actor: str = OPERATOR, publisher: str = "") -> PackStatus:
     """Fetch one commit of a repository and bring it in like a folder; which one it was is on record."""
     host.require_evidence()
-    return await asyncio.to_thread(_add_from_git, host, source, actor)
+    return await asyncio.to_thread(_add_from_git, host, source, actor, publisher)
 
 
-def _add_from_git(host: Host, source: GitSource, actor: str) -> PackStatus:
+def _add_from_git(host: Host, source: GitSource, actor: str, publisher: str) -> PackStatus:
     with host.approvals.fetching() as folder:
         fetched = git_source.fetch(source, folder)
-        found = host.approvals.add(fetched.archive, actor=actor, fetched=True)
+        found = host.approvals.add(fetched.archive, actor=actor, fetched=True, publisher=publisher)
     host.audit.append(
         "pack.fetched", pack_id=found.pack_id, actor=actor, source=source.shown, commit=fetched.commit
     )
     return found
 
 
-async def add_from_registry(host: Host, reference: Reference, *, actor: str = OPERATOR) -> tuple[PackStatus, str]:
+async def add_from_registry(
+    host: Host, reference: Reference, *, actor: str = OPERATOR, publisher: str = ""
+) -> tuple[PackStatus, str]:
     """Fetch what a registry has there and bring it in like a folder. Second: the reference that names just that."""
     host.require_evidence()
-    return await asyncio.to_thread(_add_from_registry, host, reference, actor)
+    return await asyncio.to_thread(_add_from_registry, host, reference, actor, publisher)
 
 
-def _add_from_registry(host: Host, reference: Reference, actor: str) -> tuple[PackStatus, str]:
+def _add_from_registry(host: Host, reference: Reference, actor: str, publisher: str) -> tuple[PackStatus, str]:
     ports = {DEFAULT_API_PORT, DEFAULT_WEB_PORT, host.settings.api_port, host.settings.web_port}
     machine = this_machine(ports)  # a registry is never the host itself
     with host.approvals.fetching() as folder:
         fetched = oci_source.fetch(reference, folder, machine)
-        found = host.approvals.add(fetched.archive, actor=actor, fetched=True)
+        found = host.approvals.add(fetched.archive, actor=actor, fetched=True, publisher=publisher)
     host.audit.append(
         "pack.fetched", pack_id=found.pack_id, actor=actor, source=reference.shown, manifest=fetched.manifest,
         layer=fetched.layer, as_user=fetched.as_user,

@@ -231,8 +231,11 @@ def weigh(seal: Seal, pin: Pin | None) -> Standing:
     return Standing.KNOWN if seal.statement.key == pin.key else Standing.CHANGED
 
 
-def check_seal(pack_id: str, seal: Seal, pin: Pin | None) -> None:
-    """``TrustError`` for a signature that is wrong, and for a publisher that is not the one of before."""
+def check_seal(pack_id: str, seal: Seal, pin: Pin | None, wanted: str = "") -> None:
+    """``TrustError`` for a signature that is wrong, and for a publisher that is not the one of before.
+
+    ``wanted``: the key that the operator demands, where he knows it from elsewhere.
+    """
     standing = weigh(seal, pin)
     forget = f"If you know why, and mean it: rumi publisher forget {pack_id}"
     if standing is Standing.INVALID:
@@ -244,9 +247,17 @@ def check_seal(pack_id: str, seal: Seal, pin: Pin | None) -> None:
             hint=f"Get it again from its publisher. Who wrote it himself signs it anew, or removes {FILE}.",
             fields={"cause": seal.flaw.code},
         )
+    if wanted and seal.key != wanted:
+        raise TrustError(
+            "The Pack is not signed by the publisher that you named",
+            code="publisher_unexpected",
+            detail=f"{quote(pack_id)} should be signed with {quote(wanted, 100)}; it {_signed_now(seal)}.",
+            hint="Nothing was kept. Compare the key with what the publisher says.",
+            fields={"wanted": wanted[:100], "found": seal.key},
+        )
     if standing in {Standing.CHANGED, Standing.MISSING}:
         assert pin is not None
-        now = f"is signed with {seal.statement.key}" if seal.statement else "carries no signature"
+        now = _signed_now(seal)
         raise TrustError(
             "The Pack is not signed by its publisher of before",
             code=standing.value,
@@ -254,6 +265,10 @@ def check_seal(pack_id: str, seal: Seal, pin: Pin | None) -> None:
             hint=f"Ask the publisher. {forget}",
             fields={"pinned": pin.key, "found": seal.key},
         )
+
+
+def _signed_now(seal: Seal) -> str:
+    return f"is signed with {seal.key}" if seal.key else "carries no signature"
 
 
 def seal_document(seal: Seal, pin: Pin | None) -> Mapping[str, Any]:

@@ -25,9 +25,10 @@ _START_S = 420.0  # packages of the new version may have to be fetched
 )
 @click.argument("source", metavar="FOLDER|ARCHIVE|URL")
 @click.option("--ref", default="", help=say("Which branch, tag or commit of a repository."))
+@click.option("--publisher", default="", metavar="KEY", help=say("Refuse it unless it is signed with just this key."))
 @json_option
-def add(source: str, ref: str) -> None:
-    asked = _asked(source, ref)
+def add(source: str, ref: str, publisher: str) -> None:
+    asked = _asked(source, ref) | ({"publisher": publisher} if publisher else {})
     if ref and "git" not in asked:
         raise click.UsageError(say("--ref is for Git repositories; {source} is none.", source=show.safe(source)))
     done = link.ask("POST", "/api/packs/add", asked, timeout_s=_START_S)

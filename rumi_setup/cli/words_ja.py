@@ -354,6 +354,7 @@ JAPANESE: dict[str, str] = {
         "取り込みます: 新しい Pack、または承認済みの Pack の新しい版 (今の版は動き続けます)。",
     "Which branch, tag or commit of a repository.": "リポジトリのどのブランチ、タグ、コミットか。",
     "--ref is for Git repositories; {source} is none.": "--ref は Git リポジトリ用です。{source} は違います。",
+    "Refuse it unless it is signed with just this key.": "この鍵による署名でなければ拒否します。",
     "It is {pinned}.": "取得したもの: {pinned}",
     "Version {new} of {pack} is staged; what is approved goes on.":
         "{pack} の版 {new} を待機させました。承認済みの版はそのまま動きます。",

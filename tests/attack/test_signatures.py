@@ -167,6 +167,21 @@ def test_forgetting_is_the_operators_and_on_record(known, author, tmp_path) -> N
     assert known.approvals.publishers()["alpha"].key == other.key
 
 
+def test_the_operator_may_demand_a_key_that_he_knows(home, author, tmp_path) -> None:
+    source, other = folder_of(home, tmp_path / "in"), Publisher()
+    for signed in (False, True):
+        if signed:
+            author.sign(source)
+        with pytest.raises(TrustError) as caught:
+            home.approvals.add(source, actor="tester", publisher=other.key)
+        assert caught.value.code == "publisher_unexpected"
+        assert caught.value.fields["found"] == (author.key if signed else "")
+    with pytest.raises(TrustError):
+        home.approvals.add(source, actor="tester", publisher="x")
+    assert not list(home.packs_dir.iterdir())
+    assert home.approvals.add(source, actor="tester", publisher=author.key).pack_id == "alpha"
+
+
 # --- the list of known keys ------------------------------------------------------------------------------------------
 
 

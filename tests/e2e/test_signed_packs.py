@@ -52,7 +52,10 @@ def bill(host: RunningHost, path: str) -> tuple[str, str, str]:
 
 def test_the_way_of_a_signed_pack(tmp_path: Path, host: RunningHost) -> None:
     author, thief = Publisher("A. Uthor"), Publisher("A. Uthor")
-    added = host.ok("POST", "/api/packs/add", {"path": folder(tmp_path / "v1", "1.0.0", author)})
+    source = folder(tmp_path / "v1", "1.0.0", author)
+    status, answer = host.request("POST", "/api/packs/add", {"path": source, "publisher": thief.key})
+    assert (status, answer["code"]) == (409, "publisher_unexpected")
+    added = host.ok("POST", "/api/packs/add", {"path": source, "publisher": author.key})
     assert added["status"] == "installed", "a signature approves nothing"
     shown = host.ok("GET", "/api/packs/seal/review")["signature"]
     assert (shown["standing"], shown["key"], shown["publisher"]) == ("first_use", author.key, "A. Uthor")
