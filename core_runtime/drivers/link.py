@@ -140,7 +140,7 @@ class Link(asyncio.BufferedProtocol):
         first = start
         until = began = 0.0
         if end - start > LONG_READ_BYTES:
-            began, until = time.thread_time(), self._until()
+            began, until = time.thread_time(), time.monotonic() + self._turn_s()
         on_frame = self._peer.on_frame
         limit = self._limits.frame_bytes
         size = 0
@@ -153,7 +153,7 @@ class Link(asyncio.BufferedProtocol):
                     break
                 if start != first:
                     if not until:
-                        until = self._until()
+                        until = time.monotonic() + self._turn_s()
                     elif time.monotonic() >= until:
                         self._start = start
                         self._yield_turn(began)
@@ -169,12 +169,11 @@ class Link(asyncio.BufferedProtocol):
             self._start = self._end = 0
         else:
             self._make_room(start, end, size + 4)
-        if began and (self._full or time.thread_time() - began > SHARED_TURN_S):
+        if began and (self._full or time.thread_time() - began > self._turn_s()):
             self._yield_turn(began)
 
-    def _until(self) -> float:
-        now = time.monotonic()
-        return now + (SHARED_TURN_S if now < self._shared_until else TURN_S)
+    def _turn_s(self) -> float:
+        return SHARED_TURN_S if time.monotonic() < self._shared_until else TURN_S
 
     def _make_room(self, start: int, end: int, needed: int) -> None:
         """Move the incomplete rest to the front of a buffer that can hold the frame it belongs to."""
