@@ -294,7 +294,7 @@ class Session:
 
     @property
     def shares(self) -> bool:
-        """Whether others have been served beside it lately."""
+        """Whether others are served beside it now."""
         return self._link is not None and self._link.shares()
 
     def on_long(self, frame: tuple[Any, ...]) -> bool:

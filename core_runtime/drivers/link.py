@@ -30,9 +30,9 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 from backend_core.errors import HostError, TrustError, quote
-from core_runtime.drivers.turns import Turn
+from core_runtime.drivers.turns import Partners, Turn
 from core_runtime.rules.frames import BusLimits, FrameError, append
-from core_runtime.rules.sharing import SHARED_FOR_S, SHARED_TURN_S, TURN_S, rest_s
+from core_runtime.rules.sharing import SHARED_TURN_S, TURN_S, rest_s
 
 BUFFER_BYTES = 64 * 1024
 LONG_READ_BYTES = 2048
@@ -76,7 +76,8 @@ class Link(asyncio.BufferedProtocol):
         self._queued = False
         self._resuming = False
         self._full = False
-        self._shared_until = 0.0
+        self._sharing = False
+        self._partners = Partners()
         self._transport: asyncio.Transport | None = None
         self._fd = -1
         self._reason = ""
@@ -105,7 +106,7 @@ class Link(asyncio.BufferedProtocol):
         self.bytes_in += nbytes
         turn = self._turn
         turn.reading = True
-        turn.seen.add(self)
+        turn.seen[self] = time.monotonic()
         try:
             self._handle()
         finally:
@@ -118,7 +119,7 @@ class Link(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the peer once."""
         self.closed = True
-        self._turn.seen.discard(self)
+        self._turn.seen.pop(self, None)
         self._out = bytearray()
         reason = self._reason or (f"connection failed: {exc}" if exc else "the sandbox closed the connection")
         self._peer.on_lost(reason)
@@ -173,7 +174,7 @@ class Link(asyncio.BufferedProtocol):
             self._yield_turn(began)
 
     def _turn_s(self) -> float:
-        return SHARED_TURN_S if time.monotonic() < self._shared_until else TURN_S
+        return SHARED_TURN_S if self._sharing else TURN_S
 
     def _make_room(self, start: int, end: int, needed: int) -> None:
         """Move the incomplete rest to the front of a buffer that can hold the frame it belongs to."""
@@ -209,11 +210,9 @@ class Link(asyncio.BufferedProtocol):
             self._loop.call_soon(self._continue)
 
     def shares(self) -> bool:
-        """Whether others have been served beside it lately."""
-        now = time.monotonic()
-        if self._turn.others(self):
-            self._shared_until = now + SHARED_FOR_S
-        return now < self._shared_until
+        """Whether others are served beside it now."""
+        self._sharing = self._turn.others(self, self._partners)
+        return self._sharing
 
     def _continue(self) -> None:
         self._resuming = False

@@ -5,7 +5,11 @@ Not here: reading and writing (``link``), how long a rest is (``rules.sharing``)
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterable
 from typing import Protocol
+
+from core_runtime.rules.sharing import SHARED_FOR_S
 
 
 class Waits(Protocol):
@@ -24,8 +28,8 @@ class Turn:
         self.reading = False
         self.waiting: list[Waits] = []
         """Each of these writes its frames at the end of the read."""
-        self.seen: set[Waits] = set()
-        """What has been read from since a link last asked for ``others``."""
+        self.seen: dict[Waits, float] = {}
+        """When each was last read from, by ``time.monotonic``; what is old goes when somebody asks."""
 
     def end(self) -> None:
         """The read has been handled."""
@@ -36,11 +40,35 @@ class Turn:
             for link in waiting:
                 link.flush()
 
-    def others(self, asking: Waits) -> bool:
-        """Whether somebody else was read from since a link last asked.
+    def others(self, asking: Waits, partners: Partners) -> bool:
+        """Whether somebody else was read from lately, the partners of ``asking`` apart."""
+        partners.note(self.waiting)
+        since = time.monotonic() - SHARED_FOR_S
+        for link in [link for link, at in self.seen.items() if at < since]:
+            del self.seen[link]
+        return any(link is not asking and link not in partners for link in self.seen)
 
-        Whom the turn of ``asking`` has something for does not count: two that call each other need not share.
-        """
-        others = any(link is not asking and link not in self.waiting for link in self.seen)
-        self.seen.clear()
-        return others
+
+class Partners:
+    """Whom the turns of one link lately had something for: two that call each other need not share.
+
+    Lately: within one to two times ``rules.sharing.SHARED_FOR_S``.
+    """
+
+    __slots__ = ("_before", "_now", "_until")
+
+    def __init__(self) -> None:
+        self._now: set[Waits] = set()
+        self._before: set[Waits] = set()
+        self._until = 0.0
+
+    def __contains__(self, link: Waits) -> bool:
+        return link in self._now or link in self._before
+
+    def note(self, links: Iterable[Waits]) -> None:
+        """These are partners from now on."""
+        now = time.monotonic()
+        if now >= self._until:
+            stale = now >= self._until + SHARED_FOR_S
+            self._before, self._now, self._until = set() if stale else self._now, set(), now + SHARED_FOR_S
+        self._now.update(links)

@@ -15,7 +15,7 @@ from typing import Final
 TURN_S: Final = 0.00025
 """Of a connection that nobody else waits beside."""
 SHARED_TURN_S: Final = 0.0001
-SHARED_FOR_S: Final = 0.1
+SHARED_FOR_S: Final = 0.02
 """How long a connection counts as sharing the loop after somebody else was last served."""
 REST: Final = 5.0
 """Rests for each turn, of the shortest length that rests."""
