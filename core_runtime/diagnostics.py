@@ -22,6 +22,7 @@ from enum import StrEnum
 from typing import Any
 
 from backend_core.errors import RumiError, quote
+from core_runtime.rules.issue_words import title_ja
 
 MAX_EVENTS = 10_000
 MAX_ISSUES = 2_000
@@ -74,6 +75,7 @@ class Issue:
             "severity": self.severity.value,
             "subject": self.subject,
             "title": self.title,
+            "title_ja": title_ja(self.code),
             "detail": self.detail,
             "hint": self.hint,
             "evidence": dict(self.evidence),

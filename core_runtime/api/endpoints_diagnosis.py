@@ -12,6 +12,7 @@ from core_runtime.api.call import Call
 from core_runtime.api.context import Api
 from core_runtime.api.table import OBJECTS, Endpoint
 from core_runtime.diagnosis.doctor import as_documents, current_issues
+from core_runtime.rules.issue_words import title_ja
 
 HISTORY_LINES = 100
 HISTORY_LINES_MOST = 2000
@@ -38,7 +39,7 @@ async def history(api: Api, call: Call) -> Any:
     subject, code = call.text("subject"), call.text("code")
     await api.host.issues.tell()
     found = await asyncio.to_thread(api.host.issues.history.read, limit=count, subject=subject, code=code)
-    return [asdict(row) for row in found]
+    return [{**asdict(row), "title_ja": title_ja(row.code)} for row in found]
 
 
 async def doctor(api: Api, call: Call) -> Any:

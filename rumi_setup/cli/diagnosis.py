@@ -11,7 +11,7 @@ import click
 
 from rumi_setup.cli import codes, link, show
 from rumi_setup.cli.failure import Failure
-from rumi_setup.cli.machine import guarded
+from rumi_setup.cli.machine import guarded, issue_title
 from rumi_setup.cli.main import SETTINGS, Lazy, json_option
 from rumi_setup.cli.words import say
 from rumi_setup.core.words import language
@@ -126,7 +126,7 @@ def _driver_line(driver: dict[str, Any]) -> str:
 
 def _issue_line(one: dict[str, Any]) -> str:
     hint = show.safe(one.get("hint"))
-    about = f"{show.safe(one.get('severity'))}  {show.safe(one.get('subject'))}: {show.safe(one.get('title'))}"
+    about = f"{show.safe(one.get('severity'))}  {show.safe(one.get('subject'))}: {issue_title(one)}"
     return about + (f"  → {hint}" if hint else "")
 
 

@@ -14,6 +14,7 @@ from rumi_setup.cli.main import json_option
 from rumi_setup.cli.words import say
 from rumi_setup.core import places
 from rumi_setup.core.problem import SetupError
+from rumi_setup.core.words import language
 
 _T = TypeVar("_T")
 
@@ -77,13 +78,18 @@ def status() -> None:
     for pack in packs:
         counts[str(pack.get("status"))] = counts.get(str(pack.get("status")), 0) + 1
     show.pairs([("Packs", ", ".join(f"{count} {state}" for state, count in sorted(counts.items())) or say("none"))])
-    show.section("Issues", (f"{show.safe(i.get('severity'))}: {show.safe(i.get('title'))}" for i in issues[:20]))
+    show.section("Issues", (f"{show.safe(i.get('severity'))}: {issue_title(i)}" for i in issues[:20]))
     if issues:
         show.next_step("./rumi doctor")
     elif counts.keys() & {"installed", "pending", "modified"}:
         show.next_step("./rumi pack pending")
     else:
         show.next_step("./rumi pack list")
+
+
+def issue_title(one: dict[str, Any]) -> str:
+    """What the host calls it, in the reader's language where it has words for it."""
+    return show.safe((language() == "ja" and one.get("title_ja")) or one.get("title"))
 
 
 def _transport(isolation: dict[str, Any], chosen: dict[str, Any]) -> str:

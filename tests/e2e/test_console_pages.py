@@ -16,6 +16,7 @@ import pytest
 from console.decide import _weaker
 from console.pages import POLICY
 from console.words import CATALOGUES
+from core_runtime.rules.issue_words import TITLES_JA
 from tests.support import wheels
 from tests.support.browser_like import Answer, Visitor, code_in
 from tests.support.running_host import RunningHost, one_component_pack
@@ -225,6 +226,24 @@ def test_weaker_isolation_than_approved_needs_its_tick(tmp_path: Path) -> None:
         assert decide(visitor, "demo", weaker="yes").status == 303
         assert host.status("demo")["status"] == "running"
         assert EN["weaker_agree"] not in visitor.get("/_rumi/packs/demo/review").text
+
+
+def test_issues_are_called_in_the_readers_language(host: RunningHost) -> None:
+    put(host, "waits", [])
+    host.ok("GET", "/api/doctor")
+    [issue] = [one for one in host.ok("GET", "/api/issues") if one["code"] == "pack_undecided"]
+    assert issue["title_ja"] == TITLES_JA["pack_undecided"]
+    visitor = opened(host)
+    for path in ("/_rumi/", "/_rumi/issues"):
+        visitor.language = "en"
+        text = visitor.get(path).text
+        assert issue["title"] in text
+        assert issue["title_ja"] not in text
+        visitor.language = "ja"
+        text = visitor.get(path).text
+        assert issue["title_ja"] in text
+        assert issue["title"] not in text
+        assert f'<bdi lang="en">{issue["hint"]}</bdi>' in text
 
 
 SLOW = """

@@ -24,7 +24,8 @@ looks by itself: after its start and every five minutes, for at most a hundredth
 
 Over HTTP: `GET /api/issues`, `GET /api/issues/history`, `GET /api/doctor` (runs every check now), `POST /api/doctor/fix` `{{"issue": ID}}`, or `{{}}` for everything
 that decides nothing. On the bus: `issue.changed` (`{{id, code, severity, subject, title, count, change: found|gone}}`), once a second at most. The console's page
-*Issues* has the same as buttons.
+*Issues* has the same as buttons. An issue has its `title` in English and `title_ja` by its code (`""` for an error that has no words there); the console, `rumi doctor`,
+`rumi issue` and `rumi status` show the one of the reader's language. Details and hints are in English.
 
 * What a check no longer finds is resolved. A check that fails or takes longer than {check_s:g} s is an issue of its own (`check_failed`); what it found before stays.
 * One check reports at most {most} subjects; the rest is counted.
@@ -35,7 +36,7 @@ that decides nothing. On the bus: `issue.changed` (`{{id, code, severity, subjec
 ホストのどこかで起きた失敗は、必ず *issue* になります。変わらないコード、対象、何が問題か、次に何をするか、原因の連なりを持ちます。ホストは起動後と 5 分ごとに自分でも調べます（時間の
 100 分の 1 まで）。`./rumi doctor` は全部を調べ、`--fix` は利用者の判断が要らないものを直します。`./rumi issue list|fix|history` は、いまの問題、1 つの修復、これまでの履歴です。
 修復の対象はつねに issue から取られ、頼んだ側からは取られません。実行前に監査記録へ書かれ、置き換えたものは `名前.broken-時刻` として残ります。「任せる」と書かれたものは `--fix` で
-行われ、ほかは 1 つずつ指定します。
+行われ、ほかは 1 つずつ指定します。題名は利用者の言語で示され（API では `title` と `title_ja`）、詳細と次の手は英語です。
 """
 
 
