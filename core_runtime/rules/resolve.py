@@ -7,6 +7,7 @@ Invariants:
   * The order depends on the units only, never on the order in which they were found.
   * A unit never unlocks itself; one of several providers of a key is enough.
   * Every unit is either in exactly one batch or blocked with a sentence; libraries start before the rest.
+  * The work grows with the units and their keys, not with their square: one Pack may bring hundreds of them.
 
 Not here: whether a provider really registered what it declared (``component_lifecycle`` looks at the registry).
 """
@@ -17,12 +18,19 @@ from collections import deque
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Final, TypeAlias
 
 from core_runtime.rules.contracts import misfit, satisfies
 
 NOTHING: Mapping[str, str] = MappingProxyType({})
 Present = Mapping[str, Collection[str]]
 """Keys that exist → the versions that their providers state, "" for one that states none."""
+TOLD_STEPS: Final = 8
+"""Steps of a way to a root cause that are told; of a longer one the first and the last."""
+MORE: Final = "…"
+LOOKED_AT: Final = 200
+"""Units looked at for the smallest circle that one is on; in a larger one a way into it is told."""
+_TOLD: Final = 2 * TOLD_STEPS - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +70,10 @@ class Unit:
 
 @dataclass(frozen=True, slots=True)
 class Blocked:
-    """A unit that can't start. ``path`` alternates unit, key, unit, … to the root cause; ``key`` is its first key."""
+    """A unit that can't start. ``path`` alternates unit, key, unit, … to the root cause; ``key`` is its first key.
+
+    A way of more than ``TOLD_STEPS`` steps has ``MORE`` in the place of its middle, a circle at its end.
+    """
 
     unit: Unit
     key: str
@@ -92,14 +103,49 @@ def resolve(
     """
     waiting = sorted(set(units), key=lambda unit: unit.full_id)
     present = {key: set(versions) for key, versions in present_keys(available).items()}
+    batches = _batches(waiting, present)
+    placed = {unit.full_id for batch in batches for unit in batch}
+    left = [unit for unit in waiting if unit.full_id not in placed]
+    causes = _Causes(left, present, elsewhere)
+    return Resolution(batches, tuple(map(causes.of, left)))
+
+
+def _batches(units: Iterable[Unit], present: dict[str, set[str]]) -> tuple[tuple[Unit, ...], ...]:
+    """What starts together, in order. ``present`` has what those provide afterwards."""
+    lacking = {unit: set(unit.unmet(present)) for unit in units}
+    needing: dict[str, list[Unit]] = {}
+    for unit, keys in lacking.items():
+        for key in keys:
+            needing.setdefault(key, []).append(unit)
+    ready = [unit for unit, keys in lacking.items() if not keys]
     batches: list[tuple[Unit, ...]] = []
-    while batch := runnable(waiting, present):
+    while ready:
+        batch = _first_of(ready)
         batches.append(batch)
-        for unit in batch:
-            for key in unit.provides:
-                present.setdefault(key, set()).add(unit.version(key))
-        waiting = [unit for unit in waiting if unit not in batch]
-    return Resolution(tuple(batches), tuple(_blocked(unit, waiting, present, elsewhere) for unit in waiting))
+        ready = [] if len(batch) == len(ready) else [unit for unit in ready if not unit.library]
+        for key, version in _news(batch, present):
+            present.setdefault(key, set()).add(version)
+            for unit in needing.get(key, ()):
+                if key in lacking[unit] and unit.suits(key, version):
+                    lacking[unit].discard(key)
+                    if not lacking[unit]:
+                        ready.append(unit)
+    return tuple(batches)
+
+
+def _news(batch: Iterable[Unit], present: Present) -> set[tuple[str, str]]:
+    """Keys that a batch adds, with versions."""
+    found: set[tuple[str, str]] = set()
+    for unit in batch:
+        stated = dict(unit.versions)
+        found.update((key, stated.get(key, "")) for key in unit.provides)
+    return {(key, version) for key, version in found if version not in present.get(key, ())}
+
+
+def _first_of(ready: Iterable[Unit]) -> tuple[Unit, ...]:
+    """Libraries keep the rest back."""
+    ordered = sorted(ready, key=lambda unit: unit.full_id)
+    return tuple(unit for unit in ordered if unit.library) or tuple(ordered)
 
 
 def present_keys(available: Present | Iterable[str]) -> Present:
@@ -110,83 +156,157 @@ def present_keys(available: Present | Iterable[str]) -> Present:
 def runnable(waiting: Iterable[Unit], present: Present | Iterable[str]) -> tuple[Unit, ...]:
     """The waiting units that may start now: every required key exists and suits; libraries keep the rest back."""
     keys = present_keys(present)
-    ready = sorted((unit for unit in waiting if not unit.unmet(keys)), key=lambda unit: unit.full_id)
-    libraries = tuple(unit for unit in ready if unit.library)
-    return libraries or tuple(ready)
+    return _first_of(unit for unit in waiting if not unit.unmet(keys))
 
 
-def _blocked(unit: Unit, waiting: list[Unit], present: Present, elsewhere: Mapping[str, str]) -> Blocked:
-    providers: dict[str, list[Unit]] = {}
-    for other in waiting:
-        for key in sorted(other.provides):
-            providers.setdefault(key, []).append(other)
-    path, cycle = _root_cause(unit, providers, present)
-    end = "" if cycle else _end(path[-1], providers, present, elsewhere)
-    return Blocked(unit, path[1], path, cycle, _sentence(path, {other.full_id: other for other in waiting}, end))
+_Need: TypeAlias = tuple[str, str]
+"""A key and the range in which it is needed, "" for any."""
 
 
-def _root_cause(
-    unit: Unit, providers: Mapping[str, list[Unit]], present: Present
-) -> tuple[tuple[str, ...], bool]:
-    """The shortest way to a key that nobody provides as it is needed, else the way into a circle."""
-    queue: deque[tuple[Unit, tuple[str, ...]]] = deque([(unit, (unit.full_id,))])
-    seen = {unit.full_id}
-    while queue:
-        current, path = queue.popleft()
-        for key in current.unmet(present):
-            suitable = _suitable(current, key, providers)
-            if not suitable:
-                return (*path, key), False
-            for provider in suitable:
-                if provider.full_id not in seen:
-                    seen.add(provider.full_id)
-                    queue.append((provider, (*path, key, provider.full_id)))
-    return _circle(unit, providers, present), True
+class _Causes:
+    """Why each of the units that are left can't start. What would provide a key is looked up once for all of them."""
+
+    def __init__(self, left: Iterable[Unit], present: Present, elsewhere: Mapping[str, str]) -> None:
+        self._present = present
+        self._elsewhere = elsewhere
+        self._units = {unit.full_id: unit for unit in left}
+        self._versions: dict[str, dict[str, str]] = {}
+        """Key → those that would provide it, in order, with the versions that they state."""
+        for name, unit in self._units.items():
+            stated = dict(unit.versions)
+            for key in unit.provides:
+                self._versions.setdefault(key, {})[name] = stated.get(key, "")
+        self._needs: dict[str, list[_Need]] = {}
+        self._suitable: dict[_Need, dict[str, None]] = {}
+        for name, unit in self._units.items():
+            ranges = dict(unit.ranges)
+            self._needs[name] = [(key, ranges.get(key, "")) for key in unit.unmet(present)]
+            for need in self._needs[name]:
+                if need not in self._suitable:
+                    self._suitable[need] = self._providers(*need)
+        self._length: dict[str, int] = {}
+        """Unit → how many keys its shortest way to one has that nobody provides as it is needed."""
+        self._gap: dict[str, str] = {}
+        """Unit → the last unit on that way."""
+        self._measure()
+
+    def of(self, unit: Unit) -> Blocked:
+        """The one reason that is told of it."""
+        name = unit.full_id
+        cycle = name not in self._length
+        path = (self._own_circle(name) or self._into_circle(name)) if cycle else self._to_gap(name)
+        return Blocked(unit, path[1], path, cycle, self._sentence(path, "" if cycle else self._end(path[-1])))
+
+    def _providers(self, key: str, wanted: str) -> dict[str, None]:
+        stated = self._versions.get(key, {})
+        return {name: None for name, version in stated.items() if not wanted or satisfies(version, wanted)}
+
+    def _measure(self) -> None:
+        """Backwards from the keys that nobody provides, one step at a time."""
+        needing: dict[_Need, list[str]] = {}
+        for name, needs in self._needs.items():
+            for need in needs:
+                needing.setdefault(need, []).append(name)
+        providing: dict[str, list[_Need]] = {}
+        for need, suitable in self._suitable.items():
+            for name in suitable:
+                providing.setdefault(name, []).append(need)
+        reached = {need for need, suitable in self._suitable.items() if not suitable}
+        step = {name for need in reached for name in needing[need]}
+        self._gap = {name: name for name in step}
+        length = 1
+        while step:
+            self._length.update(dict.fromkeys(step, length))
+            news = {need for name in step for need in providing.get(name, ())} - reached
+            reached |= news
+            step = {name for need in news for name in needing[need]} - self._length.keys()
+            length += 1
+            for name in step:
+                self._gap[name] = self._gap[self._nearer(name, length)[1]]
+
+    def _nearer(self, name: str, length: int) -> tuple[str, str]:
+        """The first key and the first of its providers from which it is one step less to a gap."""
+        return next(
+            (need[0], provider)
+            for need in self._needs[name]
+            for provider in self._suitable[need]
+            if self._length.get(provider) == length - 1
+        )
+
+    def _to_gap(self, name: str) -> tuple[str, ...]:
+        last = self._gap[name]
+        path = [name]
+        while name != last and len(path) < _TOLD:
+            key, name = self._nearer(name, self._length[name])
+            path += [key, name]
+        path += [] if name == last else [MORE, last]
+        return (*path, next(need[0] for need in self._needs[last] if not self._suitable[need]))
+
+    def _own_circle(self, start: str) -> tuple[str, ...]:
+        """The smallest circle that it is on; empty where it is on none, or on a large one only."""
+        came: dict[str, tuple[str, str]] = {}
+        looked: set[_Need] = set()
+        queue = deque([start])
+        while queue and len(came) < LOOKED_AT:
+            name = queue.popleft()
+            for need in self._needs[name]:
+                if start in self._suitable[need]:
+                    return _circle(start, name, need[0], came)
+                if need not in looked:
+                    looked.add(need)
+                    news = [provider for provider in self._suitable[need] if provider not in came]
+                    came.update(dict.fromkeys(news, (name, need[0])))
+                    queue.extend(news)
+        return ()
+
+    def _into_circle(self, name: str) -> tuple[str, ...]:
+        """The way from it into a circle: every unit on it waits, so following any of its keys comes back to one."""
+        path = [name]
+        while len(path) < _TOLD:
+            need = self._needs[name][0]
+            name = next(iter(self._suitable[need]))
+            path += [need[0], name]
+            if name in path[:-1:2]:
+                return tuple(path)
+        return (*path, MORE)
+
+    def _end(self, key: str) -> str:
+        """Why the last key of a way is not there: what provides it has another version, or nothing does."""
+        if self._present.get(key):
+            return misfit(key, max(self._present[key]))
+        for name, version in self._versions.get(key, {}).items():
+            return misfit(key, version, self._units[name].pack_id)
+        return self._elsewhere.get(key, "which nothing that runs or is approved provides")
+
+    def _sentence(self, path: tuple[str, ...], end: str) -> str:
+        """``end`` is empty for a circle."""
+
+        def key_at(index: int) -> str:
+            wanted = self._units[path[index - 1]].wanted(path[index])
+            return f"{path[index]} {wanted}" if wanted else path[index]
+
+        if path[0] == path[-1] and len(path) == 3:
+            return f"waiting for {key_at(1)}, which only it itself would provide"
+        parts = [f"waiting for {key_at(1)}"]
+        for index in range(2, len(path) - 1, 2):
+            unit, key = path[index : index + 2]
+            if path[index - 1] == MORE:
+                parts.append(f"the last of which, {unit}, waits for {key_at(index + 1)}")
+            else:
+                parts.append(
+                    f"which {unit} provides, itself waiting for {'others' if key == MORE else key_at(index + 1)}"
+                )
+        if not end:
+            closed = "" if path[-1] == MORE else f", which {path[-1]} provides"
+            return f"{', '.join(parts)}{closed}: they wait for each other, so none can start first"
+        return ", ".join((*parts, end))
 
 
-def _suitable(unit: Unit, key: str, providers: Mapping[str, list[Unit]]) -> list[Unit]:
-    return [other for other in providers.get(key, ()) if unit.suits(key, other.version(key))]
-
-
-def _circle(unit: Unit, providers: Mapping[str, list[Unit]], present: Present) -> tuple[str, ...]:
-    """The way from ``unit`` into a circle: every unit on it waits, so following any of its keys comes back to one."""
-    path: tuple[str, ...] = (unit.full_id,)
-    visited = {unit.full_id}
-    while True:
-        key = unit.unmet(present)[0]
-        unit = _suitable(unit, key, providers)[0]
-        path = (*path, key, unit.full_id)
-        if unit.full_id in visited:
-            return path
-        visited.add(unit.full_id)
-
-
-def _end(
-    key: str, providers: Mapping[str, list[Unit]], present: Present, elsewhere: Mapping[str, str]
-) -> str:
-    """Why the last key of a way is not there: what provides it has another version, or nothing does."""
-    if present.get(key):
-        return misfit(key, max(present[key]))
-    if providers.get(key):
-        other = providers[key][0]
-        return misfit(key, other.version(key), other.pack_id)
-    return elsewhere.get(key, "which nothing that runs or is approved provides")
-
-
-def _sentence(path: tuple[str, ...], units: Mapping[str, Unit], end: str) -> str:
-    """``end`` is empty for a circle."""
-
-    def key_at(index: int) -> str:
-        key = path[index]
-        wanted = units[path[index - 1]].wanted(key)
-        return f"{key} {wanted}" if wanted else key
-
-    parts = [f"waiting for {key_at(1)}"]
-    if path[0] == path[-1] and len(path) == 3:
-        return f"{parts[0]}, which only it itself would provide"
-    parts += [
-        f"which {path[index]} provides, itself waiting for {key_at(index + 1)}" for index in range(2, len(path) - 1, 2)
-    ]
-    if not end:
-        end = f"which {path[-1]} provides: they wait for each other, so none can start first"
-    return ", ".join((*parts, end))
+def _circle(start: str, name: str, key: str, came: Mapping[str, tuple[str, str]]) -> tuple[str, ...]:
+    """The circle that ``key``, which ``name`` lacks, closes."""
+    path = [start, key, name]
+    while name != start:
+        name, key = came[name]
+        path += [key, name]
+    path.reverse()
+    return tuple(path) if len(path) <= _TOLD + 2 else (*path[:_TOLD], MORE)

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core_runtime.rules.resolve import Unit, resolve
+from core_runtime.rules.resolve import MORE, TOLD_STEPS, Unit, resolve
 
 KEYS = st.sampled_from([f"k{i}" for i in range(6)])
 UNITS = st.lists(
@@ -58,3 +58,61 @@ def test_more_keys_never_block_more(units):
     fewer = {blocked.unit.full_id for blocked in resolve(units).blocked}
     more = {blocked.unit.full_id for blocked in resolve(units, available=["k0", "k1"]).blocked}
     assert more <= fewer
+
+
+def shortest(start, units, present):
+    """Steps of the shortest way from a blocked unit to a key that nobody would provide; None where every way circles."""
+    seen, edge, steps = {start.full_id}, [start], 1
+    while edge:
+        following = []
+        for unit in edge:
+            for key in unit.unmet(dict.fromkeys(present, ("",))):
+                providers = [other for other in units if key in other.provides]
+                if not providers:
+                    return steps
+                following += [other for other in providers if other.full_id not in seen]
+                seen.update(other.full_id for other in providers)
+        edge, steps = following, steps + 1
+    return None
+
+
+def smallest_circle(start, units, present):
+    """Steps from a unit back to it; None where it is on no circle."""
+    seen, edge, steps = set(), [start], 1
+    while edge:
+        wanted = {key for unit in edge for key in unit.requires - present}
+        if wanted & start.provides:
+            return steps
+        edge = [other for other in units if wanted & other.provides and other.full_id not in seen]
+        seen.update(other.full_id for other in edge)
+        steps += 1
+    return None
+
+
+@given(UNITS, st.frozensets(KEYS, max_size=2))
+def test_the_shortest_way_is_told(units, available):
+    found = resolve(units, available=available)
+    present = set(available).union(*(unit.provides for unit in found.order()))
+    left = [blocked.unit for blocked in found.blocked]
+    for blocked in found.blocked:
+        steps = shortest(blocked.unit, left, present)
+        assert blocked.cycle == (steps is None)
+        if steps is not None and steps <= TOLD_STEPS:
+            assert len(blocked.path) == 2 * steps
+        circle = smallest_circle(blocked.unit, left, present)
+        if blocked.cycle and circle is not None and circle <= TOLD_STEPS:
+            assert blocked.path[0] == blocked.path[-1]
+            assert len(blocked.path) == 2 * circle + 1
+
+
+@given(UNITS, st.frozensets(KEYS, max_size=2))
+def test_every_step_that_is_told_is_one(units, available):
+    for blocked in resolve(units, available=available).blocked:
+        by_id = {unit.full_id: unit for unit in units}
+        path = blocked.path
+        for index in range(0, len(path) - 1, 2):
+            if path[index + 1] == MORE:
+                continue
+            assert path[index + 1] in by_id[path[index]].requires
+            if index + 2 < len(path):
+                assert path[index + 1] in by_id[path[index + 2]].provides

@@ -1,6 +1,11 @@
 """Order of components and the sentences for those that can't start."""
 
-from core_runtime.rules.resolve import Unit, resolve, runnable
+import sys
+from functools import partial
+
+import pytest
+
+from core_runtime.rules.resolve import MORE, TOLD_STEPS, Unit, resolve, runnable
 
 
 def unit(name: str, provides: str = "", requires: str = "", *, library: bool = False) -> Unit:
@@ -134,3 +139,65 @@ def test_a_circle_needs_versions_that_fit():
     blocked = {b.unit.full_id: b for b in resolve([a, versioned("b:s:b", {"y": "2.0.0"}, {"x": "^1"})]).blocked}
     assert not blocked["a:s:a"].cycle
     assert blocked["a:s:a"].reason == "waiting for y ^1, but the Pack 'b' states version 2.0.0"
+
+
+def chain(count: int) -> list[Unit]:
+    """Each needs what the next one provides; nothing provides the last key."""
+    return [unit(f"p{n:04}:s:m", f"k{n}", f"k{n + 1}") for n in range(count)]
+
+
+def test_of_a_long_way_the_first_and_the_last_steps_are_told():
+    found = resolve(chain(40)).blocked[0]
+    assert found.path[:3] == ("p0000:s:m", "k1", "p0001:s:m")
+    assert found.path[-3:] == (MORE, "p0039:s:m", "k40")
+    assert len(found.path) == 2 * TOLD_STEPS + 2
+    assert found.reason.endswith(
+        "which p0007:s:m provides, itself waiting for others, the last of which, p0039:s:m, waits for k40, "
+        "which nothing that runs or is approved provides"
+    )
+
+
+def test_of_a_large_circle_the_first_steps_are_told():
+    found = resolve([*chain(40), unit("p0040:s:m", "k40", "k0")]).blocked[0]
+    assert found.cycle
+    assert found.path[-1] == MORE
+    assert found.reason.endswith("itself waiting for others: they wait for each other, so none can start first")
+
+
+def test_the_smallest_circle_is_told():
+    found = reasons(
+        unit("a:s:a", "a", "b c"), unit("b:s:b", "b", "d"), unit("d:s:d", "d", "a"), unit("c:s:c", "c", "a")
+    )
+    assert found["a:s:a"].startswith("waiting for c, which c:s:c provides, itself waiting for a, which a:s:a provides:")
+
+
+def functions_called(work) -> int:
+    """How much is done, whatever the machine's speed."""
+    count = 0
+
+    def counted(_frame, event, _argument):
+        nonlocal count
+        count += event in {"call", "c_call"}
+
+    sys.setprofile(counted)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        lambda n: [*chain(n), unit(f"p{n:04}:s:m", f"k{n}")],
+        chain,
+        lambda n: [*chain(n), unit("z:s:z", f"k{n}", "k0")],
+        lambda n: [unit(f"p{i:04}:s:m", "same", "same") for i in range(n)],
+        lambda n: [unit(f"p{i:04}:s:m", requires="gone") for i in range(n)],
+    ],
+    ids=["starts in a row", "waits in a row", "one circle", "all provide what all need", "all lack one key"],
+)
+def test_the_work_grows_with_the_units_and_not_with_their_square(shape):
+    few, many = (functions_called(partial(resolve, shape(count))) for count in (300, 1_200))
+    assert many < 8 * few
