@@ -2,7 +2,8 @@
 
 Invariants:
   * What is started is the verified copy that the approval manager hands out, under the isolation of this machine.
-  * A Pack of which no component could start waits without a sandbox, and starts by itself when a key appears.
+  * A Pack of which no component could start, or that depends on a Pack that does not serve, waits without a sandbox,
+    and starts by itself when what it waits for appears.
   * One Pack's failing start is an Issue of that Pack; at startup it delays nobody beyond its own place in the queue.
 
 Not here: decisions of the operator (``packs``), the order (``rules.resolve``), restarts (``container_orchestrator``).
@@ -11,7 +12,8 @@ Not here: decisions of the operator (``packs``), the order (``rules.resolve``), 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from backend_core.ecosystem.spec.models import PackMetadata
@@ -25,8 +27,8 @@ from core_runtime.handlers import operator_view, owners
 from core_runtime.handlers.host import Failure, Host, Waiting
 from core_runtime.handlers.isolation import DOCKER_TITLE, launch_request, no_isolation_issue, sandbox_target
 from core_runtime.rules.approval import State
-from core_runtime.rules.component_work import units_of
-from core_runtime.rules.resolve import Blocked, Unit, resolve
+from core_runtime.rules.component_work import pack_key, pack_of, units_of
+from core_runtime.rules.resolve import NOTHING, Blocked, Unit, resolve
 
 START_FAILED = "pack_start_failed"
 RUNTIME_CHANGED = "runtime_changed"
@@ -45,12 +47,18 @@ async def start_approved(host: Host, statuses: Sequence[PackStatus]) -> dict[str
     for pack_id, reasons in blocked.items():
         host.waiting[pack_id] = Waiting(tuple(units_of(approved[pack_id])), reasons[0].reason)
     places = asyncio.Semaphore(max(1, host.policy.parallel))
+    starts: dict[str, asyncio.Task[bool]] = {}
 
     async def start(pack_id: str) -> bool:
+        before = {starts[name] for name in approved[pack_id].dependencies if name in starts}
+        if before:
+            await asyncio.wait(before)
         async with places, host.exclusively(pack_id):
             return await attempt(host, pack_id, host.policy.start_timeout_s, ordered=True)
 
-    started = await asyncio.gather(*(start(pack_id) for pack_id in order))
+    for pack_id in order:  # what it depends on has a task already: the order has no circle
+        starts[pack_id] = asyncio.create_task(start(pack_id), name=f"start of {pack_id}")
+    started = await asyncio.gather(*starts.values())
     failed = [pack_id for pack_id, done in zip(order, started, strict=True) if not done and pack_id in host.failures]
     return {
         "started": [pack_id for pack_id, done in zip(order, started, strict=True) if done],
@@ -92,7 +100,8 @@ async def attempt(host: Host, pack_id: str, timeout_s: float, *, ordered: bool =
 async def start_one(host: Host, pack_id: str, *, ordered: bool = False) -> bool:
     """Start one Pack now; raises ``RumiError``. False when nothing of it can start yet (it waits then).
 
-    ``ordered``: the order over all Packs already found that something of it can start once its providers did.
+    ``ordered``: the order over all Packs already found that something of it can start once its providers did, and
+    what it depends on was started before.
     """
     host.require_evidence()
     if host.isolation is None:
@@ -104,7 +113,7 @@ async def start_one(host: Host, pack_id: str, *, ordered: bool = False) -> bool:
         )
     target = await sandbox_target(host)
     copy = await asyncio.to_thread(host.approvals.open_for_start, pack_id, isolation=host.isolation, target=target)
-    if not ordered and _must_wait(host, copy.metadata):
+    if _must_wait(host, copy.metadata, ordered=ordered):
         return False
     host.waiting.pop(pack_id, None)
     host.starting.add(pack_id)
@@ -115,7 +124,11 @@ async def start_one(host: Host, pack_id: str, *, ordered: bool = False) -> bool:
     host.bus.sleep.end(pack_id)
     host.failures.pop(pack_id, None)
     host.diagnostics.resolve(START_FAILED, pack_id)
-    return not await park_idle(host, pack_id)
+    if await park_idle(host, pack_id):
+        return False
+    _wake(host)
+    _tell_waiting(host)
+    return True
 
 
 async def stop_one(host: Host, pack_id: str, *, reason: str) -> None:
@@ -269,27 +282,46 @@ def _tell_base(host: Host, copy: VerifiedCopy) -> None:
     )
 
 
-def _must_wait(host: Host, metadata: PackMetadata) -> bool:
-    """Whether every component of it lacks something; it is kept waiting then."""
+def _must_wait(host: Host, metadata: PackMetadata, *, ordered: bool) -> bool:
+    """Whether every component of it lacks something; it is kept waiting then.
+
+    ``ordered``: interfaces are waited for inside the sandbox, so only Packs count.
+    """
     units = units_of(metadata)
-    blocked = _blocked(host, units)
-    if not units or len(blocked) < len(units):
+    looked_at = (
+        [replace(unit, requires=frozenset(filter(pack_of, unit.requires))) for unit in units] if ordered else units
+    )
+    blocked = _blocked(host, looked_at)
+    if len(blocked) < len(units):
         return False
     host.waiting[metadata.pack_id] = Waiting(tuple(units), blocked[0].reason)
+    _tell_waiting(host)
     return True
 
 
-def _blocked(host: Host, units: Iterable[Unit]) -> tuple[Blocked, ...]:
-    """What can't start, given the keys that are there."""
+def _blocked(host: Host, units: Iterable[Unit], elsewhere: Mapping[str, str] = NOTHING) -> tuple[Blocked, ...]:
+    """What can't start, given what is there."""
     units = list(units)
     wanted = {key for unit in units for key in unit.requires}
-    return resolve(units, available=_available(host, wanted)).blocked
+    return resolve(units, available=_available(host, wanted), elsewhere=elsewhere).blocked
 
 
 def _available(host: Host, keys: Iterable[str]) -> dict[str, tuple[str]]:
-    """Those keys that are there, with the version that their provider states."""
-    found = {key: host.registry.resolve(key) for key in keys}
-    return {key: (entry.version,) for key, entry in found.items() if entry is not None}
+    """Those keys that are there, with the version that their provider states; of Packs, those that serve or sleep."""
+    found: dict[str, tuple[str]] = {}
+    for key in keys:
+        pack_id = pack_of(key)
+        if pack_id:
+            grant = host.approvals.grant(pack_id) if _serves(host, pack_id) else None
+            if grant is not None:
+                found[key] = (grant.version,)
+        elif (entry := host.registry.resolve(key)) is not None:
+            found[key] = (entry.version,)
+    return found
+
+
+def _serves(host: Host, pack_id: str) -> bool:
+    return is_running(host, pack_id) or (host.built("bus") and pack_id in host.bus.sleep)
 
 
 def _order(
@@ -297,23 +329,27 @@ def _order(
 ) -> tuple[list[str], dict[str, list[Blocked]]]:
     """Pack ids in the order of their first component, and those of which nothing can start."""
     units = [unit for metadata in approved.values() for unit in units_of(metadata)]
-    resolution = resolve(units, available=_available(host, host.registry.keys()), elsewhere=_elsewhere(statuses))
-    order = list(dict.fromkeys(unit.pack_id for unit in resolution.order()))
+    wanted = {key for unit in units for key in unit.requires}
+    resolution = resolve(units, available=_available(host, wanted), elsewhere=_elsewhere(statuses))
+    order = dict.fromkeys(unit.pack_id for unit in resolution.order())
     blocked: dict[str, list[Blocked]] = {}
     for item in resolution.blocked:
         if item.unit.pack_id not in order:
             blocked.setdefault(item.unit.pack_id, []).append(item)
-    order += [pack_id for pack_id in sorted(approved) if pack_id not in order and pack_id not in blocked]
-    return order, blocked
+    return list(order), blocked
 
 
 def _elsewhere(statuses: Sequence[PackStatus]) -> dict[str, str]:
-    return {
-        key: f"which the Pack {quote(found.pack_id)} would provide, but it is {found.state.value}"
-        for found in statuses
-        if found.metadata is not None and found.state is not State.APPROVED
-        for key in found.metadata.provides()
-    }
+    """For what is not there: which Pack would provide it, and why that one does not run."""
+    found: dict[str, str] = {}
+    for status in statuses:
+        if status.state in {State.APPROVED, State.RUNNING}:
+            continue
+        found[pack_key(status.pack_id)] = f"which is {status.state.value}"
+        if status.metadata is not None:
+            told = f"which the Pack {quote(status.pack_id)} would provide, but it is {status.state.value}"
+            found.update(dict.fromkeys(status.metadata.provides(), told))
+    return found
 
 
 def _wake(host: Host) -> None:
@@ -324,6 +360,18 @@ def _wake(host: Host) -> None:
         if len(_blocked(host, waiting.units)) < len(waiting.units):
             del host.waiting[pack_id]
             host.in_background(_start_woken(host, pack_id), f"start of {pack_id}")
+
+
+def _tell_waiting(host: Host) -> None:
+    """Why each of those that wait does so now: another Pack serves, or one more waits."""
+    if not host.waiting:
+        return
+    units = [unit for waiting in host.waiting.values() for unit in waiting.units]
+    reasons: dict[str, str] = {}
+    for blocked in _blocked(host, units, _elsewhere(host.approvals.list())):
+        reasons.setdefault(blocked.unit.pack_id, blocked.reason)
+    for pack_id, waiting in host.waiting.items():
+        host.waiting[pack_id] = replace(waiting, reason=reasons.get(pack_id, waiting.reason))
 
 
 async def _start_woken(host: Host, pack_id: str) -> None:

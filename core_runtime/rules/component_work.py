@@ -1,5 +1,9 @@
 """What of a Pack has to be loaded: its components and its handler files, as units of the order of starts. Pure.
 
+That a Pack depends on another one, in a range of versions, is a key like any other in the order of starts of Packs
+(``pack_key``): the other Pack provides it, in its own version. There is one version of each Pack on a machine, so there
+is nothing to choose and no solver: a range is met or it is not.
+
 Not here: the order (``rules.resolve``), loading (``component_lifecycle``).
 """
 
@@ -7,8 +11,8 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 from backend_core.ecosystem.spec.models import (
     ComponentManifest,
@@ -18,6 +22,8 @@ from backend_core.ecosystem.spec.models import (
     joined_ranges,
 )
 from core_runtime.rules.resolve import Unit
+
+_PACK: Final = "Pack "
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +48,34 @@ def works_of(metadata: PackMetadata) -> list[Work]:
     return found
 
 
+def pack_key(pack_id: str) -> str:
+    """What a Pack as a whole provides. No interface key has a space."""
+    return f"{_PACK}{pack_id}"
+
+
+def pack_of(key: str) -> str:
+    """The Pack that a key of ``pack_key`` stands for; "" for any other key."""
+    return key.removeprefix(_PACK) if key.startswith(_PACK) else ""
+
+
 def units_of(metadata: PackMetadata) -> list[Unit]:
-    """What of a Pack takes part in the order of starts."""
-    return [work.unit for work in works_of(metadata)]
+    """What of a Pack takes part in the order of starts, each of it with what the whole Pack depends on.
+
+    A Pack without components is one unit.
+    """
+    own = pack_key(metadata.pack_id)
+    needed = {pack_key(name): wanted for name, wanted in metadata.dependencies.items()}
+    units = [work.unit for work in works_of(metadata)]
+    return [
+        replace(
+            unit,
+            provides=unit.provides | {own},
+            requires=unit.requires.union(needed),
+            versions=unit.versions | {(own, metadata.version)},
+            ranges=unit.ranges.union(needed.items()),
+        )
+        for unit in units or [Unit(metadata.pack_id, metadata.pack_id, library=metadata.pack_type == "library")]
+    ]
 
 
 def _component_work(metadata: PackMetadata, component: ComponentManifest, *, library: bool) -> Work:

@@ -5,6 +5,8 @@ from functools import partial
 
 import pytest
 
+from backend_core.ecosystem.spec.models import PackMetadata
+from core_runtime.rules.component_work import pack_key, pack_of, units_of
 from core_runtime.rules.resolve import MORE, TOLD_STEPS, Unit, resolve, runnable
 
 
@@ -201,3 +203,18 @@ def functions_called(work) -> int:
 def test_the_work_grows_with_the_units_and_not_with_their_square(shape):
     few, many = (functions_called(partial(resolve, shape(count))) for count in (300, 1_200))
     assert many < 8 * few
+
+
+def test_what_a_pack_depends_on_is_a_key_that_the_other_pack_provides_in_its_version():
+    def pack(pack_id, version, **needs):
+        return PackMetadata(pack_id, f"local:{pack_id}", version, "", dependencies=needs)
+
+    def started(*packs):
+        return [u.full_id for u in resolve([u for p in packs for u in units_of(p)]).order()]
+
+    shared, app = pack("shared", "2.3.0"), pack("app", "1.0.0", shared="^2.1")
+    assert started(app, shared) == ["shared", "app"]
+    assert started(app) == []
+    assert started(pack("app", "1.0.0", shared="^3"), shared) == ["shared"]
+    assert pack_of(pack_key("shared")) == "shared"
+    assert pack_of("shared.echo") == ""
