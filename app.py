@@ -9,6 +9,7 @@ This file is parsed by any Python from 3.9 on; what it imports below needs the e
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 import sys
@@ -24,9 +25,12 @@ def main(arguments: list[str]) -> int:
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if sys.version_info < (3, 11) or missing:
         return _set_up_first(arguments, missing)
+    gc.disable()  # while modules are made nothing becomes garbage; searching for it is a tenth of the time
     from console.app import Pages, build_console
     from core_runtime.api.run import run_host
 
+    gc.freeze()
+    gc.enable()
     pages = Pages()
     return run_host(
         arguments, os.environ, project_root=ROOT, web=lambda api: build_console(api, pages), web_refused=pages.refused

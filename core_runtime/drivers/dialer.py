@@ -13,8 +13,6 @@ import socket
 from collections.abc import Iterable, Sequence
 from ipaddress import IPv6Address
 
-import psutil
-
 from backend_core.errors import HostError
 from core_runtime.rules.addresses import Address, Machine
 
@@ -43,6 +41,8 @@ async def dial(addresses: Sequence[Address], port: int, timeout_s: float) -> tup
 
 def this_machine(ports: Iterable[int]) -> Machine:
     """What belongs to this machine now; ``ports`` are those on which the host itself listens."""
+    import psutil  # noqa: PLC0415  a tenth of what a start imports, and it needs none of it
+
     items = (item for group in psutil.net_if_addrs().values() for item in group)
     found = ((item.address, item.netmask) for item in items if item.family in _INTERNET)
     return Machine.of(found, ports)

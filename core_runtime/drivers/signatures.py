@@ -17,13 +17,6 @@ from typing import Final
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    PublicFormat,
-    load_pem_private_key,
-)
 
 from backend_core.canonical import sha256_hex
 from backend_core.errors import RequestError, RumiError, quote
@@ -51,6 +44,9 @@ KEY_FILE_BYTES: Final = 16 * 1024
 
 def new_key(path: Path) -> str:
     """Make a key in a new file; the public part of it. ``RequestError`` where something of that name is."""
+    # it imports all that OpenSSH's keys need, which no start of a host does
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat  # noqa: PLC0415
+
     made = Ed25519PrivateKey.generate()
     text = made.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     try:
@@ -80,6 +76,8 @@ def read_key(path: Path, password: str = "") -> Ed25519PrivateKey:
         raw = read_bounded(path, KEY_FILE_BYTES)
     except OSError as error:
         raise _no_key("key_unreadable", f"{quote(str(path))} can't be read: {error.strerror}.") from error
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key  # noqa: PLC0415  see new_key
+
     try:
         found = load_pem_private_key(raw, password.encode() or None)
     except TypeError as error:
@@ -142,7 +140,7 @@ def _verified(raw: bytes) -> Statement | Flaw:
 
 
 def _public(key: Ed25519PrivateKey) -> str:
-    return key_text(key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw))
+    return key_text(key.public_key().public_bytes_raw())
 
 
 def _no_key(code: str, detail: str) -> RequestError:

@@ -29,7 +29,7 @@ from backend_core.errors import DeniedError, HostError, PackError, PackTimeout, 
 from core_runtime.bus.channels import Channel, ChannelReset
 from core_runtime.diagnostics import Diagnostics, Severity
 from core_runtime.drivers.dialer import dial, this_machine
-from core_runtime.egress import fetching, tunnel
+from core_runtime.egress import tunnel
 from core_runtime.egress.accounts import Accounts, Copy
 from core_runtime.egress.connections import Connection, CutError
 from core_runtime.ports import Resolver
@@ -143,6 +143,8 @@ class Broker:
             granted = injections(grant.permissions[index].texts("secrets"))
             headers = await self._secret_headers(connection, request, granted)
             hosts = tuple(host for p in grant.of_type("http.fetch") for host in p.texts("hosts"))
+            from core_runtime.egress import fetching  # noqa: PLC0415  with h11, which no start needs
+
             rewrite = fetching.for_plain_clients(hosts if args.get("plain") else ())
         await self._serve(
             connection, lambda sock: fetching.fetch(channel, connection, sock, request, headers, rewrite)

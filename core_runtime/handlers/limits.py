@@ -11,8 +11,6 @@ import time
 from dataclasses import asdict
 from typing import Any
 
-import psutil
-
 from core_runtime.handlers import packs
 from core_runtime.handlers.host import Host
 from core_runtime.rules.limits_shown import rows
@@ -43,6 +41,8 @@ def _limits(host: Host, pack_id: str) -> Limits:
     grant = host.approvals.grant(pack_id)
     if grant is None:
         return Limits()
+    import psutil  # noqa: PLC0415  a tenth of what a start imports, and it needs none of it
+
     machine = MachineLimits(psutil.virtual_memory().total, os.cpu_count() or 1)
     try:
         return limits_from_grant(host.permissions.resources(pack_id), machine)

@@ -23,7 +23,7 @@ from typing import Any
 from backend_core.errors import PackError, RumiError, SandboxUnavailable
 from core_runtime.approval_manager import PackStatus
 from core_runtime.component_lifecycle import ComponentState
-from core_runtime.drivers import git_source, oci_source
+from core_runtime.drivers import git_source
 from core_runtime.drivers.dialer import this_machine
 from core_runtime.handlers import dependencies, operator_view, packs, starting, takeover
 from core_runtime.handlers.host import Host
@@ -73,6 +73,8 @@ async def add_from_registry(
 
 
 def _add_from_registry(host: Host, reference: Reference, actor: str, publisher: str) -> tuple[PackStatus, str]:
+    from core_runtime.drivers import oci_source  # noqa: PLC0415  with h11, which no start needs
+
     ports = {DEFAULT_API_PORT, DEFAULT_WEB_PORT, host.settings.api_port, host.settings.web_port}
     machine = this_machine(ports)  # a registry is never the host itself
     with host.approvals.fetching() as folder:
