@@ -6,13 +6,14 @@ import argparse
 import sys
 from pathlib import Path
 
-from bench import calls, digest, downloads, flows, inside, plot, scale, served, starts, streams
+from bench import calls, digest, downloads, flows, inside, known, plot, scale, served, starts, streams
 from bench.harness import Report
 
 GROUPS = {
     "calls": calls.run,
     "streams": streams.run,
     "inside": inside.run,
+    "known": known.run,
     "served": served.run,
     "starts": starts.run,
     "scale": scale.run,

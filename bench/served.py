@@ -25,6 +25,7 @@ import uvloop
 from bench.harness import Report, Subject, measure, rows_of, tail
 from bench.http_client import Client
 from bench.stand import PAYLOAD, ROOT, BenchPack, free_port, write_pack
+from core_runtime.drivers import proc_view
 
 REQUESTS = 2_000
 CLIENTS = 16
@@ -39,6 +40,8 @@ START_PEER = "peer: start of Starlette on uvicorn to its first answer"
 STARTED = "start to the first answer of the API"
 ALL_RUN = "start until all run"
 LIST = "GET /api/packs"
+MEMORY_PEER = "peer: memory of Starlette on uvicorn"
+MEMORY = "memory of the host"
 
 HANDLER = """
 def run(context):
@@ -102,6 +105,8 @@ def run(report: Report, *, quick: bool) -> None:
 
 
 def _imports(report: Report, rounds: int) -> None:
+    # where nothing may be written beside the source, every import would compile it anew, which no user's does
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     ours = _runs([sys.executable, "-c", "import core_runtime.kernel"])
     peer = _runs([sys.executable, "-c", "import starlette.applications, starlette.routing, uvicorn, uvloop"])
     bare = _runs([sys.executable, "-c", "pass"])
@@ -160,19 +165,25 @@ def _listing(report: Report, port: int, n: int, name: str) -> None:
 def _starts(report: Report, home: Path, port: int, rounds: int, what: str) -> None:
     """The whole process, several times, with everything approved before."""
     started, all_run = f"{STARTED}, {what}", f"{ALL_RUN}, {what}"
+    memory = f"{MEMORY}, {what}"
     samples: dict[str, list[float]] = {START_PEER: [], started: [], all_run: []}
+    held: dict[str, list[float]] = {MEMORY_PEER: [], memory: []}
     for _ in range(rounds):
         begun = time.perf_counter()
         peer_port = free_port()
-        with _process([sys.executable, "-c", SAME, str(peer_port)], peer_port, home):
+        with _process([sys.executable, "-c", SAME, str(peer_port)], peer_port, home) as peer:
             samples[START_PEER].append((time.perf_counter() - begun) * 1e6)
+            held[MEMORY_PEER].append(proc_view.memory_bytes([peer.pid]))
         begun = time.perf_counter()
-        with _host(home, port, ready=False):
+        with _host(home, port, ready=False) as host:
             samples[started].append((time.perf_counter() - begun) * 1e6)
             _until_ready(port, begun)
             samples[all_run].append((time.perf_counter() - begun) * 1e6)
+            _ask(port, "GET", "/api/packs")
+            held[memory].append(proc_view.memory_bytes([host.pid]))
     asked = {started: "3 s asked, 1 s aimed at"}
     report.rows += rows_of(samples, dict.fromkeys((started, all_run), (START_PEER, 1.0)), asked)
+    report.rows += rows_of(held, {memory: (MEMORY_PEER, 1.0)}, {}, "B")
 
 
 def _packs(home: Path, known: int, running: int) -> None:
@@ -193,7 +204,7 @@ def _approve(home: Path, port: int) -> None:
 
 
 @contextmanager
-def _host(home: Path, port: int, *, ready: bool = True) -> Iterator[None]:
+def _host(home: Path, port: int, *, ready: bool = True) -> Iterator[subprocess.Popen[bytes]]:
     environment = {
         **os.environ,
         "RUMI_HOME": str(home),
@@ -202,10 +213,10 @@ def _host(home: Path, port: int, *, ready: bool = True) -> Iterator[None]:
         "RUMI_WEB_PORT": str(free_port()),
     }
     begun = time.perf_counter()
-    with _process([sys.executable, str(ROOT / "app.py")], port, home, environment):
+    with _process([sys.executable, str(ROOT / "app.py")], port, home, environment) as process:
         if ready:
             _until_ready(port, begun)
-        yield
+        yield process
 
 
 @contextmanager

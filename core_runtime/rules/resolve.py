@@ -28,7 +28,7 @@ Present = Mapping[str, Collection[str]]
 TOLD_STEPS: Final = 8
 """Steps of a way to a root cause that are told; of a longer one the first and the last."""
 MORE: Final = "…"
-LOOKED_AT: Final = 200
+LOOKED_AT: Final = 64
 """Units looked at for the smallest circle that one is on; in a larger one a way into it is told."""
 _TOLD: Final = 2 * TOLD_STEPS - 1
 

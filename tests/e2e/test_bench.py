@@ -20,6 +20,7 @@ ROWS = {
     "calls": "Pack → Pack call, embedded, one core",
     "streams": "1 KiB item, Pack → Pack, embedded",
     "inside": "publish to 10 subscribers",
+    "known": "scan of 100 Packs, unchanged",
     "served": "HTTP → Pack handler → JSON, embedded, 16 clients",
     "starts": "start to first answer, embedded",
     "scale": "memory of an idle Pack, one of 10, embedded, plain",
