@@ -11,12 +11,13 @@ import msgspec
 from starlette.responses import Response
 
 from backend_core.errors import HostError, NotFoundError, RumiError, TooLargeError
-from core_runtime.api.call import Call
+from core_runtime.api.call import INTERFACE_KEY, Call
 from core_runtime.api.context import Api
 from core_runtime.api.envelope import failure_body
 from core_runtime.api.sse import EventStream, event, event_bytes
 from core_runtime.api.table import OBJECTS, Endpoint
 from core_runtime.diagnostics import fail_soft
+from core_runtime.handlers import bisect as looked_for
 from core_runtime.handlers import packs
 from core_runtime.handlers.interfaces import edges as counted
 from core_runtime.rules.routing import SpanContext, span_of
@@ -27,6 +28,19 @@ TIMEOUT_MOST_S = 3600.0
 COLLECTED_ITEMS = 10_000
 COLLECTED_BYTES = 8 * 1024 * 1024
 _LOG = logging.getLogger("rumi.api")
+
+
+class Bisect(msgspec.Struct, forbid_unknown_fields=True):
+    """``repeat`` calls in each trial, each with ``timeout`` seconds.
+
+    Bad is an error, or a result other than ``expect``.
+    """
+
+    key: Annotated[str, msgspec.Meta(pattern=f"^{INTERFACE_KEY.pattern}$", max_length=200)]
+    args: Any = msgspec.field(default_factory=dict)
+    repeat: Annotated[int, msgspec.Meta(ge=1, le=50)] = 3
+    timeout: Annotated[float, msgspec.Meta(gt=0, le=600)] = 20.0
+    expect: Any = msgspec.UNSET
 
 
 class Invoke(msgspec.Struct, forbid_unknown_fields=True):
@@ -112,6 +126,14 @@ async def _close(stream: Any) -> None:
         await stream.aclose()
 
 
+async def bisect(api: Api, call: Call) -> Any:
+    """A client that goes away ends it; everything runs again then as well."""
+    body = await call.body(Bisect)
+    expect = looked_for.ANY if body.expect is msgspec.UNSET else body.expect
+    question = looked_for.Question(body.key, body.args, body.repeat, body.timeout, expect)
+    return await call.while_connected(looked_for.bisect(api.host, question, actor=call.actor))
+
+
 async def edges(api: Api, call: Call) -> Any:
     return counted(api.host, call.text("pack"))
 
@@ -141,6 +163,16 @@ ENDPOINTS = (
         edges,
         OBJECTS,
         texts=("pack",),
+    ),
+    Endpoint(
+        "POST",
+        "/api/bisect",
+        "bisect",
+        "Find the Packs that break a call: they are stopped and started by turns, and run again afterwards",
+        bisect,
+        body=Bisect,
+        body_required=True,
+        errors=(404, 409),
     ),
     Endpoint("GET", "/api/interfaces/{key}", "showInterface", "One key", interface, errors=(404,)),
     Endpoint(

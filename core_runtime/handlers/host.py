@@ -160,6 +160,9 @@ class Host:
         self.starting: set[str] = set()
         self.failures: dict[str, Failure] = {}
         """Approved Packs whose last start failed → why."""
+        self.bisecting = False
+        self.held_off: set[str] = set()
+        """Packs that a bisect stopped and will start again, unless somebody starts or stops them before."""
         self.evidence_fault = ""
         """Why the audit trail can't be believed; while this is not empty nothing starts and nothing is granted."""
         self.owners_timer: asyncio.TimerHandle | None = None

@@ -312,6 +312,8 @@ def _told(host: Host, found: PackStatus) -> PackStatus:
         return replace(found, cause="starting")
     if host.built("bus") and found.pack_id in host.bus.sleep:
         return replace(found, cause="asleep")
+    if found.pack_id in host.held_off:
+        return replace(found, cause="held_off", detail="A bisect looks for what breaks a call; it starts again after.")
     waiting = host.waiting.get(found.pack_id)
     if waiting:
         return replace(found, cause=waiting.reason)

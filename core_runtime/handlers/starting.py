@@ -116,6 +116,7 @@ async def start_one(host: Host, pack_id: str, *, ordered: bool = False) -> bool:
     if _must_wait(host, copy.metadata, ordered=ordered):
         return False
     host.waiting.pop(pack_id, None)
+    host.held_off.discard(pack_id)
     host.starting.add(pack_id)
     try:
         await _launch(host, copy)
@@ -133,6 +134,7 @@ async def start_one(host: Host, pack_id: str, *, ordered: bool = False) -> bool:
 
 async def stop_one(host: Host, pack_id: str, *, reason: str) -> None:
     """Stop what runs of a Pack; nothing happens when nothing does."""
+    host.held_off.discard(pack_id)
     host.waiting.pop(pack_id, None)
     host.failures.pop(pack_id, None)
     served = is_running(host, pack_id)

@@ -26,6 +26,7 @@ COMMANDS = {
     "status": ("machine", "status", "What runs, what needs a decision, what is wrong"),
     "pack": ("packs", "pack", "Packs: list, review, approve, reject, start, stop, new"),
     "call": ("interfaces", "call", 'Call an interface: rumi call KEY \'{"name": "value"}\''),
+    "bisect": ("bisect", "bisect", "Find the Pack that breaks a call"),
     "interface": ("interfaces", "interface", "Interfaces: list, show, edges"),
     "events": ("events", "events", "What happened, as events; --follow goes on"),
     "flow": ("flows", "flow", "Flows: list, validate, run, explain, graph, plan, runs"),

@@ -470,4 +470,26 @@ JAPANESE: dict[str, str] = {
     "Take every operation from every Pack: for when what is granted can't be believed.":
         "すべての Pack からすべての操作を取り消します。許可の記録を信じられないときのためです。",
     "No Pack holds an operation any more.": "操作を許可された Pack はなくなりました。",
+    "Find the Pack that breaks a call": "呼び出しを壊している Pack を見つけます",
+    "Find the Pack that breaks a call: Packs are stopped and started by turns, and all run again afterwards. "
+    "Bad is an error, or a result other than --expect.":
+        "呼び出しを壊している Pack を見つけます。Pack を順に止めては動かし、終わればすべて元どおり動きます。"
+        "エラー、または --expect と違う結果を失敗とみなします。",
+    "The good result; without it every result is good.": "正しい結果。なければ、どの結果も正しいとみなします。",
+    "Calls in each trial; one that fails now and then needs more.":
+        "一回の試行での呼び出し回数。ときどき失敗するものには多く要ります。",
+    "Seconds to wait for each call.": "呼び出しごとに待つ秒数。",
+    "It fails only now and then: the more --repeat, the surer the answer.":
+        "ときどきしか失敗しません。--repeat を増やすほど答えは確かになります。",
+    "{pack} did not start again: {why}": "{pack} は再び起動できませんでした: {why}",
+    "{key} works now, with every Pack running: there is nothing to find.":
+        "{key} はすべての Pack が動いている今、正しく動きます。探すものはありません。",
+    "{key} fails also while nothing runs but what it needs. The fault lies in: {packs}":
+        "{key} は必要なものだけを動かしても失敗します。原因はこの中です: {packs}",
+    "{key} is broken by: {packs}. Without, it works.": "{key} を壊しているのは {packs} です。それがなければ動きます。",
+    "{key} did not fail the same way twice. Most likely: {packs}":
+        "{key} の失敗の仕方が一定しません。最も疑わしいもの: {packs}",
+    "trial": "試行",
+    "running beside": "一緒に動いた Pack",
+    "error": "エラー",
 }  # fmt: skip

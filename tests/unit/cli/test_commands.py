@@ -494,6 +494,32 @@ def test_issues_are_listed_mended_and_looked_up_later(host, capsys) -> None:
         json.loads(run(capsys, "issue", *words, "--json")[1])
 
 
+def test_bisect_shows_each_trial_and_names_the_pack(host, capsys) -> None:
+    error = {"code": "pack_error", "title": "It failed", "detail": "\x1b[31mno"}
+    report = {
+        "key": "a.b", "verdict": "found", "provider": "a", "packs": ["bad"], "starts": 4, "afresh": False, "flaky": True,
+        "trials": [
+            {"running": ["bad", "b", "c", "d"], "calls": 3, "failed": 1, "error": error, "not_started": []},
+            {"running": [], "calls": 3, "failed": 0, "error": None, "not_started": []},
+        ],
+        "not_restored": {},
+    }  # fmt: skip
+    host.answers |= {"POST /api/bisect": report}
+    code, out, err = run(capsys, "bisect", "a.b", '{"n": 1}', "--expect", "2", "--repeat", "5")
+    assert host.asked[-1].body == {"key": "a.b", "args": {"n": 1}, "repeat": 5, "timeout": 20.0, "expect": 2}
+    assert (code, "4 (bad, b, c, …)" in out, "1/3" in out, "\x1b" in out) == (0, True, True, False)
+    assert out.splitlines()[-1] == "a.b is broken by: bad. Without, it works."
+    assert "the more --repeat" in err
+    assert "expect" not in (run(capsys, "bisect", "a.b"), host.asked[-1].body)[1]
+    for verdict, words in (("works", "nothing to find"), ("own", "fault lies in"), ("unsure", "Most likely: bad")):
+        host.answers |= {"POST /api/bisect": {**report, "verdict": verdict}}
+        assert words in run(capsys, "bisect", "a.b")[1]
+    host.answers |= {"POST /api/bisect": {**report, "not_restored": {"c": "No room"}}}
+    code, _, err = run(capsys, "bisect", "a.b")
+    assert (code, "c did not start again: No room" in err) == (codes.FAILED, True)
+    json.loads(run(capsys, "bisect", "a.b", "--json")[1])
+
+
 # -- the whole ----------------------------------------------------------------------------------------------------
 
 
