@@ -356,8 +356,15 @@ def _never(*_args: object) -> None:
         lambda path: write_files(path, {"backend/addons/x.addon.json": "{"}),
         lambda path: shutil.rmtree(path / "backend/components"),
         lambda path: _same_size_same_mtime(path / "backend/components/c/manifest.json"),
+        lambda path: _another_file(path / "backend/components/c/manifest.json"),
+        lambda path: _another_folder(path / "backend/components/c"),
+        lambda path: _link_in_place(path / "backend/components/c"),
+        lambda path: os.link(path / "backend/ecosystem.json", path.parent / ".second-name"),
     ],
-    ids=["edit", "permissions", "component", "handler", "addon", "removed", "same size and mtime"],
+    ids=[
+        "edit", "permissions", "component", "handler", "addon", "removed", "same size and mtime", "another inode with the times",
+        "another folder with the times", "a link in place", "a second name",
+    ],
 )
 def test_any_change_of_metadata_is_seen(tmp_path, change) -> None:
     path = pack(tmp_path, "p", files={"components/c/manifest.json": manifest("t", "c")})
@@ -376,6 +383,30 @@ def _wait_for_a_tick(folder: Path) -> None:
     while probe.stat().st_ctime_ns == first:
         assert time.monotonic() < deadline
         probe.touch()
+
+
+def _another_file(path: Path) -> None:
+    """Same size, same times, put in place by a rename."""
+    status, other = path.stat(), path.with_name(".other")
+    other.write_text(path.read_text().replace('"c"', '"d"'))
+    os.utime(other, ns=(status.st_atime_ns, status.st_mtime_ns))
+    other.rename(path)
+    os.utime(path.parent, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def _another_folder(path: Path) -> None:
+    """A whole folder exchanged, each time of the old one copied, also of the folder around."""
+    around = path.parent.stat()
+    shutil.copytree(path, path.with_name(".other"))
+    _same_size_same_mtime(path.with_name(".other") / "manifest.json")
+    shutil.rmtree(path)
+    path.with_name(".other").rename(path)
+    os.utime(path.parent, ns=(around.st_atime_ns, around.st_mtime_ns))
+
+
+def _link_in_place(path: Path) -> None:
+    path.rename(path.parents[3] / ".elsewhere")
+    path.symlink_to(path.parents[3] / ".elsewhere")
 
 
 def _same_size_same_mtime(path: Path) -> None:
