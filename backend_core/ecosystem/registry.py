@@ -14,7 +14,6 @@ import dataclasses
 import os
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
@@ -26,6 +25,8 @@ from backend_core.ecosystem.spec.models import ComponentManifest, PackFolder
 from backend_core.errors import AuthorError, HostError, quote
 
 MAX_FOLDERS: Final = 20_000
+TOLD_RIVALS: Final = 20
+"""Folders with one id that are named: each of them is told of the others."""
 RACY_S: Final = 2.0
 """A file changed this recently may change again within the same timestamp, so its reading is not remembered (the rule
 by which git treats its index; 2 s is the coarsest clock of a file system in use, FAT's)."""
@@ -160,18 +161,22 @@ def _changed_since(witnesses: Mapping[str, Witness | None], since: float) -> boo
 
 def _refuse_shared_ids(results: list[PackFolder]) -> dict[str, PackFolder]:
     """Put every folder in error whose ``pack_id`` another folder claims as well."""
-    claims = Counter(claimed for result in results if (claimed := _claimed_id(result)))
+    claims: dict[str, list[str]] = {}
+    for result in results:
+        if claimed := _claimed_id(result):
+            claims.setdefault(claimed, []).append(result.folder)
     out: dict[str, PackFolder] = {}
     for result in results:
         claimed = _claimed_id(result)
-        if claimed and claims[claimed] > 1:
-            others = sorted(other.folder for other in results if _claimed_id(other) == claimed)
+        if claimed and len(claims[claimed]) > 1:
+            others = sorted(claims[claimed])
+            more = f" and {len(others) - TOLD_RIVALS} more" if len(others) > TOLD_RIVALS else ""
             error = AuthorError(
                 "Two folders claim one Pack id",
                 code="pack_id_shared",
-                detail=f"expected {quote(claimed)} in one folder, found {quote(', '.join(others))}.",
+                detail=f"expected {quote(claimed)} in one folder, found {quote(', '.join(others[:TOLD_RIVALS]))}{more}.",
                 hint="Remove or rename all but the one that you mean, then scan again.",
-                fields={"source": "backend/ecosystem.json", "pack_id": claimed, "folders": others},
+                fields={"source": "backend/ecosystem.json", "pack_id": claimed, "folders": others[:TOLD_RIVALS]},
             )
             out[result.folder] = PackFolder(result.folder, result.path, error=error.as_dict())
         else:

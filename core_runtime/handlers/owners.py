@@ -10,19 +10,20 @@ Not here: who may own what (``approvals``), what readers of a key get (``interfa
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 
 from core_runtime.handlers.host import Host
 
 LOOK_S = 1.0
 
 
-def appoint(host: Host, key: str, pack_id: str) -> None:
+def appoint(host: Host, keys: Iterable[str], pack_id: str) -> None:
     """The operator's override decides who owns a key, else the Pack approved for it first."""
-    chosen = host.active.interface_overrides.get(key)
-    if chosen is not None:
-        host.registry.set_owner(key, chosen)
-    elif host.registry.owner(key) is None:
-        host.registry.set_owner(key, host.approvals.owners().get(key, pack_id))
+    chosen = host.active.interface_overrides
+    free = [key for key in keys if key in chosen or host.registry.owner(key) is None]
+    decided = {**host.approvals.owners(), **chosen} if free else chosen
+    for key in free:
+        host.registry.set_owner(key, decided.get(key, pack_id))
 
 
 def settle(host: Host) -> None:

@@ -260,8 +260,7 @@ async def _launch(host: Host, copy: VerifiedCopy) -> None:
     async def prepare(session: Session) -> None:
         await host.lifecycle.prepare(session, copy.metadata)
 
-    for key in sorted(copy.metadata.provides()):
-        owners.appoint(host, key, copy.pack_id)
+    owners.appoint(host, sorted(copy.metadata.provides()), copy.pack_id)
     await host.sandboxes.start(launch_request(host, copy), prepare)
     await mark(host, copy.pack_id, "started", "")
     _tell_base(host, copy)

@@ -161,8 +161,7 @@ class _Trial:
             if await asyncio.to_thread(self._host.approvals.on_trial, self._copy.pack_id):
                 self.verdict = Verdict.BEGUN
             raise
-        for key in sorted(self._copy.metadata.provides()):
-            owners.appoint(self._host, key, self._copy.pack_id)
+        owners.appoint(self._host, sorted(self._copy.metadata.provides()), self._copy.pack_id)
         standing.serve()
         self.older.retired()
 

@@ -19,6 +19,8 @@ from core_runtime.handlers.host import Host
 from core_runtime.handlers.table import handler
 from core_runtime.rules.flow.values import parse_duration_s
 
+ONE_BY_ONE = 20
+"""Changed folders beyond this are read together: each single reading looks at all names again."""
 SHARE = 20
 """A look that took t seconds is followed by at least this many times t of rest."""
 
@@ -38,12 +40,12 @@ async def _watch(host: Host, watch: FolderWatch, every_s: float) -> None:
         begun = time.monotonic()
         changed = await asyncio.to_thread(watch.changed)
         rest_s = max(every_s, SHARE * (time.monotonic() - begun))
-        for name in sorted(changed):
+        for name in sorted(changed) if len(changed) <= ONE_BY_ONE else [""]:
             await _scan(host, name)
 
 
 async def _scan(host: Host, name: str) -> None:
-    """Scan one folder, or all when the name can't say which Pack it is. A failing scan is an issue, not an end."""
+    """Scan one folder, or all when the name can't say which Pack it is, as "" can't. A failing scan is an issue."""
     try:
         if packs.is_pack_id(name):
             async with host.exclusively(name):

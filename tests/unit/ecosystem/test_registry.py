@@ -319,6 +319,14 @@ def test_one_broken_pack_never_hides_the_others(tmp_path) -> None:
     assert folders["utf16"].error["code"] == "encoding"
 
 
+def test_of_many_folders_with_one_id_the_first_are_named_to_each(tmp_path) -> None:
+    for number in range(30):
+        write_files(tmp_path / f"rival{number:02}", {"backend/ecosystem.json": {"pack_id": "wanted", "version": "1.0.0"}})
+    found = PackRegistry(tmp_path).scan()
+    [detail] = {folder.error["detail"] for folder in found.values()}
+    assert detail.endswith("rival19' and 10 more.")
+
+
 # -- remembering --------------------------------------------------------------------------------------------------
 
 
