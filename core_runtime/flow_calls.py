@@ -116,6 +116,7 @@ class StepCalls:
         return await interfaces.call(
             self.kernel.host, effect.handler, args, effect.timeout_s or None, caller=caller,
             idempotency_key=self._once(effect), context=self._context(caller),
+            ahead=effect.buffer if isinstance(effect, tasks.Open) else None,
         )  # fmt: skip
 
     def _span(self, effect: tasks.Invoke | tasks.Open) -> contextlib.AbstractContextManager[Any]:

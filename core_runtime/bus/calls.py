@@ -170,6 +170,8 @@ class Call(msgspec.Struct, eq=False):
     budget_s: float = 0.0
     deadline: float = 0.0
     credit: int = 0
+    window: int = 0
+    """Fewer items of a stream than usual that are wanted under way at first; 0: the usual."""
     streaming: bool = False
     abandoned: bool = False
     done: bool = False

@@ -185,10 +185,12 @@ class Bus:
         timeout_s: float | None = None,
         context: CallContext | HostContext | None = None,
         idempotency_key: str | None = None,
+        ahead: int | None = None,
     ) -> Any:
         """Call an interface from the host: a value, or an async iterator where the provider streams.
 
-        ``caller``: "" for the operator, "kernel", or the Pack that the call is made for. Raises ``NotFoundError``
+        ``caller``: "" for the operator, "kernel", or the Pack that the call is made for. ``ahead``: how many items of a
+        stream its provider may make before the first is read, if fewer than usual. Raises ``NotFoundError``
         (``missing``), ``DeniedError``, ``PackTimeout``, ``PackError``.
         """
         if caller and context is None:
@@ -204,7 +206,7 @@ class Bus:
             )
         self._check_version(acting, key)
         return await self.router.call_key(
-            key, args, context=context, timeout_s=timeout_s, idempotency_key=idempotency_key
+            key, args, context=context, timeout_s=timeout_s, idempotency_key=idempotency_key, ahead=ahead
         )
 
     def rights_changed(self, pack_id: str) -> None:

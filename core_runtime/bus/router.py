@@ -32,7 +32,7 @@ from core_runtime.bus.streams import Streams
 from core_runtime.diagnostics import Diagnostics
 from core_runtime.interface_registry import Entry, InterfaceRegistry
 from core_runtime.rules import frames
-from core_runtime.rules.frames import FLAG_STREAM, BusLimits, FrameError
+from core_runtime.rules.frames import FLAG_CLOSER, FLAG_STREAM, WINDOW_SHIFT, BusLimits, FrameError
 from core_runtime.rules.routing import SpanContext, reenter_id, span_of, traceparent
 from core_runtime.rules.values import ValueProblem, no_references, pack, unpack
 from core_runtime.tracing import CURRENT
@@ -66,8 +66,12 @@ class Router:
         context: CallContext | HostContext | None,
         timeout_s: float | None,
         idempotency_key: str | None,
+        ahead: int | None = None,
     ) -> Any:
-        """Call what ``key`` answers with now; where its provider changes hands, when that is over."""
+        """Call what ``key`` answers with now; where its provider changes hands, when that is over.
+
+        ``ahead``: how many items of a stream its provider may make before the first is read, if fewer than usual.
+        """
         if self.holds.active:
             timeout_s = await self.holds.pause(key, context, timeout_s)
         entry = self.registry.resolve(key)
@@ -75,7 +79,7 @@ class Router:
             timeout_s = await self.holds.wait(entry.value.wake(), key, context, timeout_s)
             entry = self.registry.resolve(key)
         if entry is not None and type(entry.value) is RemoteCallable:
-            call = self._start(entry.value, args, context, timeout_s, idempotency_key, entry)
+            call = self._start(entry.value, args, context, timeout_s, idempotency_key, entry, ahead)
             assert call.future is not None
             try:
                 return await call.future
@@ -133,10 +137,13 @@ class Router:
         timeout_s: float | None,
         idempotency_key: str | None,
         entry: Entry | None,
+        ahead: int | None = None,
     ) -> Call:
         """Send a host-side call; its ``future`` gets what comes of it."""
         callee = target.session
         call = self._host_call(target.key, callee, context, timeout_s, entry)
+        if ahead is not None and ahead < self.limits.stream_credit:
+            call.window = max(1, ahead)
         refs: list[tuple[int, int]] = []
         try:
             body = Raw(pack(args, callee.references.exporter(refs, call)))
@@ -388,7 +395,7 @@ class Router:
             call.number,
             number,
             int(call.budget_s * 1000) or 1,
-            0,
+            call.window << WINDOW_SHIFT,
             call.depth,
             reenter,
             (traceparent(call.trace_id, span, sampled=call.sampled), call.caller_name, call.chain, call.flow),
@@ -412,7 +419,7 @@ class Router:
         callee = call.callee
         assert callee is not None
         if frame.flags & FLAG_STREAM:
-            self.streams.open(call)
+            self.streams.open(call, closer=bool(frame.flags & FLAG_CLOSER))
             return
         if call.abandoned:
             self.calls.settled(call)

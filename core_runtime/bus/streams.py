@@ -39,14 +39,14 @@ class Streams:
         self._calls = calls
         self._limits = calls.limits
 
-    def open(self, call: Call) -> None:
-        """The callee's RESULT that opens a stream."""
+    def open(self, call: Call, *, closer: bool) -> None:
+        """The callee's RESULT that opens a stream. ``closer``: it began with the window that it was asked for."""
         callee = call.callee
         assert callee is not None
         if call.streaming:
             raise FrameError("a stream was opened twice")
         call.streaming = True
-        call.credit = self._limits.stream_credit
+        call.credit = (closer and call.window) or self._limits.stream_credit
         if call.abandoned:
             return
         if call.caller_id < 0:
@@ -57,8 +57,9 @@ class Streams:
             call.caller.send((frames.RESULT, call.caller_id, FLAG_STREAM, (), NIL))
             return
         call.stream = HostStream(
-            self._limits.stream_credit, lambda n: self.credit(call, n), lambda: self._calls.abandon(call, None)
-        )
+            self._limits.stream_credit, call.credit, lambda n: self.credit(call, n),
+            lambda: self._calls.abandon(call, None),
+        )  # fmt: skip
         if call.future is not None and not call.future.done():
             call.future.set_result(call.stream)
 
@@ -131,21 +132,24 @@ class HostStream(AsyncIterator[Any]):
         "_ahead", "_bytes", "_cancel", "_ended", "_error", "_grant", "_granted", "_items", "_waiter", "_window",
     )  # fmt: skip
 
-    def __init__(self, window: int, grant: Callable[[int], None], cancel: Callable[[], None]) -> None:
-        """``window``: what the producer was granted to begin with."""
+    def __init__(
+        self, window: int, granted: int, grant: Callable[[int], None], cancel: Callable[[], None]
+    ) -> None:
+        """``granted``: what the producer began with."""
         self._items: deque[tuple[Any, int]] = deque()
         self._bytes = 0
         self._waiter: asyncio.Future[None] | None = None
         self._ended = False
         self._error: BaseException | None = None
-        self._window = self._ahead = self._granted = window
+        self._window = self._ahead = window
+        self._granted = granted
         self._grant = grant
         self._cancel = cancel
 
     def keep_ahead(self, items: int) -> None:
         """From now on the producer may be so many items ahead of the reader; 0: it makes one when one is waited for.
 
-        What it was granted before stands. Beyond the window the bytes that wait count as well (``AHEAD_BYTES``).
+        Beyond the window the bytes that wait count as well (``AHEAD_BYTES``).
         """
         self._ahead = items
         self._regrant()

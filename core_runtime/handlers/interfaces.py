@@ -58,13 +58,14 @@ async def call(
     caller: str = "",
     idempotency_key: str | None = None,
     context: CallContext | None = None,
+    ahead: int | None = None,
 ) -> Any:
     """Call a key: its result, or an async iterator where the handler streams. ``caller`` "" is the operator.
 
-    ``context``: the call that it is part of.
+    ``context``: the call that it is part of. ``ahead``: see ``Bus.call``.
     """
     return await host.bus.call(
-        key, args, caller=caller, timeout_s=timeout_s, context=context, idempotency_key=idempotency_key
+        key, args, caller=caller, timeout_s=timeout_s, context=context, idempotency_key=idempotency_key, ahead=ahead
     )
 
 

@@ -51,6 +51,10 @@ REQUEST: Final = 64
 PROTOCOL_VERSION: Final = 1
 FLAG_STREAM: Final = 1
 """Bit 0 of RESULT's flags: the value is a stream."""
+FLAG_CLOSER: Final = 2
+"""Bit 1 of RESULT's flags: the stream began with the window that the CALL asked for."""
+WINDOW_SHIFT: Final = 8
+"""From this bit on, flags of a host's CALL are how many items of a stream it wants under way at first; 0: the usual."""
 
 EXT_CHUNKED: Final = 4
 """Extension type of a whole body that came in CHUNK frames before: fixext 8, number and size, u32 little endian."""

@@ -61,6 +61,8 @@ OWN, HELD, SOURCE = 0, 1, 2
 SPACES = frozenset({OWN, HELD})
 CALL_SPACES = frozenset({OWN, HELD, SOURCE})
 FLAG_STREAM = 1
+FLAG_CLOSER = 2
+WINDOW_SHIFT = 8
 
 FRAME_BYTES = 1024 * 1024
 MAX_DEPTH = 64
@@ -1344,15 +1346,20 @@ class Run:
 
     # streams: credit is granted by the thread that reads and spent by the one that produces
 
+    def open_window(self) -> int:
+        """The flags of the RESULT: a caller that wants the items closer has taken from what is granted already."""
+        flags = FLAG_STREAM | FLAG_CLOSER if self.granted < 0 else FLAG_STREAM
+        self.granted += self.agent.stream_credit
+        return flags
+
     def out_of_credit(self) -> bool:
         return self.sent >= self.granted and not self.cancelled
 
     def streamed(self, iterator: Any) -> bytes | None:
         """Send an iterator's items as far as credit goes; the frame that ends the stream."""
         agent = self.agent
-        self.granted += agent.stream_credit
         gate = self.gate = Gate()
-        agent.send(agent.frame([RESULT, self.id, FLAG_STREAM], None))
+        agent.send(agent.frame([RESULT, self.id, self.open_window()], None))
         error: list[Any] | None = None
         try:
             while True:
@@ -1414,8 +1421,7 @@ class Run:
         agent = self.agent
         if not self.id:
             return None
-        self.granted += agent.stream_credit
-        agent.mode.write(agent.frame([RESULT, self.id, FLAG_STREAM], None), now=True)
+        agent.mode.write(agent.frame([RESULT, self.id, self.open_window()], None), now=True)
         error: list[Any] | None = None
         try:
             async for item in source:
@@ -2138,7 +2144,7 @@ class Agent:
         return run
 
     def on_call(self, fields: list[Any]) -> Run | None:
-        _, number, ref, deadline_ms, _flags, depth, reenter, context, idempotency, _refs, body = fields
+        _, number, ref, deadline_ms, flags, depth, reenter, context, idempotency, _refs, body = fields
         target = self.exports.get(ref)
         if target is None or self.draining or len(self.runs) > self.in_flight:
             self.refuse_call(number, target)
@@ -2149,6 +2155,8 @@ class Agent:
         if idempotency is not None:
             run.idempotency = idempotency
         run.deadline = monotonic() + (deadline_ms / 1000 if deadline_ms else self.deadline_s)
+        if flags >> WINDOW_SHIFT:
+            run.granted = min(0, (flags >> WINDOW_SHIFT) - self.stream_credit)
         if number:
             self.runs[number] = run
         if target.is_async:

@@ -10,9 +10,10 @@ import pytest
 from core_runtime.bus.streams import AHEAD_BYTES, HostStream
 from core_runtime.kernel import Kernel
 from core_runtime.rules.flow.model import RunStatus
+from core_runtime.rules.frames import CALL, RESULT, STREAM_ITEM
 from tests.support.hosts import bare_host
 from tests.support.joined import running
-from tests.support.raw_agent import Rig, eventually
+from tests.support.raw_agent import Rig, eventually, rig
 
 WINDOW = 16
 
@@ -22,7 +23,7 @@ class Producer:
 
     def __init__(self, size_bytes: int = 1) -> None:
         self.room, self.sent, self.read, self.most, self.size_bytes = WINDOW, 0, 0, 0, size_bytes
-        self.stream = HostStream(WINDOW, self._granted, lambda: None)
+        self.stream = HostStream(WINDOW, WINDOW, self._granted, lambda: None)
 
     def _granted(self, n: int) -> None:
         assert n > 0
@@ -114,7 +115,37 @@ def test_nothing_is_granted_after_the_end():
     assert tell(story) == 0
 
 
-# --- a flow, on the bus, with a real agent -----------------------------------------------------------------------------
+# --- on the bus --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("flags", "room"), [(1, 16), (3, 2)], ids=["does not know the word", "knows it"])
+def test_a_producer_has_the_window_that_it_says_it_has(tmp_path, flags, room):
+    """One that was never told of closer windows goes on as before; one that says it knows them is held to it."""
+
+    async def story():
+        async with rig(tmp_path) as r:
+            agent, session = await r.agent("a", provides={"k"})
+            await agent.registered("k")
+            calling = asyncio.ensure_future(r.bus.call("k", ahead=2))
+            frame = await agent.until(CALL)
+            assert frame[4] == 2 << 8
+            agent.send(RESULT, frame[1], flags, [], None)
+            stream = await calling
+            for number in range(room):
+                agent.send(STREAM_ITEM, frame[1], [], number)
+            assert [await anext(stream) for _ in range(room)] == list(range(room))
+            assert not session.closed.done()
+            usual = asyncio.ensure_future(r.bus.call("k", ahead=16))
+            assert (await agent.until(CALL))[4] == 0
+            usual.cancel()
+            for number in range(1_000):  # more than it was ever granted
+                agent.send(STREAM_ITEM, frame[1], [], number)
+            await agent.ended()
+
+    asyncio.run(story())
+
+
+# --- a flow, with a real agent -----------------------------------------------------------------------------
 
 MAKES = """
     made = []
@@ -130,9 +161,9 @@ MAKES = """
 """
 
 
-@pytest.mark.parametrize("buffer", [16, 100, 1_024])
+@pytest.mark.parametrize("buffer", [0, 1, 3, 15, 16, 100, 1_024])
 def test_a_flows_buffer_is_how_far_its_handler_runs_ahead(tmp_path, buffer):
-    """The reader takes nothing behind the first item until the handler stands still; then everything comes."""
+    """From its first item on: the reader takes nothing behind that until the handler stands still; then all comes."""
     stream = {"yield": "${item}", "collect": "${item}", "as": "last", "buffer": buffer}
     flow = {"flow": "t.flow", "steps": [{"id": "s", "call": "acme.items", "with": 3_000, "stream": stream}], "output": "${last}"}
 
