@@ -93,6 +93,10 @@ class Kernel:
             return name.removeprefix(model.KERNEL_PREFIX) in self._handlers
         return self.host.registry.resolve(name) is not None
 
+    def plan_of(self, flow_id: str) -> Plan | None:
+        """A flow as of the last look."""
+        return self._plans.get(flow_id)
+
     def owner_of(self, flow_id: str) -> str:
         """The Pack that a flow belongs to, as of the last look; ``""`` for one of the host or the operator."""
         plan = self._plans.get(flow_id)

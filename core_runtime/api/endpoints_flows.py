@@ -18,12 +18,14 @@ from core_runtime.api.table import OBJECT, OBJECTS, Endpoint
 from core_runtime.diagnostics import fail_soft
 from core_runtime.flow_composer import Says, read_document
 from core_runtime.flow_reports import RunReport
+from core_runtime.handlers.rehearsal import as_it_stands
 from core_runtime.kernel import Kernel
 from core_runtime.rules.flow import explain as explained
 from core_runtime.rules.flow import model
 from core_runtime.rules.flow.compose import Composition
 from core_runtime.rules.flow.modifier import Modifier
 from core_runtime.rules.flow.older.pipelines import Pipelines, merged
+from core_runtime.rules.flow.rehearse import rehearse
 from core_runtime.rules.routing import SpanContext, span_of
 from core_runtime.rules.shown import plain
 from core_runtime.tracing import entering, within
@@ -87,8 +89,10 @@ async def explain(api: Api, call: Call) -> Any:
 
 
 async def plan(api: Api, call: Call) -> Any:
-    """What a run would call, with the Packs whose rights it needs; nothing is called."""
-    return explained.as_dry_run((await _kernel(api).flow(_flow_id(call))).plan)
+    """What a run would call, with the interfaces, rights and Packs that it needs; nothing is called."""
+    kernel = _kernel(api)
+    needs = rehearse((await kernel.flow(_flow_id(call))).plan, kernel.plan_of)
+    return await asyncio.to_thread(as_it_stands, api.host, needs, kernel.owner_of)
 
 
 async def validate(api: Api, call: Call) -> Any:

@@ -137,6 +137,23 @@ def test_another_packs_step_acts_with_its_own_rights_only(host: RunningHost) -> 
     host.ok("POST", "/api/packs/acme/reject", {"reason": "no more"})
 
 
+def test_a_plan_tells_what_a_run_needs_and_what_of_it_is_there(host: RunningHost) -> None:
+    acme(host)
+    inside = "flow: shout.loud\nsteps: [{id: one, call: shout.add}, {id: two, flow: acme.answer}, {id: three, call: shout.gone}]\n"
+    host.put_pack("shout", flow_pack("shout", SHOUT, {"loud.yaml": inside}, provides=("shout.add", "shout.secret")))
+    host.approve("shout")
+    host.until(lambda: host.status("shout")["status"] == "running", 30, "the Pack to run")
+    found = host.ok("GET", "/api/flows/shout.loud/plan")
+    assert {one["key"]: one["provided_by"] for one in found["interfaces"]} == {"acme.double": "acme", "shout.add": "shout", "shout.gone": None}
+    held = {(one["pack"], one["type"], one.get("key") or one.get("flow")): one["held"] for one in found["permissions"]}
+    assert held == {
+        ("shout", "interface.call", "shout.add"): True, ("shout", "interface.call", "shout.gone"): False,
+        ("shout", "flow.run", "acme.answer"): False, ("acme", "interface.call", "acme.double"): True,
+    }  # fmt: skip
+    assert found["packs"] == ["acme", "shout"]
+    assert host.result("acme.asked") == [], "nothing was called"
+
+
 def test_the_view_of_packs_flows_follows_the_operators_files(host: RunningHost) -> None:
     """Without a decision about a Pack in between: a modifier that comes, one that goes, a flow in the Pack's place."""
     acme(host)

@@ -4,8 +4,6 @@ Shapes:
   * ``as_data``: ``{flow, version, digest, style, changes, steps: [{path, verb, handler, origin: {file, line, pack},
     acts_as, changes}]}``; ``changes`` of the flow are those that touched no step of it (skipped, refused, removed).
   * ``as_mermaid``: a flowchart in Mermaid's text form. What a document's author chose as text is escaped.
-  * ``as_dry_run``: ``{flow, calls: [{path, handler, acts_as}], flows, publishes, listens, constructs, packs}``: what a
-    run may do, and by whose rights.
   * ``as_diff``: the composed documents with and without something, as a unified diff.
 """
 
@@ -18,14 +16,14 @@ from typing import Any
 
 from core_runtime.rules.flow import model
 from core_runtime.rules.flow.compose import Composition
-from core_runtime.rules.flow.plan import Plan, blocks_of
+from core_runtime.rules.flow.plan import blocks_of
 
 LABEL_CHARS = 60
 
 
 def as_data(found: Composition) -> dict[str, Any]:
     """Everything, as JSON."""
-    steps = list(_every(step for _, block in found.plan.phases for step in block))
+    steps = list(every(step for _, block in found.plan.phases for step in block))
     paths = {step.path for step in steps}
     return {
         "flow": found.plan.flow.id,
@@ -40,32 +38,6 @@ def as_data(found: Composition) -> dict[str, Any]:
 def as_mermaid(found: Composition) -> str:
     """A graph of the steps in their order; nested blocks are boxes, what another Pack supplied is marked with it."""
     return "\n".join(("flowchart TD", *_Graph(found.plan.flow.origin.pack).lines(found.plan.phases))) + "\n"
-
-
-def as_dry_run(plan: Plan) -> dict[str, Any]:
-    """What a run of the plan may call, and whose rights it needs; nothing is called."""
-    steps = list(_every(step for block in plan.flow.own_blocks() for step in block))
-    found: dict[str, Any] = {
-        "flow": plan.flow.id, "calls": [], "flows": [], "publishes": [], "listens": [], "constructs": [],
-    }  # fmt: skip
-    for step in steps:
-        told = {"path": step.path, "acts_as": list(step.acts_as)}
-        match step.action:
-            case model.Call(handler):
-                found["calls"].append({**told, "handler": handler})
-            case model.Each(handler=handler) if handler:
-                found["calls"].append({**told, "handler": handler})
-            case model.Subflow(flow_id):
-                found["flows"].append({**told, "flow": flow_id})
-            case model.Emit(topic):
-                found["publishes"].append({**told, "topic": topic.source})
-            case model.Wait(event=event) if event:
-                found["listens"].append({**told, "topic": event})
-            case model.Construct(pack, name):
-                found["constructs"].append({**told, "handler": f"flow.construct.{name}", "pack": pack})
-            case _:
-                pass
-    return {**found, "packs": sorted({pack for step in steps for pack in step.acts_as})}
 
 
 def as_diff(before: Composition, after: Composition, names: tuple[str, str]) -> str:
@@ -84,11 +56,12 @@ def verb_of(step: model.Step) -> str:
     return type(step.action).__name__.lower()
 
 
-def _every(steps: Iterable[model.Step]) -> Iterator[model.Step]:
+def every(steps: Iterable[model.Step]) -> Iterator[model.Step]:
+    """Steps and all below them."""
     for step in steps:
         yield step
         for block in blocks_of(step):
-            yield from _every(block)
+            yield from every(block)
 
 
 def _step(step: model.Step, found: Composition) -> dict[str, Any]:
