@@ -26,6 +26,7 @@ from core_runtime.bus.calls import Call
 from core_runtime.drivers.run_journal import Account, Recorded, RunJournal
 from core_runtime.drivers.run_seals import RunSeals
 from core_runtime.flow_calls import Handlers
+from core_runtime.flow_failing import FailingSteps
 from core_runtime.flow_files import KEPT_RUNS, RunFiles, unknown
 from core_runtime.flow_reports import MemoryJournal, RunReport, StepReport
 from core_runtime.flow_run import Emit, FlowRun
@@ -71,6 +72,7 @@ class FlowRuns:
         self._done: OrderedDict[str, RunReport] = OrderedDict()
         self._turns: dict[str, asyncio.Condition] = {}
         self._claimed: set[str] = set()
+        self._failing = FailingSteps()
 
     async def run(
         self, plan: Plan, digest: str, values: Any, *, actor: str = "", emit: Emit | None = None,
@@ -157,6 +159,7 @@ class FlowRuns:
 
     def end_orphans(self, flows: Container[str]) -> None:
         """End the runs of Packs' flows that are not among ``flows`` any more: their Pack was rejected, or changed."""
+        self._failing.keep(self._kernel.host.diagnostics, flows)
         for live in self._live.values():
             if live.pack and live.report.flow not in flows:
                 live.task.cancel()
@@ -270,6 +273,7 @@ class FlowRuns:
         report.add(step)
         result, error = step.result, step.result.error
         host = self._kernel.host
+        self._failing.note(host.diagnostics, report.flow, result)
         host.diagnostics.append({
             "ts": time.time(),
             "phase": result.phase or report.flow,

@@ -114,6 +114,7 @@ TITLES_JA: Final[Mapping[str, str]] = MappingProxyType({
     "flow_modifier": "フローの変更が適用されませんでした",
     "flow_refused": "フローを使えません",
     "flow_sealed": "封印されたフローは置き換えられません",
+    "flow_step_failing": "フローのステップが失敗し続けています",
     "flow_taken": "フローにはほかの持ち主がいます",
     "flow_trigger_busy": "フローが許される回数より多く開始されています",
     "flow_trigger_loop": "フローが互いを開始し続けています",

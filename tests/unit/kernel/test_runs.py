@@ -10,11 +10,13 @@ import os
 import pytest
 
 from backend_core.errors import ConflictError, HostError, NotFoundError, RequestError, TrustError
+from core_runtime.diagnostics import Diagnostics
 from core_runtime.drivers.keys import Keyring
 from core_runtime.drivers.run_journal import RunJournal, read_account
 from core_runtime.drivers.run_seals import RunSeals
+from core_runtime.flow_failing import MAX_KEPT, TOLD_AFTER, FailingSteps
 from core_runtime.kernel import Kernel
-from core_runtime.rules.flow.model import RunStatus
+from core_runtime.rules.flow.model import RunStatus, Status, StepResult
 from tests.support.hosts import bare_host, with_bus
 
 
@@ -293,3 +295,53 @@ def test_a_journal_in_memory_shows_what_a_run_was_answered_with(tmp_path):
     assert not (tmp_path / "user_data" / "runs").exists(), "nothing on the disk"
     report = tell(tmp_path, lambda kernel: kernel.run("t.flow"), flow(*steps), keys=keys_)
     assert list(report.answers) == []
+
+
+# --- steps that fail again and again -----------------------------------------------------------------------------------
+
+
+def failing(kernel):
+    return [issue for issue in kernel.host.diagnostics.issues() if issue.code == "flow_step_failing"]
+
+
+def test_a_step_that_fails_ten_times_in_a_row_is_told_until_it_succeeds_and_is_asked_all_the_while(tmp_path):
+    asked = []
+
+    async def works(args, _ctx):
+        asked.append(args)
+        if args != "good":
+            raise RequestError("no such thing", code="own/thing")
+
+    async def story(kernel):
+        told = []
+        for value in [*["bad"] * 9, "good", *["bad"] * 12, "good"]:
+            await kernel.run("t.flow", values=value)
+            told.append(len(failing(kernel)))
+            if told[-1]:
+                last = failing(kernel)[0]
+        return told, last
+
+    told, issue = tell(tmp_path, story, flow({"id": "s", "call": "acme.works", "with": "${input}"}), keys={"acme.works": works})
+    assert told == [0] * 10 + [0] * 9 + [1] * 3 + [0]
+    assert len(asked) == 23
+    assert (issue.subject, issue.count) == ("t.flow s", 1)
+    assert "acme.works" in issue.detail
+    assert "own/thing" in issue.detail
+
+
+def test_what_is_remembered_of_failing_steps_is_bounded(tmp_path):
+    failed = StepResult("p", Status.FAILED)
+    steps, diagnostics = FailingSteps(), Diagnostics()
+    for _ in range(TOLD_AFTER):
+        steps.note(diagnostics, "first", failed)
+    assert len(diagnostics.issues()) == 1
+    for number in range(MAX_KEPT + 10):
+        steps.note(diagnostics, f"f{number}", failed)
+    assert len(steps._counts) == MAX_KEPT
+    assert diagnostics.issues() == [], "what is forgotten stands no longer"
+    for _ in range(TOLD_AFTER):
+        steps.note(diagnostics, "last", failed)
+    steps.keep(diagnostics, {"last"})
+    assert [issue.subject for issue in diagnostics.issues()] == ["last p"]
+    steps.keep(diagnostics, set())
+    assert diagnostics.issues() == [], "its flow is gone"

@@ -201,10 +201,11 @@ def test_a_trigger_that_only_fails_is_switched_off_until_the_flow_changes(tmp_pa
         await stage.kernel.flows()
         stage.publish("shop.sold", {"n": 99})
         await until(lambda: stage.ran[-1]["n"] == 99)
+        await stage.settled()
         return first, stage.issues()
 
     first, issues = tell(tmp_path, story, flow("shop.sold"))
-    assert first == (flow_triggers.OFF_AFTER, True, {"flow_trigger_off"})
+    assert first == (flow_triggers.OFF_AFTER, True, {"flow_trigger_off", "flow_step_failing"})
     assert issues == set()
 
 
