@@ -198,7 +198,9 @@ class _Reader:
         }  # fmt: skip
         verbs = [verb for verb in readers if isinstance(raw, Mapping) and verb in raw]
         if len(verbs) != 1:
-            self.problem(at, f"expected a map with one of {', '.join(readers)}, got {quote(raw, 60)}")
+            words = [str(word) for word in raw] if isinstance(raw, Mapping) else []
+            meant = next(filter(None, (suggestion(word, readers) for word in words)), "")
+            self.problem(at, f"expected a map with one of {', '.join(readers)}, got {quote(raw, 60)}.{meant}")
             return None
         return readers[verbs[0]](raw, at)
 
@@ -335,7 +337,8 @@ class _Reader:
         words = [item.value for item in IfMissing]
         if raw in words:
             return IfMissing(raw)
-        self.problem(("if_missing",), f"if_missing expects {', '.join(words)}, got {quote(raw, 40)}")
+        meant = suggestion(str(raw), words)
+        self.problem(("if_missing",), f"if_missing expects {', '.join(words)}, got {quote(raw, 40)}.{meant}")
         return IfMissing.SKIP
 
     def _flag(self, raw: Any) -> bool:

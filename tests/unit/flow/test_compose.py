@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
+from backend_core.errors import AuthorError
+from core_runtime.flow_composer import read_document
 from core_runtime.rules.flow import model
 from core_runtime.rules.flow.changes import Status
 from core_runtime.rules.flow.compose import Base, Composition, World, compose
@@ -344,3 +346,19 @@ def test_a_pack_whose_modifiers_fail_again_and_again_is_left_out():
     assert top(found) == ["gather", "generate"]
     assert len({change.modifier for change in found.changes}) == 41
     assert any("too many" in change.why for change in found.changes)
+
+
+@pytest.mark.parametrize(
+    ("line", "meant"),
+    [
+        ("ops: [{inser: {before: a}, steps: [{call: k}]}]", "insert"), ("ops: [{insert: {befor: a}, steps: [{call: k}]}]", "before"),
+        ("if_missing: skp", "skip"), ("prioritiy: 3", "priority"),
+    ],
+)  # fmt: skip
+def test_a_wrong_word_of_a_modifier_is_told_with_its_place_and_what_was_meant(line, meant):
+    text = f"modify: a.b\nid: m\n{line}\n" + ("" if line.startswith("ops") else "ops: [{remove: x}]\n")
+    with pytest.raises(AuthorError) as caught:
+        read_document(text.encode(), source="m.yaml", layer=model.Layer.USER)
+    assert f"Did you mean '{meant}'?" in str(caught.value.fields["problems"])
+    assert caught.value.fields["line"] == 3
+    assert caught.value.fields["column"] >= 1
