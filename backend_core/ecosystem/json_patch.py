@@ -6,7 +6,7 @@ double a document at every operation; both matter when a stranger writes the pat
 Invariants:
   * A patch applies whole or not at all: the given document is never touched.
   * Equality is JSON's (RFC 6902, 4.6): numbers by value, ``true`` is not ``1``, objects without order.
-  * What ``copy`` and ``add`` may build is bounded.
+  * What ``copy`` and ``add`` may build is bounded, in values and in depth: whoever walks the result may recurse.
 
 Not here: which addon may patch what (``addon_manager``), reading files.
 """
@@ -16,6 +16,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+import urllib.parse
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -25,6 +26,9 @@ Pointer = tuple[str, ...]
 
 MAX_BUILT_VALUES: Final = 200_000
 """Values that the operations of one patch may copy together; thirty ``copy`` operations could build 2^30."""
+
+MAX_DEPTH: Final = 128
+"""How deep a place may be that a patch writes to, with what it writes there; each ``copy`` could double it."""
 
 ADDON_OPERATIONS: Final = frozenset({"add", "remove", "replace", "test"})
 
@@ -47,6 +51,16 @@ def parse_pointer(text: object) -> Pointer:
             hint='Write the path as in "/extensions/name".',
         )
     return tuple(part.replace("~1", "/").replace("~0", "~") for part in text.split("/")[1:])
+
+
+def parse_fragment(text: object) -> Pointer:
+    """The reference tokens of a JSON Pointer written as a URI fragment (RFC 6901, 6). Raises ``PatchError``."""
+    if not isinstance(text, str) or not text.startswith("#"):
+        raise PatchError("Not a URI fragment", detail=f'expected a text that begins with "#", found {quote(text)}')
+    try:
+        return parse_pointer(urllib.parse.unquote(text[1:], errors="strict"))
+    except UnicodeDecodeError as error:
+        raise PatchError("Not a URI fragment", detail=f"expected UTF-8 behind each %, found {quote(text)}") from error
 
 
 def format_pointer(pointer: Iterable[str | int]) -> str:
@@ -231,12 +245,13 @@ class _State:
 
     def _own(self, value: Any) -> Any:
         """A copy, so that neither the patch nor another place of the document shares it."""
-        self._built += _count(value)
+        self._built += _measure(value)[0]
         if self._built > MAX_BUILT_VALUES:
             raise PatchError("Patch builds too much", detail=f"expected at most {MAX_BUILT_VALUES} values, found more")
         return _thawed(value)
 
     def _add(self, at: Pointer, value: Any) -> None:
+        _check_depth(at, value)
         if not at:
             self.root = value
             return
@@ -258,6 +273,7 @@ class _State:
 
     def _replace(self, at: Pointer, given: Mapping[str, Any]) -> None:
         value = self._own(_member(given, "value"))
+        _check_depth(at, value)
         self._get(at)
         if not at:
             self.root = value
@@ -307,13 +323,20 @@ def _thawed(value: Any) -> Any:
     return value
 
 
-def _count(value: Any) -> int:
-    total, stack = 0, [value]
+def _check_depth(at: Pointer, value: Any) -> None:
+    if len(at) + _measure(value)[1] > MAX_DEPTH:
+        raise PatchError("Patch builds too deep", detail=f"expected at most {MAX_DEPTH} levels, found more")
+
+
+def _measure(value: Any) -> tuple[int, int]:
+    """How many values there are in it, and how many levels."""
+    total = deepest = 0
+    stack = [(value, 1)]
     while stack:
-        item = stack.pop()
-        total += 1
+        item, level = stack.pop()
+        total, deepest = total + 1, max(deepest, level)
         if isinstance(item, Mapping):
-            stack.extend(item.values())
+            stack.extend((inner, level + 1) for inner in item.values())
         elif isinstance(item, list | tuple):
-            stack.extend(item)
-    return total
+            stack.extend((inner, level + 1) for inner in item)
+    return total, deepest

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import copy
+import json
 
 import pytest
 
 from backend_core.ecosystem.json_patch import (
+    MAX_DEPTH,
     PatchError,
     apply_patch,
     diff,
     equal,
     format_pointer,
+    parse_fragment,
     parse_pointer,
     refusal,
     resolve,
@@ -34,6 +37,30 @@ DOCUMENT = {
 def test_rfc_6901_section_5(pointer, value) -> None:
     assert resolve(DOCUMENT, pointer) == value
     assert format_pointer(parse_pointer(pointer)) == pointer
+
+
+@pytest.mark.parametrize(
+    ("fragment", "value"),
+    [
+        ("#", DOCUMENT), ("#/foo", ["bar", "baz"]), ("#/foo/0", "bar"), ("#/", 0), ("#/a~1b", 1), ("#/c%25d", 2),
+        ("#/e%5Ef", 3), ("#/g%7Ch", 4), ("#/i%5Cj", 5), ("#/k%22l", 6), ("#/%20", 7), ("#/m~0n", 8),
+    ],
+)  # fmt: skip
+def test_rfc_6901_section_6(fragment, value) -> None:
+    assert resolve(DOCUMENT, format_pointer(parse_fragment(fragment))) == value
+
+
+def test_rfc_6901_section_5_written_in_json() -> None:
+    """The same pointers as JSON strings: two of them hold characters that JSON escapes."""
+    assert resolve(DOCUMENT, json.loads(r'"/i\\j"')) == 5
+    assert resolve(DOCUMENT, json.loads(r'"/k\"l"')) == 6
+
+
+@pytest.mark.parametrize("fragment", ["", "/foo", "#foo", "#/%FF", "#/~2", "#/%7E2", None])
+def test_what_is_no_fragment(fragment) -> None:
+    with pytest.raises(PatchError) as caught:
+        parse_fragment(fragment)
+    assert caught.value.code == "patch_invalid"
 
 
 def test_tilde_zero_one_is_no_slash() -> None:
@@ -127,7 +154,64 @@ def test_rfc_6902_a13_a_repeated_member_is_refused_by_the_reader() -> None:
         parse_json(b'[{"op":"add","path":"/baz","value":"qux","op":"remove"}]', source="patch")
 
 
-# -- section 3 to 5 -----------------------------------------------------------------------------------------------
+SECTIONS = {
+    "3 a whole document": (
+        {"a": {"b": {"c": "foo"}}},
+        [
+            {"op": "test", "path": "/a/b/c", "value": "foo"},
+            {"op": "remove", "path": "/a/b/c"},
+            {"op": "add", "path": "/a/b/c", "value": ["foo", "bar"]},
+            {"op": "replace", "path": "/a/b/c", "value": 42},
+            {"op": "move", "from": "/a/b/c", "path": "/a/b/d"},
+            {"op": "copy", "from": "/a/b/d", "path": "/a/b/e"},
+        ],
+        {"a": {"b": {"d": 42, "e": 42}}}),
+    "4 the order of members has no meaning (1)": (
+        {"a": {"b": {}}}, [{"op": "add", "path": "/a/b/c", "value": "foo"}], {"a": {"b": {"c": "foo"}}}),
+    "4 the order of members has no meaning (2)": (
+        {"a": {"b": {}}}, [{"path": "/a/b/c", "op": "add", "value": "foo"}], {"a": {"b": {"c": "foo"}}}),
+    "4 the order of members has no meaning (3)": (
+        {"a": {"b": {}}}, [{"value": "foo", "path": "/a/b/c", "op": "add"}], {"a": {"b": {"c": "foo"}}}),
+    "4.1 add": (
+        {"a": {"b": {}}}, [{"op": "add", "path": "/a/b/c", "value": ["foo", "bar"]}],
+        {"a": {"b": {"c": ["foo", "bar"]}}}),
+    "4.1 add below an object that is there": (
+        {"a": {"foo": 1}}, [{"op": "add", "path": "/a/b", "value": 2}], {"a": {"foo": 1, "b": 2}}),
+    "4.2 remove": ({"a": {"b": {"c": 1}}}, [{"op": "remove", "path": "/a/b/c"}], {"a": {"b": {}}}),
+    "4.3 replace": (
+        {"a": {"b": {"c": 1}}}, [{"op": "replace", "path": "/a/b/c", "value": 42}], {"a": {"b": {"c": 42}}}),
+    "4.4 move": (
+        {"a": {"b": {"c": 1}}}, [{"op": "move", "from": "/a/b/c", "path": "/a/b/d"}], {"a": {"b": {"d": 1}}}),
+    "4.5 copy": (
+        {"a": {"b": {"c": 1}}}, [{"op": "copy", "from": "/a/b/c", "path": "/a/b/e"}], {"a": {"b": {"c": 1, "e": 1}}}),
+    "4.6 test": (
+        {"a": {"b": {"c": "foo"}}}, [{"op": "test", "path": "/a/b/c", "value": "foo"}], {"a": {"b": {"c": "foo"}}}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SECTIONS)
+def test_rfc_6902_sections_3_and_4(name) -> None:
+    before, patch, after = SECTIONS[name]
+    assert equal(apply_patch(before, patch), after)
+
+
+def test_rfc_6902_section_4_1_an_object_that_is_not_there() -> None:
+    with pytest.raises(PatchError) as caught:
+        apply_patch({"q": {"bar": 2}}, [{"op": "add", "path": "/a/b", "value": 1}])
+    assert caught.value.code == "patch_target"
+
+
+def test_rfc_6902_section_5_a_test_that_fails_undoes_what_went_before() -> None:
+    before = {"a": {"b": {"c": "foo"}}}
+    with pytest.raises(PatchError) as caught:
+        apply_patch(
+            before, [{"op": "replace", "path": "/a/b/c", "value": 42}, {"op": "test", "path": "/a/b/c", "value": "C"}]
+        )
+    assert caught.value.code == "patch_test"
+    assert before == {"a": {"b": {"c": "foo"}}}
+
+
+# -- section 3 to 5, in the corners -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -215,6 +299,30 @@ def test_copy_can_not_build_a_bomb() -> None:
     patch = [{"op": "copy", "from": "", "path": f"/{index}"} for index in range(40)]
     with pytest.raises(PatchError, match="builds too much"):
         apply_patch({"x": 1}, patch)
+
+
+def nested(levels: int) -> object:
+    value: object = 1
+    for _ in range(levels - 1):
+        value = {"x": value}
+    return value
+
+
+@pytest.mark.parametrize("verb", ["copy", "move", "add", "replace"])
+def test_no_patch_builds_deeper_than_whoever_walks_the_result_can(verb) -> None:
+    """``copy`` of the root below itself doubles the depth each time; ``add`` at the deepest place lengthens it."""
+    half = MAX_DEPTH // 2
+    before = {"a": nested(half), "b": nested(half + 1)}
+    deepest = "/b" + "/x" * half
+    patches = {
+        "copy": [{"op": "copy", "from": "", "path": "/b" + "/x" * (half - 1) + "/y"}],
+        "move": [{"op": "move", "from": "/a", "path": deepest}],
+        "add": [{"op": "add", "path": deepest, "value": nested(half)}],
+        "replace": [{"op": "replace", "path": deepest, "value": nested(half)}],
+    }
+    with pytest.raises(PatchError, match="too deep"):
+        apply_patch(before, patches[verb])
+    assert apply_patch(before, [{"op": "add", "path": deepest, "value": nested(half - 1)}])
 
 
 # -- policy -------------------------------------------------------------------------------------------------------
