@@ -25,6 +25,7 @@ from backend_core.ecosystem.requirements import LockedPackage
 from backend_core.ecosystem.spec.models import PackMetadata
 from backend_core.errors import AuthorError, ConflictError, NotFoundError, quote
 from core_runtime.approvals import MAX_REASON_CHARS, Approvals, Known, PackStatus, VerifiedCopy
+from core_runtime.approvals.patching import Copy
 from core_runtime.drivers import pack_folders
 from core_runtime.drivers.status import must_exist
 from core_runtime.drivers.store import Stored
@@ -95,7 +96,11 @@ class ApprovalManager(Approvals):
             packages = self._packages.open(pack_id, metadata, draft.dependencies, options.get("target"))
             live.trial, live.trial_packages = stored.digest, draft.dependencies.tree if draft.dependencies else ""
             tried = replace(draft, permissions=lasting)
-            return VerifiedCopy(pack_id, stored.path, stored.digest, tried, metadata, packages)
+            overlaid = self._overlaid(live, Copy(stored, metadata, tried))
+            live.trial_patched = overlaid.patched
+            return VerifiedCopy(
+                pack_id, overlaid.stored.path, stored.digest, tried, overlaid.metadata, packages, overlaid.patched
+            )
 
     def on_trial(self, pack_id: str) -> bool:
         """Whether an update was begun and neither finished nor taken back."""

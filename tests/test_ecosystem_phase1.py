@@ -96,7 +96,13 @@ def test_an_addon_patches_what_the_policy_admits_and_nothing_beside_it(tmp_path)
     pack(tmp_path, "guest", files={"addons/in.addon.json": addon("in", "/extensions/ext"),
                                    "addons/out.addon.json": addon("out", "/extensions/extX")})  # fmt: skip
     packs = [folder.metadata for folder in PackRegistry(tmp_path).scan().values()]
-    effective = AddonManager(lambda *_: None, lambda *_: True).apply(packs)
+
+
+    def read(pack_id: str, path: str) -> bytes | None:
+        file = tmp_path / pack_id / path
+        return file.read_bytes() if file.is_file() else None
+
+    effective = AddonManager(read, lambda *_: "").apply(packs)
     assert {result.addon: result.outcome for result in effective.results} == {
         "guest:in": Outcome.APPLIED, "guest:out": Outcome.REFUSED,
     }  # fmt: skip

@@ -155,8 +155,7 @@ def _components(
         yield component
     for name, given in document.value.get("components", {}).items():
         path: Path = ("components", name)
-        kind, _, own = name.rpartition(":")
-        value = {"id": own, "version": document.value["version"], **({"type": kind} if kind else {}), **given}
+        value = inline_value(document.value, name, given)
         check_part(Kind.MANIFEST, document, value, path)
         links = read_connectivity(Kind.MANIFEST, document, value, path)
         component = _component(value, links, pack_id, pack_uuid, f"{root or 'backend/components'}/{value['id']}")
@@ -166,6 +165,12 @@ def _components(
         if other is None:  # else this is the index entry of a component whose own manifest says more
             taken[component.full_id] = document.source
             yield component
+
+
+def inline_value(pack: Mapping[str, Any], name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The manifest that an entry of ``components`` in ecosystem.json stands for."""
+    kind, _, own = name.rpartition(":")
+    return {"id": own, "version": pack["version"], **({"type": kind} if kind else {}), **given}
 
 
 def _twice(kind: Kind, document: Document, path: Path, name: str, other: str) -> AuthorError:

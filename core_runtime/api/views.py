@@ -34,7 +34,13 @@ def pack(status: PackStatus) -> dict[str, Any]:
 
 def pack_status(status: PackStatus) -> dict[str, Any]:
     """``GET /api/packs/{id}/status``: the entry, and what was approved."""
-    return {**pack(status), "digest": status.digest_on_disk, "approval": dict(status.approval)}
+    return {
+        **pack(status),
+        "digest": status.digest_on_disk,
+        "approval": dict(status.approval),
+        "effective_digest": status.patched.digest or None,
+        "addons": status.patched.documents(),
+    }
 
 
 def container(info: ContainerInfo) -> dict[str, Any]:

@@ -19,10 +19,12 @@ from typing import Any, Final
 from backend_core.ecosystem.spec.models import PackMetadata
 from backend_core.errors import ConflictError, HostError, RequestError, RumiError, quote
 from core_runtime.approvals.packages import Packaging
+from core_runtime.approvals.patching import Copy
 from core_runtime.approvals.standing import MAX_REASON_CHARS
 from core_runtime.drivers import pack_folders
 from core_runtime.drivers.faults import hit
 from core_runtime.drivers.status import PackStatus
+from core_runtime.rules.addons import UNPATCHED, Patched
 from core_runtime.rules.approval import Event, Mark, State
 from core_runtime.rules.decisions import check_digest, check_identity, check_isolation, check_transition
 from core_runtime.rules.grants import Grant, trees_of
@@ -45,6 +47,13 @@ class VerifiedCopy:
     metadata: PackMetadata
     packages: Path | None = None
     """Its unpacked Python packages, verified as well; None for a Pack without any."""
+    patched: Patched = UNPATCHED
+    """What addons made of it: ``path`` and ``metadata`` are those of the copy with them, ``digest`` is the approved."""
+
+    @property
+    def effective_digest(self) -> str:
+        """The digest of what lies at ``path``."""
+        return self.patched.digest or self.digest
 
 
 class Approvals(Packaging):
@@ -134,13 +143,20 @@ class Approvals(Packaging):
         added = parse_choices(permissions)
         with self._locked(pack_id):
             held = self._startable(self._look(pack_id))
-            metadata = self._metadata(self._store.verify(held.digest), pack_id)
+            stored = self._store.verify(held.digest)
+            metadata = self._metadata(stored, pack_id)
             with self.grants.deciding(pack_id) as used:
                 kept = [p for p in unspent(held.permissions, used) if self._holds(p)]
                 choices = with_added(as_choices(kept), added)
                 decision = decide(requests_of(metadata), choices, instance=self.instance)
                 self._audit.append("pack.widening", pack_id=pack_id, actor=actor, digest=held.digest)
-                wider = replace(held, permissions=decision.granted, actor=actor, approved_at=self._clock())
+                wider = replace(
+                    held,
+                    permissions=decision.granted,
+                    actor=actor,
+                    approved_at=self._clock(),
+                    effects=self._effects(Copy(stored, metadata), decision.granted),
+                )
                 grant = self._persist(wider, points="widen")
             self._look(pack_id)
             self._record("pack.widened", grant)
@@ -225,15 +241,20 @@ class Approvals(Packaging):
                 stored = self._store.verify(grant.digest)
                 metadata = self._metadata(stored, pack_id)
                 packages = self._packages.open(pack_id, metadata, grant.dependencies, target)
+                if not live.running and not live.trial:
+                    live.overlays = frozenset()
+                overlaid = self._overlaid(live, Copy(stored, metadata, grant))
             except RumiError as error:
                 self._audit.append("pack.start_refused", pack_id=pack_id, cause=error.code)
                 raise
             if self.base_runtime and grant.base_runtime not in {"", self.base_runtime}:
                 then, now = quote(grant.base_runtime), quote(self.base_runtime)
                 self._audit.append("pack.runtime_changed", pack_id=pack_id, approved=then, now=now)
-            live.opened = stored.digest
+            live.opened, live.patched = stored.digest, overlaid.patched
             live.packages = grant.dependencies.tree if grant.dependencies else ""
-            return VerifiedCopy(pack_id, stored.path, stored.digest, grant, metadata, packages)
+            return VerifiedCopy(
+                pack_id, overlaid.stored.path, stored.digest, grant, overlaid.metadata, packages, overlaid.patched
+            )
 
     def mark(self, pack_id: str, event: str, cause: str = "") -> PackStatus:
         """Tell what became of a start: ``started``, ``stopped`` or ``gave_up``. ``ConflictError`` where it can't be.
@@ -252,8 +273,11 @@ class Approvals(Packaging):
                     check_transition(pack_id, state, kind)
                 live.running, live.run_fault = known.grant.digest if known.grant else "", ""
                 live.packages = trees_of(known.grant)[-1] if known.grant else ""
+                if live.trial == live.running:
+                    live.patched = live.trial_patched
             else:
                 live.opened = live.running = ""
+                live.overlays = live.overlays if live.trial else frozenset()
                 if kind is Event.GAVE_UP and state in {State.APPROVED, State.RUNNING}:
                     live.run_fault = cause or "gave_up"
             self._audit.append(f"pack.{event}", pack_id=pack_id, cause=cause)

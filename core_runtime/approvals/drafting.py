@@ -20,7 +20,8 @@ from backend_core.ecosystem.folder import READ_LIMITS, FolderReader
 from backend_core.ecosystem.metadata import read_metadata
 from backend_core.ecosystem.spec.models import Contract, PackMetadata
 from backend_core.errors import RumiError, TrustError, quote
-from core_runtime.approvals.standing import Known, Standings
+from core_runtime.approvals.patching import Copy, Patching
+from core_runtime.approvals.standing import Known
 from core_runtime.drivers import pack_folders
 from core_runtime.drivers.findings import scan_contents
 from core_runtime.drivers.grants import identity_fingerprint
@@ -44,7 +45,7 @@ from core_runtime.rules.sbom import bill_of_materials
 from core_runtime.rules.signing import Pin, Seal, check_seal, seal_document
 
 
-class Drafting(Standings):
+class Drafting(Patching):
     """What every decision needs between the operator's word and the disk."""
 
     def review(self, pack_id: str, *, flows: Sequence[PackNode] = ()) -> Review:
@@ -147,6 +148,7 @@ class Drafting(Standings):
             files=MappingProxyType(fingerprints(stored.tree.entries)),
             since=MappingProxyType({name: known.get(name, now) for name in sorted(owned)}),
             base_runtime=self.base_runtime,
+            effects=self._effects(Copy(stored, metadata), decision.granted),
         )
 
     def _checked_seal(
@@ -248,6 +250,7 @@ class Drafting(Standings):
             contracts_before=self._approved_contracts(known.grant),
             signature=self._seen_seal(stored, metadata),
             peers=self._peers(frozenset(grant.pack_id for grant in others)),
+            addons=self._addon_documents(Copy(stored, metadata)),
         )
 
     def _peers(self, approved: frozenset[str]) -> Mapping[str, Terms]:

@@ -21,6 +21,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final, TypeAlias
 
+from backend_core.ecosystem.active_ecosystem import ActiveEcosystem
 from backend_core.ecosystem.folder import READ_LIMITS, FolderReader
 from backend_core.ecosystem.metadata import PACK_ID, read_metadata
 from backend_core.ecosystem.spec.models import PackFolder, PackMetadata
@@ -37,6 +38,7 @@ from core_runtime.drivers.status import PackStatus, checked_id, must_exist, stat
 from core_runtime.drivers.store import Stored, TreeStore
 from core_runtime.drivers.tree import read_tree
 from core_runtime.drivers.updates import UpdateFiles
+from core_runtime.rules.addons import UNPATCHED, Patched
 from core_runtime.rules.approval import Event, Facts, State, Verdict
 from core_runtime.rules.contracts import schema_faults
 from core_runtime.rules.decisions import check_removed, check_startable, check_transition
@@ -55,7 +57,8 @@ Statuses: TypeAlias = list[PackStatus]
 @dataclass(slots=True)
 class Live:
     """What the process knows of a Pack beside its files. ``opened``, ``trial``, ``running``: digests in use, and of the
-    packages in use with them.
+    packages in use with them; ``overlays``: of the copies with addons that may be, until nothing of it runs.
+    ``patched``: what its last start found of addons.
     """
 
     lock: threading.RLock = field(default_factory=threading.RLock)
@@ -64,6 +67,9 @@ class Live:
     running: str = ""
     packages: str = ""
     trial_packages: str = ""
+    overlays: frozenset[str] = frozenset()
+    patched: Patched = UNPATCHED
+    trial_patched: Patched = UNPATCHED
     run_fault: str = ""
     reviewed: str = ""
     signed: Seal | None = None
@@ -72,7 +78,8 @@ class Live:
     def in_use(self) -> tuple[str, ...]:
         """Digests of what sandboxes may have mounted now."""
         packages = (self.packages if self.opened or self.running else "", self.trial_packages if self.trial else "")
-        return tuple(digest for digest in (self.opened, self.trial, self.running, *packages) if digest)
+        found = (self.opened, self.trial, self.running, *packages, *self.overlays)
+        return tuple(digest for digest in found if digest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +112,8 @@ class Standings:
         """This run of the host: what "until restart" means."""
         self.keep_modified = False
         """Whether a verified copy that runs keeps its rights when the files beside it are edited. Nothing starts so."""
+        self.active = ActiveEcosystem()
+        """What the operator switched off; of it, this layer asks for addons."""
         self.base_runtime = ""
         """What sandboxes run on beside a Pack's bytes (image id, or interpreter); recorded in each grant."""
         self._packs = registry
@@ -241,7 +250,9 @@ class Standings:
         grant = inspection.loaded.grant
         running = grant is not None and live.running == grant.digest
         facts = inspection.facts(reviewed=live.reviewed, running=running, run_fault=live.run_fault)
-        status = replace(status_of(pack_id, inspection, facts), pending_update=self._pending_update(pack_id))
+        status = replace(
+            status_of(pack_id, inspection, facts), pending_update=self._pending_update(pack_id), patched=live.patched
+        )
         known = Known(status, inspection, facts)
         with self._mutex:
             self._known[pack_id] = known
@@ -251,6 +262,7 @@ class Standings:
         """The Pack is gone: nothing is remembered of it."""
         live = self._live[pack_id]
         live.opened = live.running = live.run_fault = live.reviewed = ""
+        live.patched, live.overlays = UNPATCHED, frozenset()
         self._staged.pop(pack_id, None)
         with self._mutex:
             self._known.pop(pack_id, None)

@@ -11,6 +11,7 @@ from backend_core.ecosystem.metadata import PACK_ID
 from backend_core.ecosystem.spec.models import PackFolder, PackMetadata
 from backend_core.errors import NotFoundError, RequestError, quote
 from core_runtime.drivers.inspection import Inspection
+from core_runtime.rules.addons import UNPATCHED, Patched
 from core_runtime.rules.approval import Facts, State, judge
 from core_runtime.rules.permissions import forbidden
 
@@ -31,6 +32,8 @@ class PackStatus:
     detail: str = ""
     pending_update: Mapping[str, Any] = field(default_factory=lambda: EMPTY)
     """``{version, digest}`` of a staged version that waits for a decision; empty without one."""
+    patched: Patched = UNPATCHED
+    """What addons made of it at its last start."""
 
 
 def status_of(pack_id: str, inspection: Inspection, facts: Facts) -> PackStatus:

@@ -13,16 +13,17 @@ import contextlib
 import os
 import secrets
 import shutil
+import tempfile
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from backend_core.errors import HostError, TrustError
 from backend_core.files import fsync_folder, private_folder, sync_file_system
 from core_runtime.drivers.faults import hit
-from core_runtime.drivers.tree import Tree, read_tree
+from core_runtime.drivers.tree import Tree, read_tree, refusal
 from core_runtime.rules.digest import PREFIX, TreeLimits
 
 INCOMING = ".incoming-"
@@ -134,6 +135,20 @@ class TreeStore:
                     removed.append(PREFIX + path.name)
         return removed
 
+    def overlay(self, stored: Stored, files: Mapping[str, bytes]) -> Stored:
+        """A tree like ``stored`` with ``files`` (by path) in place of its own or beside them; pinned until ``release``.
+
+        Raises:
+            TrustError: the copy does not verify, or the tree that would come of it is refused, with the path named.
+            HostError: the disk is full or fails; nothing is left behind.
+        """
+        with tempfile.TemporaryDirectory(prefix=INCOMING, dir=self._trees) as scratch, _storage():
+            folder = Path(scratch, "tree")
+            self.copy_out(stored, folder)
+            for path, data in files.items():
+                _put(folder, path, data)
+            return self.ingest(folder)
+
     def copy_out(self, stored: Stored, target: Path) -> None:
         """Write a verified tree to ``target`` (a new folder), with ordinary modes; verified again on the way."""
         target.mkdir(0o755)
@@ -176,6 +191,16 @@ def _settle(folder: Path, files: int) -> None:
         if files <= FEW_FILES:
             fsync_folder(Path(where))
         Path(where).chmod(0o555)
+
+
+def _put(folder: Path, path: str, data: bytes) -> None:
+    """Write one file of a copy of ours; folders that are missing are made, the executable bit stays as it is."""
+    target = folder / path
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(data)
+    except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+        raise refusal(path, "is a file where there is a folder, or a folder where there is a file") from error
 
 
 def ordinary_modes(folder: Path) -> None:

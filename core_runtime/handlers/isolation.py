@@ -148,7 +148,7 @@ def launch_request(host: Host, copy: VerifiedCopy) -> LaunchRequest:
     return LaunchRequest(
         pack_id=copy.pack_id,
         path=copy.path,
-        digest=copy.digest,
+        digest=copy.effective_digest,
         rights=SessionRights(host, copy.pack_id),
         granted=copy.grant.isolation,
         limits=limits,

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from backend_core.ecosystem.addon_manager import Outcome
 from backend_core.ecosystem.spec.models import PackMetadata
 from backend_core.errors import HostError, RumiError, SandboxUnavailable, quote
 from core_runtime.approval_manager import PackStatus, VerifiedCopy
@@ -32,6 +33,8 @@ from core_runtime.rules.resolve import NOTHING, Blocked, Unit, resolve
 
 START_FAILED = "pack_start_failed"
 RUNTIME_CHANGED = "runtime_changed"
+ADDONS_IDLE = "addons_not_applied"
+_IDLE = frozenset({Outcome.REFUSED, Outcome.CONFLICT, Outcome.FAILED})
 DECIDED = "pack.decided"
 """Published by the host after each decision about a Pack, once it is in force."""
 
@@ -264,6 +267,7 @@ async def _launch(host: Host, copy: VerifiedCopy) -> None:
     await host.sandboxes.start(launch_request(host, copy), prepare)
     await mark(host, copy.pack_id, "started", "")
     _tell_base(host, copy)
+    tell_addons(host, copy)
     host.in_background(asyncio.to_thread(operator_view.write, host, copy.pack_id), f"operator view of {copy.pack_id}")
 
 
@@ -280,6 +284,28 @@ def _tell_base(host: Host, copy: VerifiedCopy) -> None:
         f"{copy.pack_id} runs on another base than it was approved on",
         f"Approved on {quote(then, 100)}; sandboxes run on {quote(now, 100)} now.",
         f"If you changed it (an update of the machine or of the host), approve on it: rumi pack approve {copy.pack_id}",
+    )
+
+
+def tell_addons(host: Host, copy: VerifiedCopy) -> None:
+    """Addons that do nothing though somebody brought them for this Pack, each with the reason; until one start has
+    none.
+    """
+    idle = [result for result in copy.patched.results if result.outcome in _IDLE]
+    if not idle:
+        host.diagnostics.resolve(ADDONS_IDLE, copy.pack_id)
+        return
+    refused = all(result.outcome is Outcome.REFUSED for result in idle)
+    guests = sorted({result.addon.split(":")[0] for result in idle} - {copy.pack_id})[:5]
+    host.diagnostics.issue(
+        ADDONS_IDLE,
+        "info" if refused else "warn",
+        copy.pack_id,
+        f"Addons are not applied to {copy.pack_id}",
+        "; ".join(f"{one.addon} ({one.outcome.value}): {quote(one.reason, 300)[1:-1]}" for one in idle[:10]),
+        " Or: ".join(f"rumi pack grant {guest} addon.apply" for guest in guests)
+        or f"Correct them, then approve {copy.pack_id} again.",
+        {"addons": [{"addon": one.addon, "target": one.target, "outcome": one.outcome.value} for one in idle[:100]]},
     )
 
 

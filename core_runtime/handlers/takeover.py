@@ -82,6 +82,7 @@ async def _renew(host: Host, pack_id: str) -> bool:
     outcome = await beside(host, copy, None, lambda: None)
     if outcome.verdict is Verdict.TOOK_OVER:
         await starting.mark(host, pack_id, "started", "")
+        starting.tell_addons(host, copy)
         return True
     outcome.older.serve()
     return False

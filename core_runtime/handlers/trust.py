@@ -44,6 +44,7 @@ async def _keep_uses(host: Host) -> None:
 def _open(host: Host, effects: HostEffects) -> None:
     registry = PackRegistry(host.settings.packs_dir)
     approvals = ApprovalManager(host.settings.home, registry, host.audit)
+    approvals.active = host.active
     permissions = PermissionManager(approvals.grant, host.audit, files=approvals.grants, latest=approvals.latest)
     host.userdata = UserdataManager(host.settings.home, permissions)
     host.privileges = HostPrivilegeManager(

@@ -181,6 +181,7 @@ async def _beside(host: Host, pack_id: str, options: Mapping[str, Any]) -> bool:
         await asyncio.to_thread(host.approvals.close_trial, pack_id)
     if outcome.verdict is Verdict.TOOK_OVER:
         await starting.mark(host, pack_id, "started", "")
+        starting.tell_addons(host, copy)
         cause = await _finish(host, pack_id)
         if cause:
             with host.bus.holding(pack_id):

@@ -66,7 +66,9 @@ def is_flow_claim(name: str) -> bool:
 class Grant:
     """The operator's decision for one Pack.
 
-    ``since`` tells since when each interface key is approved, and each flow that it brings (``flow_claim``).
+    ``effects``: what its addons make of each component of another Pack that it may patch, as the digest of the result
+    that was approved. ``since`` tells since when each interface key is approved, and each flow that it brings
+    (``flow_claim``).
     """
 
     pack_id: str
@@ -86,6 +88,7 @@ class Grant:
     base_runtime: str = ""
     restored_at: float | None = None
     dependencies: Dependencies | None = None
+    effects: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
     def of_type(self, kind: str) -> tuple[Permission, ...]:
         """The granted permissions of one type."""
@@ -105,6 +108,7 @@ class Grant:
             "base_runtime": self.base_runtime,
             "files": len(self.files),
             "packages": dependencies_document(self.dependencies),
+            "effects": dict(self.effects),
         }
 
 
@@ -199,6 +203,7 @@ def grant_document(grant: Grant) -> dict[str, Any]:
         "base_runtime": grant.base_runtime,
         "restored_at": None if grant.restored_at is None else timestamp(grant.restored_at),
         "dependencies": dependencies_document(grant.dependencies),
+        "effects": dict(sorted(grant.effects.items())),
     }
 
 
@@ -282,6 +287,7 @@ def read_grant(document: Mapping[str, Any]) -> Grant:
         base_runtime=str(document.get("base_runtime", "")),
         restored_at=None if restored is None else seconds(restored),
         dependencies=read_dependencies(document.get("dependencies")),
+        effects=MappingProxyType({str(name): str(one) for name, one in document.get("effects", {}).items()}),
     )
 
 

@@ -90,6 +90,7 @@ TITLES_JA: Final[Mapping[str, str]] = MappingProxyType({
     "pack_modified": "承認後にPackのファイルが変更されました",
     "pack_start_failed": "Packを起動できませんでした",
     "permission_requested": "Packが権限を求めています",
+    "addons_not_applied": "適用されていないアドオンがあります",
     "runtime_changed": "Packが承認時と別の土台で動いています",
     "socket_stranger": "サンドボックスのソケットに見知らぬ接続がありました",
     "socket_strangers": "サンドボックスのソケットに見知らぬ接続が多すぎます",

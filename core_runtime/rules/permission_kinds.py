@@ -7,6 +7,7 @@ nobody; ``path_fault`` refuses every pattern that could cover it.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -21,6 +22,7 @@ from core_runtime.rules.globs import glob_fault, literal_prefix, matches
 from core_runtime.rules.secret import name_fault
 
 MAX_ITEMS = 64
+_COMPONENT: Final = re.compile(r"[a-z][a-z0-9_-]{0,63}:[a-z][a-z0-9_]*:[a-z][a-z0-9_-]*")
 TOPIC_SEPARATOR = "\0"
 """Topics have no segments: ``*`` covers dots as well, as it does on the event bus."""
 
@@ -119,6 +121,11 @@ def _key(text: str, _pack_id: str) -> Fault:
     return "is a pattern; interface keys are named one by one" if any(c in "*?[]" for c in text) else ""
 
 
+def _component(text: str, _pack_id: str) -> Fault:
+    fits = _COMPONENT.fullmatch(text)
+    return "" if fits else "is no component of one Pack, pack:type:id; components are named one by one"
+
+
 def _secret(text: str, _pack_id: str) -> Fault:
     return name_fault(text)
 
@@ -175,10 +182,9 @@ KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
             required="keys", sensitive=True, lasting=True,
         ),
         "addon.apply": Kind(
-            {"targets": _texts(_plain)}, "high",
+            {"targets": _texts(_component)}, "high",
             {"en": "changes components of other Packs", "ja": "他の Pack の部品を変更します"},
-            required="targets", sensitive=True,
-            missing="This host applies no addons across Packs; approve without it.",
+            required="targets", sensitive=True, lasting=True,
         ),
         "event.publish": Kind(
             _TOPICS, "low", {"en": "publishes events", "ja": "イベントを発行します"}, required="topics",

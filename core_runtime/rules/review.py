@@ -49,6 +49,8 @@ class ReviewFacts:
     """What the other approved Packs promise and need."""
     signature: Mapping[str, Any] = field(default_factory=dict)
     """Who signed it, and whether that is who signed it before (``rules.signing.seal_document``)."""
+    addons: tuple[Mapping[str, Any], ...] = ()
+    """What its addons would do to others, if granted, and those of others to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +122,10 @@ class Review:
     """Other approved Packs that could not use its keys in these versions → why not, in sentences."""
     signature: Mapping[str, Any] = field(default_factory=dict)
     """Who signed it, apart from everything above: it says whom the files are from, never what they may do."""
+    addons: tuple[Mapping[str, Any], ...] = ()
+    """Each addon on each component, its own on others' and others' on its own: outcome, reason, what changes, and the
+    effective digest that comes of it.
+    """
 
     def as_dict(self) -> dict[str, Any]:
         """JSON for the faces; the list of files is left out (``listing`` has it)."""
@@ -207,6 +213,7 @@ def build_review(facts: ReviewFacts) -> Review:
         else contract_changes(facts.contracts_before, metadata.contracts()),
         unsuited=_unsuited(metadata, facts.peers),
         signature=facts.signature,
+        addons=facts.addons,
     )
 
 

@@ -53,7 +53,12 @@ def show_status(found: dict[str, Any]) -> None:
         ("approved", approval.get("approved_at")), ("isolation", _isolation(approval.get("isolation"))),
         ("waiting update", (found.get("pending_update") or {}).get("version")),
         ("changed files", ", ".join(map(str, (found.get("changed_paths") or [])[:20]))),
+        ("effective digest", found.get("effective_digest")),
     ])  # fmt: skip
+    if found.get("addons"):
+        from rumi_setup.cli.review import addons
+
+        show.section("Addons", addons(found.get("addons")))
     pack_id = show.safe(found.get("pack_id"))
     state = str(found.get("status"))
     step = _NEXT_BY_CAUSE.get(str(found.get("cause"))) or _NEXT.get(state, "./rumi pack review {id}")

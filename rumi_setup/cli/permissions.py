@@ -14,6 +14,7 @@ import click
 from rumi_setup.cli import link, packs, show
 from rumi_setup.cli.main import json_option
 from rumi_setup.cli.review import (
+    addons,
     changed_contracts,
     changed_files,
     changed_packages,
@@ -26,7 +27,7 @@ from rumi_setup.cli.words import say
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _SPAN = re.compile(r"(\d{1,6})([smhd])")
 _DIFFERENCE = ("pack_id", "state", "version", "approved_version", "digest", "identity_changed", "permission_changes",
-               "package_changes", "contract_changes", "file_changes")  # fmt: skip
+               "package_changes", "contract_changes", "file_changes", "addons")  # fmt: skip
 _KNOWN = frozenset(
     {"type", "mode", "until", "uses", "last_used_at", "items", "unused", "ended", "instance", "restart_needed"}
 )
@@ -73,7 +74,7 @@ def _parameter(kind: str, item: str) -> str:
         return "topics"
     if kind == "network":  # an address has a port behind it; a domain has none
         return "addresses" if ":" in item else "domains"
-    return {"http.fetch": "hosts", "secret": "names"}.get(kind, "keys")
+    return {"http.fetch": "hosts", "secret": "names", "addon.apply": "targets"}.get(kind, "keys")
 
 
 @click.command(help=say("What a Pack may do, and how much of it it uses."))
@@ -131,6 +132,7 @@ def diff(pack_id: str) -> None:
     contracts_changed = list(changed_contracts(found.get("contract_changes")))
     show.section("Changed contracts", contracts_changed)
     show.section("Changed files", files_changed)
+    show.section("Addons", addons(found.get("addons")))
     if found.get("approved_version") is None:
         show.words(say("It was never approved, so there is nothing to compare with."))
     elif not (permissions_changed or files_changed or packages_changed or contracts_changed):

@@ -44,6 +44,7 @@ def show_review(found: dict[str, Any], *, update: bool = False) -> None:
     show.section("Calls", _edges(found))
     show.section("Flows", _flows(found.get("flows")))
     show.section("Packs that could not use it", _unsuited(found.get("unsuited")))
+    show.section("Addons", addons(found.get("addons")))
     show.section("Replaces", _mapping(found.get("replaces")))
     show.section("Keys with meaning to the host", _mapping(found.get("host_keys")))
     show.section("Dependencies", _mapping(found.get("dependencies")))
@@ -167,6 +168,33 @@ def _unsuited(items: Any) -> Iterator[str]:
     for name, sentences in items.items() if isinstance(items, dict) else ():
         for sentence in sentences[:_LINES] if isinstance(sentences, list) else ():
             yield f"{show.safe(name)}: {show.safe(sentence, 500)}"
+
+
+def addons(items: Any) -> Iterator[str]:
+    """Each addon on each component: what became of it and why, what it changes, and the digest that comes of it."""
+    told: set[str] = set()
+    for item in items[:_LINES] if isinstance(items, list) else ():
+        if not isinstance(item, dict):
+            continue
+        outcome = _outcomes().get(str(item.get("outcome")), show.safe(item.get("outcome"), 20))
+        yield f"{show.safe(item.get('addon'), 140)} → {show.safe(item.get('target'), 200)}: {outcome}"
+        if item.get("reason"):
+            yield f"    {show.safe(item.get('reason'), 500)}"
+        digest = str(item.get("effective_digest") or "")
+        if digest and digest not in told:
+            told.add(digest)
+            for change in _list_of(item, "changes"):
+                place = f"{show.safe(change.get('file'), 300)} {show.safe(change.get('path'), 300)}"
+                was, now = (show.safe(change.get(name), 200) or say("nothing") for name in ("before", "value"))
+                yield f"    {place}: {was} → {now}"
+            yield f"    {say('effective digest')}: {show.safe(digest, 80)}"
+
+
+def _outcomes() -> dict[str, str]:
+    return {
+        "applied": say("is applied"), "skipped": say("is left out"), "refused": say("is refused"),
+        "conflict": say("conflicts with another"), "failed": say("does not fit"),
+    }  # fmt: skip
 
 
 def changed_contracts(items: Any) -> Iterator[str]:

@@ -68,11 +68,10 @@ def test_more_than_declared_can_not_be_granted(tmp_path, choice):
     assert not home.grant_file().exists()
 
 
-@pytest.mark.parametrize("kind", ["http.serve", "addon.apply"])
+@pytest.mark.parametrize("kind", ["http.serve"])
 def test_type_that_nobody_enforces_is_refused_with_a_sentence(tmp_path, kind):
     names = {
         "http.serve": "routes",
-        "addon.apply": "targets",
     }
     home = TrustHome(tmp_path)
     home.add(permissions=[{"type": kind, names[kind]: ["x"], "reason": "r"}])

@@ -89,6 +89,7 @@ _TARGETS: Final = {
     "secret": "name",
     "flow.run": "flow",
     "flow.modify": "flow",
+    "addon.apply": "target",
 }
 """What a single use of each type names; a use that does not name it is covered by nothing."""
 
@@ -110,7 +111,7 @@ def covering_item(permission: Permission, kind: str, params: Mapping[str, Any]) 
         return ""
     target = str(params[_TARGETS[kind]])
     items = permission.texts(f"{_TARGETS[kind]}s")
-    if _TARGETS[kind] in {"key", "name"}:
+    if _TARGETS[kind] in {"key", "name", "target"}:
         return target if target in items else ""
     separator = "/" if _TARGETS[kind] == "path" else TOPIC_SEPARATOR
     return next((item for item in items if matches(item, target, separator)), "")

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from backend_core.ecosystem.active_ecosystem import ActiveEcosystem
-from backend_core.ecosystem.addon_manager import AddonManager, Effective, Outcome, glob_matches
+from backend_core.ecosystem.addon_draft import glob_matches
+from backend_core.ecosystem.addon_manager import AddonManager, Effective, Outcome
 from backend_core.ecosystem.registry import PackRegistry
 from tests.support.packs import manifest, pack
 
@@ -43,7 +44,7 @@ class World:
     def apply(self, order=lambda packs: packs) -> Effective:
         folders = PackRegistry(self.root).scan()
         assert not {name: folder.error for name, folder in folders.items() if folder.error}
-        manager = AddonManager(self.read, lambda *pair: pair in self.granted, self.active)
+        manager = AddonManager(self.read, lambda *pair: "" if pair in self.granted else "no grant addon.apply", self.active)
         return manager.apply(order([folder.metadata for folder in folders.values()]))
 
     def read(self, pack_id: str, path: str) -> bytes | None:
@@ -79,7 +80,10 @@ def test_manifest_and_file_are_patched_in_memory_with_a_digest_of_their_own(worl
     component = effective.components["base:service:core"]
     assert component.manifest["extensions"]["x"] == 1
     files = {path: json.loads(data) for path, data in component.files.items()}
+    assert files.pop("backend/components/core/manifest.json")["extensions"] == {"list": [], "x": 1}
     assert files == {"backend/components/core/data/a.json": {"open": {"x": 1, "y": 2}, "closed": 1}}
+    told = [(change.file, change.op, change.path, change.before, change.value) for change in component.changes]
+    assert told == [("data/a.json", "add", "/open/y", "", "2"), ("manifest.json", "add", "/extensions/x", "", "1")]
     assert component.applied == ("guest:a",)
     assert component.digest.startswith("sha256:")
     assert {path: path.read_bytes() for path in world.root.rglob("*") if path.is_file()} == before
@@ -241,10 +245,14 @@ def test_a_target_that_two_packs_answer_to_is_refused(world) -> None:
 
 
 def test_an_inline_component_is_patched_too(world) -> None:
-    pack(world.root, "base", components={"core": manifest("service", "core", addon_policy=POLICY)})
+    pack(world.root, "base", components={"core": manifest("service", "core", addon_policy=POLICY, extensions={})})
     (world.root / "base/backend/components/core/manifest.json").unlink()
     world.addon("guest", "a", on_manifest("/extensions/x"))
-    assert world.apply().components["base:service:core"].manifest["extensions"]["x"] == 1
+    effective = world.apply()
+    assert only(effective).outcome is Outcome.APPLIED, only(effective)
+    component = effective.components["base:service:core"]
+    assert component.manifest["extensions"]["x"] == 1
+    assert list(component.files) == ["backend/components/core/manifest.json"]
 
 
 def test_globs_stay_within_a_segment_and_are_never_slow() -> None:

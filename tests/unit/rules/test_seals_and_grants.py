@@ -140,6 +140,7 @@ WHOLE = Grant(
     requested=({"type": "interface.call", "keys": ("a",)},),
     files={"b.py": Fingerprint("1" * 64, True), "a.py": Fingerprint("0" * 64, False), "c.sh": Fingerprint("2" * 64, True)},
     since={"service.b": 2.5, "service.a": 1.5}, base_runtime="3.11", restored_at=300.25,
+    effects={"beta:service:main": DIGEST, "alpha:a:b": DIGEST},
 )  # fmt: skip
 WRITTEN = {
     "pack_id": "alpha",
@@ -167,6 +168,7 @@ WRITTEN = {
     "since": {"service.a": 1.5, "service.b": 2.5},
     "base_runtime": "3.11", "dependencies": None,
     "restored_at": "1970-01-01T00:05:00.250Z",
+    "effects": {"alpha:a:b": DIGEST, "beta:service:main": DIGEST},
 }
 
 
@@ -198,6 +200,7 @@ def test_what_the_api_shows_of_a_grant():
         "approved_at": WRITTEN["approved_at"], "created_at": WRITTEN["created_at"], "actor": "tester", "digest": DIGEST,
         "version": "1.2.3", "pack_identity": "github:author/alpha", "permissions": WRITTEN["permissions"],
         "isolation": {"driver": "docker", "level": "reduced"}, "base_runtime": "3.11", "files": 3, "packages": None,
+        "effects": {"beta:service:main": DIGEST, "alpha:a:b": DIGEST},
     }  # fmt: skip
     assert [p.mode for p in WHOLE.of_type("interface.call")] == [Mode.ALWAYS, Mode.ONCE]
     assert WHOLE.permissions[0].texts("keys") == ("b", "a")

@@ -201,7 +201,7 @@ def test_digest_helpers():
 def test_documents_have_exactly_their_fields():
     assert set(GRANT.excerpt()) == {
         "approved_at", "created_at", "actor", "digest", "version", "pack_identity", "permissions", "isolation",
-        "base_runtime", "files", "packages",
+        "base_runtime", "files", "packages", "effects",
     }  # fmt: skip
     assert set(rejection_document("alpha", "no", 1.0)) == {
         "pack_id", "status", "created_at", "approved_at", "file_hashes", "permissions_requested", "rejection_reason",

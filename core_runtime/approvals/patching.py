@@ -1,0 +1,225 @@
+"""Addons at work: the copy of a Pack that runs with them, and what a decision about them pins.
+
+Invariants:
+  * What is patched is a tree of its own in the store, under its own digest, read again in full before each start. The
+    Pack's folder and its approved copy stay as they are, so what an addon did is gone with the addon.
+  * Addons and their targets are read from verified copies, never from folders.
+  * An addon can stop nothing: where what comes of it is refused, its target runs as it was approved, and is told so.
+  * What a Pack may do never comes from a patched file: a copy that declares other rights than the approved one is
+    refused.
+
+Not here: patches themselves (``backend_core.ecosystem.addon_manager``), whether one may act (``rules.addons``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Final
+
+from backend_core.canonical import sha256_hex
+from backend_core.ecosystem.active_ecosystem import ActiveEcosystem
+from backend_core.ecosystem.addon_manager import AddonManager, Effective, reaches
+from backend_core.ecosystem.folder import READ_LIMITS, FolderReader
+from backend_core.ecosystem.spec.models import PackMetadata
+from backend_core.errors import AuthorError, RumiError, TrustError
+from core_runtime.approvals.standing import Live, Standings
+from core_runtime.drivers.store import Stored
+from core_runtime.rules.addons import (
+    UNPATCHED,
+    Patched,
+    documents,
+    failed,
+    of_pack,
+    requested_targets,
+    targets_of,
+    why_not,
+)
+from core_runtime.rules.digest import FileEntry, tree_digest
+from core_runtime.rules.grants import Grant, Permission
+
+_DECIDED: Final = (
+    "pack_id", "pack_identity", "version", "pack_type", "permissions", "connectivity", "dependencies", "packages",
+    "handlers", "addons",
+)  # fmt: skip
+"""What a decision is about; beside it, the connectivity of each component."""
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """A Pack's verified copy with its metadata, and the grant that allows it (None while that is being decided)."""
+
+    stored: Stored
+    metadata: PackMetadata
+    grant: Grant | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Overlaid:
+    """What a start runs: the approved copy, or that with addons."""
+
+    stored: Stored
+    metadata: PackMetadata
+    patched: Patched
+
+
+class Patching(Standings):
+    """What addons make of Packs."""
+
+    def _effects(self, copy: Copy, permissions: Sequence[Permission]) -> Mapping[str, str]:
+        """What this version's addons alone make of each component that these permissions let them patch."""
+        granted = targets_of(permissions)
+        if not granted or not copy.metadata.addons:
+            return MappingProxyType({})
+        found: dict[str, str] = {}
+        for host in self._hosts(copy.metadata):
+            alone = self._alone(host, copy, granted)
+            found |= {name: one.digest for name, one in alone.components.items() if name in granted}
+        return MappingProxyType(found)
+
+    def _overlaid(self, live: Live, copy: Copy) -> Overlaid:
+        """The copy to run: with the addons that are approved now. It is noted as in use before it is there."""
+        guests = self._guests(copy.metadata)
+        if not guests:
+            return Overlaid(copy.stored, copy.metadata, UNPATCHED)
+        effective = self._effective(copy, guests)
+        results = of_pack(effective, copy.metadata.pack_id)
+        if not effective.components:
+            return Overlaid(copy.stored, copy.metadata, Patched("", results))
+        files = {path: data for one in effective.components.values() for path, data in one.files.items()}
+        if not files:
+            return Overlaid(copy.stored, copy.metadata, Patched("", results, effective.components))
+        try:
+            stored = self._tree_with(live, copy.stored, files)
+            metadata = self._metadata(stored, copy.metadata.pack_id)
+            _same_rights(copy.metadata, metadata)
+        except (AuthorError, TrustError) as error:
+            self._audit.append("addons.refused", pack_id=copy.metadata.pack_id, cause=error.code)
+            return Overlaid(copy.stored, copy.metadata, Patched("", failed(results, str(error))))
+        applied = sorted({name for one in effective.components.values() for name in one.applied})
+        self._audit.append("addons.applied", pack_id=copy.metadata.pack_id, digest=stored.digest, addons=applied)
+        return Overlaid(stored, metadata, Patched(stored.digest, results, effective.components))
+
+    def _addon_documents(self, copy: Copy) -> tuple[Mapping[str, Any], ...]:
+        """For a review: what the addons of this version would do if all that it asks were granted, and what those of
+        approved Packs would do to it.
+        """
+        granted = requested_targets(copy.metadata.permissions)
+        found: list[dict[str, Any]] = []
+        for host in self._hosts(copy.metadata):
+            alone = self._alone(host, copy, granted)
+            found += documents(of_pack(alone, host.metadata.pack_id), alone.components)
+        guests = [guest for guest in self._guests(copy.metadata) if guest.metadata.pack_id != copy.metadata.pack_id]
+        own = [copy] if reaches(copy.metadata, copy.metadata) else []
+        if guests or own:
+            here = self._effective(copy, [*guests, *own])
+            found += documents(of_pack(here, copy.metadata.pack_id), here.components)
+        return tuple(found)
+
+    # --- inside ------------------------------------------------------------------------------------------------------
+
+    def _effective(self, copy: Copy, guests: Sequence[Copy]) -> Effective:
+        """What ``guests`` make of ``copy``, each as far as it was granted and comes to what was approved."""
+        reasons: dict[tuple[str, str], str] = {}
+        for guest in guests:
+            if guest.grant is None or guest.metadata.pack_id == copy.metadata.pack_id:
+                continue
+            granted = targets_of(p for p in guest.grant.permissions if self._holds(p))
+            alone = self._alone(copy, guest, granted)
+            for component in copy.metadata.components:
+                name, would = component.full_id, alone.components.get(component.full_id)
+                reasons[guest.metadata.pack_id, name] = why_not(
+                    guest.metadata.pack_id,
+                    name,
+                    granted=granted,
+                    pinned=guest.grant.effects.get(name),
+                    found=would.digest if would else None,
+                )
+        manager = AddonManager(
+            _reader(copy.stored), lambda guest, name: reasons.get((guest, name), "not approved"), self.active
+        )
+        return manager.apply([copy.metadata], [guest.metadata for guest in guests])
+
+    @staticmethod
+    def _alone(host: Copy, guest: Copy, granted: frozenset[str]) -> Effective:
+        """What one guest makes of one Pack, whatever others do and whatever the operator has switched off."""
+
+        def refused(pack_id: str, name: str) -> str:
+            return why_not(pack_id, name, granted=granted, pinned=None, found=None)
+
+        manager = AddonManager(_reader(host.stored), refused, ActiveEcosystem())
+        return manager.apply([host.metadata], [guest.metadata])
+
+    def _guests(self, metadata: PackMetadata) -> list[Copy]:
+        """Approved Packs whose addons mean this one, and itself."""
+        with self._mutex:
+            known = [item.status for item in self._known.values() if item.status.metadata is not None]
+        names = [s.pack_id for s in known if s.metadata and s.metadata.addons and reaches(s.metadata, metadata)]
+        return list(self._approved(sorted({*names, metadata.pack_id} if metadata.addons else names)))
+
+    def _hosts(self, metadata: PackMetadata) -> list[Copy]:
+        """Other approved Packs that addons of this one mean."""
+        if not metadata.addons:
+            return []
+        with self._mutex:
+            known = [item.status for item in self._known.values() if item.status.metadata is not None]
+        names = [s.pack_id for s in known if s.metadata and reaches(metadata, s.metadata)]
+        return list(self._approved(sorted(name for name in names if name != metadata.pack_id)))
+
+    def _approved(self, pack_ids: Sequence[str]) -> Iterator[Copy]:
+        """Their verified copies, as far as they are approved; a copy that does not verify is no part of anything."""
+        for pack_id in pack_ids:
+            grant = self.grant(pack_id)
+            if grant is None:
+                continue
+            with contextlib.suppress(RumiError), self._store.pinned((grant.digest,)):
+                stored = self._store.verify(grant.digest)
+                yield Copy(stored, self._metadata(stored, pack_id), grant)
+
+    def _tree_with(self, live: Live, stored: Stored, files: Mapping[str, bytes]) -> Stored:
+        """``stored`` with ``files``, verified: as it lies in the store already, or made now."""
+        expected = _digest_with(stored, files)
+        live.overlays |= {expected}
+        with contextlib.suppress(TrustError):
+            return self._store.verify(expected)
+        made = self._store.overlay(stored, files)
+        try:
+            if made.digest != expected:
+                raise TrustError("The copy with addons is another than it should be", code="addon_copy")
+            return self._store.verify(made.digest)
+        finally:
+            self._store.release(made.digest)
+
+
+def _reader(stored: Stored) -> _Reader:
+    return _Reader(FolderReader(str(stored.path), READ_LIMITS))
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """Files of one verified copy, whichever Pack is named: an application has one target."""
+
+    folder: FolderReader
+
+    def __call__(self, _pack_id: str, path: str) -> bytes | None:
+        return self.folder.read(path)
+
+
+def _digest_with(stored: Stored, files: Mapping[str, bytes]) -> str:
+    entries = {entry.path: entry for entry in stored.tree.entries}
+    for path, data in files.items():
+        executable = path in entries and entries[path].executable
+        entries[path] = FileEntry(path, executable, len(data), sha256_hex(data))
+    return tree_digest(entries.values())
+
+
+def _same_rights(approved: PackMetadata, patched: PackMetadata) -> None:
+    """What was decided about must be the same in both."""
+    for name in _DECIDED:
+        if getattr(approved, name) != getattr(patched, name):
+            raise TrustError("Addons change what the Pack may do", code="addon_rights", detail=f"{name} differs.")
+    links = [{one.full_id: one.connectivity for one in metadata.components} for metadata in (approved, patched)]
+    if links[0] != links[1]:
+        raise TrustError("Addons change what the Pack may do", code="addon_rights", detail="connectivity differs.")
