@@ -90,6 +90,8 @@ TITLES_JA: Final[Mapping[str, str]] = MappingProxyType({
     "pack_modified": "承認後にPackのファイルが変更されました",
     "pack_start_failed": "Packを起動できませんでした",
     "permission_requested": "Packが権限を求めています",
+    "addon_copy": "アドオンを適用したコピーが、あるべきものと違います",
+    "addon_rights": "アドオンがPackの権限を変えようとしています",
     "addons_not_applied": "適用されていないアドオンがあります",
     "runtime_changed": "Packが承認時と別の土台で動いています",
     "socket_stranger": "サンドボックスのソケットに見知らぬ接続がありました",
