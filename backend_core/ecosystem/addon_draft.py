@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -33,6 +34,10 @@ PROTECTED: Final = ("/type", "/id", "/version", "/component_uuid", "/connectivit
 MANIFEST: Final = "manifest.json"
 MAX_CHANGES: Final = 200
 """How many changes of one component are told one by one."""
+MAX_WORK_BYTES: Final = 16 * 1024 * 1024
+"""What the documents that one Pack's addons patch may come to together, each counted as often as it is patched."""
+MAX_PLACES: Final = 2_000
+"""How many places one Pack's addons may write to in one application: each is compared with those before."""
 
 ReadFile = Callable[[str, str], bytes | None]
 """``(pack_id, path below the Pack's root)`` → the bytes of the verified copy, ``None`` when there is no such file."""
@@ -102,12 +107,31 @@ class EffectiveComponent:
 
 
 @dataclass(slots=True)
+class Spent:
+    """What the addons of each Pack cost in one application: a review applies what a stranger wrote."""
+
+    work_bytes: Counter[str] = field(default_factory=Counter)
+    places: Counter[str] = field(default_factory=Counter)
+
+    def charge(self, pack_id: str, *, work_bytes: int = 0, places: int = 0) -> None:
+        """Raise ``AuthorError`` once it is too much."""
+        self.work_bytes[pack_id] += work_bytes
+        self.places[pack_id] += places
+        if self.work_bytes[pack_id] > MAX_WORK_BYTES or self.places[pack_id] > MAX_PLACES:
+            raise _no_place(
+                f"the addons of {pack_id} cost too much: expected documents of {MAX_WORK_BYTES} bytes together and "
+                f"{MAX_PLACES} places that are written to, found more"
+            )
+
+
+@dataclass(slots=True)
 class Draft:
     """One component while addons are applied to it. ``files``: those that were patched, by path below its folder."""
 
     pack_id: str
     component: ComponentManifest
     read: ReadFile
+    spent: Spent = field(default_factory=Spent)
     manifest: Any = None
     files: dict[str, Any] = field(default_factory=dict)
     applied: list[str] = field(default_factory=list)
@@ -135,15 +159,20 @@ class Draft:
             where = "" if entry["kind"] == "manifest_json_patch" else entry["file"]
             try:
                 if where:
-                    before = files.get(where, self._file(where, create=entry.get("create_if_missing", False)))
-                    files[where] = json_patch.apply_patch(before, entry["patch"])
+                    if where not in files:
+                        files[where] = self._file(where, create=entry.get("create_if_missing", False))
+                    self.spent.charge(addon.pack_id, work_bytes=len(_text(files[where])))
+                    files[where] = json_patch.apply_patch(files[where], entry["patch"])
                 else:
+                    self.spent.charge(addon.pack_id, work_bytes=len(_text(manifest)))
                     manifest = self._patched_manifest(manifest, entry["patch"])
             except json_patch.PatchError as exc:
                 outcome = Outcome.SKIPPED if exc.code == "patch_test" else Outcome.FAILED
                 return self._result(addon, outcome, str(exc))
             _readable(self.component.full_id, files[where] if where else manifest)
-            changes.extend((where, place) for place in json_patch.written(entry["patch"]))
+            places = json_patch.written(entry["patch"])
+            self.spent.charge(addon.pack_id, places=len(places))
+            changes.extend((where, place) for place in places)
         rivals = self._overlapping(changes)
         equals = sorted({other.name for other in rivals if other.priority == addon.priority and other != addon})
         if equals:

@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from backend_core.ecosystem import uuid_utils
 from backend_core.ecosystem.active_ecosystem import ActiveEcosystem
-from backend_core.ecosystem.addon_draft import Addon, AddonResult, Draft, EffectiveComponent, Outcome, ReadFile
+from backend_core.ecosystem.addon_draft import Addon, AddonResult, Draft, EffectiveComponent, Outcome, ReadFile, Spent
 from backend_core.ecosystem.spec.models import ComponentManifest, PackMetadata
 from backend_core.ecosystem.versions import in_range
 from backend_core.errors import AuthorError, RequestError, quote
@@ -77,10 +77,11 @@ class AddonManager:
             key=lambda addon: (addon.priority, addon.pack_id, addon.addon_id),
         )
         drafts: dict[str, Draft] = {}
+        spent = Spent()
         results: list[AddonResult] = []
         for addon in addons:
             for index, target in enumerate(addon.targets):
-                results.append(self._apply_to(addon, target, index, packs, drafts))
+                results.append(self._apply_to(addon, target, index, packs, drafts, spent))
         effective = {name: draft.finish() for name, draft in sorted(drafts.items()) if draft.applied}
         return Effective(MappingProxyType(effective), tuple(results))
 
@@ -91,6 +92,7 @@ class AddonManager:
         index: int,
         packs: Sequence[PackMetadata],
         drafts: dict[str, Draft],
+        spent: Spent,
     ) -> AddonResult:
         found = list(_matching(target, packs))
         if len(found) != 1:
@@ -102,7 +104,7 @@ class AddonManager:
         if refused is not None:
             return AddonResult(addon.name, component.full_id, *refused)
         try:
-            draft = drafts.get(component.full_id) or Draft(pack.pack_id, component, self._read)
+            draft = drafts.get(component.full_id) or Draft(pack.pack_id, component, self._read, spent)
             drafts[component.full_id] = draft
             return draft.attempt(addon, target["apply"])
         except (AuthorError, RequestError) as exc:

@@ -39,6 +39,7 @@ from core_runtime.rules.addons import (
 )
 from core_runtime.rules.digest import FileEntry, tree_digest
 from core_runtime.rules.grants import Grant, Permission
+from core_runtime.rules.permission_kinds import MAX_ITEMS
 
 _DECIDED: Final = (
     "pack_id", "pack_identity", "version", "pack_type", "permissions", "connectivity", "dependencies", "packages",
@@ -74,14 +75,14 @@ class Patching(Standings):
         if not granted or not copy.metadata.addons:
             return MappingProxyType({})
         found: dict[str, str] = {}
-        for host in self._hosts(copy.metadata):
+        for host in self._hosts(copy.metadata, granted):
             alone = self._alone(host, copy, granted)
             found |= {name: one.digest for name, one in alone.components.items() if name in granted}
         return MappingProxyType(found)
 
     def _overlaid(self, live: Live, copy: Copy) -> Overlaid:
         """The copy to run: with the addons that are approved now. It is noted as in use before it is there."""
-        guests = self._guests(copy.metadata)
+        guests = self._guests(copy)
         if not guests:
             return Overlaid(copy.stored, copy.metadata, UNPATCHED)
         effective = self._effective(copy, guests)
@@ -108,13 +109,12 @@ class Patching(Standings):
         """
         granted = requested_targets(copy.metadata.permissions)
         found: list[dict[str, Any]] = []
-        for host in self._hosts(copy.metadata):
+        for host in self._hosts(copy.metadata, granted):
             alone = self._alone(host, copy, granted)
             found += documents(of_pack(alone, host.metadata.pack_id), alone.components)
-        guests = [guest for guest in self._guests(copy.metadata) if guest.metadata.pack_id != copy.metadata.pack_id]
-        own = [copy] if reaches(copy.metadata, copy.metadata) else []
-        if guests or own:
-            here = self._effective(copy, [*guests, *own])
+        guests = self._guests(copy)
+        if guests:
+            here = self._effective(copy, guests)
             found += documents(of_pack(here, copy.metadata.pack_id), here.components)
         return tuple(found)
 
@@ -152,21 +152,19 @@ class Patching(Standings):
         manager = AddonManager(_reader(host.stored), refused, ActiveEcosystem())
         return manager.apply([host.metadata], [guest.metadata])
 
-    def _guests(self, metadata: PackMetadata) -> list[Copy]:
-        """Approved Packs whose addons mean this one, and itself."""
+    def _guests(self, copy: Copy) -> list[Copy]:
+        """Other approved Packs whose addons mean this one, and this very version where its own do."""
+        metadata = copy.metadata
         with self._mutex:
-            known = [item.status for item in self._known.values() if item.status.metadata is not None]
-        names = [s.pack_id for s in known if s.metadata and s.metadata.addons and reaches(s.metadata, metadata)]
-        return list(self._approved(sorted({*names, metadata.pack_id} if metadata.addons else names)))
+            known = [item.status for item in self._known.values()]
+        bring = [s for s in known if s.metadata and s.metadata.addons and self.grant(s.pack_id) is not None]
+        others = {s.pack_id for s in bring if s.metadata and reaches(s.metadata, metadata)} - {metadata.pack_id}
+        return [*self._approved(sorted(others)), *([copy] if reaches(metadata, metadata) else [])]
 
-    def _hosts(self, metadata: PackMetadata) -> list[Copy]:
-        """Other approved Packs that addons of this one mean."""
-        if not metadata.addons:
-            return []
-        with self._mutex:
-            known = [item.status for item in self._known.values() if item.status.metadata is not None]
-        names = [s.pack_id for s in known if s.metadata and reaches(metadata, s.metadata)]
-        return list(self._approved(sorted(name for name in names if name != metadata.pack_id)))
+    def _hosts(self, metadata: PackMetadata, targets: frozenset[str]) -> list[Copy]:
+        """Other approved Packs with one of these components that addons of this one mean."""
+        named = sorted({target.split(":")[0] for target in targets} - {metadata.pack_id})[:MAX_ITEMS]
+        return [copy for copy in self._approved(named) if reaches(metadata, copy.metadata)]
 
     def _approved(self, pack_ids: Sequence[str]) -> Iterator[Copy]:
         """Their verified copies, as far as they are approved; a copy that does not verify is no part of anything."""

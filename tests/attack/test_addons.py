@@ -286,6 +286,23 @@ def test_a_file_that_would_be_too_large_is_refused(home):
     assert outcomes(started(home)) == {"guest:a": "applied", "guest2:a": "failed"}
 
 
+@pytest.mark.parametrize("how", ["a large document again and again", "many places"])
+def test_what_addons_cost_is_bounded_before_anybody_decided(home, how):
+    """A review applies what a stranger wrote: some megabytes of patches must not keep the host busy for hours."""
+    if how == "many places":
+        patch = [{"op": "add", "path": f"/open/k{index}", "value": 0} for index in range(500)]
+        entries = [{"kind": "file_json_patch", "file": "data.json", "patch": patch}] * 5
+    else:
+        add_host(home, data={"open": {}, "text": "x" * 900_000})
+        home.approve("alpha")
+        entries = [on_file("/open/x", index) for index in range(20)]
+    add_guest(home, *entries)
+    home.approvals.scan()
+    (shown,) = home.approvals.review("guest").as_dict()["addons"]
+    assert shown["outcome"] == "failed"
+    assert "cost too much" in shown["reason"]
+
+
 def test_two_guests_at_one_place_are_a_conflict_that_is_told(home):
     add_guest(home, on_file("/open/y", 1), pack_id="guest")
     add_guest(home, on_file("/open/y", 2), pack_id="other")
