@@ -25,6 +25,7 @@ from backend_core.errors import AuthorError, HostError, RequestError, RumiError,
 from core_runtime.drivers import archive, signatures
 from core_runtime.drivers.packages import look
 from core_runtime.drivers.tree import read_tree
+from core_runtime.pack_check import check_pack
 from core_runtime.rules.sbom import bill_of_materials
 from core_runtime.rules.signing import FILE, check_seal
 
@@ -62,8 +63,13 @@ def sbom(request: Request) -> dict[str, Any]:
     return _inside(Path(request["source"]), _bill)
 
 
+def validate(request: Request) -> dict[str, Any]:
+    """``{source}``, a folder or an archive: what is wrong with it, and what an operator would see of it."""
+    return _inside(Path(request["source"]), lambda folder: check_pack(folder).as_dict())
+
+
 TOOLS: Final[Mapping[str, Callable[[Request], dict[str, Any]]]] = {
-    "new_key": new_key, "sign": sign, "verify": verify, "sbom": sbom,
+    "new_key": new_key, "sign": sign, "verify": verify, "sbom": sbom, "validate": validate,
 }  # fmt: skip
 
 

@@ -352,10 +352,23 @@ def brought(root: Path, pack: str) -> tuple[Brought, ...]:
     return tuple(_brought(path, pack) for path in sorted(_flow_files(root / FOLDER))[:MAX_FILES])
 
 
+def fault_of(path: Path, pack: str) -> RumiError | None:
+    """Why one flow file of a Pack says nothing, with its place; None where it says something."""
+    try:
+        _said(path, pack)
+    except RumiError as error:
+        return error
+    return None
+
+
+def _said(path: Path, pack: str) -> Says:
+    data = read_bounded(path, MAX_FLOW_BYTES)
+    return read_document(data, source=path.name, layer=model.Layer.ECOSYSTEM, pack=pack)
+
+
 def _brought(path: Path, pack: str) -> Brought:
     try:
-        data = read_bounded(path, MAX_FLOW_BYTES)
-        one = read_document(data, source=path.name, layer=model.Layer.ECOSYSTEM, pack=pack)
+        one = _said(path, pack)
     except (OSError, RumiError) as error:
         return Brought(path.name, fault=getattr(error, "detail", "") or str(error))
     if isinstance(one, Modifier):

@@ -19,7 +19,7 @@ from typing import Any, Final
 from backend_core.document import Document, Path
 from backend_core.ecosystem import compat, uuid_utils
 from backend_core.ecosystem.connectivity import read_connectivity, same_contracts
-from backend_core.ecosystem.folder import FolderReader
+from backend_core.ecosystem.folder import READ_LIMITS, FolderReader
 from backend_core.ecosystem.frozen import freeze
 from backend_core.ecosystem.requirements import LOCK_NAME, LockedPackage, parse_lock
 from backend_core.ecosystem.spec.models import (
@@ -98,6 +98,41 @@ def read_metadata(reader: FolderReader, folder: str) -> PackMetadata:
         vocabulary=freeze(value.get("vocabulary", {})),
         notes=tuple(notes),
     )
+
+
+def faults(root: str, folder: str) -> tuple[AuthorError, ...]:
+    """What is wrong with the Pack at ``root``: the first fault of each file by itself, then of all of them together."""
+    found: dict[str, AuthorError] = {}
+    reader = FolderReader(root, READ_LIMITS)
+    for path, kind in _described(reader):
+        try:
+            _load(reader, path, kind)
+        except AuthorError as error:
+            found[path] = error
+    try:
+        read_metadata(FolderReader(root, READ_LIMITS), folder)
+    except AuthorError as error:
+        found.setdefault(str(error.fields.get("source", "")), error)
+    return tuple(found.values())
+
+
+def _described(reader: FolderReader) -> Iterator[tuple[str, Kind]]:
+    """Each file that has a schema, at each place where it may stand."""
+    for place in ("backend/", ""):
+        yield f"{place}ecosystem.json", Kind.ECOSYSTEM
+        yield f"{place}permissions.json", Kind.PERMISSIONS
+        for name in _names(reader, f"{place}components"):
+            yield f"{place}components/{name}/manifest.json", Kind.MANIFEST
+        for name in _names(reader, f"{place}addons"):
+            if name.endswith(".addon.json"):
+                yield f"{place}addons/{name}", Kind.ADDON
+
+
+def _names(reader: FolderReader, folder: str) -> tuple[str, ...]:
+    try:
+        return tuple(reader.names(folder)) if reader.is_folder(folder) else ()
+    except AuthorError:
+        return ()  # a link or a device: reading all of it says so
 
 
 # -- files --------------------------------------------------------------------------------------------------------

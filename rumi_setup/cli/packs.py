@@ -96,6 +96,12 @@ _ELSEWHERE = {
     ),
     "reject-update": ("updates", "reject_update", "Throw the staged version of a Pack away."),
     "rollback": ("updates", "rollback", "Return to the version before the last update, with the Pack's data of then."),
+    "validate": (
+        "authoring", "validate", "What is wrong with a Pack's folder or archive, line by line; nothing of it is run.",
+    ),
+    "test": (
+        "authoring", "test", "Run a Pack's own tests, with the Pack in the embedded sandbox; the rest goes to pytest.",
+    ),
     "sign": ("signing", "sign", "Sign a Pack's folder with your key: writes signature.dsse.json into it."),
     "verify": ("signing", "verify", "Who signed a Pack, and whether the signature is right; needs no host."),
     "sbom": ("sbom", "sbom", "The bill of materials of a Pack as CycloneDX 1.6: files and packages with hashes."),

@@ -416,6 +416,19 @@ JAPANESE: dict[str, str] = {
     "switched off": "切られています",
     "run_id": "実行 ID",
     "The signing key: rotate-key": "署名鍵: rotate-key",
+    "What is wrong with a Pack's folder or archive, line by line; nothing of it is run.":
+        "Pack のフォルダやアーカイブの誤りを行ごとに示します。中身は何も実行しません。",
+    "Run a Pack's own tests, with the Pack in the embedded sandbox; the rest goes to pytest.":
+        "Pack 自身のテストを、Pack を内蔵サンドボックスに入れて実行します。残りの引数は pytest に渡します。",
+    "{folder} has no tests.": "{folder} にはテストがありません。",
+    "Write tests/test_*.py with the fixture `rumi`; see docs/ecosystem.md.":
+        "フィクスチャ `rumi` を使って tests/test_*.py を書いてください。docs/ecosystem.ja.md を参照。",
+    "error": "誤り",
+    "warning": "警告",
+    "note": "補足",
+    "expected": "期待",
+    "found": "実際",
+    "hint": "次に",
     "The bill of materials of a Pack as CycloneDX 1.6: files and packages with hashes.":
         "Pack の部品表 (CycloneDX 1.6): ファイルとパッケージ、そのハッシュ。",
     "bill of materials": "部品表",

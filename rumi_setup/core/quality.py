@@ -18,8 +18,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _LIMIT_S = 300.0
-_SOURCES = ("app.py", "bootstrap.py", "bootstrap", "backend_core", "core_runtime", "console", "docker", "rumi_setup")
-_TYPED = ("app.py", "bootstrap.py", "backend_core", "core_runtime", "console", "docker/core/runtime", "rumi_setup")
+_SOURCES = (
+    "app.py", "bootstrap.py", "bootstrap", "backend_core", "core_runtime", "console", "docker", "rumi_setup",
+    "rumi_testing",
+)  # fmt: skip
+_TYPED = (
+    "app.py", "bootstrap.py", "backend_core", "core_runtime", "console", "docker/core/runtime", "rumi_setup",
+    "rumi_testing",
+)  # fmt: skip
 _SHELL = ("rumi", "setup.sh", ".ci/run")
 
 
