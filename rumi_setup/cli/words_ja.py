@@ -423,7 +423,7 @@ JAPANESE: dict[str, str] = {
     "{folder} has no tests.": "{folder} にはテストがありません。",
     "Write tests/test_*.py with the fixture `rumi`; see docs/ecosystem.md.":
         "フィクスチャ `rumi` を使って tests/test_*.py を書いてください。docs/ecosystem.ja.md を参照。",
-    "error": "誤り",
+    "error": "エラー",
     "warning": "警告",
     "note": "補足",
     "expected": "期待",
@@ -511,5 +511,4 @@ JAPANESE: dict[str, str] = {
         "{key} の失敗の仕方が一定しません。最も疑わしいもの: {packs}",
     "trial": "試行",
     "running beside": "一緒に動いた Pack",
-    "error": "エラー",
 }  # fmt: skip
