@@ -14,6 +14,7 @@ from core_runtime.handlers import packs
 from core_runtime.handlers.limits import limits as limits_of
 from core_runtime.handlers.metric_history import forget, history
 from core_runtime.rules.approval import UNDECIDED
+from core_runtime.rules.decisions import deciding
 
 METRICS_MINUTES = 60
 METRICS_MOST = 7 * 24 * 60
@@ -25,7 +26,8 @@ class Approve(msgspec.Struct, forbid_unknown_fields=True):
     """All optional: without a digest, what lies on the disk now is read, bound and approved.
 
     ``until`` in seconds since 1970; ``replace`` names keys of other Packs that it may take over; ``isolation``
-    (``docker/standard``) agrees to just that one, ``accept_weaker`` to one weaker than was approved before.
+    (``docker/standard``) agrees to just that one, ``accept_weaker`` to one weaker than was approved before;
+    ``development`` marks a decision that ``rumi pack dev`` makes at each change.
     """
 
     digest: str | None = None
@@ -34,6 +36,7 @@ class Approve(msgspec.Struct, forbid_unknown_fields=True):
     isolation: str | None = None
     until: float | None = None
     accept_weaker: bool = False
+    development: bool = False
 
 
 class Reject(msgspec.Struct, forbid_unknown_fields=True):
@@ -81,7 +84,7 @@ async def approve(api: Api, call: Call) -> Any:
         pack_id,
         digest=body.digest,
         permissions=body.permissions,
-        actor=call.actor,
+        actor=deciding(call.actor, development=body.development),
         until=body.until,
         accept_weaker=body.accept_weaker,
         replaces=body.replace,

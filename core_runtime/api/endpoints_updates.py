@@ -12,6 +12,7 @@ from core_runtime.api.call import Call
 from core_runtime.api.context import Api
 from core_runtime.api.table import Endpoint
 from core_runtime.handlers import packs, updates
+from core_runtime.rules.decisions import deciding
 from core_runtime.rules.oci import reference
 from core_runtime.rules.sources import git_source
 
@@ -38,6 +39,7 @@ class ApproveUpdate(msgspec.Struct, forbid_unknown_fields=True):
     replace: list[str] = msgspec.field(default_factory=list)
     until: float | None = None
     accept_weaker: bool = False
+    development: bool = False
 
 
 async def add(api: Api, call: Call) -> Any:
@@ -78,7 +80,7 @@ async def approve(api: Api, call: Call) -> Any:
         digest=body.digest,
         permissions=body.permissions,
         replaces=body.replace,
-        actor=call.actor,
+        actor=deciding(call.actor, development=body.development),
         until=body.until,
         accept_weaker=body.accept_weaker,
     )

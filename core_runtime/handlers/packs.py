@@ -29,7 +29,7 @@ from core_runtime.handlers.interfaces import call, interface, interfaces
 from core_runtime.handlers.isolation import expected_isolation
 from core_runtime.handlers.table import handler
 from core_runtime.rules.approval import State
-from core_runtime.rules.decisions import isolation_words
+from core_runtime.rules.decisions import in_development, isolation_words
 from core_runtime.rules.flow.values import parse_duration_s
 from core_runtime.rules.review import Review
 from core_runtime.rules.settings import ON_MODIFIED
@@ -328,6 +328,8 @@ def _stands(now: PackStatus, digest: str | None, base_runtime: str) -> bool:
     approved = now.approval.get("digest")
     if base_runtime and now.approval.get("base_runtime") not in {"", base_runtime}:
         return False
+    if in_development(str(now.approval.get("actor", ""))):
+        return False  # the same files, but nobody has decided about just them yet
     return now.state in {State.APPROVED, State.RUNNING} and digest in {None, approved, now.digest_on_disk}
 
 

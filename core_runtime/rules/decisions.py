@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from backend_core.errors import ConflictError, DeniedError, TrustError, quote
 from core_runtime.rules.approval import REMOVAL_UNFINISHED, Event, Mark, State, following
@@ -107,3 +108,16 @@ def _changes(paths: Sequence[str]) -> str:
         return ""
     more = f" and {len(paths) - 5} more" if len(paths) > 5 else ""
     return f"Files differ from the approved ones: {', '.join(quote(path) for path in paths[:5])}{more}."
+
+
+DEVELOPMENT: Final = " (development)"
+
+
+def deciding(actor: str, *, development: bool) -> str:
+    """Who is on record for a decision; one that ``rumi pack dev`` makes at each change of a folder is marked."""
+    return f"{actor.removesuffix(DEVELOPMENT)}{DEVELOPMENT}" if development else actor
+
+
+def in_development(actor: str) -> bool:
+    """Whether a decision of this actor's is one of development mode."""
+    return actor.endswith(DEVELOPMENT)

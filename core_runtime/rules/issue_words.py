@@ -55,6 +55,7 @@ TITLES_JA: Final[Mapping[str, str]] = MappingProxyType({
     "mount_outside": "どのPackも到達できないマウントです",
     "mounts_json_invalid": "mounts.jsonを読めません",
     "override_unknown": "選ばれたPackはこのインターフェイスを提供していません",
+    "pack_in_development": "開発モードが承認したPackです",
     "pack_undecided": "Packがあなたの決定を待っています",
     "pack_unusable": "Packを使えません",
     "pack_waits": "Packがほかを待っています",

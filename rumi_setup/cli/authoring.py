@@ -29,7 +29,7 @@ def validate(source: str) -> int:
         show.data(found)
         return code
     for problem in found["problems"]:
-        _problem(problem)
+        show_problem(problem)
     rating = (found["review"].get("rating") or {}).get("grade", "")
     show.pairs([
         ("pack", found["pack_id"]), ("version", found["version"]), ("digest", found["digest"]), ("rating", rating),
@@ -39,7 +39,8 @@ def validate(source: str) -> int:
     return code
 
 
-def _problem(one: dict[str, Any]) -> None:
+def show_problem(one: dict[str, Any]) -> None:
+    """One thing that is wrong, with its place."""
     place = show.safe(one["file"])
     if one["line"]:
         place += f":{int(one['line'])}:{int(one['column'])}"

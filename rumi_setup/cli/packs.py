@@ -50,7 +50,8 @@ def show_status(found: dict[str, Any]) -> None:
         ("pack", found.get("pack_id")), ("status", found.get("status")), ("cause", found.get("cause")),
         ("detail", found.get("detail")), ("version", found.get("version")), ("identity", found.get("pack_identity")),
         ("description", found.get("description")), ("digest", found.get("digest")),
-        ("approved", approval.get("approved_at")), ("isolation", _isolation(approval.get("isolation"))),
+        ("approved", approval.get("approved_at")), ("approved by", approval.get("actor")),
+        ("isolation", _isolation(approval.get("isolation"))),
         ("waiting update", (found.get("pending_update") or {}).get("version")),
         ("changed files", ", ".join(map(str, (found.get("changed_paths") or [])[:20]))),
         ("effective digest", found.get("effective_digest")),
@@ -101,6 +102,10 @@ _ELSEWHERE = {
     ),
     "test": (
         "authoring", "test", "Run a Pack's own tests, with the Pack in the embedded sandbox; the rest goes to pytest.",
+    ),
+    "dev": (
+        "developing", "dev",
+        "Develop a Pack: approve and start it at each change of its folder, until Ctrl-C.",
     ),
     "sign": ("signing", "sign", "Sign a Pack's folder with your key: writes signature.dsse.json into it."),
     "verify": ("signing", "verify", "Who signed a Pack, and whether the signature is right; needs no host."),

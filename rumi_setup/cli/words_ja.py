@@ -197,6 +197,7 @@ JAPANESE: dict[str, str] = {
     "description": "説明",
     "digest": "ダイジェスト",
     "approved": "承認日時",
+    "approved by": "承認した人",
     "Isolation": "隔離",
     "isolation": "隔離",
     "bus transport": "バスの経路",
@@ -420,6 +421,21 @@ JAPANESE: dict[str, str] = {
         "Pack のフォルダやアーカイブの誤りを行ごとに示します。中身は何も実行しません。",
     "Run a Pack's own tests, with the Pack in the embedded sandbox; the rest goes to pytest.":
         "Pack 自身のテストを、Pack を内蔵サンドボックスに入れて実行します。残りの引数は pytest に渡します。",
+    "Develop a Pack: approve and start it at each change of its folder, until Ctrl-C.":
+        "Pack の開発: フォルダーが変わるたびに承認して起動します (Ctrl-C まで)。",
+    "Do not ask, also not when it wants more.": "尋ねません。より多くを求めるときも尋ねません。",
+    "Only what lies there now; do not watch.": "今あるものだけを扱い、見張りません。",
+    "Watching {folder}; Ctrl-C ends it.": "{folder} を見張っています。Ctrl-C で終わります。",
+    "Nothing is approved by itself any more; what runs goes on, marked as in development.":
+        "もう自動では何も承認しません。動いているものは、開発中の印が付いたまま動き続けます。",
+    "{folder} holds what Packs may write, or lies in it.":
+        "{folder} は Pack が書き込める場所を含むか、その中にあります。",
+    "Develop in another folder: a Pack must not write what approves it.":
+        "別のフォルダーで開発してください。自分を承認させるものを Pack が書けてはなりません。",
+    "{pack} {state} after {s} s: digest {digest}": "{pack} は {s} 秒で {state}: ダイジェスト {digest}",
+    "It wants what nobody agreed to yet.": "まだ誰も認めていないものを求めています。",
+    "Say yes on a terminal, or start with --yes.": "端末で答えるか、--yes を付けて始めてください。",
+    "Let {pack} have this, and run at each change?": "{pack} にこれを認め、変わるたびに実行しますか?",
     "{folder} has no tests.": "{folder} にはテストがありません。",
     "Write tests/test_*.py with the fixture `rumi`; see docs/ecosystem.md.":
         "フィクスチャ `rumi` を使って tests/test_*.py を書いてください。docs/ecosystem.ja.md を参照。",

@@ -25,6 +25,7 @@ from core_runtime.diagnosis.doctor import Doctor
 from core_runtime.diagnosis.parts import load_checks, load_fixups
 from core_runtime.diagnostics import Issue
 from core_runtime.handlers.host import Failure, Host, Waiting
+from core_runtime.rules.decisions import deciding
 from core_runtime.rules.sandbox import DriverKind, Isolation, Level
 from tests.support.documents import ROOT
 from tests.support.hosts import opened_host
@@ -46,13 +47,13 @@ class World:
         self.host.approvals.scan(pack_id)
         return folder
 
-    def approve(self, pack_id: str = "alpha", **options: Any) -> None:
+    def approve(self, pack_id: str = "alpha", *, actor: str = "tester", **options: Any) -> None:
         """Approved with everything that it declares."""
         declared = [
             {key: value for key, value in one.items() if key != "reason"} for one in options.get("permissions", ())
         ]
         self.put(pack_id, **options)
-        self.host.approvals.approve(pack_id, isolation=STANDARD, actor="tester", permissions=declared)
+        self.host.approvals.approve(pack_id, isolation=STANDARD, actor=actor, permissions=declared)
 
     def write(self, path: str, text: str = "x", *, age_s: float = 0) -> Path:
         file = self.user_data / path
@@ -166,6 +167,12 @@ def open_token(world: World) -> str:
 
 def new_pack(world: World) -> str:
     world.put()
+    return "alpha"
+
+
+def developed(world: World) -> str:
+    world.put()
+    world.approve(actor=deciding("tester", development=True))
     return "alpha"
 
 
@@ -321,6 +328,7 @@ CASES: tuple[tuple[str, Callable[[World], str], str], ...] = (
     ("mount_outside", mount_elsewhere, ""),
     ("mounts_json_invalid", bad_mounts, "replace_mounts"),
     ("override_unknown", chosen_stranger, "forget_override"),
+    ("pack_in_development", developed, ""),
     ("pack_undecided", new_pack, ""),
     ("pack_unusable", copied_grant, "set_grant_aside"),
     ("pack_unusable", broken_metadata, "scan_pack"),

@@ -1,0 +1,179 @@
+"""`rumi pack dev DIR`: each change of one folder becomes what runs, by decisions that this command makes.
+
+Invariants:
+  * Nothing outlives the command: the host knows no folder that approves itself, only single decisions, each marked.
+  * What wants more than the operator agreed to waits for another yes. Without a terminal it is a refusal.
+  * A folder that Packs can write to is none to develop in: it would be a Pack that approves itself.
+
+Not here: how a version takes the place of another (the host's updates), what is wrong with a folder (`authoring`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from rumi_setup.cli import author, codes, link, show
+from rumi_setup.cli.authoring import show_problem
+from rumi_setup.cli.failure import Failure
+from rumi_setup.cli.main import json_option
+from rumi_setup.cli.words import say
+from rumi_setup.core import places
+
+POLL_S = 0.1
+_START_S = 420.0
+_ASKED = ("permissions", "host_keys", "replaces", "requires", "uses", "packages", "pack_identity", "flows", "addons")
+"""Of a review: what an operator agrees to, beside the files."""
+
+Seen = dict[str, tuple[int, int, int]]
+
+
+@click.command(help=say("Develop a Pack: approve and start it at each change of its folder, until Ctrl-C."))
+@click.argument("folder", type=click.Path(exists=True, file_okay=False))
+@click.option("--yes", "-y", is_flag=True, help=say("Do not ask, also not when it wants more."))
+@click.option("--once", is_flag=True, help=say("Only what lies there now; do not watch."))
+@json_option
+def dev(folder: str, yes: bool, once: bool) -> int:  # noqa: FBT001 - click's signature
+    where = Path(folder).resolve()
+    _check_place(where)
+    work, seen = _Development(where, yes=yes), look(where)
+    done = work.take()
+    if once:
+        return codes.OK if done else codes.PACK_FAILED
+    show.words(say("Watching {folder}; Ctrl-C ends it.", folder=show.safe(str(where))))
+    try:
+        for _ in changes(where, seen):
+            work.take()
+    except KeyboardInterrupt:
+        pass
+    show.words(say("Nothing is approved by itself any more; what runs goes on, marked as in development."))
+    show.next_step(f"./rumi pack approve {show.safe(work.pack_id)}")
+    return codes.OK
+
+
+def _check_place(where: Path) -> None:
+    """Refuse what a Pack could write to: its own data, or a folder above it."""
+    data = places.home().resolve() / "user_data"
+    if data == where or data in where.parents or where in data.parents:
+        raise Failure(
+            say("{folder} holds what Packs may write, or lies in it.", folder=show.safe(str(where))), codes.DENIED,
+            say("Develop in another folder: a Pack must not write what approves it."), code="folder_not_private",
+        )  # fmt: skip
+
+
+class _Development:
+    """One folder from change to change."""
+
+    def __init__(self, where: Path, *, yes: bool) -> None:
+        self._where = where
+        self._yes = yes
+        self._agreed: set[str] = set()
+        self.pack_id = where.name
+
+    def take(self) -> bool:
+        """Make what lies in the folder what runs; whether that came out well. What went wrong is told."""
+        began = time.monotonic()
+        try:
+            found = author.ask("validate", source=str(self._where))
+            self.pack_id = str(found["pack_id"])
+            if not found["valid"]:
+                for problem in found["problems"]:
+                    show_problem(problem)
+                return False
+            status = self._decide(found["review"])
+        except Failure as refused:
+            if refused.code == "nothing_new":
+                return True
+            click.echo(f"{say('error')}: {show.safe(str(refused), 2_000)}", err=True)
+            if refused.hint:
+                click.echo(show.safe(refused.hint), err=True)
+            return False
+        state = str(status.get("status"))
+        if show.wants_json():
+            show.line({"pack_id": self.pack_id, "state": state, "seconds": round(time.monotonic() - began, 3)})
+        else:
+            click.echo(say("{pack} {state} after {s} s: digest {digest}", pack=show.safe(self.pack_id), state=state,
+                           s=f"{time.monotonic() - began:.2f}", digest=show.safe(status.get("digest"))))  # fmt: skip
+        return state == "running"
+
+    def _decide(self, review: dict[str, Any]) -> Any:
+        """The folder's state approved and started. Raises ``Failure``."""
+        if self._where.parent == places.home().resolve() / "ecosystem" / "packs":
+            link.ask("POST", "/api/packs/scan")
+            found = link.ask("GET", f"/api/packs/{self.pack_id}/review")
+            return self._approve(f"/api/packs/{self.pack_id}/approve", found)
+        self._consent(review)
+        done = link.ask("POST", "/api/packs/add", {"path": str(self._where)}, timeout_s=_START_S)
+        if not done.get("pending_update"):
+            found = link.ask("GET", f"/api/packs/{self.pack_id}/review")
+            return self._approve(f"/api/packs/{self.pack_id}/approve", found)
+        path = f"/api/packs/{self.pack_id}/update"
+        return self._approve(f"{path}/approve", link.ask("GET", path))
+
+    def _approve(self, path: str, found: dict[str, Any]) -> Any:
+        self._consent(found)
+        body = {"digest": found["digest"], "development": True}
+        return link.ask("POST", path, body, timeout_s=_START_S)
+
+    def _consent(self, found: dict[str, Any]) -> None:
+        """Ask where the review names something that was not agreed to yet."""
+        wanted = {
+            f"{name}: {json.dumps(one, sort_keys=True, ensure_ascii=False)}"
+            for name in _ASKED
+            for one in _each(found.get(name))
+        }
+        fresh = sorted(wanted - self._agreed)
+        if fresh and not self._yes:
+            for one in fresh:
+                click.echo(f"+ {show.safe(one, 500)}", err=True)
+            if not sys.stdin.isatty():
+                raise Failure(say("It wants what nobody agreed to yet."), codes.CONFLICT,
+                              say("Say yes on a terminal, or start with --yes."), code="not_confirmed")  # fmt: skip
+            if not click.confirm(say("Let {pack} have this, and run at each change?", pack=show.safe(self.pack_id)),
+                                 default=False, err=True):  # fmt: skip
+                raise Failure(say("Nothing was changed."), codes.FAILED, code="not_confirmed")
+        self._agreed |= wanted
+
+
+def _each(value: Any) -> Iterator[Any]:
+    if isinstance(value, dict):
+        yield from ([name, value[name]] for name in value)
+    elif isinstance(value, list):
+        yield from value
+    elif value:
+        yield value
+
+
+def changes(where: Path, before: Seen, *, poll_s: float = POLL_S) -> Iterator[None]:
+    """Yields each time when the folder differs from the time before, and has been still for one look."""
+    now = before
+    while True:
+        time.sleep(poll_s)
+        last, now = now, look(where)
+        if now == last and now != before:
+            before = now
+            yield
+
+
+def look(where: Path) -> Seen:
+    """Each file below a folder with what changes when it is written; links are not followed."""
+    found: Seen = {}
+    open_ = [str(where)]
+    while open_:
+        try:
+            with os.scandir(open_.pop()) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        open_.append(entry.path)
+                    status = entry.stat(follow_symlinks=False)
+                    found[entry.path] = (status.st_mtime_ns, status.st_size, status.st_ino)
+        except OSError:
+            continue  # it changes under our eyes: the next look sees it
+    return found
