@@ -22,7 +22,7 @@ from core_runtime.bus.streams import HostStream
 from core_runtime.flow_hooks import FlowHooks
 from core_runtime.handlers import interfaces
 from core_runtime.handlers.host import Host
-from core_runtime.rules.flow import model, tasks
+from core_runtime.rules.flow import asking, model
 from core_runtime.rules.permissions import Deny
 from core_runtime.tracing import maybe
 
@@ -50,7 +50,7 @@ class Handlers(Protocol):
 class Cut:
     """A stream that the run was reading when it was killed: opened anew, and read past what was read before."""
 
-    opened: tasks.Asking
+    opened: asking.Asking
     skip: int = 0
     items: AsyncIterator[Any] | None = None
 
@@ -64,25 +64,25 @@ class StepCalls:
     run_id: str
     parent: Call | None
 
-    async def call(self, effect: tasks.Invoke, body: Body | None) -> Any:
+    async def call(self, effect: asking.Invoke, body: Body | None) -> Any:
         """A handler's answer; a construct is given ``body``."""
         with self._span(effect):
             return await self._called(effect, body)
 
-    async def open(self, effect: tasks.Open) -> Any:
+    async def open(self, effect: asking.Open) -> Any:
         """A handler's items, or its plain answer."""
         with self._span(effect):
             return await self._opened(effect)
 
-    async def next(self, effect: tasks.Next) -> Any:
+    async def next(self, effect: asking.Next) -> Any:
         """The next item, or ``END``."""
         try:
             items = await self._resumed(effect.handle) if isinstance(effect.handle, Cut) else effect.handle
             return await within(anext(items), effect.idle_s or 0.0)
         except StopAsyncIteration:
-            return tasks.END
+            return asking.END
 
-    async def _called(self, effect: tasks.Invoke, body: Body | None) -> Any:
+    async def _called(self, effect: asking.Invoke, body: Body | None) -> Any:
         caller = await self._acting(effect.acts_as, effect.handler)
         args = effect.args
         if body is not None:
@@ -101,7 +101,7 @@ class StepCalls:
             )
         return result
 
-    async def _opened(self, effect: tasks.Open) -> Any:
+    async def _opened(self, effect: asking.Open) -> Any:
         if effect.handler.startswith(model.KERNEL_PREFIX):
             raise RequestError("The host's handlers do not stream", code="value", detail=effect.handler)
         if not self.kernel.has_handler(effect.handler):
@@ -110,16 +110,16 @@ class StepCalls:
         result = await self._send(effect, effect.args, caller)
         if isinstance(result, HostStream):
             result.keep_ahead(effect.buffer)
-        return tasks.Opened(result) if isinstance(result, AsyncIterator) else result
+        return asking.Opened(result) if isinstance(result, AsyncIterator) else result
 
-    async def _send(self, effect: tasks.Invoke | tasks.Open, args: Any, caller: str) -> Any:
+    async def _send(self, effect: asking.Invoke | asking.Open, args: Any, caller: str) -> Any:
         return await interfaces.call(
             self.kernel.host, effect.handler, args, effect.timeout_s or None, caller=caller,
             idempotency_key=self._once(effect), context=self._context(caller),
-            ahead=effect.buffer if isinstance(effect, tasks.Open) else None,
+            ahead=effect.buffer if isinstance(effect, asking.Open) else None,
         )  # fmt: skip
 
-    def _span(self, effect: tasks.Invoke | tasks.Open) -> contextlib.AbstractContextManager[Any]:
+    def _span(self, effect: asking.Invoke | asking.Open) -> contextlib.AbstractContextManager[Any]:
         return maybe(self.kernel.host.tracer, f"step {effect.path}", rumi_flow=self.flow_id, rumi_step=effect.path)
 
     async def _acting(self, actors: tuple[str, ...], key: str) -> str:
@@ -132,7 +132,7 @@ class StepCalls:
                 raise answer.error()
         return actors[0]
 
-    async def _check_supplier(self, effect: tasks.Invoke) -> None:
+    async def _check_supplier(self, effect: asking.Invoke) -> None:
         """Whose construct it is. Where the step names nobody, its owner must be allowed to change that flow."""
         host = self.kernel.host
         entry = host.registry.resolve(effect.handler)
@@ -158,16 +158,16 @@ class StepCalls:
             return None
         return CallContext(caller, (*parent.chain, parent.caller_name), self.flow_id, parent=parent)
 
-    def _once(self, effect: tasks.Invoke | tasks.Open) -> str | None:
+    def _once(self, effect: asking.Invoke | asking.Open) -> str | None:
         """Of each supplier its own, so that nobody's step can pass for another's that was done already."""
         supplier = "+".join(effect.acts_as)
         return "/".join(filter(None, (self.run_id, supplier, effect.once))) if effect.once else None
 
     async def _resumed(self, cut: Cut) -> AsyncIterator[Any]:
         if cut.items is None:
-            assert isinstance(cut.opened, tasks.Open)
+            assert isinstance(cut.opened, asking.Open)
             opened = await self._opened(cut.opened)
-            if not isinstance(opened, tasks.Opened):
+            if not isinstance(opened, asking.Opened):
                 raise StopAsyncIteration
             items: AsyncIterator[Any] = opened.handle
             for _ in range(cut.skip):

@@ -21,8 +21,8 @@ from core_runtime.bus.calls import KERNEL, CallContext
 from core_runtime.diagnostics import Severity
 from core_runtime.handlers.host import Host
 from core_runtime.interface_registry import Entry
+from core_runtime.rules.flow.asking import Consult
 from core_runtime.rules.flow.hooks import Hook, Word, word_of
-from core_runtime.rules.flow.tasks import Consult
 from core_runtime.rules.values import ValueProblem, pack
 
 HOOK_S: Final = 2.0

@@ -31,7 +31,7 @@ from core_runtime.drivers.run_journal import Recorded
 from core_runtime.flow_calls import Body, Cut, Handlers, StepCalls, closed, within
 from core_runtime.flow_errors import as_exception, known_error
 from core_runtime.flow_waits import appearance, heard, instant, published
-from core_runtime.rules.flow import model, tasks
+from core_runtime.rules.flow import asking, model
 from core_runtime.rules.flow.machine import Machine
 from core_runtime.rules.flow.plan import Plan
 from core_runtime.rules.flow.run import Surroundings
@@ -84,7 +84,7 @@ class FlowRun:
     _bell: asyncio.Event = field(default_factory=asyncio.Event)
     _work: dict[int, asyncio.Future[Any] | _Timer] = field(default_factory=dict)
     _places: dict[int, str] = field(default_factory=dict)
-    _waiting: dict[str, tasks.Asking] = field(default_factory=dict)
+    _waiting: dict[str, asking.Asking] = field(default_factory=dict)
     _began: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     async def drive(self) -> model.Outcome:
@@ -126,7 +126,7 @@ class FlowRun:
         if place is None:
             return  # nobody waits for it any more
         if self.journal is not None and place:
-            stream = "opened" if isinstance(value, tasks.Opened) else "end" if value is tasks.END else ""
+            stream = "opened" if isinstance(value, asking.Opened) else "end" if value is asking.END else ""
             try:
                 self.journal.answer(place, value, error, stream=stream)
             except RequestError as exc:
@@ -153,10 +153,10 @@ class FlowRun:
             del self._places[asked.token]
             value = recorded.value
             if recorded.stream == "opened":
-                value = tasks.Opened(Cut(asked))
+                value = asking.Opened(Cut(asked))
             elif recorded.stream == "end":
-                value = tasks.END
-            elif isinstance(asked, tasks.Next) and isinstance(asked.handle, Cut):
+                value = asking.END
+            elif isinstance(asked, asking.Next) and isinstance(asked.handle, Cut):
                 asked.handle.skip += 1
             self._perform(self._machine.answer(asked.token, value, recorded.error))
         left, self._waiting = list(self._waiting.values()), {}
@@ -166,15 +166,15 @@ class FlowRun:
 
     # --- effects
 
-    def _perform(self, effects: Sequence[tasks.Effect]) -> None:
+    def _perform(self, effects: Sequence[asking.Effect]) -> None:
         for effect in effects:
-            if isinstance(effect, tasks.Ended):
+            if isinstance(effect, asking.Ended):
                 self._ended(effect.result)
-            elif isinstance(effect, tasks.Began):
+            elif isinstance(effect, asking.Began):
                 self._began[effect.path] = (time.time(), time.monotonic())
-            elif isinstance(effect, tasks.Abandon):
+            elif isinstance(effect, asking.Abandon):
                 self._abandon(effect.token)
-            elif isinstance(effect, tasks.Close):
+            elif isinstance(effect, asking.Close):
                 self._close(effect.handle)
             elif self.history:
                 self._places[effect.token] = effect.place
@@ -183,34 +183,34 @@ class FlowRun:
                 self._places[effect.token] = effect.place
                 self._ask(effect)
 
-    def _ask(self, effect: tasks.Asking) -> None:
+    def _ask(self, effect: asking.Asking) -> None:
         """Begin what will answer ``effect``."""
         match effect:
-            case tasks.Invoke():
+            case asking.Invoke():
                 self._invoke(effect)
-            case tasks.Sleep():
+            case asking.Sleep():
                 self._after(effect.token, effect.delay_s)
-            case tasks.Until():
+            case asking.Until():
                 self._until(effect)
-            case tasks.Open():
+            case asking.Open():
                 self._spawn(effect, self._calls.open(effect))
-            case tasks.Next():
+            case asking.Next():
                 self._spawn(effect, self._calls.next(effect))
-            case tasks.Await():
+            case asking.Await():
                 self._spawn(effect, appearance(self.kernel, effect.handler))
-            case tasks.Listen():
+            case asking.Listen():
                 self._spawn(effect, heard(self.kernel.host, effect))
-            case tasks.Publish():
+            case asking.Publish():
                 self._spawn(effect, published(self.kernel.host, effect))
-            case tasks.Consult():
+            case asking.Consult():
                 self._spawn(effect, self.kernel.hooks.ask(effect, self.run_id))
-            case tasks.Produce():
+            case asking.Produce():
                 if self.emit is None:
                     self._ring(effect.token)
                 else:
                     self._spawn(effect, self.emit(effect.value))
 
-    def _invoke(self, effect: tasks.Invoke) -> None:
+    def _invoke(self, effect: asking.Invoke) -> None:
         """The host's own plain handlers answer on the spot; everything else takes a task."""
         name = effect.handler.removeprefix(model.KERNEL_PREFIX)
         if name == effect.handler:
@@ -231,14 +231,14 @@ class FlowRun:
         else:
             self._ring(effect.token, result)
 
-    def _body(self, effect: tasks.Invoke) -> Body | None:
+    def _body(self, effect: asking.Invoke) -> Body | None:
         """What a construct calls to have the step's block run once, with variables of its choice."""
         block = effect.body
         if block is None:
             return None
 
         async def run(args: Any = None, _ctx: Any = None) -> Any:
-            ended: asyncio.Future[tasks.Result] = asyncio.get_running_loop().create_future()
+            ended: asyncio.Future[asking.Result] = asyncio.get_running_loop().create_future()
             values = args if isinstance(args, Mapping) else {}
             effects = self._machine.run_body(effect.token, block(values), ended.set_result)
             if effects is None:
@@ -246,7 +246,7 @@ class FlowRun:
             self._perform(effects)
             self._bell.set()
             result = await ended
-            if isinstance(result.raised, tasks.StepFailed):
+            if isinstance(result.raised, asking.StepFailed):
                 raise as_exception(result.raised.error)
             if result.raised is not None:
                 raise ConflictError("The block was ended", code="cancelled", detail=effect.path)
@@ -254,7 +254,7 @@ class FlowRun:
 
         return run
 
-    def _until(self, effect: tasks.Until) -> None:
+    def _until(self, effect: asking.Until) -> None:
         try:
             delay_s = max(0.0, instant(effect.instant) - time.time())
         except RumiError as exc:
@@ -267,10 +267,10 @@ class FlowRun:
 
     # --- work
 
-    def _spawn(self, effect: tasks.Asking, work: Awaitable[Any]) -> None:
+    def _spawn(self, effect: asking.Asking, work: Awaitable[Any]) -> None:
         self._work[effect.token] = asyncio.ensure_future(self._report(effect, work))
 
-    async def _report(self, effect: tasks.Asking, work: Awaitable[Any]) -> None:
+    async def _report(self, effect: asking.Asking, work: Awaitable[Any]) -> None:
         try:
             value = await work
         except Exception as exc:  # noqa: BLE001  handed to the fail-soft boundary, entered only when needed
@@ -278,7 +278,7 @@ class FlowRun:
         else:
             self._ring(effect.token, value)
 
-    def _failure(self, effect: tasks.Asking, exc: Exception) -> model.FlowError:
+    def _failure(self, effect: asking.Asking, exc: Exception) -> model.FlowError:
         """The error as data: a ``RumiError`` by its code; a bug is an Issue, too."""
         path, attempt = getattr(effect, "path", ""), getattr(effect, "attempt", 1)
         if isinstance(exc, RumiError):

@@ -31,10 +31,10 @@ from core_runtime.flow_reports import RunReport
 from core_runtime.handlers.host import Host
 from core_runtime.handlers.starting import DECIDED
 from core_runtime.rules.flow import model
+from core_runtime.rules.flow.asking import StepFailed
 from core_runtime.rules.flow.compose import Composition
 from core_runtime.rules.flow.run import resolved
 from core_runtime.rules.flow.scope import Scope
-from core_runtime.rules.flow.tasks import StepFailed
 from core_runtime.rules.flow.timetable import Calendar, Every, Now, Zone
 from core_runtime.rules.flow.verbs import matched
 from core_runtime.rules.permissions import Deny

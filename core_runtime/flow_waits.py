@@ -15,11 +15,11 @@ from backend_core.errors import RequestError, RumiError, quote
 from core_runtime.flow_calls import Handlers
 from core_runtime.flow_errors import as_exception
 from core_runtime.handlers.host import Host
-from core_runtime.rules.flow import tasks
+from core_runtime.rules.flow import asking
 from core_runtime.rules.permissions import Deny
 
 
-async def heard(host: Host, effect: tasks.Listen) -> Any:
+async def heard(host: Host, effect: asking.Listen) -> Any:
     """The payload of the first event that is wanted."""
     await _allowed(host, effect.acts_as, "event.subscribe", effect.topic)
     loop = asyncio.get_running_loop()
@@ -37,7 +37,7 @@ async def heard(host: Host, effect: tasks.Listen) -> Any:
         try:
             if effect.accepts(payload):
                 loop.call_soon_threadsafe(settle, payload)
-        except tasks.StepFailed as failure:
+        except asking.StepFailed as failure:
             loop.call_soon_threadsafe(fail, as_exception(failure.error))
 
     number = host.events.subscribe(effect.topic, hear)
@@ -47,7 +47,7 @@ async def heard(host: Host, effect: tasks.Listen) -> Any:
         host.events.unsubscribe(effect.topic, number)
 
 
-async def published(host: Host, effect: tasks.Publish) -> None:
+async def published(host: Host, effect: asking.Publish) -> None:
     """Publish an event as whoever supplied the step."""
     await _allowed(host, effect.acts_as, "event.publish", effect.topic)
     source = f"rumi:pack/{effect.acts_as[0]}" if effect.acts_as else "rumi:host"

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from core_runtime.rules.flow import model, tasks
+from core_runtime.rules.flow import asking, model
 from core_runtime.rules.flow.hooks import Hook, word_of
 from core_runtime.rules.flow.machine import Machine
 from core_runtime.rules.flow.parse import parse_flow
@@ -61,7 +61,7 @@ class Playbook:
         self.consulted: list[tuple[str, str]] = []
         self.delay_s = 0.0
         """Virtual seconds until an event is published or an item taken."""
-        self._listening: dict[int, tasks.Listen] = {}
+        self._listening: dict[int, asking.Listen] = {}
         self.handlers = dict(handlers)
         self.calls: list[tuple[str, Any]] = []
         self.results: dict[str, model.StepResult] = {}
@@ -104,51 +104,51 @@ class Playbook:
     def status(self, path: str) -> str:
         return self.results[path].status.value
 
-    def _take(self, effects: list[tasks.Effect]) -> None:
+    def _take(self, effects: list[asking.Effect]) -> None:
         for effect in effects:
             getattr(self, f"_on_{type(effect).__name__.lower()}")(effect)
 
     def _later(self, effect: Any, delay_s: float = 0.0) -> None:
         heapq.heappush(self._due, (self.now + delay_s, effect.token, None, None))
 
-    def _on_sleep(self, effect: tasks.Sleep) -> None:
+    def _on_sleep(self, effect: asking.Sleep) -> None:
         self.sleeps.append(effect.delay_s)
         self._later(effect, effect.delay_s)
 
-    def _on_until(self, effect: tasks.Until) -> None:
+    def _on_until(self, effect: asking.Until) -> None:
         self._later(effect, max(0.0, float(effect.instant) - self.now))
 
-    def _on_listen(self, effect: tasks.Listen) -> None:
+    def _on_listen(self, effect: asking.Listen) -> None:
         self._listening[effect.token] = effect
 
-    def _on_await(self, effect: tasks.Await) -> None:
+    def _on_await(self, effect: asking.Await) -> None:
         self._awaiting[effect.token] = effect.handler
 
-    def _on_publish(self, effect: tasks.Publish) -> None:
+    def _on_publish(self, effect: asking.Publish) -> None:
         self.published.append((effect.topic, effect.payload))
         self._later(effect, self.delay_s)
 
-    def _on_consult(self, effect: tasks.Consult) -> None:
+    def _on_consult(self, effect: asking.Consult) -> None:
         self.consulted.append((effect.hook.rpartition(".")[2], effect.path))
         said = self.hooks[effect.hook]({"ctx": effect.variables, **effect.told})
         heapq.heappush(self._due, (self.now, effect.token, word_of(Hook(effect.hook), said).value, None))
 
-    def _on_produce(self, effect: tasks.Produce) -> None:
+    def _on_produce(self, effect: asking.Produce) -> None:
         self.produced.append(effect.value)
         self._later(effect, self.delay_s)
 
-    def _on_close(self, effect: tasks.Close) -> None:
+    def _on_close(self, effect: asking.Close) -> None:
         self.closed.append(effect.handle)
 
-    def _on_abandon(self, effect: tasks.Abandon) -> None:
+    def _on_abandon(self, effect: asking.Abandon) -> None:
         self.abandoned.append(effect.token)
         self._awaiting.pop(effect.token, None)
         self._listening.pop(effect.token, None)
 
-    def _on_began(self, _effect: tasks.Began) -> None:
+    def _on_began(self, _effect: asking.Began) -> None:
         pass
 
-    def _on_ended(self, effect: tasks.Ended) -> None:
+    def _on_ended(self, effect: asking.Ended) -> None:
         self.results[effect.result.path] = effect.result
 
     def _deliver(self, topic: str, payload: Any) -> None:
@@ -157,7 +157,7 @@ class Playbook:
                 del self._listening[token]
                 self._take(self.machine.answer(token, payload))
 
-    def _on_invoke(self, request: tasks.Invoke) -> None:
+    def _on_invoke(self, request: asking.Invoke) -> None:
         value, error, delay = self._asked(request.handler, request.args)
         if request.body is not None and error is None:
             self._construct(request, value)
@@ -167,14 +167,14 @@ class Playbook:
             error = model.FlowError("timeout", f"No result within {delay:g} s", retryable=True)
         heapq.heappush(self._due, (self.now + delay, request.token, value, error))
 
-    def _construct(self, request: tasks.Invoke, rounds: list[Mapping[str, Any]]) -> None:
+    def _construct(self, request: asking.Invoke, rounds: list[Mapping[str, Any]]) -> None:
         """A construct that runs its block once for each of ``rounds``, one after another, and answers their results."""
-        results: list[tasks.Result] = []
+        results: list[asking.Result] = []
 
-        def ended(result: tasks.Result) -> None:
+        def ended(result: asking.Result) -> None:
             results.append(result)
             if len(results) == len(rounds) or result.raised is not None:
-                error = result.raised.error if isinstance(result.raised, tasks.StepFailed) else None
+                error = result.raised.error if isinstance(result.raised, asking.StepFailed) else None
                 answer = None if error else [one.value for one in results]
                 heapq.heappush(self._due, (self.now, request.token, answer, error))
 
@@ -187,13 +187,13 @@ class Playbook:
             if effects is not None:
                 self._take(effects)
 
-    def _on_open(self, request: tasks.Open) -> None:
+    def _on_open(self, request: asking.Open) -> None:
         value, error, delay = self._asked(request.handler, request.args)
-        opened = tasks.Opened(iter(value)) if isinstance(value, list) else value
+        opened = asking.Opened(iter(value)) if isinstance(value, list) else value
         heapq.heappush(self._due, (self.now + delay, request.token, opened, error))
 
-    def _on_next(self, request: tasks.Next) -> None:
-        value, error, delay = next(request.handle, tasks.END), None, 0.0
+    def _on_next(self, request: asking.Next) -> None:
+        value, error, delay = next(request.handle, asking.END), None, 0.0
         if isinstance(value, Takes):
             value, delay = value.value, value.seconds
         if isinstance(value, Fails):

@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from core_runtime.rules.flow import model
+from core_runtime.rules.flow.asking import END, Close, Fork, Joined, Next, Open, Opened, Routine, StepFailed
 from core_runtime.rules.flow.calling import once_key
 from core_runtime.rules.flow.doing import Doing, as_child, inherited
 from core_runtime.rules.flow.run import CALL_TIMEOUT_S, Block, error_of, resolved, truth
 from core_runtime.rules.flow.scope import Scope, Upstream
-from core_runtime.rules.flow.tasks import END, Close, Fork, Joined, Next, Open, Opened, Routine, StepFailed
 
 
 def parallel(doing: Doing, action: model.Parallel, below: Block, scope: Scope) -> Routine:

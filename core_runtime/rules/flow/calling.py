@@ -12,10 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from core_runtime.rules.flow import model
-from core_runtime.rules.flow.doing import CLOSED, Doing
-from core_runtime.rules.flow.run import CALL_TIMEOUT_S, Aborted, Block, Returned, error_of, flat_inputs, resolved
-from core_runtime.rules.flow.scope import Scope
-from core_runtime.rules.flow.tasks import (
+from core_runtime.rules.flow.asking import (
     END,
     Await,
     Close,
@@ -27,6 +24,9 @@ from core_runtime.rules.flow.tasks import (
     Routine,
     StepFailed,
 )
+from core_runtime.rules.flow.doing import CLOSED, Doing
+from core_runtime.rules.flow.run import CALL_TIMEOUT_S, Aborted, Block, Returned, error_of, flat_inputs, resolved
+from core_runtime.rules.flow.scope import Scope
 
 
 def call(doing: Doing, step: model.Step, block: Block, scope: Scope, attempt: int, timeout_s: float) -> Routine:

@@ -8,10 +8,10 @@ from typing import Protocol
 from msgspec import structs
 
 from core_runtime.rules.flow import model
+from core_runtime.rules.flow.asking import Routine
 from core_runtime.rules.flow.plan import Plan
 from core_runtime.rules.flow.run import Block, Run
 from core_runtime.rules.flow.scope import Scope, Upstream
-from core_runtime.rules.flow.tasks import Routine
 
 
 class Doing(Protocol):

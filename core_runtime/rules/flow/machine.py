@@ -12,11 +12,12 @@ from collections.abc import Callable
 from typing import Any
 
 from core_runtime.rules.flow import model
+from core_runtime.rules.flow.asking import Effect, Interrupt, Result, Routine, StepFailed
 from core_runtime.rules.flow.plan import Plan
 from core_runtime.rules.flow.run import Returned, Run, Surroundings, flat_inputs
 from core_runtime.rules.flow.scope import Scope
 from core_runtime.rules.flow.steps import Steps, signal_error
-from core_runtime.rules.flow.tasks import Effect, Interrupt, Result, Routine, StepFailed, Tasks
+from core_runtime.rules.flow.tasks import Tasks
 
 
 class Machine:

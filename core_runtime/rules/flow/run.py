@@ -9,10 +9,11 @@ from typing import Any
 from msgspec import Struct
 
 from core_runtime.rules.flow import model
+from core_runtime.rules.flow.asking import Ended, StepFailed
 from core_runtime.rules.flow.hooks import closed_steps
 from core_runtime.rules.flow.plan import Plan
 from core_runtime.rules.flow.scope import Scope
-from core_runtime.rules.flow.tasks import Ended, StepFailed, Tasks
+from core_runtime.rules.flow.tasks import Tasks
 from core_runtime.rules.flow.values import ExpressionFailed, Value
 
 CALL_TIMEOUT_S = 60.0

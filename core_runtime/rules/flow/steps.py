@@ -20,6 +20,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from core_runtime.rules.flow import model
+from core_runtime.rules.flow.asking import Began, Consult, Fork, Interrupt, Joined, Routine, Sleep, StepFailed
 from core_runtime.rules.flow.calling import once_key
 from core_runtime.rules.flow.doing import CLOSED, as_child
 from core_runtime.rules.flow.hooks import MAX_RETRIES, Hook, Word, told_of
@@ -27,16 +28,6 @@ from core_runtime.rules.flow.parse_scalars import RESERVED
 from core_runtime.rules.flow.plan import Plan
 from core_runtime.rules.flow.run import CALL_TIMEOUT_S, Aborted, Block, Returned, Run, error_of, resolved, truth
 from core_runtime.rules.flow.scope import Scope, Upstream
-from core_runtime.rules.flow.tasks import (
-    Began,
-    Consult,
-    Fork,
-    Interrupt,
-    Joined,
-    Routine,
-    Sleep,
-    StepFailed,
-)
 from core_runtime.rules.flow.verbs import act
 from core_runtime.rules.globs import matches
 

@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from core_runtime.rules.flow import blocks, calling, model
+from core_runtime.rules.flow.asking import Listen, Produce, Publish, Routine, Sleep, StepFailed, Until
 from core_runtime.rules.flow.doing import Doing, inherited
 from core_runtime.rules.flow.run import Aborted, Block, Returned, error_of, resolved, truth
 from core_runtime.rules.flow.scope import Scope
-from core_runtime.rules.flow.tasks import Listen, Produce, Publish, Routine, Sleep, StepFailed, Until
 from core_runtime.rules.flow.values import Value
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from backend_core.errors import AuthorError
-from core_runtime.rules.flow import tasks
+from core_runtime.rules.flow import asking
 from core_runtime.rules.flow.model import Layer, RunStatus
 from core_runtime.rules.flow.parse import parse_flow
 from core_runtime.rules.flow.plan import plan_flow
@@ -274,7 +274,7 @@ def test_each_over_a_stream_is_bounded_by_the_runs_steps():
     document = STREAMED.replace("steps:", "limits: {steps: 20}\nsteps:", 1) % 1
     endless = ({"n": n, "go": True} for n in range(10**9))
     book = Playbook(document, {"t.act": lambda args: args["n"], "t.items": lambda _a: None})
-    book._on_open = lambda request: book._due.append((book.now, request.token, tasks.Opened(endless), None))
+    book._on_open = lambda request: book._due.append((book.now, request.token, asking.Opened(endless), None))
     outcome = book.run()
     assert (outcome.status, outcome.error.type) == (RunStatus.FAILED, "limit")
 
