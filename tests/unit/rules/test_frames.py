@@ -21,6 +21,7 @@ GOOD = [
     (frames.CallFrame, [1, 7, "key", 5, 0, 0, None, [], "body"]),
     (frames.CallFrame, [1, U32, U32, U32, U32, U32, "i" * 256, [[0, 0], [1, U32]], {}]),
     (frames.CallFrame, [1, 0, "k" * 256, 0, 0, 0, "", [[1, 0]] * 1024, None]),
+    (frames.CallFrame, [1, 7, "k", 0, 0, 0, None, [[2, U32]], None]),
     (frames.ResultFrame, [2, 7, 1, [], [1]]),
     (frames.ErrorFrame, [3, 7, *ERROR]),
     (frames.CancelFrame, [4, 7]),
@@ -43,19 +44,20 @@ GOOD = [
 BAD = [
     [1, 7, "", 5, 0, 0, None, [], 1], [1, 7, "k" * 257, 5, 0, 0, None, [], 1], [1, 7, -1, 5, 0, 0, None, [], 1],
     [1, 7, U32 + 1, 5, 0, 0, None, [], 1], [1, -1, "k", 5, 0, 0, None, [], 1], [1, U32 + 1, "k", 5, 0, 0, None, [], 1],
-    [1, 7, "k", -1, 0, 0, None, [], 1], [1, 7, "k", 5, 0, 0, "i" * 257, [], 1], [1, 7, "k", 5, 0, 0, None, [[2, 0]], 1],
+    [1, 7, "k", -1, 0, 0, None, [], 1], [1, 7, "k", 5, 0, 0, "i" * 257, [], 1], [1, 7, "k", 5, 0, 0, None, [[3, 0]], 1],
     [1, 7, "k", 5, 0, 0, None, [[-1, 0]], 1], [1, 7, "k", 5, 0, 0, None, [[0, U32 + 1]], 1], [1, 7, "k", 5, 0, 0, None, [[0, -1]], 1],
     [1, 7, "k", 5, 0, 0, None, [[0]], 1], [1, 7, "k", 5, 0, 0, None, [[0, 0]] * 1025, 1], [1, 7, "k", 5, 0, 0, None, []],
     [1, 7, "k", 5, 0, 0, None, [], 1, "more"], [4], [4, 7, 8], [4, "7"], [4, True], [4, 1.5], [6, 7, ERROR[:4]], [3, 7, *ERROR, 1],
     [8, 7], [0, 7], [17, 7, {}], [18, 7, {}], [20, 7], [21, 7], [34, 7, 1], [51, 7, "t", [], 1], [63, 7], [65, 7], [23, 0, 20, "s" * 201, "x"],
     [33, 7, [1] * 1_025], [37, 0, [1] * 1_025], [33, 7, [-1]], [48, 7, ""], [48, 7, "t" * 257], [48, 7], [50, 7, "", [], 1], [64, 7, "o" * 65, 3, [], 1],
-    [32, 7, "", {}, {}, {}, [], None], {}, [], 7, "x", None, [[4], 7],
+    [2, 7, 0, [[2, 0]], 1], [5, 7, [[2, 0]], 1], [32, 7, "", {}, {}, {}, [], None], {}, [], 7, "x", None, [[4], 7],
 ]  # fmt: skip
 
 
 def test_numbers_of_the_protocol():
     assert {name: getattr(frames, name) for name in KINDS} == KINDS
-    assert (frames.PROTOCOL_VERSION, frames.FLAG_STREAM, frames.OWN, frames.HELD) == (1, 1, 0, 1)
+    assert (frames.PROTOCOL_VERSION, frames.FLAG_STREAM, frames.FLAG_CLOSER, frames.WINDOW_SHIFT) == (1, 1, 2, 8)
+    assert (frames.OWN, frames.HELD, frames.SOURCE) == (0, 1, 2)
     assert (frames.TITLE_CHARS, frames.DETAIL_CHARS, frames.TRACE_CHARS, frames.LOG_CHARS) == (500, 2000, 8000, 8000)
     assert (frames.REFS_PER_FRAME, frames.KEY_CHARS) == (1024, 256)
 
@@ -138,7 +140,7 @@ def test_frames_are_written_with_their_length():
 def test_limits_and_what_welcome_tells_of_them():
     limits = BusLimits()
     expected = {
-        "frame_bytes": 2**20, "in_flight": 1024, "depth": 32, "deadline_ms": 30_000, "stream_credit": 16, "threads": 48, "orphans": 512,
+        "frame_bytes": 2**20, "in_flight": 1024, "depth": 32, "deadline_ms": 30_000, "stream_credit": 16, "sources": 16, "threads": 48, "orphans": 512,
         "abandoned": 256, "in_flight_bytes": 2**25, "references": 65_536, "registrations": 1024, "subscriptions": 256, "requests": 128, "requests_at_once": 4,
         "request_bytes": 2**23, "registry_bytes": 2**23, "register_burst": 2000, "register_per_s": 200, "backlog_bytes": 2**23,
         "backlog_hard_bytes": 2**25, "log_bytes_per_s": 65_536, "decode_nodes": 131_072, "credit_ahead": 4096,
@@ -147,9 +149,9 @@ def test_limits_and_what_welcome_tells_of_them():
     assert {name: getattr(limits, name) for name in expected} == expected
     told = BusLimits(
         frame_bytes=1, in_flight=2, depth=3, deadline_ms=4, stream_credit=5, threads=6, registry_bytes=7,
-        value_bytes=8, values=9,
+        value_bytes=8, values=9, sources=10,
     ).told()
     assert told == {
         "frame_bytes": 1, "in_flight": 2, "depth": 3, "deadline_ms": 4, "stream_credit": 5, "threads": 6, "registry_bytes": 7,
-        "value_bytes": 8, "values": 9,
+        "value_bytes": 8, "values": 9, "sources": 10,
     }  # fmt: skip
