@@ -18,7 +18,8 @@ from starlette.requests import ClientDisconnect, Request
 
 from backend_core.errors import AuthorError, RequestError, TooLargeError, quote
 from backend_core.parsing import parse_json
-from core_runtime.rules.identity import BODY_LIMIT_BYTES, body_too_large
+from core_runtime.api.lines import Lines
+from core_runtime.rules.identity import BODY_LIMIT_BYTES, LINES, body_too_large
 
 BODY_LIMIT_S = 20.0
 PACK_ID = re.compile(r"[a-z][a-z0-9_-]{0,63}")
@@ -108,10 +109,18 @@ class Call:
                 hint="GET /api/openapi.json lists the fields.",
             ) from exc  # fmt: skip
 
-    async def while_connected(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run ``work``; a client that goes away cancels it, which a Pack sees as the cancellation of its call."""
+    def lines(self) -> Lines | None:
+        """The body as items, where it says that it is lines of JSON; once for each request."""
+        kind = self._request.headers.get("content-type", "").split(";")[0].strip().lower()
+        return Lines(self._request.receive) if kind == LINES.decode() else None
+
+    async def while_connected(self, work: Coroutine[Any, Any, T], lines: Lines | None = None) -> T:
+        """Run ``work``; a client that goes away cancels it, which a Pack sees as the cancellation of its call.
+
+        ``lines``: what ``work`` reads of the body meanwhile.
+        """
         task = asyncio.ensure_future(work)
-        gone = asyncio.ensure_future(until_gone(self._request.receive))
+        gone = asyncio.ensure_future(lines.until_gone() if lines is not None else until_gone(self._request.receive))
         try:
             await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
             if task.done():

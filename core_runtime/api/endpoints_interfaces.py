@@ -14,6 +14,7 @@ from backend_core.errors import HostError, NotFoundError, RumiError, TooLargeErr
 from core_runtime.api.call import INTERFACE_KEY, Call
 from core_runtime.api.context import Api
 from core_runtime.api.envelope import failure_body
+from core_runtime.api.lines import Lines
 from core_runtime.api.sse import EventStream, event, event_bytes
 from core_runtime.api.table import OBJECTS, Endpoint
 from core_runtime.diagnostics import fail_soft
@@ -44,7 +45,7 @@ class Bisect(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Invoke(msgspec.Struct, forbid_unknown_fields=True):
-    """``args`` is what the handler gets; ``timeout`` in seconds."""
+    """``args`` is what the handler gets; ``timeout`` in seconds, which a body of lines has in the query."""
 
     args: Any = msgspec.field(default_factory=dict)
     timeout: Annotated[float, msgspec.Meta(gt=0, le=TIMEOUT_MOST_S)] | None = None
@@ -57,12 +58,16 @@ async def interfaces(api: Api, call: Call) -> Any:
 
 async def invoke(api: Api, call: Call) -> Any:
     key = call.key
-    body = await call.body(Invoke)
+    timeout_s = call.count("timeout", 0, int(TIMEOUT_MOST_S)) or None
+    lines = call.lines()
+    body = await call.body(Invoke) if lines is None else Invoke(lines)
+    body.timeout = body.timeout or timeout_s
     if call.wants_events:
         api.streams.admit()
-        return EventStream(api.streams, _events(api, key, body, span_of(call.traceparent)))
-    with entering(api.host.tracer, call.traceparent, "POST /api/interfaces/{key}/call", rumi_interface=key):
-        return await call.while_connected(_result(api, key, body))
+        return EventStream(api.streams, _events(api, key, body, span_of(call.traceparent)), lines=lines)
+    traced = entering(api.host.tracer, call.traceparent, "POST /api/interfaces/{key}/call", rumi_interface=key)
+    with traced, lines.blamed() if lines is not None else contextlib.nullcontext():
+        return await call.while_connected(_result(api, key, body), lines)
 
 
 async def _result(api: Api, key: str, body: Invoke) -> Response | dict[str, Any]:
@@ -104,15 +109,16 @@ async def _items(api: Api, key: str, body: Invoke, above: SpanContext | None) ->
     count = 0
     result: Any = None
     try:
-        with within(above):
-            result = await packs.call(api.host, key, body.args, body.timeout)
-        if isinstance(result, AsyncIterator):
-            async for item in result:
-                yield event("item", plain(item))
-                count += 1
-        else:
-            yield event("result", plain(result))
-            count = 1
+        with body.args.blamed() if isinstance(body.args, Lines) else contextlib.nullcontext():
+            with within(above):
+                result = await packs.call(api.host, key, body.args, body.timeout)
+            if isinstance(result, AsyncIterator):
+                async for item in result:
+                    yield event("item", plain(item))
+                    count += 1
+            else:
+                yield event("result", plain(result))
+                count = 1
         yield event("end", {"items": count})
     except RumiError as exc:
         yield event_bytes("error", failure_body(exc))
@@ -179,11 +185,14 @@ ENDPOINTS = (
         "POST",
         "/api/interfaces/{key}/call",
         "callInterface",
-        'Call a key. Bytes come as {"$base64": …}. Accept: text/event-stream: events item or result, then end or error',
+        'Call a key. Bytes come as {"$base64": …}. Accept: text/event-stream: events item or result, then end or error.'
+        " A body of application/x-ndjson, one JSON value a line, is the argument as a stream, read as it is used",
         invoke,
         {"type": "object", "required": ["result"], "properties": {"result": {}}},
         body=Invoke,
         errors=(403, 404, 409, 413, 422, 502, 504),
+        query={"timeout": int(TIMEOUT_MOST_S)},
         events=True,
+        lines=True,
     ),
 )

@@ -74,7 +74,8 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
         schema = {"$ref": f"#/components/schemas/{endpoint.body.__name__}"}
         operation["requestBody"] = {
             "required": endpoint.body_required,
-            "content": {"application/json": {"schema": schema}},
+            "content": {"application/json": {"schema": schema}}
+            | ({"application/x-ndjson": {"schema": {"type": "string"}}} if endpoint.lines else {}),
         }
     return operation
 

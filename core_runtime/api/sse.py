@@ -19,6 +19,7 @@ from starlette.types import Receive, Scope, Send
 
 from backend_core.errors import HostError
 from core_runtime.api.call import until_gone
+from core_runtime.api.lines import Lines
 from core_runtime.rules.shown import encode
 
 STREAM_LIMIT = 64
@@ -59,17 +60,23 @@ class GoingOn(Response):
     still_here: bytes
 
     def __init__(
-        self, streams: Streams, source: AsyncGenerator[bytes, None], headers: Mapping[str, str] = _NO_HEADERS
+        self,
+        streams: Streams,
+        source: AsyncGenerator[bytes, None],
+        headers: Mapping[str, str] = _NO_HEADERS,
+        lines: Lines | None = None,
     ) -> None:
+        """``lines``: what the source reads of the request's body meanwhile."""
         super().__init__(headers={"cache-control": "no-store", "x-content-type-options": "nosniff", **headers})
         del self.headers["content-length"]
         self._streams = streams
         self._source = source
+        self._lines = lines
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         del scope
         ends: set[asyncio.Task[Any]] = {
-            asyncio.create_task(until_gone(receive)),
+            asyncio.create_task(self._lines.until_gone() if self._lines is not None else until_gone(receive)),
             asyncio.create_task(self._streams.closing.wait()),
         }
         item: asyncio.Task[bytes | None] | None = None

@@ -26,7 +26,7 @@ class Endpoint:
 
     ``data`` is the JSON Schema of the envelope's data, ``schema`` that of the whole answer for a route without
     envelope, which comes as ``media``. ``errors`` are statuses beyond those that every route may answer; ``query`` maps
-    numbers of the query to their maximum, ``texts`` are names in it.
+    numbers of the query to their maximum, ``texts`` are names in it. ``lines``: the body may be lines of JSON instead.
     """
 
     method: str
@@ -42,5 +42,6 @@ class Endpoint:
     texts: tuple[str, ...] = ()
     events: bool = False
     only_events: bool = False
+    lines: bool = False
     schema: Mapping[str, Any] | None = None
     media: str = "application/json"

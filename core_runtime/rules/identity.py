@@ -50,6 +50,9 @@ _FORBIDDEN_ESCAPES = frozenset(
 )
 _ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+LINES = b"application/x-ndjson"
+"""One JSON value a line. Of no type that a page of another site may send without asking first, as JSON is."""
+_TAKES_LINES = re.compile(rb"/api/interfaces/[^/]+/call")
 
 
 class Door(StrEnum):
@@ -248,20 +251,26 @@ def _body(facts: RequestFacts) -> Refuse | None:
         )
     has_body = bool(facts.transfer_encoding) or facts.content_length not in {(), (b"0",)}
     if (has_body or facts.content_type) and facts.method not in _SAFE_METHODS:
-        kind = facts.content_type[0] if facts.content_type else b""
-        if kind.split(b";")[0].strip().lower() != b"application/json":
+        kind = (facts.content_type[0] if facts.content_type else b"").split(b";")[0].strip().lower()
+        if kind == LINES and _TAKES_LINES.fullmatch(facts.raw_path):
+            return _declared(facts, most=None)
+        if kind != b"application/json":
             return Refuse(
                 415, "content_type", "Bodies are accepted as application/json only",
                 "expected Content-Type: application/json",
                 "Add -H 'Content-Type: application/json', or send no body.",
             )  # fmt: skip
-    if has_body and facts.content_length:
-        text = facts.content_length[0]
-        if not text.isdigit() or len(text) > 19:
-            return Refuse(400, "content_length", "Content-Length is not a number")
-        if int(text) > BODY_LIMIT_BYTES:
-            return body_too_large()
-    return None
+    return _declared(facts, most=BODY_LIMIT_BYTES) if has_body else None
+
+
+def _declared(facts: RequestFacts, most: int | None) -> Refuse | None:
+    """The length that a body declares, where it does. ``most`` None: it is read line by line, as far as it is used."""
+    if not facts.content_length:
+        return None
+    text = facts.content_length[0]
+    if not text.isdigit() or len(text) > 19:
+        return Refuse(400, "content_length", "Content-Length is not a number")
+    return body_too_large() if most is not None and int(text) > most else None
 
 
 def _form(facts: RequestFacts, ask: Ask) -> Refuse | None:
