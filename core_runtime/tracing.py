@@ -12,6 +12,7 @@ Invariants:
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import secrets
 import threading
@@ -89,21 +90,31 @@ class Tracer:
     @contextlib.contextmanager
     def span(self, name: str, kind: int = INTERNAL, **attributes: str) -> Iterator[SpanContext]:
         """The block as a span below the current one; what it does belongs below it."""
-        around = CURRENT.get()
+        with self.apart(CURRENT.get(), name, kind, **attributes) as here, within(here):
+            yield here
+
+    @contextlib.contextmanager
+    def apart(
+        self, around: SpanContext | None, name: str, kind: int = INTERNAL, **attributes: str
+    ) -> Iterator[SpanContext]:
+        """The block as a span below ``around``, for one that goes on in several tasks: what belongs below it has to say
+        so (``within``).
+        """
         if around is None:
             trace_id = f"{secrets.randbits(128) or 1:032x}"
             here = SpanContext(trace_id, secrets.randbits(63) | 1, self.samples(trace_id))
         else:
             here = SpanContext(around.trace_id, secrets.randbits(63) | 1, around.sampled)
-        token = CURRENT.set(here)
         start_ns, error = time.time_ns(), ""
         try:
             yield here
+        except (asyncio.CancelledError, GeneratorExit):
+            error = "cancelled"
+            raise
         except BaseException as exc:
             error = getattr(exc, "code", "") or f"error/{type(exc).__name__}"
             raise
         finally:
-            CURRENT.reset(token)
             if here.sampled:
                 parent = around.span if around is not None else 0
                 named = tuple((name.replace("_", "."), value) for name, value in attributes.items())
@@ -176,11 +187,21 @@ def maybe(tracer: Tracer | None, name: str, kind: int = INTERNAL, **attributes: 
 @contextlib.contextmanager
 def entering(tracer: Tracer | None, traceparent: str, name: str, **attributes: str) -> Iterator[None]:
     """The block serves a request that came with this header."""
-    above = span_of(traceparent)
-    if tracer is not None and above is not None:
-        above = tracer.judged(above)
-    with within(above), maybe(tracer, name, SERVER, **attributes):
+    with serving(tracer, traceparent, name, **attributes) as here, within(here):
         yield
+
+
+@contextlib.contextmanager
+def serving(tracer: Tracer | None, traceparent: str, name: str, **attributes: str) -> Iterator[SpanContext | None]:
+    """The same for a block that goes on in several tasks, as an answer that streams does: what is done for the request
+    is to be done ``within`` what this gives.
+    """
+    above = span_of(traceparent)
+    if tracer is None:
+        yield above
+        return
+    with tracer.apart(tracer.judged(above) if above is not None else None, name, SERVER, **attributes) as here:
+        yield here
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Coroutine
 from typing import Annotated, Any
 
 import msgspec
@@ -26,11 +26,11 @@ from core_runtime.rules.flow.compose import Composition
 from core_runtime.rules.flow.modifier import Modifier
 from core_runtime.rules.flow.older.pipelines import Pipelines, merged
 from core_runtime.rules.flow.rehearse import rehearse
-from core_runtime.rules.routing import SpanContext, span_of
 from core_runtime.rules.shown import plain
-from core_runtime.tracing import entering, within
+from core_runtime.tracing import entering
 
 TIMEOUT_MOST_S = 86_400.0
+_ROUTE = "POST /api/flows/{id}/run"
 
 
 class RunFlow(msgspec.Struct, forbid_unknown_fields=True):
@@ -124,9 +124,9 @@ async def run(api: Api, call: Call) -> Any:
     body = await call.body(RunFlow)
     if call.wants_events:
         api.streams.admit()
-        return EventStream(api.streams, _events(api, kernel, flow_id, body, actor, span_of(call.traceparent)))
+        return EventStream(api.streams, _events(api, kernel, flow_id, body, actor, call.traceparent))
     work = _limited(kernel.run(flow_id, values=body.input, actor=actor), body.timeout)
-    with entering(api.host.tracer, call.traceparent, "POST /api/flows/{id}/run", rumi_flow=flow_id):
+    with entering(api.host.tracer, call.traceparent, _ROUTE, rumi_flow=flow_id):
         return _ran(await call.while_connected(work))
 
 
@@ -164,14 +164,12 @@ async def _limited(work: Any, timeout_s: float | None) -> RunReport:
 
 
 async def _events(
-    api: Api, kernel: Kernel, flow_id: str, body: RunFlow, actor: str, above: SpanContext | None
+    api: Api, kernel: Kernel, flow_id: str, body: RunFlow, actor: str, traceparent: str
 ) -> AsyncGenerator[bytes, None]:
     """``item`` for each that the flow yields, then ``run`` with the report, or ``error``. Leaving ends the run."""
     items: asyncio.Queue[Any] = asyncio.Queue(1)
-    with within(above):
-        work = asyncio.ensure_future(
-            _limited(kernel.run(flow_id, values=body.input, actor=actor, emit=items.put), body.timeout)
-        )
+    run_of_it = _limited(kernel.run(flow_id, values=body.input, actor=actor, emit=items.put), body.timeout)
+    work = asyncio.ensure_future(_traced(api, traceparent, flow_id, run_of_it))
     with fail_soft(api.host.diagnostics, "api:runFlow", "api", step_id=flow_id) as outcome:
         try:
             async for item in _until_done(items, work):
@@ -185,6 +183,12 @@ async def _events(
                 await work
     if not outcome.ok:
         yield event_bytes("error", failure_body(HostError("The host could not carry the run", code="internal")))
+
+
+async def _traced(api: Api, traceparent: str, flow_id: str, work: Coroutine[Any, Any, RunReport]) -> RunReport:
+    """``work`` in a task of its own, which the request's span lasts as long as."""
+    with entering(api.host.tracer, traceparent, _ROUTE, rumi_flow=flow_id):
+        return await work
 
 
 async def _until_done(items: asyncio.Queue[Any], work: asyncio.Future[RunReport]) -> AsyncGenerator[Any, None]:

@@ -21,13 +21,13 @@ from core_runtime.diagnostics import fail_soft
 from core_runtime.handlers import bisect as looked_for
 from core_runtime.handlers import packs
 from core_runtime.handlers.interfaces import edges as counted
-from core_runtime.rules.routing import SpanContext, span_of
 from core_runtime.rules.shown import encode, plain
-from core_runtime.tracing import entering, within
+from core_runtime.tracing import entering, serving, within
 
 TIMEOUT_MOST_S = 3600.0
 COLLECTED_ITEMS = 10_000
 COLLECTED_BYTES = 8 * 1024 * 1024
+_ROUTE = "POST /api/interfaces/{key}/call"
 _LOG = logging.getLogger("rumi.api")
 
 
@@ -64,8 +64,8 @@ async def invoke(api: Api, call: Call) -> Any:
     body.timeout = body.timeout or timeout_s
     if call.wants_events:
         api.streams.admit()
-        return EventStream(api.streams, _events(api, key, body, span_of(call.traceparent)), lines=lines)
-    traced = entering(api.host.tracer, call.traceparent, "POST /api/interfaces/{key}/call", rumi_interface=key)
+        return EventStream(api.streams, _events(api, key, body, call.traceparent), lines=lines)
+    traced = entering(api.host.tracer, call.traceparent, _ROUTE, rumi_interface=key)
     with traced, lines.blamed() if lines is not None else contextlib.nullcontext():
         return await call.while_connected(_result(api, key, body), lines)
 
@@ -92,10 +92,10 @@ async def _result(api: Api, key: str, body: Invoke) -> Response | dict[str, Any]
     return {"result": items}
 
 
-async def _events(api: Api, key: str, body: Invoke, above: SpanContext | None) -> AsyncGenerator[bytes, None]:
+async def _events(api: Api, key: str, body: Invoke, traceparent: str) -> AsyncGenerator[bytes, None]:
     """The stream behind the fail-soft boundary: a bug is an Issue, and the reader is told that the stream broke."""
     with fail_soft(api.host.diagnostics, "api:callInterface", "api", step_id=key) as outcome:
-        async with contextlib.aclosing(_items(api, key, body, above)) as items:
+        async with contextlib.aclosing(_items(api, key, body, traceparent)) as items:
             async for item in items:
                 yield item
     if not outcome.ok:
@@ -104,13 +104,14 @@ async def _events(api: Api, key: str, body: Invoke, above: SpanContext | None) -
         yield event_bytes("error", failure_body(fault))
 
 
-async def _items(api: Api, key: str, body: Invoke, above: SpanContext | None) -> AsyncGenerator[bytes, None]:
+async def _items(api: Api, key: str, body: Invoke, traceparent: str) -> AsyncGenerator[bytes, None]:
     """``item`` per item or one ``result``, then ``end``; instead of ``end`` an ``error`` with the error's envelope."""
     count = 0
     result: Any = None
+    traced = serving(api.host.tracer, traceparent, _ROUTE, rumi_interface=key)
     try:
-        with body.args.blamed() if isinstance(body.args, Lines) else contextlib.nullcontext():
-            with within(above):
+        with traced as here, body.args.blamed() if isinstance(body.args, Lines) else contextlib.nullcontext():
+            with within(here):
                 result = await packs.call(api.host, key, body.args, body.timeout)
             if isinstance(result, AsyncIterator):
                 async for item in result:

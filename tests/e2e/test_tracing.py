@@ -85,9 +85,30 @@ def test_one_trace_from_http_over_packs_to_a_flow_and_back(tmp_path: Path) -> No
                 span = named(spans, name)
                 assert span["parentSpanId"] == parent, name
                 parent = span["spanId"]
+            streamed(host, receiver, "/api/interfaces/asker.ask/call", {"args": {}}, "2af7", ["POST /api/interfaces/{key}/call", "asker.ask", "teller.tell"])
+            streamed(host, receiver, "/api/flows/asking/run", {"input": {}}, "3af7", ["POST /api/flows/{id}/run", "flow asking", "step ask", "asker.ask"])
         path, headers, body = receiver.requests[0]
         assert (path, headers["Content-Type"]) == ("/v1/traces", "application/json")
         assert body["resourceSpans"][0]["resource"]["attributes"][0]["value"]["stringValue"] == "host under test"
+
+
+def streamed(host: RunningHost, receiver: Receiver, path: str, body: dict, first: str, chain: list[str]) -> None:
+    """An answer in events has a span of its own, which what was done for it stands below, and which lasts to its end."""
+    trace = TRACE.replace("0af7", first)
+    headers = {"traceparent": f"00-{trace}-b7ad6b7169203331-01", "Accept": "text/event-stream", "Content-Type": "application/json"}
+    connection = http.client.HTTPConnection("127.0.0.1", host.api_port, timeout=20)
+    connection.request("POST", path, json.dumps(body), {**headers, "Host": f"localhost:{host.api_port}"})
+    assert b"event: error" not in connection.getresponse().read()
+    connection.close()
+    host.until(lambda: any(s["traceId"] == trace and s["name"] == chain[0] for s in receiver.spans()), 15, "the request's span")
+    spans = [span for span in receiver.spans() if span["traceId"] == trace]
+    parent, ended = "b7ad6b7169203331", 2**64
+    for name in chain:
+        span = named(spans, name)
+        assert span["parentSpanId"] == parent, name
+        assert int(span["endTimeUnixNano"]) <= ended + 50_000_000, name  # two clocks
+        parent, ended = span["spanId"], int(span["endTimeUnixNano"])
+    assert named(spans, chain[0])["kind"] == 2
 
 
 def test_a_receiver_that_is_not_there_hurts_no_call(tmp_path: Path) -> None:
