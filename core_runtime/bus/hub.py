@@ -24,6 +24,7 @@ from backend_core.errors import ConflictError, DeniedError, HostError, PackTimeo
 from core_runtime.bus.calls import KERNEL, CallContext, HostContext
 from core_runtime.bus.channels import Serve as ServeChannel
 from core_runtime.bus.holding import Hold
+from core_runtime.bus.registry_requests import SOURCE, source_of
 from core_runtime.bus.router import Router
 from core_runtime.bus.sessions import Session
 from core_runtime.bus.shadow import Shadow
@@ -317,7 +318,9 @@ class Bus:
             )
 
     async def request(self, session: Session, operation: str, args: Any) -> Any:
-        """Serve kind 64 through whoever was bound."""
+        """Serve kind 64: of the registry here, the rest through whoever was bound."""
+        if operation == SOURCE:
+            return source_of(session, args)
         if self.requests is None:
             raise RequestError(
                 f"Operation {quote(operation)} is not served",

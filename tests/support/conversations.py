@@ -104,6 +104,7 @@ REQUESTS: list[tuple[str, dict[str, Any], Any]] = [
     ("permission.request", {"type": "network", "params": {"host": "example.org"}}, {"granted": False}),
     ("privilege.execute", {"privilege": "notify", "params": {"title": "Done"}}, {"shown": True}),
     ("secret.get", {"name": "token"}, "hidden"),
+    ("registry.source", {"key": "beta.work"}, "def work(): ..."),
     ("journal.record", {"created": ["a"], "modified": [], "scope": "alpha:service:one"}, None),
 ]
 
@@ -554,7 +555,7 @@ CONVERSATIONS: dict[str, Conversation] = {
     "requests": Conversation(
         "Each operation of REQUEST, and one that is refused; an event for the diagnostics wants no answer.",
         [
-            *BEGIN, *registered(11),
+            AGENT_FRAME, WELCOME, mirror("beta.work", 501), run_phase(), *registered(11),
             *(step for at, (operation, args, answer) in enumerate(REQUESTS) for step in (
                 call(10 + at, 1, {"operation": operation, "args": args}), AGENT_FRAME, result(2 + at, answer), AGENT_FRAME,
             )),
@@ -571,6 +572,8 @@ CONVERSATIONS: dict[str, Conversation] = {
                     if verb == "list":
                         return data.list(given["prefix"])
                     return getattr(data, verb)(*given.values())
+                if part == "registry":
+                    return context["interface_registry"].get_source(given["key"])
                 if part == "permission":
                     return getattr(context["permission_manager"], verb)(given["type"], **given["params"])
                 if part == "privilege":

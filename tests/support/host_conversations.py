@@ -198,6 +198,15 @@ CONVERSATIONS: dict[str, tuple[str, list[list[Any]]]] = {
         ["alpha", [64, 2, "userdata.read", 0, [], {"path": "packs/beta/a"}]], ["alpha", HOST],
         ["alpha", [64, 3, "userdata.read", 0, [], UNKNOWN]], ["alpha", HOST],
     ]),
+    "source": ("The source text of a key that a Pack may see, of one that it may not, and of the first when the right is gone.", [
+        ["open", "alpha", {"provides": ["k", "hidden"]}], ["alpha", register(1, "k", source="def k(): ...")], ["alpha", HOST], ["alpha", HOST],
+        ["alpha", register(2, "hidden", 2, source="def hidden(): ...")], ["alpha", HOST], ["alpha", HOST],
+        ["open", "beta", {"calls": ["k"]}], ["beta", HOST],
+        ["beta", [64, 1, "registry.source", 0, [], {"key": "k"}]], ["beta", HOST], ["beta", [64, 2, "registry.source", 0, [], {"key": "hidden"}]], ["beta", HOST],
+        ["beta", [64, 3, "registry.source", 0, [], {"key": 5}]], ["beta", HOST],
+        ["revoke", "beta", {}], ["beta", [64, 4, "registry.source", 0, [], {"key": "k"}]], ["beta", HOST],
+        ["alpha", [64, 3, "registry.source", 0, [], {"key": "hidden"}]], ["alpha", HOST],
+    ]),
     "channel": ("A request that opens a channel: bytes both ways, each direction with an end of its own.", [
         ["open", "alpha", {}], ["alpha", [64, 1, "network.connect", 0, [], {"host": "example.org", "port": 443}]], ["alpha", HOST],
         ["alpha", [5, 1, [], b"ping"]], ["alpha", HOST], ["alpha", [7, 1, 1]], ["alpha", [6, 1, None]], ["alpha", HOST],

@@ -3464,9 +3464,12 @@ class InterfaceRegistry:
         return {"input": entry.input, "output": entry.output}
 
     def get_source(self, key: str) -> str | None:
-        """The source text given at registration, where this Pack can see it."""
+        """The source text given at registration of what ``last`` answers: what is not known here, the host is asked."""
         entry = self._agent.last(key)
-        return entry.source if entry is not None else None
+        if entry is None or entry.source is not None:
+            return entry.source if entry is not None else None
+        source: str | None = self._agent.request("registry.source", {"key": key})
+        return source
 
     def observe(self, pattern: str, callback: Any, immediate: bool = False) -> str:
         """Call ``callback(key, old, new)`` when what ``last`` answers changes for a key that matches; returns an id."""

@@ -175,3 +175,31 @@ def test_ping_and_orderly_shutdown(tmp_path):
         assert r.registry.get("a.hello") is None
 
     both(tmp_path, test)
+
+
+def test_the_source_of_what_a_pack_may_see_is_asked_for(tmp_path):
+    setup = """
+        def run(context):
+            ir = context["interface_registry"]
+            ir.register_handler("a.k", lambda args, ctx: args, source_code="def k(args): return args")
+            ir.register_handler("a.hidden", lambda args, ctx: args, source_code="hidden")
+            ir.register("a.plain", lambda args, ctx: args)
+    """
+    reader = """
+        def run(context):
+            ir = context["interface_registry"]
+            ir.register("b.sources", lambda args, ctx: [ir.get_source(key) for key in args])
+    """
+
+    async def main():
+        async with (
+            rig(tmp_path) as r,
+            running(r, tmp_path, "alpha", setup, provides={"a.k", "a.hidden", "a.plain"}),
+            running(r, tmp_path, "beta", reader, provides={"b.sources"}, calls={"a.k", "a.plain"}),
+        ):
+            keys = ["a.k", "a.hidden", "a.plain", "nobody's"]
+            assert await r.bus.call("b.sources", keys) == ["def k(args): return args", None, None, None]
+            r.grants["beta"].calls.clear()
+            assert await r.bus.call("b.sources", keys) == [None] * 4
+
+    asyncio.run(asyncio.wait_for(main(), 60))
