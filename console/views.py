@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -10,6 +12,7 @@ from console import live
 from console.desk import Desk, pack_id_of
 from console.forms import modes, target_of
 from console.overview import overview
+from console.sparkline import MINUTES, sparkline
 from core_runtime.api.call import PACK_ID
 from core_runtime.api.operator import View
 
@@ -34,6 +37,7 @@ async def pack(desk: Desk, request: Request) -> Response:
         privileges=_privileges(pack_id, rights, await desk.host.privileges()), log=desk.host.logs(pack_id, LOG_LINES),
         secrets=await desk.host.secrets(pack_id) if status["version"] or status["approval"] else None,
         limits=await desk.host.limits(pack_id), edges=desk.host.edges(pack_id)[:EDGES],
+        spark=sparkline(await desk.host.minutes(pack_id, MINUTES), time.time()),
         has_previous=await desk.host.has_previous(pack_id),
     )  # fmt: skip
 

@@ -9,6 +9,7 @@ Not here: HTTP, forms and pages (the console), the use cases themselves (``handl
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ from core_runtime.api.console_access import Opened
 from core_runtime.api.context import Api
 from core_runtime.api.endpoints_flows import flows_as_shown
 from core_runtime.diagnosis.doctor import Mended, current_issues
-from core_runtime.handlers import evidence, limits, packs, permissions, secrets, updates
+from core_runtime.handlers import evidence, limits, metric_history, packs, permissions, secrets, updates
 from core_runtime.handlers.interfaces import edges
 from core_runtime.kernel import Kernel
 from core_runtime.rules.identity import Refuse
@@ -93,6 +94,13 @@ class Operator:
     def edges(self, pack_id: str) -> list[View]:
         """Who called the Pack, and whom it called: how often, how it ended, how long it took."""
         return edges(self._host, pack_id)
+
+    async def minutes(self, pack_id: str, count: int) -> list[View]:
+        """The last minutes of a Pack that were measured, oldest first; none where they can't be read."""
+        try:
+            return [sample.as_dict() for sample in await metric_history.history(self._host, pack_id, count)]
+        except (OSError, sqlite3.Error):  # what keeps them from being written is an issue of its own
+            return []
 
     async def has_previous(self, pack_id: str) -> bool:
         """Whether ``rollback`` has a version to go back to."""

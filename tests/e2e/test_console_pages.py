@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 from console.decide import _weaker
 from console.pages import POLICY
 from console.words import CATALOGUES
+from core_runtime.drivers.metric_history import MetricHistory, Sample
 from core_runtime.rules.issue_words import TITLES_JA
 from tests.support import wheels
 from tests.support.browser_like import Answer, Visitor, code_in
@@ -112,6 +114,22 @@ def test_the_page_of_a_pack_has_its_limits_its_copy_and_no_way_back_that_is_not_
         text = visitor.get("/_rumi/packs/kept").text
         assert f'<div class="alarm" role="alert"><p><strong>{words["kept"]}</strong></p>' in text
         assert "kept_running" not in text
+
+
+def test_the_page_of_a_pack_draws_and_tells_its_calls_of_the_last_hour(host: RunningHost) -> None:
+    put(host, "drawn", [])
+    visitor = opened(host)
+    decide(visitor, "drawn")
+    assert EN["spark_none"] in html.unescape(visitor.get("/_rumi/packs/drawn").text)
+    now = time.time()
+    minutes = [Sample("drawn", now - 60 * ago - 20, 10 * ago, int(ago == 3), 300.0, 1200.0, 0) for ago in (9, 8, 3, 2, 1)]
+    MetricHistory(host.home / "user_data" / "logs").add(minutes)
+    for language, words in (("en", EN), ("ja", JA)):
+        visitor.language = language
+        text = html.unescape(visitor.get("/_rumi/packs/drawn").text)
+        assert words["spark"].format(calls=230, errors=1, most=90) in text
+        assert (text.count("<polyline"), text.count("<circle")) == (2, 1)
+        assert 'role="img" aria-labelledby="spark-words"' in text
 
 
 def test_a_replacement_is_granted_only_where_it_is_ticked(host: RunningHost) -> None:
