@@ -19,6 +19,8 @@ from core_runtime.rules.exposition import CONTENT_TYPE
 
 AUDIT_LINES = 100
 AUDIT_LINES_MOST = 5000
+HISTORY_COUNT = 50
+HISTORY_MOST = 2000
 
 
 async def health(api: Api, call: Call) -> Any:
@@ -80,6 +82,12 @@ async def rotate_key(api: Api, call: Call) -> Any:
     return {"prepared": True, "takes_effect": "next_start"}
 
 
+async def past_runs(api: Api, call: Call) -> Any:
+    count = call.count("count", HISTORY_COUNT, HISTORY_MOST)
+    found = await api.host.past_runs.newest(count, kind=call.text("kind"), subject=call.text("subject"))
+    return [run.as_dict() for run in found]
+
+
 ENDPOINTS = (
     Endpoint(
         "GET",
@@ -92,6 +100,16 @@ ENDPOINTS = (
     ),
     Endpoint("GET", "/api/health", "health", "Whether the host serves, and how far its start has come", health),
     Endpoint("GET", "/api/diagnostics", "diagnostics", "The event log with its summary", diagnostics),
+    Endpoint(
+        "GET",
+        "/api/history",
+        "runHistory",
+        "Runs of flows and of Packs' sandboxes, newest first, over restarts of the host",
+        past_runs,
+        OBJECTS,
+        query={"count": HISTORY_MOST},
+        texts=("kind", "subject"),
+    ),
     Endpoint(
         "GET",
         "/api/audit",

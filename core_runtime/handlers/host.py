@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from core_runtime.diagnosis.doctor import Doctor
     from core_runtime.diagnosis.record import IssueRecord
     from core_runtime.handlers.metrics import Meter
+    from core_runtime.handlers.past_runs import RunHistory
     from core_runtime.tracing import Tracer
 
 BUSY_WAIT_S = 40.0
@@ -132,6 +133,7 @@ class Host:
     lifecycle: Part[ComponentLifecycle] = Part("The component lifecycle")
     meter: Part[Meter] = Part("The meter")
     issues: Part[IssueRecord] = Part("The record of issues")
+    past_runs: Part[RunHistory] = Part("The history of runs")
     doctor: Part[Doctor] = Part("The doctor")
 
     def __init__(self, settings: Settings) -> None:
@@ -255,8 +257,13 @@ class Host:
             await asyncio.to_thread(self.permissions.keep_uses)
         if self.built("userdata"):
             self.userdata.close()
-        if self.built("issues"):
-            await self.issues.close()
+        await self._close_records()
+
+    async def _close_records(self) -> None:
+        """What happened until now is written."""
+        for name in ("issues", "past_runs"):
+            if self.built(name):
+                await getattr(self, name).close()
         await asyncio.to_thread(self.history.close)
         if self.tracer is not None:
             await asyncio.to_thread(self.tracer.close)

@@ -16,6 +16,7 @@ from core_runtime.handlers.host import Host
 from core_runtime.handlers.isolation import tell_limit
 from core_runtime.handlers.metric_history import Sampler
 from core_runtime.handlers.metrics import Meter
+from core_runtime.handlers.past_runs import RunHistory
 from core_runtime.handlers.table import handler
 from core_runtime.tracing import Tracer
 
@@ -65,6 +66,9 @@ async def bus_step(host: Host, _args: Mapping[str, Any]) -> None:
     host.meter = Meter(host)
     host.meter.start()
     host.in_background(Sampler(host).run(), "measuring Packs")
+    host.past_runs = RunHistory(host.settings.user_data, host.events, host.diagnostics, host.redactions.hide_any)
+    await host.past_runs.open()
+    host.in_background(host.past_runs.run(), "keeping the history of runs")
 
 
 def _tracer(host: Host) -> Tracer | None:

@@ -94,6 +94,7 @@ TITLES_JA: Final[Mapping[str, str]] = MappingProxyType({
     "addon_copy": "アドオンを適用したコピーが、あるべきものと違います",
     "addon_rights": "アドオンがPackの権限を変えようとしています",
     "addons_not_applied": "適用されていないアドオンがあります",
+    "runs_unwritable": "実行の履歴を残せません",
     "runtime_changed": "Packが承認時と別の土台で動いています",
     "socket_stranger": "サンドボックスのソケットに見知らぬ接続がありました",
     "socket_strangers": "サンドボックスのソケットに見知らぬ接続が多すぎます",

@@ -30,6 +30,7 @@ COMMANDS = {
     "interface": ("interfaces", "interface", "Interfaces: list, show, edges"),
     "events": ("events", "events", "What happened, as events; --follow goes on"),
     "flow": ("flows", "flow", "Flows: list, validate, run, explain, graph, plan, runs"),
+    "history": ("history", "history", "Past runs of flows and Packs, over restarts"),
     "logs": ("interfaces", "logs", "What a Pack printed and logged last"),
     "privilege": ("privileges", "privilege", "Operations of the host for Packs: list, grant, revoke, reset, execute"),
     "secret": ("secrets", "secret", "Passwords and keys for Packs: set, list, remove"),

@@ -527,4 +527,12 @@ JAPANESE: dict[str, str] = {
         "{key} の失敗の仕方が一定しません。最も疑わしいもの: {packs}",
     "trial": "試行",
     "running beside": "一緒に動いた Pack",
+    "Past runs of flows and Packs, over restarts": "フローと Pack の過去の実行（再起動をまたいで）",
+    "Past runs of flows and of Packs' sandboxes, newest first; of one flow or Pack with its name.":
+        "フローと Pack のサンドボックスの過去の実行。新しい順。名前を付ければその一つだけ。",
+    "Only flows, or only Packs.": "フローだけ、または Pack だけ。",
+    "Nothing ran yet.": "まだ何も実行されていません。",
+    "kind": "種類",
+    "run": "実行",
+    "took": "所要時間",
 }  # fmt: skip

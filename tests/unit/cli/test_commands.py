@@ -494,6 +494,15 @@ def test_issues_are_listed_mended_and_looked_up_later(host, capsys) -> None:
         json.loads(run(capsys, "issue", *words, "--json")[1])
 
 
+def test_past_runs_are_shown_with_what_they_took(host, capsys) -> None:
+    run_ = {"kind": "pack", "subject": "p", "run": "1-1", "started_at": 10.0, "ended_at": 12.5, "status": "crashed", "detail": "\x1b[31m"}
+    host.answers |= {"GET /api/history?count=50": [run_, {**run_, "ended_at": None}], "GET /api/history?count=2&kind=flow&subject=f": []}
+    code, out, _ = run(capsys, "history")
+    assert (code, "2.5 s" in out, "crashed" in out, "\x1b" in out) == (0, True, True, False)
+    assert "Nothing ran yet." in run(capsys, "history", "f", "--kind", "flow", "-n", "2")[2]
+    json.loads(run(capsys, "history", "--json")[1])
+
+
 def test_bisect_shows_each_trial_and_names_the_pack(host, capsys) -> None:
     error = {"code": "pack_error", "title": "It failed", "detail": "\x1b[31mno"}
     report = {
