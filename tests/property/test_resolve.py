@@ -3,6 +3,9 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from backend_core.ecosystem.spec.models import PackMetadata
+from backend_core.ecosystem.versions import in_range
+from core_runtime.rules.component_work import units_of
 from core_runtime.rules.resolve import MORE, TOLD_STEPS, Unit, resolve
 
 KEYS = st.sampled_from([f"k{i}" for i in range(6)])
@@ -58,6 +61,40 @@ def test_more_keys_never_block_more(units):
     fewer = {blocked.unit.full_id for blocked in resolve(units).blocked}
     more = {blocked.unit.full_id for blocked in resolve(units, available=["k0", "k1"]).blocked}
     assert more <= fewer
+
+
+PACKS = st.lists(st.sampled_from("abcdefgh"), unique=True, min_size=1).flatmap(
+    lambda names: st.tuples(
+        *(
+            st.builds(
+                lambda name, version, needs, kind: PackMetadata(
+                    name, f"local:{name}", version, "", pack_type=kind, dependencies=needs
+                ),
+                st.just(name),
+                st.sampled_from(["1.0.0", "1.4.0", "2.0.0"]),
+                st.dictionaries(st.sampled_from("abcdefghz"), st.sampled_from(["*", "^1", ">=1.2,<2", "^2"]), max_size=3),
+                st.sampled_from(["pack", "library"]),
+            )
+            for name in names
+        )
+    )
+)
+
+
+@given(PACKS)
+def test_packs_start_after_what_they_depend_on_and_only_what_can_not_is_left(packs):
+    found = resolve([unit for pack in packs for unit in units_of(pack)])
+    known = {pack.pack_id: pack for pack in packs}
+    serving: dict[str, str] = {}
+    for unit in found.order():
+        for name, wanted in known[unit.pack_id].dependencies.items():
+            assert in_range(serving[name], wanted)
+        serving[unit.pack_id] = known[unit.pack_id].version
+    for blocked in found.blocked:
+        needs = known[blocked.unit.pack_id].dependencies
+        assert any(name not in serving or not in_range(serving[name], wanted) for name, wanted in needs.items())
+        assert blocked.reason.startswith("waiting for Pack ")
+        assert len(blocked.reason) < 1_000
 
 
 def shortest(start, units, present):
