@@ -17,6 +17,8 @@ from core_runtime.rules.approval import UNDECIDED
 
 PATHS_SHOWN = 5
 ISSUES_SHOWN = 50
+DECISIONS_SHOWN = 20
+"""Packs that wait for a decision and are shown with what to do; the others stand in the table below."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,7 @@ class Overview:
     known: bool
     packs: list[dict[str, Any]]
     waiting: list[dict[str, Any]]
+    more_waiting: int
     interfaces: list[dict[str, Any]]
     isolation: dict[str, Any]
     examined: bool
@@ -41,6 +44,7 @@ async def overview(api: Api) -> Overview:
     statuses = await _known_packs(api)
     url = f"http://localhost:{api.settings.api_port}"
     interfaces = await packs.interfaces(api.host)
+    undecided = [status for status in statuses or () if status.state in UNDECIDED]
     issues = (await current_issues(api.host))[-ISSUES_SHOWN:]
     return Overview(
         phase=api.phase.value,
@@ -48,7 +52,8 @@ async def overview(api: Api) -> Overview:
         api_url=url,
         known=statuses is not None,
         packs=[_pack(views.pack(status)) for status in statuses or ()],
-        waiting=[_waiting(views.pack(status), url) for status in statuses or () if status.state in UNDECIDED],
+        waiting=[_waiting(views.pack(status), url) for status in undecided[:DECISIONS_SHOWN]],
+        more_waiting=max(0, len(undecided) - DECISIONS_SHOWN),
         interfaces=interfaces,
         isolation=isolation_view(api),
         examined=bool(api.host.statuses),

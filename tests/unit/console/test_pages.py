@@ -112,6 +112,21 @@ def test_the_first_page_in_both_languages(tmp_path: Path, packs: FakePacks) -> N
     check(tmp_path, test)
 
 
+def test_of_many_undecided_packs_the_first_are_shown_with_what_to_do(tmp_path: Path, packs: FakePacks) -> None:
+    for number in range(overview.DECISIONS_SHOWN + 7):
+        packs.add(f"p{number:02}")
+
+    async def test(served: Served) -> None:
+        for code, words in CATALOGUES.items():
+            _, _, text = await page(served, "/", code)
+            assert text.count("./rumi pack approve") == overview.DECISIONS_SHOWN
+            assert f'<span class="count">{overview.DECISIONS_SHOWN + 7}</span>' in text
+            assert words["more"].format(count=7) in text
+            assert "<code>p26</code>" in text, "the table has them all"
+
+    check(tmp_path, test)
+
+
 def test_hostile_text_of_a_pack_stays_text(tmp_path: Path, packs: FakePacks) -> None:
     packs.add("p", State.MODIFIED, cause=HOSTILE, metadata=metadata("p", display_name=HOSTILE, description=HOSTILE), changed_paths=(HOSTILE,))
     packs.keys[HOSTILE] = lambda args: None
