@@ -174,7 +174,7 @@ class _Run:
     async def _good_alone(self) -> bool:
         """Whether the call is good while nothing but the provider and what it needs runs; started afresh if need be.
 
-        What another Pack did may outlive it inside the provider. Then each trial starts the provider anew.
+        What another Pack did may outlive it inside the provider. Then each trial starts all of its Packs anew.
         """
         if not (await self._trial(())).bad:
             return True
@@ -186,7 +186,7 @@ class _Run:
         wanted = closure(chosen, self._needs) | self._own
         trial = Trial([name for name in self._order if name in wanted - self._own])
         for name in reversed(self._order):
-            if name not in wanted or (self._afresh and name in self._own):
+            if name not in wanted or self._afresh:
                 await self._whole(self._stop(name))
         for name in self._order:
             if name in wanted and name in self._host.held_off:

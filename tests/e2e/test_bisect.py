@@ -109,6 +109,40 @@ def test_one_that_fails_now_and_then_is_found_by_repeating(tmp_path: Path) -> No
         assert (found["verdict"], found["packs"], found["flaky"]) == ("found", ["half_off"], True), found
 
 
+KEEPS = """
+def run(context):
+    ir = context["interface_registry"]
+    state = {"amount": 1}
+
+    def price(args, ctx):
+        return {"amount": args["amount"] / state["amount"]}
+
+    ir.register("shop.price", price)
+    ir.register("shop.unit", lambda args, ctx: state.update(args))
+"""
+SPOILS = """
+def run(context):
+    ir = context["interface_registry"]
+    ir.get("shop.unit")({"amount": 0}, {})
+    ir.register("extra.spoils", lambda args, ctx: args)
+"""
+
+
+def test_a_fault_that_outlives_its_cause_is_found_by_starting_afresh(tmp_path: Path) -> None:
+    with RunningHost(tmp_path / "home", "embedded") as host:
+        host.put_pack("shop", one_component_pack("shop", KEEPS, provides=("shop.price", "shop.unit")))
+        host.put_pack("spoiler", one_component_pack("spoiler", SPOILS, provides=("extra.spoils",), requires=("shop.unit",)))
+        host.approve("shop")
+        for number in range(3):
+            host.put_pack(f"other{number}", one_component_pack(f"other{number}", IDLE.format(key=f"other.{number}"), provides=(f"other.{number}",)))
+            host.approve(f"other{number}")
+        host.approve("spoiler")
+        assert host.call("shop.price", {"amount": 5})[0] == 502
+        found = asked(host)
+        assert (found["verdict"], found["packs"], found["afresh"]) == ("found", ["spoiler"], True), found
+        assert len(running(host)) == 5
+
+
 def test_a_wrong_result_counts_where_one_is_expected(tmp_path: Path) -> None:
     with RunningHost(tmp_path / "home", "embedded") as host:
         put_all(host, IDLE.format(key="extra.discount"))
