@@ -31,7 +31,6 @@ CALL_S: Final = 20.0
 START_S: Final = 60.0
 ITEMS: Final = 1_000
 """Items of a stream that count for an outcome."""
-NOT_RESTORED: Final = "bisect_not_restored"
 _T = TypeVar("_T")
 ANY: Final = object()
 """No result is expected: every one is good, every error bad."""
@@ -136,7 +135,8 @@ class _Run:
             if why:
                 self.not_restored[pack_id] = why
                 self._host.diagnostics.issue(
-                    NOT_RESTORED, "error", pack_id, f"The Pack {pack_id} did not start again after a bisect", why,
+                    starting.START_FAILED, "error", pack_id,
+                    f"The Pack {pack_id} did not start again after a bisect", why,
                     f"Correct the cause, then: rumi container start {pack_id}",
                 )  # fmt: skip
 

@@ -75,7 +75,6 @@ TITLES_JA: Final[Mapping[str, str]] = MappingProxyType({
     "update_undecided": "新しいバージョンがあなたの決定を待っています",
     "check_failed": "検査を最後まで行えませんでした",
     # Packs and what they do
-    "bisect_not_restored": "呼び出しを壊すPackを探したあと、Packを起動し直せませんでした",
     "bus_backlog": "Packをバスから切り離しました（受け取りが追いつかない）",
     "bus_protocol": "Packをバスから切り離しました（決まりに反した）",
     "bus_stuck": "Packをバスから切り離しました（応答がない）",
