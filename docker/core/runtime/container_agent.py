@@ -3408,6 +3408,7 @@ class InterfaceRegistry:
         override: bool = False, source: str | None = None, schemas: Any = None,
     ) -> Any:  # fmt: skip
         check_name("a key", key)
+        value = hook_of(key, value)
         if meta is not None and not isinstance(meta, dict):
             raise TypeError(f"meta is a dict or None, got {type(meta).__name__}")
         agent = self._agent
@@ -3971,6 +3972,30 @@ def handler_of(execute: Any, context: dict[str, Any]) -> Any:
     if code is not None and code.co_flags & 0x200:
         return run_stream
     return run_async if is_async(execute) else run
+
+
+HOOK_PARAMETERS = {
+    "flow.hooks.before_step": ("step", "ctx", "meta"),
+    "flow.hooks.after_step": ("step", "ctx", "result", "meta"),
+    "flow.error_handler": ("step", "ctx", "error"),
+}
+"""What hooks of older Packs take, one by one; with fewer parameters they are handlers like any other."""
+
+
+def hook_of(key: str, fn: Any) -> Any:
+    """``fn`` as a handler where it is a hook that takes its arguments one by one, else as it is."""
+    names = HOOK_PARAMETERS.get(key, ())
+    if not names or not callable(fn) or positional(fn, 0) < 3:
+        return fn
+    given = names[: positional(fn, 0)]
+
+    def run(args: Any, _ctx: Any) -> Any:
+        return fn(*(args.get(name) for name in given))
+
+    async def run_async(args: Any, ctx: Any) -> Any:
+        return await run(args, ctx)
+
+    return run_async if is_async(fn) else run
 
 
 def inside(root: str, relative: str) -> str:
