@@ -45,6 +45,11 @@ def registry(ir):
     fn = lambda args, ctx: args["n"] + 1
     ir.register_handler("k.fn", fn, {"type": "object"}, {"type": "integer"}, {"v": 1}, "lambda: ...")
     found["schema"] = [ir.get_schema("k.fn"), ir.get_schema("k.one"), ir.get_source("k.fn"), ir.get_source("k.one")]
+    sources = []
+    for number in range(50):
+        ir.register_handler("k.source", fn, source_code=str(number))
+        sources.append(ir.get_source("k.source") == str(number))
+    found["sources"] = all(sources)
     ir.register("k.dict", {"deep": {"add": lambda args, ctx: args["a"] + args["b"]}, "n": 1})
     found["dict"] = [ir.get("k.dict")["n"], callable(ir.get("k.dict")["deep"]["add"])]
     seen, glob = [], []
@@ -80,6 +85,7 @@ REGISTRY_SAYS: dict[str, Any] = {
     "if_absent": [True, False, "a"],
     "ttl": [True, True],
     "schema": [{"input": {"type": "object"}, "output": {"type": "integer"}}, None, "lambda: ...", None],
+    "sources": True,
     "dict": [1, True],
     "observed": [["k.seen", None, "x"], ["k.seen", "x", "y"]],
     "unobserve": [True, False, 1, 0],
@@ -109,7 +115,7 @@ EVENTS_SAY: dict[str, Any] = {
     "named": "mine", "sent": 2, "got": [{"n": 1}], "other": [{"n": 1}], "listed": [["mine"], True],
     "gone": [True, False, False], "cleared": [0, 1], "left": {},
 }  # fmt: skip
-KEYS = ("k.many", "k.one", "k.short", "k.fn", "k.dict", "k.seen")
+KEYS = ("k.many", "k.one", "k.short", "k.fn", "k.source", "k.dict", "k.seen")
 SETUP = f"""
 {WAIT}
 {REGISTRY}

@@ -3329,7 +3329,7 @@ class Entry:
 
     __slots__ = (
         "_by_key", "_own", "agent", "callable", "input", "key", "meta", "mine", "output", "owner", "pack",
-        "registration", "source", "ts", "value",
+        "registration", "told_source", "ts", "value",
     )  # fmt: skip
 
     def __init__(self, agent: Agent, key: str, info: Any, value: Any) -> None:
@@ -3344,11 +3344,15 @@ class Entry:
         self.output = info.get("output")
         self.mine: bool = info["mine"]
         self.registration: int = info["registration"]
-        own = SOURCES.get(self.registration) if self.mine else None
-        self.source: str | None = info.get("source") or own
+        self.told_source: str | None = info.get("source")
         self.value = value
         self._by_key: Function | None = None
         self._own: Function | None = None
+
+    @property
+    def source(self) -> str | None:
+        """Looked up when asked: the host's MIRROR of a registration may come before that has returned here."""
+        return self.told_source or (SOURCES.get(self.registration) if self.mine else None)
 
     def shown(self) -> Any:
         """For ``last``: a callable is called by its key, so it survives its provider's restart."""
