@@ -14,6 +14,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
+from backend_core.ecosystem import uuid_utils
 from backend_core.ecosystem.active_ecosystem import ActiveEcosystem, load_active_ecosystem
 from backend_core.ecosystem.addon_manager import AddonManager, Outcome
 from backend_core.ecosystem.initializer import initialise
@@ -142,3 +143,158 @@ def test_fail_soft_a_broken_pack_says_where_and_hides_no_other(tmp_path) -> None
     assert (fields["source"], fields["line"]) == ("backend/ecosystem.json", 3)
     assert fields["expected"]
     assert fields["hint"]
+
+
+# --- each field of each file -----------------------------------------------------------------------------------------
+
+
+def test_every_field_of_ecosystem_json_is_read(tmp_path) -> None:
+    inline = {"service:inline": {"version": "2.0.0", "connectivity": {"provides": ["all.inline"]}}}
+    pack(
+        tmp_path, "all", pack_identity="github:author/all", display_name="All", description="everything", license="MIT",
+        author={"name": "A", "email": "a@example.org", "url": "https://example.org"}, dependencies={"base": ">=1.0.0,<2.0.0"},
+        pack_type="library", vocabulary={"word": ["other"]}, components=inline, connectivity={"provides": ["all.own"]},
+        metadata={"any": 1},
+    )  # fmt: skip
+    found = PackRegistry(tmp_path).get("all").metadata
+    assert (found.display_name, found.description, found.license) == ("All", "everything", "MIT")
+    assert found.author == "A <a@example.org> (https://example.org)"
+    assert dict(found.dependencies) == {"base": ">=1.0.0,<2.0.0"}
+    assert found.pack_type == "library"
+    assert found.vocabulary["word"] == ("other",)
+    assert found.metadata["any"] == 1
+    (component,) = found.components
+    assert (component.full_id, component.version) == ("all:service:inline", "2.0.0")
+    assert found.provides() == {"all.own", "all.inline"}
+
+
+def test_pack_version_is_an_alias_and_an_author_may_be_a_text(tmp_path) -> None:
+    write_files(tmp_path / "older", {"backend/ecosystem.json": {"pack_id": "older", "pack_version": "0.3.1", "author": "A"}})
+    found = PackRegistry(tmp_path).get("older").metadata
+    assert (found.version, found.author) == ("0.3.1", "A")
+    assert found.pack_identity == "local:older", "an identity that is missing is local"
+
+
+def test_a_uuid_that_is_given_goes_before_the_derived_one(tmp_path) -> None:
+    given = "11111111-2222-3333-4444-555555555555"
+    pack(tmp_path, "own", pack_uuid=given, files={"components/c/manifest.json": manifest("t", "c")})
+    found = PackRegistry(tmp_path).get("own").metadata
+    assert found.uuid == given
+    assert found.components[0].uuid == str(uuid.uuid5(uuid.UUID(given), "component:t:c"))
+
+
+@pytest.mark.parametrize("change", [{"pack_id": "Bad"}, {"pack_id": None}, {"version": None}, {"version": "1"},
+                                    {"pack_identity": "no identity"}, {"pack_type": "plugin"}])  # fmt: skip
+def test_what_ecosystem_json_must_say(tmp_path, change) -> None:
+    document = {name: value for name, value in {"pack_id": "bad", "version": "1.0.0", **change}.items() if value is not None}
+    write_files(tmp_path / "bad", {"backend/ecosystem.json": document})
+    fields = PackRegistry(tmp_path).scan()["bad"].error["fields"]
+    assert set(fields) >= {"source", "line", "pointer", "expected", "found", "hint"}
+
+
+def test_every_field_of_a_manifest_is_read(tmp_path) -> None:
+    given = manifest(
+        "kind_1", "c-1", connectivity={"accepts": ["a.b"], "provides": ["c.d"], "requires": ["e.f"], "uses": ["g.h"]},
+        component_uuid="11111111-2222-3333-4444-555555555555", display_name="D", description="text", author="A",
+        entry={"backend": "setup.py", "frontend": "page.js"}, storage={"uses_mounts": ["data.user"], "layout": {"a": "b"}},
+        addon_policy={"allowed_manifest_paths": ["/extensions"], "deny_all": False, "editable_files": [
+            {"path_glob": "*.json", "allowed_json_pointer_prefixes": ["/a"]}]},
+        extensions={"x": 1}, settings_schema={"type": "object"}, metadata={"m": True},
+    )  # fmt: skip
+    pack(tmp_path, "full", files={"components/c/manifest.json": given})
+    (found,) = PackRegistry(tmp_path).get("full").metadata.components
+    links = found.connectivity
+    assert (links.accepts, links.provides, links.requires, links.uses) == (("a.b",), ("c.d",), ("e.f",), ("g.h",))
+    assert (found.uuid, found.display_name, found.description, found.author) == (given["component_uuid"], "D", "text", "A")
+    assert dict(found.entry) == given["entry"]
+    assert found.storage["uses_mounts"] == ("data.user",)
+    assert found.addon_policy["editable_files"][0]["path_glob"] == "*.json"
+    assert (found.extensions["x"], found.settings_schema["type"], found.metadata["m"]) == (1, "object", True)
+
+
+@pytest.mark.parametrize("change", [{"type": "Bad-Type"}, {"type": None}, {"id": "-x"}, {"id": None}, {"version": None}])
+def test_what_a_manifest_must_say(tmp_path, change) -> None:
+    document = {name: value for name, value in {**manifest("t", "c"), **change}.items() if value is not None}
+    pack(tmp_path, "bad", files={"components/c/manifest.json": document})
+    fields = PackRegistry(tmp_path).scan()["bad"].error["fields"]
+    assert fields["source"] == "backend/components/c/manifest.json"
+    assert {"line", "pointer", "expected", "found", "hint"} <= set(fields)
+
+
+# --- each word of an addon -------------------------------------------------------------------------------------------
+
+
+def patched(tmp_path, *, component=None, conditions=None, entries=None, base=None, **fields):
+    """What becomes of one addon; its target is ``base:t:c`` unless told otherwise."""
+    policy = {"allowed_manifest_paths": ["/extensions"],
+              "editable_files": [{"path_glob": "data/*.json", "allowed_json_pointer_prefixes": ["", "/a"]}]}  # fmt: skip
+    core = manifest("t", "c", version="2.1.0", addon_policy=policy, extensions={"n": [1]})
+    pack(tmp_path, "base", version="1.5.0", **(base or {}),
+         files={"components/c/manifest.json": core, "components/c/data/old.json": {"a": 1}})  # fmt: skip
+    entries = entries or [{"kind": "manifest_json_patch", "patch": [{"op": "add", "path": "/extensions/x", "value": 1}]}]
+    target = {"pack_identity": "local:base", "component": component or {"type": "t", "id": "c"}, "apply": entries}
+    document = {"addon_id": "a", "version": "1.0.0", "targets": [target], **fields}
+    if conditions is not None:
+        document["conditions"] = conditions
+    pack(tmp_path, "guest", files={"addons/a.addon.json": document})
+    folders = PackRegistry(tmp_path).scan()
+    if folders["guest"].error:
+        return folders["guest"].error["code"], None
+
+    def read(pack_id: str, path: str) -> bytes | None:
+        file = tmp_path / pack_id / path
+        return file.read_bytes() if file.is_file() else None
+
+    found = AddonManager(read, lambda *_: "").apply([folder.metadata for folder in folders.values()])
+    return found.results[0].outcome, found.components.get("base:t:c")
+
+
+@pytest.mark.parametrize(
+    ("conditions", "outcome"),
+    [
+        ({"pack_version": ">=1.0.0,<2.0.0"}, Outcome.APPLIED), ({"pack_version": ">=2.0.0"}, Outcome.SKIPPED),
+        ({"component_version": "^2.1"}, Outcome.APPLIED), ({"component_version": "<2"}, Outcome.SKIPPED),
+    ],
+)  # fmt: skip
+def test_conditions_of_an_addon_are_evaluated(tmp_path, conditions, outcome) -> None:
+    assert patched(tmp_path, conditions=conditions)[0] is outcome
+
+
+def test_an_addon_names_its_target_by_id_or_by_uuid(tmp_path) -> None:
+    of_pack = uuid.uuid5(uuid.UUID("a3e9f8c2-7b4d-5e1a-9c6f-2d8b4a7e3f1c"), "local:base")
+    by_uuid = {"component_uuid": str(uuid.uuid5(of_pack, "component:t:c"))}
+    assert patched(tmp_path / "1", component=by_uuid)[0] is Outcome.APPLIED
+    assert patched(tmp_path / "2", component={"component_uuid": str(of_pack)})[0] is Outcome.SKIPPED
+    assert uuid_utils.addon_uuid(str(of_pack), "a") == str(uuid.uuid5(of_pack, "addon:a"))
+
+
+def test_an_addon_may_be_switched_off_by_its_author(tmp_path) -> None:
+    assert patched(tmp_path, enabled=False)[0] is Outcome.SKIPPED
+
+
+@pytest.mark.parametrize(("priority", "valid"), [(0, True), (1000, True), (-1, False), (1001, False), ("1", False)])
+def test_priorities_go_from_0_to_1000(tmp_path, priority, valid) -> None:
+    assert (patched(tmp_path, priority=priority)[0] is Outcome.APPLIED) is valid
+
+
+@pytest.mark.parametrize("verb", ["add", "remove", "replace", "test", "move", "copy"])
+def test_move_and_copy_are_refused_and_the_others_are_not(tmp_path, verb) -> None:
+    operation = {"op": verb, "path": "/extensions/n/0", "value": 1, "from": "/extensions/n"}
+    outcome, _ = patched(tmp_path, entries=[{"kind": "manifest_json_patch", "patch": [operation]}])
+    assert outcome == ("addon_invalid" if verb in {"move", "copy"} else Outcome.APPLIED)
+
+
+@pytest.mark.parametrize(("create", "outcome"), [(True, Outcome.APPLIED), (False, Outcome.FAILED)])
+def test_a_file_is_made_only_where_the_addon_says_so(tmp_path, create, outcome) -> None:
+    entry = {"kind": "file_json_patch", "file": "data/new.json", "create_if_missing": create,
+             "patch": [{"op": "add", "path": "/a", "value": 1}]}  # fmt: skip
+    found, component = patched(tmp_path, entries=[entry])
+    assert found is outcome
+    if component:
+        assert json.loads(component.files["backend/components/c/data/new.json"]) == {"a": 1}
+
+
+def test_a_file_that_is_there_is_patched(tmp_path) -> None:
+    entry = {"kind": "file_json_patch", "file": "data/old.json", "patch": [{"op": "replace", "path": "/a", "value": 2}]}
+    _, component = patched(tmp_path, entries=[entry])
+    assert json.loads(component.files["backend/components/c/data/old.json"]) == {"a": 2}
