@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from backend_core.canonical import sha256_hex
 from backend_core.ecosystem.active_ecosystem import ActiveEcosystem
-from backend_core.ecosystem.addon_manager import AddonManager, Effective, reaches
+from backend_core.ecosystem.addon_manager import AddonManager, Effective, EffectiveComponent, reaches
 from backend_core.ecosystem.folder import READ_LIMITS, FolderReader
 from backend_core.ecosystem.spec.models import PackMetadata
 from backend_core.errors import AuthorError, RumiError, TrustError
@@ -68,6 +68,20 @@ class Overlaid:
 
 class Patching(Standings):
     """What addons make of Packs."""
+
+    def addons_due(self, pack_id: str) -> bool:
+        """Whether the next start of what runs would come to another result of addons than its last one did."""
+        known, grant = self._known.get(pack_id), self.grant(pack_id)
+        metadata = known.status.metadata if known else None
+        if grant is None or metadata is None:
+            return False
+        before = self._live[pack_id].patched
+        if not before.components and not self._guest_ids(metadata) and not reaches(metadata, metadata):
+            return False
+        stored = self._store.verify(grant.digest)
+        copy = Copy(stored, self._metadata(stored, pack_id), grant)
+        now = self._effective(copy, self._guests(copy))
+        return _digests(now.components) != _digests(before.components)
 
     def _effects(self, copy: Copy, permissions: Sequence[Permission]) -> Mapping[str, str]:
         """What this version's addons alone make of each component that these permissions let them patch."""
@@ -154,12 +168,16 @@ class Patching(Standings):
 
     def _guests(self, copy: Copy) -> list[Copy]:
         """Other approved Packs whose addons mean this one, and this very version where its own do."""
-        metadata = copy.metadata
+        own = [copy] if reaches(copy.metadata, copy.metadata) else []
+        return [*self._approved(self._guest_ids(copy.metadata)), *own]
+
+    def _guest_ids(self, metadata: PackMetadata) -> list[str]:
+        """By what the last look read of their folders, which are what was approved: cheap, asked at each start."""
         with self._mutex:
             known = [item.status for item in self._known.values()]
         bring = [s for s in known if s.metadata and s.metadata.addons and self.grant(s.pack_id) is not None]
-        others = {s.pack_id for s in bring if s.metadata and reaches(s.metadata, metadata)} - {metadata.pack_id}
-        return [*self._approved(sorted(others)), *([copy] if reaches(metadata, metadata) else [])]
+        meant = {s.pack_id for s in bring if s.metadata and reaches(s.metadata, metadata)}
+        return sorted(meant - {metadata.pack_id})
 
     def _hosts(self, metadata: PackMetadata, targets: frozenset[str]) -> list[Copy]:
         """Other approved Packs with one of these components that addons of this one mean."""
@@ -189,6 +207,10 @@ class Patching(Standings):
             return self._store.verify(made.digest)
         finally:
             self._store.release(made.digest)
+
+
+def _digests(components: Mapping[str, EffectiveComponent]) -> dict[str, str]:
+    return {name: one.digest for name, one in components.items()}
 
 
 def _reader(stored: Stored) -> _Reader:

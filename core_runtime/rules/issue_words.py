@@ -35,6 +35,7 @@ TITLES_JA: Final[Mapping[str, str]] = MappingProxyType({
     # what checks find
     "account_damaged": "書き込んだファイルの記録が壊れています",
     "active_ecosystem_json_invalid": "active_ecosystem.jsonを読めません",
+    "addons_next_start": "次の起動から効くアドオンがあります",
     "backup_old": "1か月より古い退避ファイルがあります",
     "choices_not_in_force": "active_ecosystem.jsonの選択がまだ効いていません",
     "clock_behind": "コンピュータの時計が戻されました",

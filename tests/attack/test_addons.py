@@ -163,6 +163,27 @@ def test_the_pin_is_part_of_the_signed_grant(home):
     assert started(home).patched.results == ()
 
 
+def test_a_new_version_of_the_target_is_tried_with_what_it_will_run_with(home, tmp_path):
+    add_guest(home, on_file("/open/y", 2))
+    approve_guest(home)
+    home.approvals.scan()
+    before = started(home)
+    newer = TrustHome(tmp_path / "newer")
+    folder = add_host(newer, version="1.1.0")
+    home.approvals.add(folder, actor="tester")
+    tried = home.approvals.open_trial("alpha", isolation=before.grant.isolation, actor="tester")
+    assert data_of(tried)["open"]["y"] == 2
+    assert tried.effective_digest not in {tried.digest, before.effective_digest}
+    home.approvals.begin_update("alpha", isolation=before.grant.isolation, actor="tester")
+    home.approvals.mark("alpha", "started")
+    home.approvals.close_trial("alpha")
+    home.approvals.finish_update("alpha")
+    assert data_of(tried)["open"]["y"] == 2, "what runs is kept"
+    assert home.approvals.status("alpha").patched.digest == tried.effective_digest
+    stopped(home)
+    assert started(home).effective_digest == tried.effective_digest
+
+
 def test_it_survives_a_restart_of_the_host(home):
     add_guest(home, on_file("/open/y", 2))
     approve_guest(home)

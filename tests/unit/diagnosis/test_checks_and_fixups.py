@@ -13,6 +13,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,6 +28,7 @@ from core_runtime.diagnostics import Issue
 from core_runtime.handlers.host import Failure, Host, Waiting
 from core_runtime.rules.decisions import deciding
 from core_runtime.rules.sandbox import DriverKind, Isolation, Level
+from tests.support.addons import add_guest, add_host, on_file
 from tests.support.documents import ROOT
 from tests.support.hosts import opened_host
 from tests.support.trust_home import STANDARD, TrustHome
@@ -121,6 +123,21 @@ def later_choices(world: World) -> str:
     file = world.user_data / "active_ecosystem.json"
     world.write("active_ecosystem.json", file.read_text().replace('"overrides": {}', '"overrides": {"service": "hello"}'))
     return "active_ecosystem.json"
+
+
+def addon_later(world: World) -> str:
+    """An addon was approved while its target runs."""
+    home = SimpleNamespace(packs_dir=world.home / "ecosystem/packs")
+    home.add = partial(TrustHome.add, home)
+    add_host(home)
+    world.host.approvals.scan("alpha")
+    world.host.approvals.approve("alpha", isolation=STANDARD, actor="tester")
+    world.host.approvals.open_for_start("alpha", isolation=STANDARD)
+    world.host.approvals.mark("alpha", "started")
+    add_guest(home, on_file("/open/y", 2))
+    world.host.approvals.scan("guest")
+    world.host.approvals.approve("guest", isolation=STANDARD, actor="tester", permissions=["addon.apply"])
+    return "alpha"
 
 
 def no_mount(world: World) -> str:
@@ -308,6 +325,7 @@ def changed_evidence(world: World) -> str:
 CASES: tuple[tuple[str, Callable[[World], str], str], ...] = (
     ("account_damaged", bad_account, "set_account_aside"),
     ("active_ecosystem_json_invalid", bad_choices, "write_active_ecosystem"),
+    ("addons_next_start", addon_later, ""),
     ("backup_old", old_backup, "remove_backups"),
     ("choices_not_in_force", later_choices, ""),
     ("clock_behind", clock_back, ""),
