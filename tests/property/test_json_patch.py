@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 
+import jsonpatch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -87,3 +88,35 @@ def test_an_admitted_addon_changes_nothing_outside_its_prefix(document, patch, p
     if prefix:
         for key in document.keys() - {prefix[0]}:
             assert equal(resolve(after, format_pointer([key])), document[key])
+
+
+PLAIN = st.recursive(
+    st.none() | st.integers(2, 9) | st.text("ab", max_size=2),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text("ab~/01-", max_size=2), inner, max_size=4),
+    max_leaves=12,
+)
+"""Without numbers that equal true or false, which the other implementation takes for these."""
+STEPS = st.lists(
+    st.sampled_from(["a", "b", "", "0", "1", "-", "01", "~", "/", "a/b"]), max_size=3
+).map(format_pointer)  # fmt: skip
+VERBS = st.one_of(
+    *(st.fixed_dictionaries({"op": st.just(verb), "path": STEPS, "value": PLAIN}) for verb in ("add", "replace", "test")),
+    st.fixed_dictionaries({"op": st.just("remove"), "path": STEPS}),
+    *(st.fixed_dictionaries({"op": st.just(verb), "path": STEPS, "from": STEPS}) for verb in ("move", "copy")),
+)
+
+
+@given(PLAIN, st.lists(VERBS, max_size=4))
+def test_another_implementation_comes_to_the_same(document, patch) -> None:
+    """Wherever both apply a patch, to the same document; what only one refuses is told by the standard."""
+    try:
+        ours, refused = apply_patch(document, patch), None
+    except PatchError as error:
+        ours, refused = None, error
+    try:
+        theirs, other = jsonpatch.apply_patch(copy.deepcopy(document), patch), None
+    except (jsonpatch.JsonPatchException, jsonpatch.JsonPointerException) as error:
+        theirs, other = None, error
+    if refused is None and other is None:
+        assert equal(ours, theirs)
+    assert (refused is None) is (other is None), (refused, other)
