@@ -26,7 +26,7 @@ from core_runtime.bus.large import sending_failed
 from core_runtime.diagnostics import Diagnostics, fail_soft
 from core_runtime.rules import frames
 from core_runtime.rules.frames import FrameError
-from core_runtime.rules.sharing import MAX_REST_S, REST
+from core_runtime.rules.sharing import MAX_PLACE_REST_S, REST
 from core_runtime.rules.values import ValueProblem, footprint, pack, unpack
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ class PackRequests:
         self._tasks.discard(task)
         if self._waiting and self._session.shares:
             self._resting += 1
-            self._session.loop.call_later(min(REST * (monotonic() - begun), MAX_REST_S), self._rested)
+            self._session.loop.call_later(min(REST * (monotonic() - begun), MAX_PLACE_REST_S), self._rested)
         else:
             self._next()
 

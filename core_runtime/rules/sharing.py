@@ -22,6 +22,8 @@ REST: Final = 5.0
 MIN_REST_S: Final = 0.001
 """A loop's timers count milliseconds: less would be none."""
 MAX_REST_S: Final = 0.5
+MAX_PLACE_REST_S: Final = 0.02
+"""Of a place for requests: what took longer has waited, for a disk or for somebody outside, and cost nobody."""
 
 
 def rest_s(spent_s: float) -> float:
