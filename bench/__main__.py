@@ -6,12 +6,13 @@ import argparse
 import sys
 from pathlib import Path
 
-from bench import calls, digest, downloads, flows, inside, known, plot, scale, served, starts, streams
+from bench import calls, digest, downloads, flows, inside, known, plot, scale, served, starts, streams, values
 from bench.harness import Report
 
 GROUPS = {
     "calls": calls.run,
     "streams": streams.run,
+    "values": values.run,
     "inside": inside.run,
     "known": known.run,
     "served": served.run,

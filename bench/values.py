@@ -1,0 +1,186 @@
+"""Large values, one at a time, from the host to a Pack and from Pack to Pack, beside two floors that check nothing.
+
+*copy*: a process packs the value and writes it to another over a Unix socket, which unpacks it. *memfd*: it packs it
+into a sealed memory file and sends the descriptor; the other checks seals and size, maps it and unpacks. A value of the
+bus has at most 32 MiB, so that what is asked for 64 MiB is measured with 31.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import mmap
+import os
+import socket
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+
+import msgpack
+import uvloop
+
+from backend_core.errors import RumiError
+from bench.calls import Timed, on_runner
+from bench.floors import HEADER
+from bench.harness import Report, Subject, measure
+from bench.stand import BenchPack, host_with_packs
+from core_runtime.handlers.host import Host
+
+MIB = 1024 * 1024
+SIZES = (1, 4, 31)
+ISOLATIONS = ("embedded", "docker")
+ASKED = "≤ 2"
+VALUES = 20
+SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+TAKER = """
+def run(context):
+    context["interface_registry"].register("values.size", lambda args, ctx: len(args))
+"""
+GIVER = """
+import time
+
+def run(context):
+    ir = context["interface_registry"]
+    size = ir.get("values.size")
+
+    def give(args, ctx):
+        value = b"x" * args["bytes"]
+        start = time.perf_counter()
+        for _ in range(args["n"]):
+            size(value, ctx)
+        return time.perf_counter() - start
+
+    ir.register("values.give", give)
+"""
+TWO = {"taker": BenchPack(TAKER, ["values.size"]), "giver": BenchPack(GIVER, ["values.give"], ["values.size"])}
+
+
+def run(report: Report, *, quick: bool) -> None:
+    """Adds the rows of each isolation that this machine has."""
+    n = 2 if quick else VALUES
+    with ExitStack() as opened:
+        floors = {way: Floor(take) for way, take in (("copy", _take_copy), ("memfd", _take_memfd))}
+        for floor in floors.values():
+            opened.callback(floor.close)
+        runner = opened.enter_context(asyncio.Runner(loop_factory=uvloop.new_event_loop))
+        stack = contextlib.AsyncExitStack()
+        opened.callback(lambda: runner.run(stack.aclose()))
+        hosts: dict[str, Host] = {}
+        for isolation in ISOLATIONS:
+            try:
+                hosts[isolation] = runner.run(stack.enter_async_context(host_with_packs(isolation, TWO)))
+            except (RumiError, RuntimeError) as error:
+                report.missing[f"values, {isolation}"] = str(error)
+        for size in SIZES:
+            _measured(report, size * MIB, n, floors, {name: (host, runner) for name, host in hosts.items()})
+
+
+def _measured(
+    report: Report, size: int, n: int, floors: dict[str, Floor], hosts: dict[str, tuple[Host, asyncio.Runner]]
+) -> None:
+    what = f"{size // MIB} MiB"
+    copy = f"floor: {what}, copied to another process"
+    subjects: dict[str, Subject] = {
+        copy: lambda count: floors["copy"](_give_copy, size, count),
+        f"floor: {what}, by a sealed memfd": lambda count: floors["memfd"](_give_memfd, size, count),
+    }
+    ours: dict[str, Subject] = {}
+    for isolation, (host, runner) in hosts.items():
+        ours[f"{what}, host → Pack, {isolation}"] = on_runner(runner, _to_pack(host, size))
+        ours[f"{what}, Pack → Pack, {isolation}"] = on_runner(runner, _between(host, size))
+    must = {name: ASKED for name in ours if "host →" in name}
+    report.rows += measure({**subjects, **ours}, n=n, reference=dict.fromkeys(ours, (copy, 1.0)), must=must)
+
+
+class Floor:
+    """A child that takes values and says how long each was."""
+
+    def __init__(self, take: Callable[[socket.socket], int]) -> None:
+        self._near, far = socket.socketpair()
+        self._child = os.fork()
+        if self._child == 0:
+            try:
+                self._near.close()
+                while length := take(far):
+                    far.sendall(HEADER.pack(length))
+            finally:
+                os._exit(0)
+        far.close()
+
+    def __call__(self, give: Callable[[socket.socket, bytes], None], size: int, n: int) -> float:
+        """Seconds for ``n`` values."""
+        value = b"x" * size
+        start = time.perf_counter()
+        for _ in range(n):
+            give(self._near, value)
+            if HEADER.unpack(self._near.recv(HEADER.size, socket.MSG_WAITALL))[0] != size:
+                raise RuntimeError("another length came")
+        return time.perf_counter() - start
+
+    def close(self) -> None:
+        """End the child."""
+        self._near.close()
+        os.waitpid(self._child, 0)
+
+
+def _give_copy(sock: socket.socket, value: bytes) -> None:
+    data = msgpack.packb(value)
+    sock.sendall(HEADER.pack(len(data)))
+    sock.sendall(data)
+
+
+def _take_copy(sock: socket.socket) -> int:
+    head = sock.recv(HEADER.size, socket.MSG_WAITALL)
+    if not head:
+        return 0
+    data = bytearray(HEADER.unpack(head)[0])
+    view = memoryview(data)
+    while view:
+        view = view[sock.recv_into(view) :]
+    return len(msgpack.unpackb(data, max_bin_len=len(data)))
+
+
+def _give_memfd(sock: socket.socket, value: bytes) -> None:
+    data = msgpack.packb(value)
+    fd = os.memfd_create("value", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        os.write(fd, data)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, SEALS)
+        socket.send_fds(sock, [HEADER.pack(len(data))], [fd])
+    finally:
+        os.close(fd)
+
+
+def _take_memfd(sock: socket.socket) -> int:
+    head, fds, _, _ = socket.recv_fds(sock, HEADER.size, 1)
+    if not head:
+        return 0
+    size = HEADER.unpack(head)[0]
+    try:
+        if fcntl.fcntl(fds[0], fcntl.F_GET_SEALS) & SEALS != SEALS or os.fstat(fds[0]).st_size != size:
+            return 0
+        with mmap.mmap(fds[0], size, access=mmap.ACCESS_READ) as data:
+            return len(msgpack.unpackb(data, max_bin_len=size))
+    finally:
+        os.close(fds[0])
+
+
+def _to_pack(host: Host, size: int) -> Timed:
+    value = b"x" * size
+
+    async def values(n: int) -> float:
+        start = time.perf_counter()
+        for _ in range(n):
+            if await host.bus.call("values.size", value) != size:
+                raise RuntimeError("another length came")
+        return time.perf_counter() - start
+
+    return values
+
+
+def _between(host: Host, size: int) -> Timed:
+    async def values(n: int) -> float:
+        return float(await host.bus.call("values.give", {"n": n, "bytes": size}, timeout_s=60))
+
+    return values
