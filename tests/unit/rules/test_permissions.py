@@ -447,6 +447,8 @@ WIDER, UNDECLARED, UNENFORCEABLE = "permission_wider", "permission_undeclared", 
         ({"type": "event.publish", "topics": ["olds.today"]}, WIDER),
         ({"type": "interface.call", "keys": ["c"]}, WIDER),
         ({"type": "interface.call", "keys": ["a", "c"]}, WIDER),
+        ({"type": "interface.call", "keys": "ab"}, WIDER),
+        ({"type": "interface.call", "keys": 5}, WIDER),
         ({"type": "resources", "memory_mb": 513}, WIDER),
         ({"type": "resources", "memory_mb": True}, WIDER),
         ({"type": "resources", "memory_mb": "1"}, WIDER),
@@ -727,3 +729,19 @@ def test_what_lasts_has_no_single_use(kind):
     assert items_of(held(kind, **params)) == ()
     for mode in (Mode.RESTART, Mode.UNTIL):
         decide([request(kind, **params)], [Choice(kind, mode=mode, until=1.0 if mode is Mode.UNTIL else None)], instance="i")
+
+
+@pytest.mark.parametrize(
+    ("kind", "field"),
+    [
+        ("userdata.read", "path"), ("userdata.write", "path"), ("interface.call", "key"), ("interface.replace", "key"),
+        ("event.publish", "topic"), ("event.subscribe", "topic"), ("secret", "name"), ("flow.run", "flow"),
+        ("flow.modify", "flow"), ("addon.apply", "target"),
+    ],
+)  # fmt: skip
+def test_a_use_names_what_it_is_about_and_nothing_else_stands_for_it(kind, field):
+    held = Permission(kind, freeze({f"{field}s": ["a"]}))
+    assert rules.covering_item(held, kind, {field: "a"}) == "a"
+    assert rules.covering_item(held, kind, {field: "b"}) == ""
+    for other in {"path", "key", "topic", "name", "flow", "target", f"{field}s"} - {field}:
+        assert rules.covering_item(held, kind, {other: "a"}) == ""

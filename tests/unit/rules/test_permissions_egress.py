@@ -155,3 +155,13 @@ def test_items_that_are_counted():
     assert fetches(permissions, "b.example")
     assert not fetches(permissions, "a.example")
     assert not fetches([held("network", hosts=["b.example"])], "b.example")
+
+
+@pytest.mark.parametrize(("granted", "covered"), [((8443,), (8443,)), ((443, 8443), (443, 8443)), ((), (443,))])
+def test_a_use_is_covered_on_the_granted_ports_alone(granted: tuple[int, ...], covered: tuple[int, ...]):
+    permission = held("network", domains=["api.example.org"], **({"ports": granted} if granted else {}))
+    for port in (80, 443, 8443):
+        target = parse_target("api.example.org", port)
+        expected = "api.example.org" if port in covered else ""
+        assert covering_item(permission, "network", {"target": target}) == expected
+        assert covering_item(permission, "network", {"domain": "api.example.org", "port": port}) == expected

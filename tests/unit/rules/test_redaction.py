@@ -102,3 +102,38 @@ def test_one_packs_values_are_not_blanked_out_where_another_could_read_it():
     assert conceal.hide_any("is it s3cr3t-value?") == f"is it {MARK}?"
     assert not conceal.knows("beta")
     assert "s3cr3t" not in repr(conceal)
+
+
+@pytest.mark.parametrize("value", ["????????????", ">>>>>>>>>>>>", "~~~~~~~~~~~~", "abcdefghijkl"])
+@pytest.mark.parametrize("before", [b"", b"u", b"u:"])
+@pytest.mark.parametrize("encode", [base64.b64encode, base64.urlsafe_b64encode])
+def test_of_base64_only_what_holds_other_bytes_too_is_left(value, before, encode):
+    text = encode(before + value.encode()).decode()
+    left = hide(text, forms_of(value)).partition(MARK)
+    assert left[1] == MARK
+    assert text.startswith(left[0])
+    assert len(left[0]) <= -(-len(before) * 8 // 6)
+    assert len(left[2].rstrip("=")) <= 1
+
+
+def test_a_piece_of_a_value_is_hidden_from_a_length_on():
+    value = "0123456789abcdefghijklmnopqrstuvwxyz"
+    assert hide(value[5:29], forms_of(value)) == MARK
+    assert hide(value[5:28], forms_of(value)) == value[5:28]
+
+
+@pytest.mark.parametrize("nest", [lambda inner: [inner], lambda inner: {"k": inner}], ids=["lists", "maps"])
+def test_documents_are_looked_through_to_a_depth_and_no_further(nest):
+    def nested(depth):
+        value = ("a", "b")
+        for _ in range(depth):
+            value = nest(value)
+        return value
+
+    def deepest(value):
+        while isinstance(value, list | dict) and value != ["a", "b"]:
+            value = value[0] if isinstance(value, list) else value["k"]
+        return value
+
+    assert deepest(hidden(nested(11), lambda text: text)) == ["a", "b"]
+    assert deepest(hidden(nested(12), lambda text: text)) == MARK

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+from dataclasses import replace
 from types import MappingProxyType
 
 import pytest
 
+from core_runtime.rules.dependencies import Dependencies
 from core_runtime.rules.digest import Fingerprint
 from core_runtime.rules.grants import (
     EMPTY,
@@ -25,6 +27,7 @@ from core_runtime.rules.grants import (
     seconds,
     thaw,
     timestamp,
+    trees_of,
     weigh,
 )
 from core_runtime.rules.sandbox import DriverKind, Isolation, Level
@@ -286,3 +289,9 @@ def test_times():
     for bad in (True, None, "soon"):
         with pytest.raises(ValueError):
             seconds(bad)
+
+
+def test_a_grant_needs_its_files_and_its_unpacked_packages():
+    assert trees_of(replace(WHOLE, dependencies=None)) == (DIGEST,)
+    assert trees_of(replace(WHOLE, dependencies=Dependencies(("a==1",), missing=("a==1",)))) == (DIGEST,)
+    assert trees_of(replace(WHOLE, dependencies=Dependencies(("a==1",), tree="sha256:b"))) == (DIGEST, "sha256:b")

@@ -346,3 +346,48 @@ def test_declarations_need_somewhere_to_go() -> None:
                          ("http.fetch", {"hosts": ["a.example"], "methods": ["CONNECT"]}), ("http.fetch", {"hosts": ["a.example"], "path_prefixes": ["/../"]}),
                          ("http.fetch", {"hosts": ["a.example"], "secrets": ["Host: {K}"]})):  # fmt: skip
         assert request_fault(asked(kind, **params), "p")
+
+
+@pytest.mark.parametrize("host", ["api.example.org.", "API.example.org", "API.EXAMPLE.ORG."])
+def test_one_name_has_one_form(host: str) -> None:
+    assert parse_host(host) == "api.example.org"
+    assert domain_fault(host), "only the one form is granted"
+
+
+@pytest.mark.parametrize(
+    ("host", "says"),
+    [
+        ("a/b.example", "which no host name has"),
+        ("a b.example", "which no host name has"),
+        ("a@b.example", "which no host name has"),
+        ("1.2.3", "of four decimal numbers"),
+        ("1.2.3.256", "of four decimal numbers"),
+        ("0x7f.1", "of four decimal numbers"),
+        ("[a]", "is no address"),
+        ("1::2::3", "is no IPv6 address"),
+        (".example.org", "is no host name"),
+        ("example.org..", "is no host name"),
+    ],
+)
+def test_what_is_no_host_is_refused_with_its_reason(host: str, says: str) -> None:
+    found = parse_host(host)
+    assert isinstance(found, Refused)
+    assert says in found.reason
+
+
+@pytest.mark.parametrize("text", ["192.0.2.1:1", "192.0.2.1:65535", "[2001:db8::1]:443"])
+def test_literal_addresses(text: str) -> None:
+    assert str(parse_address(text)) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "192.0.2.1", "192.0.2.1:", "192.0.2.1:0", "192.0.2.1:080", "192.0.2.1:65536", "192.0.2.1:100000",
+        "192.0.2.1:+80", "192.0.2.1:ab", "192.0.2.1:\uff18\uff10", "192.0.2.1:\u00b2", "2001:db8::1:443",
+        "a.example.com:443",
+    ],
+    ids=ascii,
+)  # fmt: skip
+def test_what_is_no_literal_address(text: str) -> None:
+    assert isinstance(parse_address(text), Refused)
