@@ -15,6 +15,7 @@ from backend_core.errors import DeniedError
 from core_runtime.rules.addresses import Machine, Reach, dial_fault, judge
 from core_runtime.rules.client_hello import LIMIT_BYTES, ClientHello, Fault, Hello
 from core_runtime.rules.egress import (
+    TLS_PORTS,
     Refused,
     Target,
     address_fault,
@@ -391,3 +392,21 @@ def test_literal_addresses(text: str) -> None:
 )  # fmt: skip
 def test_what_is_no_literal_address(text: str) -> None:
     assert isinstance(parse_address(text), Refused)
+
+
+def test_a_name_has_at_most_253_characters() -> None:
+    longest = ".".join(["a" * 63, "b" * 63, "c" * 63, "d" * 61])
+    assert len(longest) == 253
+    assert parse_host(longest) == longest
+    assert isinstance(parse_host(longest + "d"), Refused)
+    assert isinstance(parse_host("a" * 64 + ".example"), Refused)
+
+
+@pytest.mark.parametrize(
+    ("tls", "plain"),
+    [(443, 80), (465, 25), (563, 119), (636, 389), (853, 53), (989, 20), (990, 21), (992, 23), (993, 143), (994, 194),
+     (995, 110), (5061, 5060), (5223, 5222), (5349, 3478), (6697, 6667), (8443, 8080), (8883, 1883)],
+)  # fmt: skip
+def test_each_service_with_a_port_for_tls_has_to_use_it_there_alone(tls: int, plain: int) -> None:
+    assert tls in TLS_PORTS
+    assert plain not in TLS_PORTS
