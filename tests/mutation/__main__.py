@@ -31,8 +31,13 @@ TESTS = (
     "tests/unit/isolation/test_seccomp.py",
     "tests/unit/isolation/test_restart.py",
     "tests/unit/kernel/test_composer.py",
+    "tests/unit/diagnosis/test_issue_words.py",
+    "tests/unit/drivers/test_tree.py",
+    "tests/unit/trust/test_signed_sources.py",
     "tests/property",
+    "tests/attack/test_archives.py",
     "tests/attack/test_egress.py",
+    "tests/attack/test_signatures.py",
     "tests/attack/test_trust_permissions.py",
     "tests/attack/test_trust_grants.py",
 )
@@ -45,6 +50,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("modules", nargs="*", metavar="MODULE", help="such as globs or flow/machine; all by default")
     parser.add_argument("--sample", type=int, default=0, help="only so many mutants, chosen by --seed")
     parser.add_argument("--seed", type=int, default=None, help="which sample; told by the report")
+    parser.add_argument("--minutes", type=float, default=None, help="begin no mutant later; what is left is told")
     parser.add_argument("--floor", type=float, default=0.0, help="fail below this score in percent")
     parser.add_argument("--jobs", type=int, default=2, help="how many mutants at once")
     parser.add_argument("--json", type=Path, default=None, help="the figures and the survivors")
@@ -60,17 +66,23 @@ def main(arguments: list[str]) -> int:
     if chosen.sample:
         wanted = random.Random(seed).sample(wanted, min(chosen.sample, len(wanted)))
         print(f"sample of {len(wanted)}, seed {seed}", file=sys.stderr)
-    wanted.sort(key=lambda m: not m.owner)  # what acts at load is slow: last
+    if chosen.minutes is None:
+        wanted.sort(key=lambda m: not m.owner)  # what acts at load is slow: last
+    else:  # whatever the time is enough for must be a fair sample
+        random.Random(seed).shuffle(wanted)
     start = time.monotonic()
-    outcomes = _run(wanted, chosen.tests, chosen.jobs)
+    outcomes = _run(wanted, chosen.tests, chosen.jobs, chosen.minutes)
     equivalent = Counter(module for module, _ in listed.keys() & names) if not chosen.sample else Counter()
     score = _report(outcomes, equivalent, time.monotonic() - start)
+    if len(outcomes) != len(wanted):
+        print(f"{len(wanted) - len(outcomes)} chosen mutants were not tried")
     for module, name in outdated:
         print(f"equivalent.toml lists what is no mutant any more: {module}: {name}")
     if chosen.json:
         chosen.json.write_text(json.dumps([_as_dict(o) for o in outcomes], indent=1, ensure_ascii=False) + "\n")
     broken = any(o.result == BROKEN for o in outcomes)
-    return int(score < chosen.floor or bool(outdated) or broken or len(outcomes) != len(wanted))
+    cut = len(outcomes) != len(wanted) and chosen.minutes is None
+    return int(score < chosen.floor or bool(outdated) or broken or cut or not outcomes)
 
 
 def _paths(modules: list[str]) -> list[Path]:
@@ -95,13 +107,21 @@ def _equivalent() -> dict[tuple[str, str], str]:
     return found
 
 
-def _run(mutants: list[Mutant], tests: list[str], jobs: int) -> list[Outcome]:
+def _run(mutants: list[Mutant], tests: list[str], jobs: int, minutes: float | None) -> list[Outcome]:
+    begun = time.monotonic()
+    until = float("inf") if minutes is None else begun + 60 * minutes
+
+    def note(text: str) -> None:
+        print(f"{time.monotonic() - begun:.0f} s: {text}", file=sys.stderr, flush=True)
+
     def tell(outcome: Outcome, done: int, total: int) -> None:
         if outcome.result not in {KILLED, TIMEOUT}:
             print(f"[{done}/{total}] {outcome.result}: {_short(outcome.mutant.path)}:{outcome.mutant.line} "
                   f"{outcome.mutant.name}", file=sys.stderr, flush=True)  # fmt: skip
+        elif done % 50 == 0:
+            note(f"{done} of {total}")
 
-    plugin = Plugin(lambda: mutants, jobs=jobs, tell=tell)
+    plugin = Plugin(lambda: mutants, jobs=jobs, tell=tell, note=note, until=until)
     status = pytest.main([*options(), "-m", NO_MACHINE, *tests], plugins=[plugin])
     if status not in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED}:
         raise SystemExit(f"pytest could not collect the tests: {status!r}")

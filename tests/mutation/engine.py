@@ -61,7 +61,8 @@ class Baseline:
 
     def ordered(self, tests: set[str], budget_s: float) -> list[str]:
         """Quickest first, as many as fit."""
-        chosen, spent = [], 0.0
+        chosen: list[str] = []
+        spent = 0.0
         for test in sorted(tests, key=lambda name: (self.seconds.get(name, 1.0), name)):
             spent += self.seconds.get(test, 1.0)
             if self.seconds.get(test, 1.0) > SLOW_S or (chosen and spent > budget_s):
@@ -83,11 +84,20 @@ class Plugin:
     """Takes the place of pytest's run loop."""
 
     def __init__(
-        self, mutants: Callable[[], list[Mutant]], *, jobs: int, tell: Callable[[Outcome, int, int], None]
+        self,
+        mutants: Callable[[], list[Mutant]],
+        *,
+        jobs: int,
+        tell: Callable[[Outcome, int, int], None],
+        note: Callable[[str], None],
+        until: float,
     ) -> None:
+        """``note`` hears which part of the work begins; after ``until`` (monotonic seconds) no mutant is begun."""
         self._mutants = mutants
         self._jobs = jobs
         self._tell = tell
+        self._note = note
+        self._until = until
         self.outcomes: list[Outcome] = []
         self.baseline = Baseline()
 
@@ -106,14 +116,17 @@ class Plugin:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         items = {item.nodeid: item for item in session.items}
+        self._note(f"{len(items)} tests run without a fault, to see which lines each of them reaches")
         self.baseline = _in_fork(session.config, lambda: _measure(items))
         order = self.baseline.ordered(set(items) - self.baseline.failed, float("inf"))
+        self._note("once more, as the mutants will see them")
         self.baseline.failed |= _in_fork(session.config, lambda: _failures(items, order))
         mutants = self._mutants()
+        self._note(f"{len(mutants)} mutants")
         _caches()
         gc.collect()
         gc.freeze()  # forks share what is never collected
-        for outcome in _run_all(mutants, items, self.baseline, self._jobs):
+        for outcome in _run_all(mutants, items, self.baseline, self._jobs, self._until):
             self.outcomes.append(outcome)
             self._tell(outcome, len(self.outcomes), len(mutants))
         return True
@@ -200,11 +213,13 @@ def _silence(config: pytest.Config) -> None:
 
 
 def _run_all(
-    mutants: Sequence[Mutant], items: dict[str, pytest.Item], baseline: Baseline, jobs: int
+    mutants: Sequence[Mutant], items: dict[str, pytest.Item], baseline: Baseline, jobs: int, until: float
 ) -> Iterator[Outcome]:
     running: dict[int, tuple[Mutant, float, list[str], int]] = {}
     waiting = list(reversed(mutants))
     while waiting or running:
+        if time.monotonic() > until:
+            waiting.clear()
         while waiting and len(running) < jobs:
             mutant = waiting.pop()
             tests, reloading = _tests_for(mutant, baseline)
@@ -295,9 +310,7 @@ def _module_name(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts)
 
 
-def _start(
-    mutant: Mutant, items: dict[str, pytest.Item], tests: list[str], reloading: list[str]
-) -> tuple[int, int]:
+def _start(mutant: Mutant, items: dict[str, pytest.Item], tests: list[str], reloading: list[str]) -> tuple[int, int]:
     read, write = os.pipe()
     pid = os.fork()
     if pid:
