@@ -171,3 +171,34 @@ def test_nesting_and_size_are_bounded():
         parse_flow({"flow": "a", "steps": [body]}, source="t")
     with pytest.raises(AuthorError, match="at most 10000 steps"):
         parse_flow({"flow": "a", "steps": [{"call": "k"}] * 10_001}, source="t")
+
+
+@pytest.mark.parametrize("word", list(model.Journal))
+def test_the_journal_is_the_one_that_is_named(word):
+    assert parse(f"flow: a.b\njournal: {word.value}\nsteps: [{{call: a.b}}]").journal is word
+    assert parse("flow: a.b\nsteps: [{call: a.b}]").journal is model.Journal.NONE
+
+
+@pytest.mark.parametrize(
+    ("wait", "least"),
+    [("all", 0), ("any", 1), ("{min: 1}", 1), ("{min: 2}", 2), ("{min: 3}", None), ("{min: 0}", None),
+     ("{min: true}", None), ("{min: 1, max: 2}", None), ("some", None), ("2", None)],
+)  # fmt: skip
+def test_how_many_branches_are_waited_for(wait, least):
+    text = f"flow: a.b\nsteps: [{{parallel: {{branches: {{x: [{{call: a.b}}], y: [{{call: a.c}}]}}, wait: {wait}}}}}]"
+    if least is None:
+        assert "wait expects all, any or {min: 1…2}" in problems(text)[0]["text"]
+    else:
+        action = parse(text).steps[0].action
+        assert isinstance(action, model.Parallel)
+        assert action.wait == least
+
+
+@pytest.mark.parametrize(
+    ("phase", "said"),
+    [("{name: one, on_error: continue, sealed: true}", "fails closed"), ("5", "a phase's name"), ("{name: One}", "lower-case"),
+     ("{name: one, extra: 1}", "extra")],
+)  # fmt: skip
+def test_what_is_no_phase(phase, said):
+    found = problems(f"flow: a.b\nphases: [{phase}]\nsteps: [{{call: a.b}}]")
+    assert {problem["line"] for problem in found if said in problem["text"]} == {2}, found

@@ -90,3 +90,12 @@ def test_a_repeated_time_keeps_its_beat():
     every = Every(10, Now(0, 100))
     assert every.due(Now(0, 145.5)) is not None
     assert (every.wait_s(Now(0, 145.5)), every.due(Now(0, 149.9))) == (4.5, None)
+
+
+def test_what_is_overdue_does_not_wait():
+    assert Every(10, Now(0, 100)).wait_s(Now(0, 105)) == 5
+    assert Every(10, Now(0, 100)).wait_s(Now(0, 110)) == 0
+    assert Every(10, Now(0, 100)).wait_s(Now(0, 500)) == 0
+    calendar = Calendar("0 * * * *", ZONE, Now(at("2026-05-04T10:30"), 0))
+    assert calendar.wait_s(Now(at("2026-05-04T10:59"), 0)) == 60
+    assert calendar.wait_s(Now(at("2026-05-04T11:05"), 0)) == 0
