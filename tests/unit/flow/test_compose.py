@@ -362,3 +362,38 @@ def test_a_wrong_word_of_a_modifier_is_told_with_its_place_and_what_was_meant(li
     assert f"Did you mean '{meant}'?" in str(caught.value.fields["problems"])
     assert caught.value.fields["line"] == 3
     assert caught.value.fields["column"] >= 1
+
+
+PATCH = "{op: add, path: /timeout, value: 1s}"
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("ops: [{patch: x, json_patch: 5}]", "expected a list of operations"),
+        ("ops: [{patch: x, json_patch: []}]", "expected a list of operations"),
+        ("ops: [{patch: x}]", "expected a list of operations"),
+        ("ops: [{patch: x, json_patch: [{op: none, path: /timeout}]}]", "under op, got 'none'"),
+        ("ops: [{patch: x, json_patch: [5]}]", "under op"),
+        ("ops: [{patch: x, json_patch: [{op: add, path: /id, value: y}]}]", "are not patched"),
+        ("ops: [{patch: x, json_patch: [{op: add, path: /sealed, value: false}]}]", "are not patched"),
+        ("ops: [{patch: x, json_patch: [{op: add, path: /phase, value: y}]}]", "are not patched"),
+        ("ops: [{patch: x, json_patch: [{op: add, path: /order, value: 1}]}]", "are not patched"),
+        ("ops: [{patch: x, json_patch: [{op: add, path: '', value: {}}]}]", "are not patched"),
+        (f"ops: [{{patch: x, json_patch: [{PATCH}], extra: 1}}]", "extra"),
+        ("ops: [{remove: x, extra: 1}]", "extra"),
+        ("ops: [{insert: {after: x}, steps: [{call: k}], extra: 1}]", "extra"),
+        ("requires: {flow_version: newest}", "expected a range"),
+        ("requires: {flow_version: 2}", "expected a range"),
+        ("priority: -1", "whole number from 0"),
+        ("priority: true", "whole number from 0"),
+        ("enabled: maybe", "true or false"),
+    ],
+    ids=str,
+)
+def test_what_is_no_modifier_is_refused_at_its_place(line: str, said: str) -> None:
+    text = f"modify: a.b\nid: m\n{line}\n" + ("" if line.startswith("ops") else "ops: [{remove: x}]\n")
+    with pytest.raises(AuthorError) as caught:
+        read_document(text.encode(), source="m.yaml", layer=model.Layer.USER)
+    found = caught.value.fields["problems"]
+    assert {problem["line"] for problem in found if said in problem["text"]} == {3}, found
