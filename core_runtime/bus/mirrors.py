@@ -83,7 +83,8 @@ class Mirror:
             return slot.visible if slot is not None else ()
         last = slot.last if slot is not None else None
         fits = last is None or last.pack == session.pack_id or terms.admits(key, last.version)
-        session.note_unsuited(key, "" if fits or last is None else terms.why_not(key, last.version, last.pack))
+        why = "" if fits or last is None else terms.why_not(key, last.version, last.pack)
+        session.complaints.note_unsuited(key, why)
         if slot is None:
             return ()
         mine = session.pack_id

@@ -127,7 +127,7 @@ class Registrations:
         try:
             return session.terms.pinned(key, schemas, callable_=callable(value))
         except ContractBroken as exc:
-            session.broke_contract(key, str(exc))
+            session.complaints.broke_contract(key, str(exc))
             raise refused(
                 "contract",
                 f"{quote(key)} is not what was approved",

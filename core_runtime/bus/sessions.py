@@ -1,4 +1,4 @@
-"""One Pack generation on the bus: its connection, its tables, and what each of its frames means.
+"""One Pack generation on the bus: its connection, its tables, and how it begins and ends.
 
 Invariants:
   * Identity is the connection: ``pack_id`` and ``generation`` were fixed when the socket was made;
@@ -6,8 +6,9 @@ Invariants:
   * HELLO comes first and once; nothing else is served before WELCOME went out.
   * Rights are asked for at each use. Everything a session registered, subscribed or handed out ends with it.
 
-Not here: routing (``router``), registrations, events and requests (``registrations``, ``pack_events``,
-``pack_requests``), which sessions exist (``bus``), supervision (``container_orchestrator``).
+Not here: what each frame means (``frame_handlers``), routing (``router``), registrations, events and requests
+(``registrations``, ``pack_events``, ``pack_requests``), which sessions exist (``hub``), supervision
+(``container_orchestrator``).
 """
 
 from __future__ import annotations
@@ -16,29 +17,28 @@ import asyncio
 from collections.abc import Callable, Mapping
 from functools import partial
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any
 
 from msgspec import Raw
 
-from backend_core.errors import PackError, PackTimeout, quote
+from backend_core.errors import PackError, PackTimeout
 from core_runtime.bus.calls import Call, EdgeStats, Failure
 from core_runtime.bus.channels import Channels
-from core_runtime.bus.channels import Serve as ServeChannel
-from core_runtime.bus.large import LargeBodies, in_chunks
+from core_runtime.bus.complaints import Complaints
+from core_runtime.bus.frame_handlers import FrameHandlers
+from core_runtime.bus.large import LargeBodies
 from core_runtime.bus.mirrors import Mirror
+from core_runtime.bus.owner import Owner
 from core_runtime.bus.pack_events import PackEvents
 from core_runtime.bus.pack_log import PackLog
 from core_runtime.bus.pack_requests import PackRequests
 from core_runtime.bus.phases import PhaseOutcome
 from core_runtime.bus.places import Places
 from core_runtime.bus.references import References
-from core_runtime.bus.registrations import Registrations, as_map, unpack_bounded
-from core_runtime.bus.router import Router
+from core_runtime.bus.registrations import Registrations, as_map
 from core_runtime.bus.shadow import Shadow, World
-from core_runtime.diagnostics import Diagnostics, Severity, record_failure
+from core_runtime.diagnostics import record_failure
 from core_runtime.drivers.link import Link
-from core_runtime.drivers.redactions import Redactions
-from core_runtime.event_bus import EventBus
 from core_runtime.rules import frames
 from core_runtime.rules.contracts import NO_TERMS, Terms
 from core_runtime.rules.frames import PROTOCOL_VERSION, BusLimits, FrameError
@@ -46,45 +46,9 @@ from core_runtime.rules.routing import RightsOf
 
 _NIL = Raw(b"\xc0")
 GIVE_BACK_S = 2.0
-_WithBody = frames.CallFrame | frames.ResultFrame | frames.ItemFrame | frames.RequestFrame
 _NO_REFS: tuple[tuple[int, int], ...] = ()
 LARGE = frozenset({frames.CALL, frames.RESULT, frames.STREAM_ITEM})
 """Kinds that the host sends with a body in chunks where it is longer than a frame."""
-INCOMPATIBLE = "interface_incompatible"
-
-
-class Owner(Protocol):
-    """What a session needs of its bus."""
-
-    router: Router
-    events: EventBus
-    diagnostics: Diagnostics
-    redactions: Redactions
-
-    def denied(self, pack_id: str, operation: str, subject: str) -> None:
-        """Record a refusal."""
-
-    def limited(self, pack_id: str, limit: str, detail: str) -> None:
-        """A Pack met a limit; names as in ``rules.limits_seen``."""
-
-    def log(self, pack_id: str, generation: int, level: int, source: str, text: str) -> None:
-        """A line that the Pack printed or logged."""
-
-    def ended(self, session: Session, reason: str) -> None:
-        """The session is over."""
-
-    def welcomed(self, session: Session) -> None:
-        """The session serves from now on."""
-
-    def take_over(self, session: Session) -> None:
-        """The session takes the place of the one that serves."""
-
-    async def request(self, session: Session, operation: str, args: Any) -> Any:
-        """Serve an operation of kind 64."""
-
-    @property
-    def channels(self) -> Mapping[str, ServeChannel]:
-        """Operations of kind 64 that open a channel."""
 
 
 class Session:
@@ -136,7 +100,8 @@ class Session:
         self.dead = False
         self._idle: asyncio.Future[None] | None = None
         self._owner = owner
-        self._handlers: dict[type, Callable[[Any], None]] = {frames.HelloFrame: self._on_hello}
+        self.handlers = FrameHandlers(self, owner)
+        self._by_kind: dict[type, Callable[[Any], None]] = {frames.HelloFrame: self.handlers.hello}
         self._link: Link | None = None
         self.send: Callable[[tuple[Any, ...]], None] = _nowhere
         """Queues a frame. Raises ``FrameError`` when it is too long; silent when the session is over."""
@@ -144,13 +109,12 @@ class Session:
         self._silent = 0
         self._second = 0.0
         self._calls = 0
-        self._waits: dict[int, tuple[int, asyncio.Future[Any]]] = {}
+        self.waits: dict[int, tuple[int, asyncio.Future[Any]]] = {}
         self.events = PackEvents(self, owner.events, owner.diagnostics, live=not beside)
-        self._requests = PackRequests(self, owner.request, owner.diagnostics)
-        self._channels = Channels(self, owner.channels, owner.diagnostics)
-        self._strays = 0
-        self.unsuited: dict[str, str] = {}
-        self._log = PackLog(partial(owner.log, pack_id, generation), limits.log_bytes_per_s, self._log_dropped)
+        self.requests = PackRequests(self, owner.request, owner.diagnostics)
+        self.channels = Channels(self, owner.channels, owner.diagnostics)
+        self.complaints = Complaints(self, owner.diagnostics)
+        self.log = PackLog(partial(owner.log, pack_id, generation), limits.log_bytes_per_s, self._log_dropped)
 
     # --- for the orchestrator
 
@@ -169,7 +133,7 @@ class Session:
         }
         self.send((frames.WELCOME, 0, told))
         self.ready = True
-        self._handlers = self._all_handlers()
+        self._by_kind = self.handlers.table()
         self._owner.welcomed(self)
         self.refresh()
 
@@ -244,7 +208,7 @@ class Session:
     def on_frame(self, frame: memoryview) -> None:
         """``drivers.link.Peer``."""
         parsed = frames.parse(frame)
-        handler = self._handlers.get(type(parsed))
+        handler = self._by_kind.get(type(parsed))
         if handler is None:
             raise FrameError(f"{type(parsed).__name__} before WELCOME")
         try:
@@ -263,7 +227,7 @@ class Session:
         self.large.resume()
         self.mirror.resume()
         self.events.resume()
-        self._channels.resume()
+        self.channels.resume()
 
     def on_lost(self, reason: str) -> None:
         """``drivers.link.Peer``: everything of this session ends."""
@@ -271,17 +235,17 @@ class Session:
             return
         self.dead = True
         self.router.calls.session_lost(self, reason)
-        for _kind, waiter in self._waits.values():
+        for _kind, waiter in self.waits.values():
             if not waiter.done():
                 waiter.set_exception(self.gone())
-        self._waits.clear()
-        self._requests.cancel()
-        self._channels.clear()
+        self.waits.clear()
+        self.requests.cancel()
+        self.channels.clear()
         self.events.clear()
         self.registry.clear()
         self.references.clear()
         self.large.clear()
-        self._forget_unsuited()
+        self.complaints.clear()
         if not self.greeted.done():
             self.greeted.cancel()
         self.closed.set_result(reason)
@@ -327,7 +291,7 @@ class Session:
         """A host id that is not in use on this connection."""
         while True:
             self._numbers = (self._numbers + 1) & 0xFFFFFFFF
-            taken = self._numbers in self.incoming or self._numbers in self._waits or self._numbers in self._channels
+            taken = self._numbers in self.incoming or self._numbers in self.waits or self._numbers in self.channels
             if self._numbers and not taken:
                 return self._numbers
 
@@ -356,7 +320,7 @@ class Session:
     @property
     def connected(self) -> bool:
         """Whether a channel of it is open: what it waits for there would be missed."""
-        return self._channels.any_open
+        return self.channels.any_open
 
     def limited(self, limit: str, detail: str) -> None:
         """Tell that the Pack met a limit."""
@@ -366,45 +330,6 @@ class Session:
         """Whether the edge to ``key`` stands (a Pack always reaches its own). Spends nothing."""
         rights = self.rights()
         return rights.may_see(key) or rights.may_register(key)
-
-    def broke_contract(self, key: str, problem: str) -> None:
-        """Something else was registered than the approved manifest declares."""
-        self._owner.diagnostics.issue(
-            "contract_broken",
-            Severity.ERROR,
-            self.pack_id,
-            "A Pack registers something else than was approved",
-            f"{quote(key)}: {problem}. It was refused.",
-            f"Look at what it declares: rumi pack review {self.pack_id}. Its author has to make both agree.",
-            {"key": key},
-        )
-
-    def note_unsuited(self, key: str, why: str) -> None:
-        """What answers a key is out of the range that the Pack needs, or ("") is not, or no longer."""
-        if self.unsuited.get(key, "") == why:
-            return
-        if why:
-            self.unsuited[key] = why
-        else:
-            del self.unsuited[key]
-        if not self.unsuited:
-            self._owner.diagnostics.resolve(INCOMPATIBLE, self.pack_id)
-            return
-        self._owner.diagnostics.issue(
-            INCOMPATIBLE,
-            Severity.WARN,
-            self.pack_id,
-            "A Pack can't use what is provided now",
-            " ".join(self.unsuited[name] for name in sorted(self.unsuited)[:10]),
-            "Update one of the two Packs, or choose another provider; until then it sees no such interface.",
-            {"keys": sorted(self.unsuited)[:100]},
-        )
-
-    def _forget_unsuited(self) -> None:
-        """Unless another generation of the Pack meets the same."""
-        others = (one for one in self.router.sessions if one is not self and one.pack_id == self.pack_id)
-        if self.unsuited and not any(one.unsuited for one in others):
-            self._owner.diagnostics.resolve(INCOMPATIBLE, self.pack_id)
 
     def check_abandoned(self) -> None:
         """Cut a Pack off that sits on too many cancelled calls: on the same ones, and for ``GIVE_BACK_S``.
@@ -460,7 +385,7 @@ class Session:
             raise self.gone()
         number = self.next_id()
         waiter: asyncio.Future[Any] = self.loop.create_future()
-        self._waits[number] = (answer, waiter)
+        self.waits[number] = (answer, waiter)
         try:
             self.send(frame(number))
             async with asyncio.timeout(timeout_s):
@@ -473,164 +398,7 @@ class Session:
                 pack_id=self.pack_id,
             ) from None
         finally:
-            self._waits.pop(number, None)
-
-    def _all_handlers(self) -> dict[type, Callable[[Any], None]]:
-        return {
-            frames.CallFrame: self._on_call,
-            frames.ResultFrame: self._on_result,
-            frames.ErrorFrame: self._on_error,
-            frames.CancelFrame: self._on_cancel,
-            frames.ItemFrame: self._on_item,
-            frames.EndFrame: self._on_end,
-            frames.CreditFrame: self._on_credit,
-            frames.ChunkFrame: self.large.chunk,
-            frames.HelloFrame: self._on_hello,
-            frames.PhaseDoneFrame: self._on_phase_done,
-            frames.PongFrame: self._on_pong,
-            frames.LogFrame: self._on_log,
-            frames.RegisterFrame: self.registry.register,
-            frames.UnregisterFrame: self.registry.unregister,
-            frames.ReleaseFrame: self._on_release,
-            frames.SubscribeFrame: self.events.subscribe,
-            frames.UnsubscribeFrame: self.events.unsubscribe,
-            frames.PublishFrame: self.events.publish,
-            frames.RequestFrame: self._on_request,
-        }
-
-    # --- frames: life
-
-    def _on_hello(self, frame: frames.HelloFrame) -> None:
-        if self.greeted.done():
-            raise FrameError("a second HELLO")
-        hello = as_map(unpack_bounded(frame.hello))
-        if PROTOCOL_VERSION not in (hello.get("protocols") or ()):
-            raise FrameError(f"no common protocol version (the host speaks {PROTOCOL_VERSION})")
-        self.hello = hello
-        self.large.accepts = hello.get("chunks") is True
-        self.references.takes_sources = hello.get("sources") is True
-        self.greeted.set_result(None)
-
-    def _on_answer(self, number: int, kind: int, raw: Raw) -> None:
-        waiting = self._waits.get(number)
-        if waiting is None or waiting[0] != kind:
-            self._stray(number)
-            return
-        if not waiting[1].done():
-            waiting[1].set_result(unpack_bounded(raw))
-
-    def _on_phase_done(self, frame: frames.PhaseDoneFrame) -> None:
-        self._on_answer(frame.id, frames.PHASE_DONE, frame.outcome)
-
-    def _on_pong(self, frame: frames.PongFrame) -> None:
-        self._on_answer(frame.id, frames.PONG, frame.state)
-
-    def _on_log(self, frame: frames.LogFrame) -> None:
-        self._log.take(frame)
-
-    def _stray(self, number: int) -> None:
-        """An answer to nothing: forged, or given twice. A few are noted, many end the connection."""
-        self._strays += 1
-        if self._strays > self.limits.strays:
-            raise FrameError(f"{self._strays} answers to calls that were never made")
-        self._owner.diagnostics.issue(
-            "stray_answer",
-            Severity.WARN,
-            self.pack_id,
-            "A Pack answered a call that it was never given",
-            f"The newest had id {number}.",
-            "Harmless in small numbers; the sandbox is cut off when it goes on.",
-        )
-
-    # --- frames: calls
-
-    def _on_call(self, frame: frames.CallFrame) -> None:
-        if frame.id in self.outgoing:
-            raise FrameError(f"call id {frame.id} is in use")
-        self.made += 1
-        dropped = self._joined(frame)
-        if dropped is not None:
-            self.send_error(frame.id, dropped)
-            return
-        self.router.from_pack(self, frame)
-
-    def _on_result(self, frame: frames.ResultFrame) -> None:
-        dropped = self._joined(frame)
-        call = self.incoming.get(frame.id)
-        if call is None or call.streaming:
-            self._stray(frame.id)
-        elif dropped is not None:
-            self.router.error(call, dropped)
-        else:
-            self.router.result(call, frame)
-
-    def _joined(self, frame: _WithBody) -> Failure | None:
-        """Put a body that came in chunks in its place; why not, where it was dropped."""
-        if not in_chunks(frame.body):
-            return None
-        body = self.large.body(frame)
-        if isinstance(body, Failure):
-            return body
-        frame.body = body
-        return None
-
-    def _on_error(self, frame: frames.ErrorFrame) -> None:
-        call = self.incoming.get(frame.id)
-        if call is None:
-            self._stray(frame.id)
-        else:
-            self.router.error(
-                call, self._failure((frame.type_, frame.title, frame.detail, frame.retryable, frame.trace))
-            )
-
-    def _on_cancel(self, frame: frames.CancelFrame) -> None:
-        call = self.outgoing.get(frame.id)
-        if call is not None:
-            self.router.calls.abandon(call, Failure("cancelled", "the caller cancelled"))
-        else:
-            self._channels.cancel(frame.id)
-
-    def _on_item(self, frame: frames.ItemFrame) -> None:
-        dropped = self._joined(frame)
-        call = self.incoming.get(frame.id)
-        if call is not None:
-            self.router.streams.item(call, frame, dropped)
-        elif not self._channels.item(frame):
-            self._stray(frame.id)
-
-    def _on_end(self, frame: frames.EndFrame) -> None:
-        call = self.incoming.get(frame.id)
-        failure = self._failure(frame.error) if frame.error is not None else None
-        if call is not None:
-            self.router.streams.end(call, failure)
-        elif not self._channels.end(frame.id, failure):
-            self._stray(frame.id)
-
-    def _failure(self, fields: tuple[str, str, str, bool, str]) -> Failure:
-        """What a sandbox says went wrong, without the secrets of its Pack: others read it."""
-        failure, redactions = Failure.from_agent(*fields), self._owner.redactions
-        return failure.without(partial(redactions.hide, self.pack_id)) if redactions.knows(self.pack_id) else failure
-
-    def _on_credit(self, frame: frames.CreditFrame) -> None:
-        call = self.outgoing.get(frame.id)
-        if call is not None:
-            self.router.streams.credit(call, frame.n)
-        else:
-            self._channels.credit(frame.id, frame.n)
-
-    def _on_request(self, frame: frames.RequestFrame) -> None:
-        self.made += 1
-        dropped = self._joined(frame)
-        if dropped is not None:
-            self.send_error(frame.id, dropped)
-            return
-        if self._channels.serves(frame.operation):
-            self._channels.take(frame)
-        else:
-            self._requests.take(frame)
-
-    def _on_release(self, frame: frames.ReleaseFrame) -> None:
-        self.references.released(frame.numbers)
+            self.waits.pop(number, None)
 
     def reply(self, number: int, value: Any) -> None:
         """Answer a request with a small value of the host's."""

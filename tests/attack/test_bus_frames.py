@@ -275,7 +275,7 @@ def test_forged_answers_reach_nobody(tmp_path):
             evil.send(ITEM, frame[1], [], 1)
             evil.send(PHASE_DONE, frame[1], {"ok": True})
             evil.send(PONG, frame[1], {})
-            await eventually(lambda: se._strays == 6)
+            await eventually(lambda: se.handlers.strays == 6)
             assert not call.done()
             a.result(frame[1], "real")
             assert await call == "real"
@@ -437,7 +437,7 @@ def test_log_floods_are_dropped_and_counted(tmp_path):
             a.send(SUBSCRIBE, 1, "nothing")
             await a.answer(1)
             assert len(r.logs) == 1
-            assert sa._log.lost == 99
+            assert sa.log.lost == 99
 
     run(main())
 

@@ -400,9 +400,9 @@ def test_requests_that_wait_are_bounded_in_bytes_and_end_with_their_session(tmp_
             for n in range(1, 31):
                 evil.send(REQUEST, n, "slow", 0, [], b"v" * 30_000)
             assert (await evil.answer(30))[2] == "limit"
-            assert len(session._requests._waiting) == 3
+            assert len(session.requests._waiting) == 3
             await evil.close()
-            await eventually(lambda: session.dead and not session._requests._tasks)
+            await eventually(lambda: session.dead and not session.requests._tasks)
             assert started == r.bus.limits.requests_at_once
 
     run(main())

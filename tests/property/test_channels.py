@@ -70,8 +70,8 @@ async def play(folder: str, steps: list[tuple[str, int, int]]) -> None:
         await fine(built, other)
         await agent.close()
         await eventually(lambda: session.dead)
-        assert not session._channels._by_number or await eventually(lambda: not session._channels._by_number)
-        assert not session._channels._by_up or await eventually(lambda: not session._channels._by_up)
+        assert not session.channels._by_number or await eventually(lambda: not session.channels._by_number)
+        assert not session.channels._by_up or await eventually(lambda: not session.channels._by_up)
 
 
 async def fine(built: Rig, other: Any) -> None:
