@@ -120,6 +120,12 @@ class Stage:
         kernel = Kernel(host)
         self._stack.callback(lambda: self._run(_close(kernel, host), START_S))
         await kernel.run("rumi.startup")
+        if host.isolation is None:
+            raise NotStarted(
+                "The embedded sandbox does not work here",
+                detail=". ".join(one.detail for one in host.diagnostics.issues("isolation")),
+                hint="A Pack is tested on Linux with bubblewrap (apt install bubblewrap); ./rumi doctor tells more.",
+            )
         host.events.subscribe_events("**", self._hear)
         for key, function in self._interfaces.items():
             host.registry.register_handler(key, function)

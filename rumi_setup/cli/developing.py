@@ -60,7 +60,7 @@ def dev(folder: str, yes: bool, once: bool) -> int:  # noqa: FBT001 - click's si
 
 def _check_place(where: Path) -> None:
     """Refuse what a Pack could write to: its own data, or a folder above it."""
-    data = places.home().resolve() / "user_data"
+    data = (places.home() / "user_data").resolve()
     if data == where or data in where.parents or where in data.parents:
         raise Failure(
             say("{folder} holds what Packs may write, or lies in it.", folder=show.safe(str(where))), codes.DENIED,

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from rumi_setup.cli import codes
+from rumi_setup.cli.main import main
 from rumi_setup.core.template import new_pack
 from tests.support.documents import ROOT
 from tests.support.running_host import RunningHost, one_component_pack
@@ -148,3 +149,14 @@ def test_a_link_to_such_a_folder_is_seen_through(host: RunningHost, tmp_path: Pa
     where.mkdir(parents=True, exist_ok=True)
     (tmp_path / "innocent").symlink_to(where)
     assert once(host, tmp_path / "innocent", "--yes")[0] == codes.DENIED
+
+
+def test_user_data_that_is_a_link_itself_is_seen_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "packs/other").mkdir(parents=True)
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home/user_data").symlink_to(elsewhere)
+    monkeypatch.setenv("RUMI_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("RUMI_LANG", "en")
+    assert main(["pack", "dev", "--once", "--yes", str(elsewhere / "packs/other")]) == codes.DENIED
+    assert main(["pack", "dev", "--once", "--yes", str(tmp_path / "home/user_data/packs/other")]) == codes.DENIED

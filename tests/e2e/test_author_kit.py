@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from core_runtime.drivers import embedded_machine
 from rumi_setup.cli import codes
 from rumi_setup.cli.main import main
 from rumi_testing import NotStarted, RumiError, Stage
@@ -144,3 +145,12 @@ def test_rights_are_those_that_the_test_grants(asks):
             rumi.call("asks.keep", "a")
         assert rumi.events("asks.kept") == []
         assert [one["code"] for one in rumi.issues()] == ["denied"]
+
+
+def test_without_bubblewrap_it_says_what_is_missing(asks, monkeypatch, tmp_path):
+    monkeypatch.setattr(embedded_machine, "PROGRAM_FOLDERS", (str(tmp_path),))  # where a host looks for it
+    with pytest.raises(NotStarted) as caught, Stage(asks):
+        pass
+    assert "sandbox does not work here" in caught.value.title
+    assert "Bubblewrap is not installed" in caught.value.detail
+    assert "apt install bubblewrap" in caught.value.hint
