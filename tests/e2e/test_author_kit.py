@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import jsonschema_rs
 import pytest
 
 from core_runtime.drivers import embedded_machine
@@ -122,6 +123,21 @@ def test_the_guides_own_tests_pass(asks, capfd, language):
         words = line.replace("my_pack", str(asks)).split()
         assert main([*words[1:], *(["-p", "no:randomly", "tests"] if words[2] == "test" else [])]) == 0
     assert "3 passed" in capfd.readouterr().out
+
+
+def test_the_editors_settings_name_schemas_that_fit_a_new_pack(tmp_path):
+    texts = [marked_block(ROOT / f"docs/ecosystem{language}.md", "example: .vscode/settings.json") for language in ("", ".ja")]
+    assert texts[0] == texts[1]
+    settings = json.loads(texts[0])
+    assert main(["pack", "new", "fresh", "--into", str(tmp_path)]) == 0
+    matched = set()
+    for one in [*settings["json.schemas"], *({"url": url, "fileMatch": globs} for url, globs in settings["yaml.schemas"].items())]:
+        schema = jsonschema_rs.Draft202012Validator(json.loads((ROOT / one["url"]).read_text()))
+        for glob in one["fileMatch"]:
+            for path in (tmp_path / "fresh").glob(glob):
+                schema.validate(json.loads(path.read_text()))
+                matched.add(path.name)
+    assert matched == {"ecosystem.json", "manifest.json", "permissions.json"}
 
 
 def test_without_what_it_requires_it_says_so(asks):
