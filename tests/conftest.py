@@ -7,6 +7,7 @@ be complete can not pass by leaving things out.
 from __future__ import annotations
 
 import os
+import sys
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for name, obstacle in machine.OBSTACLES.items():
             if item.get_closest_marker(name) and name not in REQUIRED and obstacle():
                 item.add_marker(pytest.mark.skip(reason=f"[{name}] {obstacle()}"))
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # outside pytest-timeout's: waiting for one's turn is no test's time
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[object]:
+    workers = getattr(item.config, "workerinput", None)
+    if workers is None or sys.platform == "win32":  # one process has the machine to itself; Windows has no such lock
+        return (yield)
+    from tests.support import quiet
+
+    shared = item.config._tmp_path_factory.getbasetemp().parent  # type: ignore[attr-defined]
+    with quiet.room(shared, alone=item.get_closest_marker("alone") is not None):
+        return (yield)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

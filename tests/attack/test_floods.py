@@ -19,7 +19,7 @@ import pytest
 from tests.support.running_host import RunningHost, one_component_pack
 from tests.support.sandboxes import DRIVERS
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(300)]
 
 SAMPLES = 300
 FACTOR = 3

@@ -19,7 +19,7 @@ import pytest
 from tests.support.inside import become, hostile, wire
 from tests.support.running_host import RunningHost, one_component_pack
 
-pytestmark = [pytest.mark.slow, pytest.mark.embedded, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.embedded, pytest.mark.timeout(300)]
 
 FACTOR = 3
 TRIES = 4

@@ -12,6 +12,7 @@ pytestmark = [pytest.mark.timeout(420)]
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.embedded
 def test_nothing_is_lost_and_nothing_grows(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     soak = run(tmp_path / "home", 30, int(request.config.getoption("randomly_seed", 1)) % (1 << 20), print)
