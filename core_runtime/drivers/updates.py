@@ -33,7 +33,7 @@ from core_runtime.drivers.grants import GrantFiles
 from core_runtime.drivers.keys import UPDATE_SUFFIX
 from core_runtime.drivers.store import Stored, TreeStore, discard, ordinary_modes
 from core_runtime.drivers.tree import Tree, read_tree
-from core_runtime.rules.approval import Verdict
+from core_runtime.rules.approval import Mark, Verdict
 from core_runtime.rules.digest import TreeLimits
 from core_runtime.rules.grants import Grant, common, grant_document, read_grant, seconds, timestamp, trees_of
 
@@ -261,6 +261,10 @@ class UpdateFiles:
                     self._grants.heal(record.pack_id, loaded.grant)
                 if record.phase is Phase.TRYING and loaded.grant.digest != record.digest:
                     self.forget(record.pack_id)  # it came to no decision
+                elif record.phase is Phase.TRYING and loaded.mark is Mark.MODIFIED:
+                    # going back would let it run again, which nobody has decided since; an operator may roll back
+                    self._write(replace(record, phase=Phase.DONE))
+                    tell(record.pack_id, "its files were changed while an update was on trial; it waits for a decision")
                 else:
                     self.back(record.pack_id, at=at, actor=record.actor)
                     tell(record.pack_id, "an update that was interrupted was taken back")

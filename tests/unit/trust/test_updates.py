@@ -233,6 +233,20 @@ def test_trial_that_ends_with_the_host_is_taken_back_at_the_next_start(home, aut
     assert "pack.update_interrupted" in {record["event"] for record in home.audit.tail(20)}
 
 
+def test_trial_whose_files_were_changed_waits_for_a_decision_at_the_next_start(home, author):
+    home.approved(permissions=ASKED)
+    before = home.scan().approval["digest"]
+    home.approvals.add(author.add(version="2.0.0", permissions=ASKED), actor="tester")
+    home.approvals.begin_update("alpha", isolation=STANDARD, actor="tester")
+    (home.packs_dir / "alpha" / SETUP).write_text("# edited\n")
+    assert home.scan().state is State.MODIFIED
+    for _ in range(2):
+        assert home.reopen().scan().state is State.MODIFIED, "the version before runs again, and nobody decided that"
+    home.approvals.rollback("alpha", actor="tester")
+    seen = home.scan()
+    assert (seen.state, seen.approval["digest"]) == (State.APPROVED, before)
+
+
 def test_rejection_during_a_trial_stands(home, author):
     home.approved()
     home.approvals.add(author.add(version="2.0.0"), actor="tester")
