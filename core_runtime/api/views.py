@@ -11,6 +11,7 @@ from core_runtime.approval_manager import PackStatus
 from core_runtime.containers import ContainerInfo
 from core_runtime.ports import DriverStatus
 from core_runtime.rules.approval import State
+from core_runtime.rules.decisions import in_development
 from core_runtime.rules.sandbox import Isolation
 
 
@@ -29,6 +30,7 @@ def pack(status: PackStatus) -> dict[str, Any]:
         "description": metadata.description if metadata else "",
         "changed_paths": list(status.changed_paths),
         "pending_update": dict(status.pending_update) or None,
+        "in_development": in_development(str(status.approval.get("actor", ""))),
     }
 
 

@@ -78,10 +78,13 @@ def status() -> None:
     for pack in packs:
         counts[str(pack.get("status"))] = counts.get(str(pack.get("status")), 0) + 1
     show.pairs([("Packs", ", ".join(f"{count} {state}" for state, count in sorted(counts.items())) or say("none"))])
+    updates = [f"{show.safe(one.get('pack_id'))} {show.safe(one['pending_update'].get('version'))}"
+               for one in packs if one.get("pending_update")]  # fmt: skip
+    show.section("Updates that wait", updates[:20])
     show.section("Issues", (f"{show.safe(i.get('severity'))}: {issue_title(i)}" for i in issues[:20]))
     if issues:
         show.next_step("./rumi doctor")
-    elif counts.keys() & {"installed", "pending", "modified"}:
+    elif counts.keys() & show.WAITING or updates:
         show.next_step("./rumi pack pending")
     else:
         show.next_step("./rumi pack list")

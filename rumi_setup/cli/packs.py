@@ -139,12 +139,19 @@ def list_() -> None:
         ("pack", "status", "version", "description"),
         [(one.get("pack_id"), one.get("status"), one.get("version"), _about(one)) for one in found],
     )
-    waiting = any(one.get("status") in {"installed", "pending", "modified"} for one in found)
+    waiting = any(one.get("status") in show.WAITING or one.get("pending_update") for one in found)
     show.next_step("./rumi pack pending" if waiting else "./rumi interface list" if found else "./rumi pack new NAME")
 
 
-def _about(one: dict[str, Any]) -> object:
-    return one.get("detail") or one.get("cause") or one.get("description")
+def _about(one: dict[str, Any]) -> str:
+    """What an operator must know of it first, then what it says of itself."""
+    update = one.get("pending_update") or {}
+    marks = [
+        say("in development") if one.get("in_development") else "",
+        say("update {version} waits", version=show.safe(update.get("version"), 40)) if update else "",
+        show.safe(one.get("detail") or one.get("cause") or one.get("description") or ""),
+    ]
+    return "; ".join(filter(None, marks))
 
 
 @pack.command(help=say("Packs that wait for a decision."))
@@ -154,11 +161,18 @@ def pending() -> None:
     if show.wants_json():
         show.data(found)
         return
+    staged = [one for one in link.ask("GET", "/api/packs") if one.get("pending_update")]
     for pack_id in found:
         click.echo(show.safe(pack_id))
-    if not found:
+    for one in staged:
+        click.echo(f"{show.safe(one.get('pack_id'))}  {_about({'pending_update': one['pending_update']})}")
+    if found:
+        show.next_step(f"./rumi pack review {show.safe(found[0])}")
+    elif staged:
+        show.next_step(f"./rumi pack update {show.safe(staged[0].get('pack_id'))} --show")
+    else:
         show.words(say("Nothing waits for a decision."))
-    show.next_step(f"./rumi pack review {show.safe(found[0])}" if found else "./rumi pack list")
+        show.next_step("./rumi pack list")
 
 
 @pack.command("show", help=say("State of one Pack, and what was approved."))

@@ -121,6 +121,7 @@ def diff(pack_id: str) -> None:
     show.pairs([
         ("pack", found.get("pack_id")), ("status", found.get("state")), ("version", found.get("version")),
         ("approved version", found.get("approved_version")), ("digest", found.get("digest")),
+        ("waiting update", (found.get("pending_update") or {}).get("version")),
     ])  # fmt: skip
     if found.get("identity_changed"):
         show.words(say("WARNING: another identity than the approved version's."))
@@ -137,7 +138,10 @@ def diff(pack_id: str) -> None:
         show.words(say("It was never approved, so there is nothing to compare with."))
     elif not (permissions_changed or files_changed or packages_changed or contracts_changed):
         show.words(say("Nothing changed."))
-    show.next_step(f"./rumi pack review {pack_id}")
+    if found.get("pending_update"):
+        show.next_step(f"./rumi pack update {pack_id} --show")
+    else:
+        show.next_step(f"./rumi pack review {pack_id}")
 
 
 def show_permissions(found: dict[str, Any]) -> None:

@@ -23,6 +23,9 @@ _CELL_CHARS = 200
 _MARKS = {"running": "green", "approved": "cyan", "pending": "yellow", "installed": "yellow", "modified": "magenta",
           "blocked": "red", "error": "red"}  # fmt: skip
 
+WAITING = frozenset({"installed", "pending", "modified"})
+"""States in which a Pack waits for a decision."""
+
 
 def wants_json() -> bool:
     """Whether `--json` was given anywhere on the command line."""

@@ -377,6 +377,9 @@ JAPANESE: dict[str, str] = {
     "Return to the version before the last update, with the Pack's data of then.":
         "最後の更新の前の版に、当時の Pack のデータとともに戻す。",
     "waiting update": "待機中の更新",
+    "in development": "開発中",
+    "update {version} waits": "更新 {version} が待機中",
+    "Updates that wait": "待機中の更新",
     # flows
     "Flows: list, validate, run, explain, graph, plan, runs": "フロー: list, validate, run, explain, graph, plan, runs",
     "Every flow as it would run now.": "いま実行される形での、すべてのフロー。",

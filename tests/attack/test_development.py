@@ -115,12 +115,14 @@ def test_it_is_marked_wherever_one_looks_until_somebody_decides(host: RunningHos
     digest = host.status("fresh")["digest"]
     assert host.status("fresh")["approval"]["actor"].endswith("(development)")
     assert marks(host) == ["fresh"]
+    assert [one["pack_id"] for one in host.ok("GET", "/api/packs") if one["in_development"]] == ["fresh"]
     records = host.ok("GET", "/api/audit?lines=200")
     decided = [one for one in records if one["event"] == "pack.approved" and one.get("pack_id") == "fresh"]
     assert decided[-1]["actor"].endswith("(development)")
     host.ok("POST", "/api/packs/fresh/approve", {"digest": digest})
     assert not host.status("fresh")["approval"]["actor"].endswith("(development)")
     assert marks(host) == []
+    assert not any(one["in_development"] for one in host.ok("GET", "/api/packs"))
 
 
 def test_what_wants_more_than_was_agreed_to_is_not_approved(host: RunningHost, folder: Path) -> None:

@@ -261,6 +261,31 @@ def test_json_keeps_its_meaning_when_escaped() -> None:
     assert text.isascii() or all(ch.isprintable() or ch == "\n" for ch in text)
 
 
+def test_a_staged_version_waits_for_a_decision_too(host, capsys) -> None:
+    staged = {**HELLO, "pending_update": {"version": "2.0.0\x1b[2J"}}
+    host.answers |= {
+        "POST /api/packs/scan": [], "GET /api/packs": [staged], "GET /api/packs/pending": [],
+        "GET /api/health": {}, "GET /api/isolation": {}, "GET /api/issues": [],
+        "GET /api/packs/my_pack/review": {"approved_version": "1.0.0", "pending_update": staged["pending_update"]},
+    }  # fmt: skip
+    _, out, err = run(capsys, "pack", "list")
+    assert "update 2.0.0" in out
+    assert "\x1b" not in out
+    assert err == "Next: ./rumi pack pending\n"
+    _, out, err = run(capsys, "pack", "pending")
+    assert out.startswith("my_pack  update 2.0.0")
+    assert err == "Next: ./rumi pack update my_pack --show\n"
+    _, out, err = run(capsys, "status")
+    assert "my_pack 2.0.0" in out
+    assert err == "Next: ./rumi pack pending\n"
+    assert run(capsys, "pack", "diff", "my_pack")[2].endswith("Next: ./rumi pack update my_pack --show\n")
+
+
+def test_a_pack_in_development_is_marked(host, capsys) -> None:
+    host.answers |= {"POST /api/packs/scan": [], "GET /api/packs": [{**HELLO, "in_development": True}]}
+    assert "in development; My first pack" in run(capsys, "pack", "list")[1]
+
+
 def test_a_host_that_still_starts_is_asked_again(host, capsys) -> None:
     early = (503, {"error": "not there yet", "code": "starting"})
     answers = iter([early, early, ["my_pack"]])
@@ -553,7 +578,7 @@ def test_every_word_explains_itself(capsys, word) -> None:
 
 def test_japanese(host, capsys, monkeypatch) -> None:
     monkeypatch.setenv("RUMI_LANG", "ja")
-    host.answers["GET /api/packs/pending"] = []
+    host.answers |= {"GET /api/packs/pending": [], "GET /api/packs": []}
     assert run(capsys, "pack", "pending")[2] == "判断待ちのものはありません。\n次: ./rumi pack list\n"
     assert "ホストを停止します" in run(capsys, "--help")[1]
 
