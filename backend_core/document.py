@@ -6,8 +6,9 @@ Not here: the readers (``parsing``) and what a document must contain (``ecosyste
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
+
+from msgspec import Struct
 
 from backend_core.errors import AuthorError, quote
 
@@ -18,8 +19,7 @@ Path: TypeAlias = tuple[str | int, ...]
 """Keys and indexes from the root of a document; ``()`` is the root."""
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(Struct, frozen=True):
     """Bounds of one document. ``max_int`` bounds the absolute value of an integer."""
 
     limit_bytes: int = 1024 * 1024
@@ -33,16 +33,14 @@ JSON_LIMITS: Final = Limits()
 YAML_LIMITS: Final = Limits(depth=48, values=20_000)
 
 
-@dataclass(frozen=True, slots=True)
-class Position:
+class Position(Struct, frozen=True):
     """Where something stands, both counted from 1."""
 
     line: int
     column: int
 
 
-@dataclass(frozen=True, slots=True)
-class Document:
+class Document(Struct, frozen=True):
     """A parsed document: its value, and where each part of it stands. ``source`` is the name shown to the reader."""
 
     value: JSON

@@ -26,10 +26,11 @@ import stat
 import sys
 import unicodedata
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
+
+from msgspec import Struct
 
 from backend_core.errors import NotFoundError, RequestError, TooLargeError, quote
 
@@ -205,8 +206,7 @@ def split_path(path: str) -> tuple[str, ...]:
 # --- confined access -------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class FileInfo:
+class FileInfo(Struct, frozen=True):
     """What a Pack may know of a file: kind ``file`` or ``folder``, size and time of change."""
 
     kind: str

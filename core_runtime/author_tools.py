@@ -14,9 +14,10 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
+
+from msgspec.structs import asdict
 
 from backend_core.ecosystem.folder import READ_LIMITS, FolderReader
 from backend_core.ecosystem.metadata import PACK_ID, read_metadata

@@ -20,11 +20,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import partial
 from types import MappingProxyType
 from typing import Any, Protocol
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from backend_core.ecosystem.spec.models import PackMetadata
 from backend_core.errors import RumiError, quote
@@ -46,8 +48,7 @@ class ComponentState(StrEnum):
     STOPPED = "stopped"
 
 
-@dataclass(frozen=True, slots=True)
-class PhaseSpec:
+class PhaseSpec(Struct, frozen=True):
     """One phase as the flow declares it: the file that each component may have for it, and its time limit."""
 
     name: str
@@ -55,8 +56,7 @@ class PhaseSpec:
     timeout_s: float = 20.0
 
 
-@dataclass(frozen=True, slots=True)
-class ComponentRecord:
+class ComponentRecord(Struct, frozen=True):
     """What is known of one component of an attached Pack. ``cause`` is a sentence for the operator."""
 
     full_id: str
@@ -100,8 +100,7 @@ class Keys(Protocol):
     def unobserve(self, observer: Any) -> Any: ...
 
 
-@dataclass(slots=True)
-class _Pack:
+class _Pack(Struct):
     session: PhaseSession
     works: dict[str, Work]
     records: dict[str, ComponentRecord]

@@ -16,11 +16,12 @@ import hashlib
 import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
+
+from msgspec import Struct, field
 
 from backend_core.errors import HostError, PackTimeout, TrustError, quote
 from core_runtime.drivers.runtime_folder import PythonAbi
@@ -45,8 +46,7 @@ class ContainerState(StrEnum):
     ERROR = "error"
 
 
-@dataclass(frozen=True, slots=True)
-class LaunchRequest:
+class LaunchRequest(Struct, frozen=True):
     """What to run: a verified copy and what the grant says about it. ``rights`` goes to the bus as it is.
 
     ``conceal`` takes the Pack's secrets out of what it wrote outside the bus, before anybody quotes that.
@@ -64,8 +64,7 @@ class LaunchRequest:
     terms: Terms = NO_TERMS
 
 
-@dataclass(frozen=True, slots=True)
-class ContainerInfo:
+class ContainerInfo(Struct, frozen=True):
     """One container, for the API, the console and the doctor. ``started_at`` is wall-clock seconds."""
 
     id: str
@@ -81,8 +80,7 @@ class ContainerInfo:
     pid: int
 
 
-@dataclass(frozen=True, slots=True)
-class ContainerEvent:
+class ContainerEvent(Struct, frozen=True):
     """Something happened to a container: ``kind`` is a slug that never changes, ``detail`` a sentence."""
 
     kind: str

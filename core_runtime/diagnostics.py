@@ -17,9 +17,11 @@ import traceback
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from backend_core.errors import RumiError, quote
 from core_runtime.rules.issue_words import title_ja
@@ -39,8 +41,7 @@ class Severity(StrEnum):
     ERROR = "error"
 
 
-@dataclass(frozen=True, slots=True)
-class Suggestion:
+class Suggestion(Struct, frozen=True):
     """What would mend an issue. ``fixup`` names the fix that the host can perform itself, "" when none."""
 
     title: str
@@ -49,8 +50,7 @@ class Suggestion:
     args: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Issue:
+class Issue(Struct, frozen=True):
     """One thing that is wrong. ``cause`` is the chain of causes, outermost first."""
 
     id: str

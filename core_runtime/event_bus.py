@@ -23,11 +23,11 @@ import secrets
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
 import msgspec
+from msgspec import Struct
 
 from core_runtime.diagnostics import Diagnostics, Severity, fail_soft, record_failure
 from core_runtime.rules.routing import SpanContext, is_glob, traceparent
@@ -40,8 +40,7 @@ PACK_SOURCE = "rumi:pack/"
 SPEC_VERSION = "1.0"
 
 
-@dataclass(frozen=True, slots=True)
-class RawPayload:
+class RawPayload(Struct, frozen=True):
     """A published body as its Pack sent it; ``session`` is the one that ``refs`` belong to, None without any."""
 
     session: Any

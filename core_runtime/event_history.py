@@ -24,10 +24,12 @@ import sqlite3
 import threading
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from backend_core.errors import RumiError, TrustError
 from core_runtime.diagnostics import Diagnostics, Severity, fail_soft
@@ -286,8 +288,7 @@ class _Kept(Rows):
                 return
 
 
-@dataclass(frozen=True, slots=True)
-class _Load:
+class _Load(Struct, frozen=True):
     body: bytes
 
     def __call__(self) -> Any:

@@ -13,8 +13,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final, Protocol
+
+from msgspec import Struct
 
 from backend_core.errors import DeniedError, NotFoundError, PackTimeout, RequestError, RumiError
 from core_runtime.bus.calls import Call, CallContext
@@ -46,8 +47,7 @@ class Handlers(Protocol):
         """Whether a step could call ``name`` now."""
 
 
-@dataclass(slots=True, eq=False)
-class Cut:
+class Cut(Struct, eq=False):
     """A stream that the run was reading when it was killed: opened anew, and read past what was read before."""
 
     opened: asking.Asking
@@ -55,8 +55,7 @@ class Cut:
     items: AsyncIterator[Any] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class StepCalls:
+class StepCalls(Struct, frozen=True):
     """Those of one run. ``parent``: the Pack's call that began it; what its steps call belongs to that."""
 
     kernel: Handlers

@@ -17,9 +17,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct, field
 
 from backend_core.errors import AuthorError, RumiError
 from backend_core.files import read_bounded
@@ -45,8 +46,7 @@ FOLDER = "backend/flows/"
 """Where a Pack's flow files lie, directly."""
 
 
-@dataclass(frozen=True, slots=True)
-class PackDocument:
+class PackDocument(Struct, frozen=True):
     """A flow file of an approved Pack, or what it registered under ``key``. ``name`` is shown to people.
 
     ``fault``: why there are no bytes. ``since``: when its Pack was approved with each flow.
@@ -66,8 +66,7 @@ Says = Base | Modifier | Pipelines
 _Place = tuple[model.Layer, str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class _Read:
+class _Read(Struct, frozen=True):
     """What one document's bytes say."""
 
     data: bytes
@@ -101,7 +100,7 @@ class FlowComposer:
         self._wholes: dict[str, tuple[Base, Base, Base]] = {}
         self._loading = threading.Lock()
 
-    def load(self, world: World = World(), *, without: str = "") -> Mapping[str, Composition]:  # noqa: B008 - frozen
+    def load(self, world: World = World(), *, without: str = "") -> Mapping[str, Composition]:
         """Flow id → the flow that counts, with every modifier that may be and can be applied, but one (by its name)."""
         with self._loading:
             return self._load(world, without)

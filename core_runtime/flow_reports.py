@@ -10,10 +10,9 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, Final
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from core_runtime.drivers.run_journal import Account
 from core_runtime.rules.flow import model
@@ -48,8 +47,7 @@ class StepReport(Struct, frozen=True, gc=False):
         }
 
 
-@dataclass(slots=True)
-class RunReport:
+class RunReport(Struct):
     """One run, from its id to its output. ``status`` None: under way. ``ended`` counts the steps that are over."""
 
     run_id: str

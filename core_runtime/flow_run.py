@@ -24,6 +24,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
+from msgspec import Struct
+
 from backend_core.errors import ConflictError, NotFoundError, RequestError, RumiError, quote
 from core_runtime.bus.calls import Call
 from core_runtime.diagnostics import record_failure
@@ -53,8 +55,7 @@ class Journal(Protocol):
         """Give back what it holds; idempotent."""
 
 
-@dataclass(slots=True)
-class _Timer:
+class _Timer(Struct):
     handle: asyncio.TimerHandle
 
     def cancel(self) -> None:

@@ -17,9 +17,11 @@ import secrets
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Container, Iterator, Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from backend_core.errors import ConflictError, RequestError, TooLargeError, quote
 from core_runtime.bus.calls import Call
@@ -50,8 +52,7 @@ RUN_EVENT: Final = "flow.run"
 STEP_EVENT: Final = "flow.step"
 
 
-@dataclass(slots=True)
-class _Live:
+class _Live(Struct):
     report: RunReport
     key: str
     task: asyncio.Task[RunReport]

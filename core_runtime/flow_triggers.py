@@ -20,9 +20,10 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, Protocol
+
+from msgspec import Struct, field
 
 from backend_core.errors import RumiError, quote
 from core_runtime.diagnostics import Severity, fail_soft
@@ -71,8 +72,7 @@ class Starting(Protocol):
         """Run a flow to its end."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Cause:
+class _Cause(Struct, frozen=True):
     """One occasion: the event (None: a schedule, with what it tells) and how long the chain of runs is by then."""
 
     chain: int
@@ -80,8 +80,7 @@ class _Cause:
     told: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(slots=True, eq=False)
-class _Armed:
+class _Armed(Struct, eq=False):
     """One trigger that counts now, and what came of it."""
 
     flow: str

@@ -17,11 +17,12 @@ import pkgutil
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeAlias
 
 import jsonschema_rs
+from msgspec import Struct
+from msgspec.structs import replace
 
 from backend_core.errors import DeniedError, HostError, NotFoundError, RequestError, RumiError, TrustError, quote
 from core_runtime import privileges
@@ -57,8 +58,7 @@ class Approvals(Protocol):
         """The grant in force."""
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
+class Held(Struct, frozen=True):
     """One granted privilege. ``identity`` is the fingerprint of the identity it was granted to; ``approved`` tells
     since when that was approved without a break: a Pack that was rejected meanwhile gets nothing back by itself.
     """

@@ -15,9 +15,10 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
+
+from msgspec import Struct
 
 from backend_core.errors import DeniedError, RumiError, quote
 from backend_core.files import open_beneath, openat2_works, split_path
@@ -38,8 +39,7 @@ ALLOWED_ROOTS: Final = (
 MAX_PATHS: Final = 200
 
 
-@dataclass(frozen=True, slots=True)
-class _Planned:
+class _Planned(Struct, frozen=True):
     path: str
     refusal: str = ""
     missing: bool = False

@@ -22,6 +22,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
 
+from msgspec import Struct
+
 from backend_core.errors import RequestError, quote
 from core_runtime.diagnostics import Diagnostics, fail_soft
 from core_runtime.rules.routing import matches
@@ -60,15 +62,13 @@ class Entry:
         return {"key": self.key, "value": self.value, "meta": dict(self.meta), "ts": self.ts}
 
 
-@dataclass(frozen=True, slots=True)
-class _Notice:
+class _Notice(Struct, frozen=True):
     key: str
     old: Entry | None
     new: Entry | None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Slot:
+class Slot(Struct, frozen=True, eq=False):
     """Snapshot of one key: what each strategy answers."""
 
     entries: tuple[Entry, ...]

@@ -11,10 +11,12 @@ Not here: other Packs, the operator's decision, running the Pack (``rumi pack te
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
+
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from backend_core.ecosystem.folder import READ_LIMITS, FolderReader
 from backend_core.ecosystem.metadata import PACK_ID, faults, read_metadata
@@ -47,8 +49,7 @@ class Level(StrEnum):
     NOTE = "note"
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(Struct, frozen=True):
     """One thing at one place; ``line`` and ``column`` count from 1, 0 where the file as a whole is meant."""
 
     level: Level
@@ -63,8 +64,7 @@ class Problem:
     hint: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Checked:
+class Checked(Struct, frozen=True):
     """``review`` is what an operator with no other Pack would see; ``{}`` where the metadata can't be read."""
 
     pack_id: str

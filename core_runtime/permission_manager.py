@@ -18,8 +18,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
+
+from msgspec import Struct
 
 from backend_core.ecosystem.spec.models import PackMetadata
 from backend_core.errors import HostError, TrustError, quote
@@ -52,8 +53,7 @@ PROTECTED: Final = "protected"
 """Code of a denial that no grant can change."""
 
 
-@dataclass(frozen=True, slots=True)
-class Uses:
+class Uses(Struct, frozen=True):
     """How often something was used since counting began."""
 
     count: int = 0
@@ -70,8 +70,7 @@ class _Count:
         self.last_at = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(Struct, frozen=True):
     """One granted permission and how much of it was used since counting began.
 
     ``items``: its paths, keys or topics, each with its own uses. ``ended``: a one-use permission that was spent, or
@@ -85,8 +84,7 @@ class Usage:
     ended: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(Struct, frozen=True):
     """What a running Pack asked the operator for. Its text is hostile; faces escape it."""
 
     pack_id: str
@@ -403,8 +401,7 @@ def _is_own_file(pack_id: str, kind: str, params: Mapping[str, Any]) -> bool:
     return own and str(params["path"]).startswith(f"packs/{pack_id}/")
 
 
-@dataclass(frozen=True, slots=True)
-class LiveRights:
+class LiveRights(Struct, frozen=True):
     """One Pack's rights, judged at each question."""
 
     manager: PermissionManager

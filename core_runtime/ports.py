@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+from msgspec import Struct, field
 
 from core_runtime.rules.addresses import Address
 from core_runtime.rules.sandbox import DriverKind, Isolation, Level, SandboxSpec
@@ -19,8 +20,7 @@ TRIAL_PREFIX = "probe-"
 """Folders below a driver's state folder that exist while it probes. What a killed host left goes at the next boot."""
 
 
-@dataclass(frozen=True, slots=True)
-class DriverStatus:
+class DriverStatus(Struct, frozen=True):
     """Outcome of a driver's probe. ``reason`` and ``hint`` are sentences for the operator when not available."""
 
     kind: DriverKind
@@ -37,8 +37,7 @@ class DriverStatus:
     """What every sandbox is made from beside its Pack, where the driver has such a thing: the base image's id."""
 
 
-@dataclass(frozen=True, slots=True)
-class Exit:
+class Exit(Struct, frozen=True):
     """How a sandbox ended. ``cause``: ``exited``, ``signal``, ``oom``, ``killed`` (by us) or ``lost`` (engine gone)."""
 
     code: int | None

@@ -15,8 +15,9 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from typing import Any, Final, Protocol
+
+from msgspec.structs import asdict
 
 from backend_core.errors import DeniedError, NotFoundError, RumiError, quote
 from core_runtime.drivers.audit import AuditLog

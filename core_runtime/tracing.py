@@ -19,8 +19,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
+
+from msgspec.structs import replace
 
 from core_runtime.diagnostics import Diagnostics, Severity, fail_soft
 from core_runtime.drivers import otlp

@@ -20,9 +20,10 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol, Self
+
+from msgspec import Struct, field
 
 from backend_core.errors import ConflictError, DeniedError, HostError, NotFoundError, RumiError, TooLargeError, quote
 from backend_core.files import Confined, private_folder, read_bounded, split_path, write_atomic
@@ -56,8 +57,7 @@ class Judge(Protocol):
         """The grant in force."""
 
 
-@dataclass(slots=True)
-class _Usage:
+class _Usage(Struct):
     """Sizes by path of what a Pack has written. ``own`` is counted once, then kept up to date."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)

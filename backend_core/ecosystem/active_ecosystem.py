@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from msgspec import Struct, field
+from msgspec.structs import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -21,8 +22,7 @@ from backend_core.ecosystem.spec.validate import Kind
 from backend_core.files import write_atomic
 
 
-@dataclass(frozen=True, slots=True)
-class ActiveEcosystem:
+class ActiveEcosystem(Struct, frozen=True):
     """``active_ecosystem.json``. ``interface_overrides`` maps an interface key to the Pack that answers it."""
 
     active_pack_identity: str | None = None

@@ -13,7 +13,7 @@ import fnmatch
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from msgspec import Struct, field
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Final
@@ -53,8 +53,7 @@ class Outcome(StrEnum):
     FAILED = "failed"
 
 
-@dataclass(frozen=True, slots=True)
-class Addon:
+class Addon(Struct, frozen=True):
     """One addon file, addressed."""
 
     pack_id: str
@@ -71,8 +70,7 @@ class Addon:
         return f"{self.pack_id}:{self.addon_id}"
 
 
-@dataclass(frozen=True, slots=True)
-class AddonResult:
+class AddonResult(Struct, frozen=True):
     """What one addon did to one target, and why not. ``overrides`` names addons whose change it wrote over."""
 
     addon: str
@@ -83,8 +81,7 @@ class AddonResult:
     overrides: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(Struct, frozen=True):
     """One difference between a component's file and its effective one; ``before`` and ``value`` are JSON, shortened."""
 
     file: str
@@ -94,8 +91,7 @@ class Change:
     value: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class EffectiveComponent:
+class EffectiveComponent(Struct, frozen=True):
     """A component as its addons leave it. ``files`` maps a path below the Pack's root to its effective bytes."""
 
     full_id: str
@@ -106,8 +102,7 @@ class EffectiveComponent:
     changes: tuple[Change, ...] = ()
 
 
-@dataclass(slots=True)
-class Spent:
+class Spent(Struct):
     """What the addons of each Pack cost in one application: a review applies what a stranger wrote."""
 
     work_bytes: Counter[str] = field(default_factory=Counter)
@@ -124,8 +119,7 @@ class Spent:
             )
 
 
-@dataclass(slots=True)
-class Draft:
+class Draft(Struct):
     """One component while addons are applied to it. ``files``: those that were patched, by path below its folder."""
 
     pack_id: str

@@ -16,7 +16,7 @@ Not here: one component while addons are applied to it (``addon_draft``), readin
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from msgspec import Struct
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -35,8 +35,7 @@ WhyNot = Callable[[str, str], str]
 """``(Pack whose addon it is, full id of the target)`` → why it may not patch that, or ``""`` when it may."""
 
 
-@dataclass(frozen=True, slots=True)
-class Effective:
+class Effective(Struct, frozen=True):
     """Everything that addons change, by full component id, and every result in the order of application."""
 
     components: Mapping[str, EffectiveComponent]

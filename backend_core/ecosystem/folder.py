@@ -15,7 +15,7 @@ import contextlib
 import os
 import stat
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from msgspec import Struct
 from typing import Final
 
 from backend_core.document import located_error
@@ -28,8 +28,7 @@ _FLAGS: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class ReadLimits:
+class ReadLimits(Struct, frozen=True):
     """Bounds of reading the metadata of one folder."""
 
     files: int = 600

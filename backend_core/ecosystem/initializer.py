@@ -15,7 +15,7 @@ import json
 import os
 import secrets
 import stat
-from dataclasses import dataclass
+from msgspec import Struct
 from pathlib import Path
 from typing import Final
 
@@ -29,8 +29,7 @@ USER_DATA_FOLDERS: Final = ("permissions", "flows", "settings", "shared", "cache
 PRIVATE_FOLDERS: Final = ("permissions",)
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(Struct, frozen=True):
     """Something that needs the operator; ``id`` is the doctor's."""
 
     id: str
@@ -38,8 +37,7 @@ class Finding:
     hint: str
 
 
-@dataclass(frozen=True, slots=True)
-class InitReport:
+class InitReport(Struct, frozen=True):
     """Paths that were made, relative to the home folder, and what is not in order."""
 
     created: tuple[str, ...]

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from msgspec import Struct
 from typing import Final, TypeAlias
 
 VERSIONS: Final = frozenset({"python_version", "python_full_version", "implementation_version"})
@@ -36,8 +36,7 @@ class MarkerError(ValueError):
     """The text is none of this language; its argument says what was expected."""
 
 
-@dataclass(frozen=True, slots=True)
-class Marker:
+class Marker(Struct, frozen=True):
     """A parsed marker. ``text`` is as it was written."""
 
     text: str

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from msgspec import Struct
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -28,8 +28,7 @@ DEFAULT_MOUNTS: Final[Mapping[str, str]] = MappingProxyType(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Mounts:
+class Mounts(Struct, frozen=True):
     """The mounts of one installation. ``root`` is the folder to which ``entries`` are relative."""
 
     root: Path

@@ -10,7 +10,7 @@ Not here: states and approvals (trust), start order (rules), archives and stagin
 
 from __future__ import annotations
 
-import dataclasses
+from msgspec import Struct
 import os
 import threading
 import time
@@ -58,8 +58,7 @@ def _check_name(folder: str) -> None:
         )  # fmt: skip
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Remembered:
+class _Remembered(Struct, frozen=True):
     result: PackFolder
     witnesses: Mapping[str, Witness | None]
 

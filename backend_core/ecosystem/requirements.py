@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from msgspec import Struct
 from typing import Final
 
 from backend_core.document import Limits, Position, decode, located_error
@@ -44,8 +44,7 @@ _HASH: Final = re.compile(r"--hash=(?P<kind>[a-z0-9]+):(?P<value>[^\s]+)")
 _COMMENT: Final = re.compile(r"(^|\s)#.*$")
 
 
-@dataclass(frozen=True, slots=True)
-class LockedPackage:
+class LockedPackage(Struct, frozen=True):
     """One line of a lock. ``name`` is normal (lower case, ``-``); ``hashes`` are 64 hex digits each."""
 
     name: str

@@ -17,9 +17,10 @@ import contextlib
 import secrets
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct, field
 
 from core_runtime.drivers.redirect_file import RedirectFiles
 from core_runtime.rules import sessions as rules
@@ -38,8 +39,7 @@ def since_boot_s() -> float:
     return time.monotonic()
 
 
-@dataclass(frozen=True, slots=True)
-class Invitation:
+class Invitation(Struct, frozen=True):
     """The file to open in a browser, the address that it leads to, and for how long."""
 
     path: Path
@@ -47,16 +47,14 @@ class Invitation:
     expires_in_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Opened:
+class Opened(Struct, frozen=True):
     """A session that has just begun: its secret leaves the host once, in this answer."""
 
     session: Session
     secret: str
 
 
-@dataclass(slots=True)
-class _Told:
+class _Told(Struct):
     """What a session is told on its next page."""
 
     notices: list[Mapping[str, Any]] = field(default_factory=list)

@@ -16,10 +16,10 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from msgspec import Struct, field
 
 from core_runtime.api.sse import EventStream, event, event_bytes
 from core_runtime.event_bus import PACK_SOURCE, Event, EventBus
@@ -35,8 +35,7 @@ KEPT_EVENTS = 100
 KEPT_MOST = 1000
 
 
-@dataclass(slots=True)
-class Live:
+class Live(Struct):
     """The ring and its readers. Lives on the loop's thread; events of other threads are handed over."""
 
     bus: EventBus

@@ -20,9 +20,9 @@ import asyncio
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
+from msgspec import Struct, field
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
@@ -55,8 +55,7 @@ class _Refused(Exception):  # noqa: N818 - leaves the parser's callbacks; the pa
     pass
 
 
-@dataclass(slots=True)
-class Door:
+class Door(Struct):
     """What every connection of one listening socket shares. ``prove`` looks at the accepted socket."""
 
     prove: Callable[[socket.socket], Peer]

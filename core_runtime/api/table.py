@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
+from msgspec import Struct, field
 
 from core_runtime.api.call import Call
 from core_runtime.api.context import Api
@@ -20,8 +20,7 @@ OBJECTS: Mapping[str, Any] = {"type": "array", "items": {"type": "object"}}
 TEXTS: Mapping[str, Any] = {"type": "array", "items": {"type": "string"}}
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
+class Endpoint(Struct, frozen=True):
     """``run`` returns the envelope's data, or a ready ``Response`` where the envelope does not apply.
 
     ``data`` is the JSON Schema of the envelope's data, ``schema`` that of the whole answer for a route without

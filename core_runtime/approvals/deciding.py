@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from backend_core.ecosystem.spec.models import PackMetadata
 from backend_core.errors import ConflictError, HostError, RequestError, RumiError, quote
@@ -36,8 +38,7 @@ from core_runtime.rules.wheels import Target
 _RUN_EVENTS: Final = {"started": Event.STARTED, "stopped": Event.STOPPED, "gave_up": Event.GAVE_UP}
 
 
-@dataclass(frozen=True, slots=True)
-class VerifiedCopy:
+class VerifiedCopy(Struct, frozen=True):
     """What a sandbox may mount: read and verified now."""
 
     pack_id: str

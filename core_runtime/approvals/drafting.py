@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+
+from msgspec.structs import replace
 
 from backend_core.ecosystem.folder import READ_LIMITS, FolderReader
 from backend_core.ecosystem.metadata import read_metadata

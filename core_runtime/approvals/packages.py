@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from backend_core.ecosystem.requirements import LockedPackage
 from backend_core.ecosystem.spec.models import PackMetadata

@@ -15,9 +15,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
+
+from msgspec import Struct
 
 from backend_core.canonical import sha256_hex
 from backend_core.ecosystem.active_ecosystem import ActiveEcosystem
@@ -48,8 +49,7 @@ _DECIDED: Final = (
 """What a decision is about; beside it, the connectivity of each component."""
 
 
-@dataclass(frozen=True, slots=True)
-class Copy:
+class Copy(Struct, frozen=True):
     """A Pack's verified copy with its metadata, and the grant that allows it (None while that is being decided)."""
 
     stored: Stored
@@ -57,8 +57,7 @@ class Copy:
     grant: Grant | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Overlaid:
+class Overlaid(Struct, frozen=True):
     """What a start runs: the approved copy, or that with addons."""
 
     stored: Stored
@@ -217,8 +216,7 @@ def _reader(stored: Stored) -> _Reader:
     return _Reader(FolderReader(str(stored.path), READ_LIMITS))
 
 
-@dataclass(frozen=True, slots=True)
-class _Reader:
+class _Reader(Struct, frozen=True):
     """Files of one verified copy, whichever Pack is named: an application has one target."""
 
     folder: FolderReader

@@ -16,10 +16,12 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final, TypeAlias
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from backend_core.ecosystem.active_ecosystem import ActiveEcosystem
 from backend_core.ecosystem.folder import READ_LIMITS, FolderReader
@@ -54,8 +56,7 @@ REPLACE: Final = "interface.replace"
 Statuses: TypeAlias = list[PackStatus]
 
 
-@dataclass(slots=True)
-class Live:
+class Live(Struct):
     """What the process knows of a Pack beside its files. ``opened``, ``trial``, ``running``: digests in use, and of the
     packages in use with them; ``overlays``: of the copies with addons that may be, until nothing of it runs.
     ``patched``: what its last start found of addons.
@@ -82,8 +83,7 @@ class Live:
         return tuple(digest for digest in found if digest)
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
+class Known(Struct, frozen=True):
     """A Pack as last looked at."""
 
     status: PackStatus

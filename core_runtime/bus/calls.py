@@ -13,10 +13,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from msgspec import Struct
 
 from backend_core.errors import DeniedError, HostError, NotFoundError, PackError, PackTimeout, RumiError, quote
 from core_runtime.rules.frames import DETAIL_CHARS, TITLE_CHARS, TRACE_CHARS
@@ -33,8 +33,7 @@ MAX_TYPES = 16
 OTHER_TYPES = "(other types)"
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(Struct, frozen=True):
     """An error as it travels: the five fields of an ERROR frame, bounded."""
 
     type: str
@@ -87,8 +86,7 @@ class Failure:
 _MISSING_HINT = "`rumi interface list` shows what is there; start or approve the Pack that provides it."
 
 
-@dataclass(frozen=True, slots=True)
-class CallContext:
+class CallContext(Struct, frozen=True):
     """Who a host-side call belongs to. ``parent`` makes it part of a call that a Pack made to the host."""
 
     caller: str = ""

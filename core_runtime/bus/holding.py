@@ -14,8 +14,9 @@ Not here: for how long a Pack is held (``handlers``), how a call is sent (``rout
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from core_runtime.bus.calls import Call, CallContext, Failure, HostContext
 from core_runtime.bus.refusals import refused
@@ -29,8 +30,7 @@ MAX_HELD = 1_024
 MAX_HELD_BYTES = 16 * 1024 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class _Waiting:
+class _Waiting(Struct, frozen=True):
     call: Call
     frame: CallFrame
 

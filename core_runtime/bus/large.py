@@ -20,10 +20,9 @@ import asyncio
 import struct
 import time
 from collections import deque
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from msgspec import Raw
+from msgspec import Raw, Struct, field
 
 from core_runtime.bus.calls import Failure
 from core_runtime.rules import frames
@@ -60,16 +59,14 @@ def in_chunks(body: Raw) -> bool:
     return len(view) == _MARK_BYTES and view[0] == 0xD7 and view[1] == frames.EXT_CHUNKED
 
 
-@dataclass(slots=True)
-class Room:
+class Room(Struct):
     """What all large bodies of one bus may take, and take now."""
 
     limit_bytes: int
     used_bytes: int = 0
 
 
-@dataclass(slots=True)
-class _Coming:
+class _Coming(Struct):
     """One unfinished body. ``refused``: why it is only counted."""
 
     touched: float
@@ -78,8 +75,7 @@ class _Coming:
     refused: Failure | None = None
 
 
-@dataclass(slots=True)
-class _Going:
+class _Going(Struct):
     """One body that waits to be read: the frame's head, the body, how far it is, what follows and what that takes."""
 
     number: int

@@ -14,12 +14,11 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from msgspec import Raw
+from msgspec import Raw, Struct
 
 from core_runtime.bus.calls import Failure
 from core_runtime.bus.large import sending_failed
@@ -35,8 +34,7 @@ if TYPE_CHECKING:
 Serve = Callable[["Session", str, Any], Awaitable[Any]]
 
 
-@dataclass(frozen=True, slots=True)
-class _Asked:
+class _Asked(Struct, frozen=True):
     number: int
     operation: str
     args: Any

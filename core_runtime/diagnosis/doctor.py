@@ -16,8 +16,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterable, Iterable, Mapping
-from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
+
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from backend_core.errors import ConflictError, HostError, NotFoundError, RumiError, quote
 from core_runtime.diagnosis.parts import Check, Fixup, Found, load_checks, load_fixups, suggestions_of
@@ -34,8 +36,7 @@ CHECK_FAILED: Final = "check_failed"
 PERFORMED: Final = "fixup.performed"
 
 
-@dataclass(frozen=True, slots=True)
-class Looked:
+class Looked(Struct, frozen=True):
     """How one check went: ``status`` is ``ok``, ``found`` or ``unfinished``."""
 
     code: str
@@ -46,8 +47,7 @@ class Looked:
     took_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Mended:
+class Mended(Struct, frozen=True):
     """What became of one fixup."""
 
     issue: str

@@ -18,9 +18,10 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from types import MappingProxyType, ModuleType
 from typing import TYPE_CHECKING, Any, TypeAlias
+
+from msgspec import Struct, field
 
 from core_runtime.diagnostics import Severity, Suggestion
 
@@ -28,8 +29,7 @@ if TYPE_CHECKING:
     from core_runtime.handlers.host import Host
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(Struct, frozen=True):
     """One thing that is wrong. ``mend`` names the fixup that would put it right, "" when only a person can."""
 
     subject: str
@@ -47,8 +47,7 @@ Look: TypeAlias = "Callable[[Host], Iterable[Found] | AsyncIterable[Found]]"
 Perform: TypeAlias = "Callable[[Host, Mapping[str, Any], str], Awaitable[str]]"
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
+class Check(Struct, frozen=True):
     """``look`` of one file. ``on_loop``: it is ``async`` and runs on the event loop, so it must not block."""
 
     code: str
@@ -58,8 +57,7 @@ class Check:
     on_loop: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Fixup:
+class Fixup(Struct, frozen=True):
     """``perform`` of one file."""
 
     name: str

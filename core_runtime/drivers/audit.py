@@ -16,9 +16,10 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+
+from msgspec import Struct
 
 from backend_core.canonical import sha256_hex
 from backend_core.errors import HostError, TrustError, quote
@@ -32,8 +33,7 @@ TAIL_BLOCK_BYTES: Final = 64 * 1024
 RECOVERED = "evidence.recovered"
 
 
-@dataclass(slots=True)
-class _Cursor:
+class _Cursor(Struct):
     seq: int
     last: str
     synced: int

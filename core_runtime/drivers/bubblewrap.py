@@ -22,8 +22,9 @@ import signal
 import stat
 import tempfile
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from backend_core.errors import HostError, SandboxUnavailable, quote
 from core_runtime.drivers import cgroup_reading, cgroups, embedded_machine, proc_view

@@ -17,10 +17,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any
+
+from msgspec import Struct
 
 from core_runtime.rules.flow.values import MAX_VALUE_UNITS, Compiled, ExpressionFailed, Lookup, ValueProblem
 
@@ -79,8 +80,7 @@ def compile_expression(text: str) -> Compiled:
     return evaluate, frozenset(path[0] for path in selected)
 
 
-@dataclass(frozen=True, slots=True)
-class _Cost:
+class _Cost(Struct, frozen=True):
     """What an expression can do with its variables: how deep it may go through lists, and how often it joins."""
 
     macros: int

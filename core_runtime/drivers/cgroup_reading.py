@@ -11,8 +11,9 @@ import contextlib
 import functools
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from core_runtime.rules.isolation import CgroupLimits
 
@@ -83,8 +84,7 @@ def counted(folders: Mapping[str, Path]) -> dict[str, float]:
 # ---- where a process is
 
 
-@dataclass(frozen=True, slots=True)
-class Mount:
+class Mount(Struct, frozen=True):
     point: Path
     root: str
     version: int

@@ -17,8 +17,9 @@ import os
 import signal
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from backend_core.errors import HostError
 from core_runtime.drivers.cgroup_reading import CONTROLLERS, Mount, counted, groups_of, mounts_of
@@ -27,8 +28,7 @@ from core_runtime.rules.sandbox import Limits
 CPU_PERIOD_US = 100_000
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
+class Group(Struct, frozen=True):
     """One sandbox's group: a folder per version-1 controller, or one folder under version 2."""
 
     folders: Mapping[str, Path]

@@ -19,10 +19,12 @@ import os
 import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from backend_core.errors import TrustError
 from backend_core.files import private_folder, read_bounded, write_atomic
@@ -97,8 +99,7 @@ def _overwrite(fd: int, text: bytes, offset: int, *, sync: bool) -> None:
         os.fsync(fd)
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(Struct, frozen=True):
     """One Pack's line: the counter, what was decided last beside granting, which one-use permissions are spent.
 
     ``identity`` is the fingerprint of the identity that was approved last; it survives rejection and removal, so that
@@ -111,8 +112,7 @@ class Entry:
     identity: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Counters:
+class Counters(Struct, frozen=True):
     """A reading of the file. ``clock`` is the latest wall time that was ever persisted here."""
 
     epoch: str = ""

@@ -19,9 +19,10 @@ import json
 import os
 import tarfile
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import replace
 
 from backend_core.errors import HostError, SandboxUnavailable, quote
 from core_runtime.drivers import docker_parcel, docker_trial

@@ -20,9 +20,10 @@ import hashlib
 import tarfile
 import tempfile
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
+
+from msgspec import Struct
 
 from backend_core.errors import HostError, TrustError, quote
 from core_runtime.drivers.docker_client import EngineClient, delete_container
@@ -38,8 +39,7 @@ OVERHEAD_BYTES = 4096
 CHUNK_BYTES = 256 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Parcel:
+class Parcel(Struct, frozen=True):
     """An image that holds a sandbox's files, and what they must be."""
 
     image_id: str

@@ -15,8 +15,9 @@ import shutil
 import socket
 import tempfile
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from backend_core.errors import SandboxUnavailable, quote
 from core_runtime.drivers.docker_sandbox import DockerSandbox
@@ -35,8 +36,7 @@ _BUS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Struct, frozen=True):
     """What the container said. ``echoed``: the word came back; ``visible``: the host could look at it while it ran."""
 
     abi: str

@@ -21,12 +21,12 @@ import secrets
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from msgspec import Struct
 
 from backend_core.files import private_folder
 from core_runtime.rules.seals import key_for
@@ -47,8 +47,7 @@ CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value INTEGER NOT NULL)
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Retention:
+class Retention(Struct, frozen=True):
     """What is kept at most: together, of one source, and for how long."""
 
     events: int = 20_000
@@ -58,8 +57,7 @@ class Retention:
     age_s: float = 7 * 86_400.0
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(Struct, frozen=True):
     """One event. ``seq`` is 0 until it was written."""
 
     run: str
@@ -76,8 +74,7 @@ class Row:
         return len(self.shown) + len(self.sealed or b"") + len(self.source)
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(Struct, frozen=True):
     """Where an id stands: after ``seq``. ``complete``: nothing after it has gone."""
 
     seq: int

@@ -18,9 +18,10 @@ import shutil
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from msgspec import Struct
 
 from backend_core.errors import HostError, quote
 from core_runtime.rules.archive import LIMITS
@@ -34,8 +35,7 @@ _KEPT: Final = ("PATH", "HOME", "USER", "LANG", "SSH_AUTH_SOCK", "SSL_CERT_FILE"
                 "https_proxy", "NO_PROXY", "no_proxy", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR")  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Fetched:
+class Fetched(Struct, frozen=True):
     """``archive`` is a tar file in the caller's folder; ``commit`` its full name."""
 
     archive: Path
@@ -69,8 +69,7 @@ def fetch(source: GitSource, folder: Path, *, fetch_s: float = FETCH_S, fetch_by
     return Fetched(archive, commit)
 
 
-@dataclass(slots=True)
-class _Watch:
+class _Watch(Struct):
     """Runs one command after the other and ends them when time or room is used up."""
 
     folder: Path

@@ -15,8 +15,10 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from backend_core.canonical import sha256_hex
 from backend_core.files import fsync_folder
@@ -32,8 +34,7 @@ _TAKEN = frozenset({Mark.REVOKED, Mark.REMOVING})
 """Marks under which a grant file that is still there is a leftover."""
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
+class Loaded(Struct, frozen=True):
     """What stands for one Pack; ``counter``, ``mark``, ``used`` and ``identity`` are the line of the counters file."""
 
     verdict: Verdict

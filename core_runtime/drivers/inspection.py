@@ -7,9 +7,11 @@ the way; what can't be read counts as changed.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from backend_core.ecosystem.spec.models import PackFolder
 from backend_core.errors import HostError, TrustError
@@ -39,8 +41,7 @@ class Packs(Protocol):
         """One folder, read now."""
 
 
-@dataclass(frozen=True, slots=True)
-class Inspection:
+class Inspection(Struct, frozen=True):
     """What was found. ``changed`` names the paths that differ from the grant; ``news`` that they did not before."""
 
     loaded: Loaded

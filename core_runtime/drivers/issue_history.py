@@ -17,9 +17,10 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+
+from msgspec import Struct
 
 from backend_core.errors import HostError
 from backend_core.files import private_folder
@@ -41,8 +42,7 @@ _COLUMNS: Final = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(Struct, frozen=True):
     """One time that an issue stood; ``gone_ts`` is ``None`` while it still does, or did when the host ended."""
 
     id: str

@@ -16,9 +16,10 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct, field
 
 from backend_core.errors import HostError
 
@@ -26,8 +27,7 @@ SCRIPT = Path(__file__).with_name("launcher.py")
 ANSWER_S = 10.0
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
+class Order(Struct, frozen=True):
     """One bubblewrap to start. ``uid`` None = stay who we are. ``stage_folder`` "" = no private mounts are needed."""
 
     command: tuple[str, ...]

@@ -15,9 +15,11 @@ import os
 import secrets
 import sqlite3
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
+
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from backend_core.files import private_folder
 
@@ -33,8 +35,7 @@ CREATE INDEX IF NOT EXISTS samples_by_time ON samples (ts);
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
+class Sample(Struct, frozen=True):
     """One minute of one Pack. ``calls``, ``errors``, quantiles and ``cpu_s`` are of that minute alone."""
 
     pack_id: str

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 import h11
+from msgspec import Struct
 
 from backend_core.errors import RumiError, quote
 from backend_core.files import read_bounded
@@ -70,8 +71,7 @@ LookUp = Callable[[str], tuple[Address, ...]]
 Connect = Callable[[Address, int, float], socket.socket]
 
 
-@dataclass(frozen=True, slots=True)
-class Fetched:
+class Fetched(Struct, frozen=True):
     """``archive`` lies in the caller's folder; ``manifest`` and ``layer`` are digests that were checked.
 
     ``as_user``: the user's own log-in was needed.

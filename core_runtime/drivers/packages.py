@@ -17,8 +17,9 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from backend_core.ecosystem.requirements import WHEELS_NAME, LockedPackage
 from backend_core.ecosystem.spec.models import PackMetadata
@@ -44,8 +45,7 @@ MAX_NATIVE_NAMED = 20
 MAX_VENDORED = 1000
 
 
-@dataclass(frozen=True, slots=True)
-class Vendored:
+class Vendored(Struct, frozen=True):
     """A wheel that came with the Pack or was fetched: what it is, and where it lies."""
 
     offer: Offer

@@ -16,9 +16,11 @@ import os
 import secrets
 import sqlite3
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any, Final
+
+from msgspec import Struct
+from msgspec.structs import asdict, astuple
 
 from backend_core.files import private_folder
 
@@ -38,8 +40,7 @@ CREATE INDEX IF NOT EXISTS runs_of_one ON runs (kind, subject, started_at);
 """
 
 
-@dataclass(frozen=True, slots=True)
-class PastRun:
+class PastRun(Struct, frozen=True):
     """One run. ``kind``: ``flow`` or ``pack``; ``ended_at`` None: under way, or not known when it ended (``cut``)."""
 
     kind: str

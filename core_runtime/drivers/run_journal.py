@@ -26,9 +26,10 @@ import base64
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final
+
+from msgspec import Struct
 
 from backend_core.errors import HostError, RequestError, TrustError, quote
 from backend_core.files import fsync_folder, private_folder, read_bounded, write_all
@@ -45,8 +46,7 @@ HIDDEN_WORDS: Final = frozenset({"input", "document", "v", "output"})
 """Words of a line whose text is encrypted."""
 
 
-@dataclass(frozen=True, slots=True)
-class Recorded:
+class Recorded(Struct, frozen=True):
     """One answer: a value, an error, or what of a stream it tells (``opened``, ``end``)."""
 
     place: str
@@ -55,8 +55,7 @@ class Recorded:
     stream: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Account:
+class Account(Struct, frozen=True):
     """A journal that was read: its head, its answers, and its end where the run came to one."""
 
     head: Mapping[str, Any]
@@ -222,7 +221,7 @@ def _is_end(record: Mapping[str, Any]) -> bool:
 
 
 def _is_error(value: Any) -> bool:
-    known = {one.name for one in fields(FlowError)}
+    known = set(FlowError.__struct_fields__)
     return isinstance(value, dict) and {"type", "title"} <= value.keys() <= known
 
 

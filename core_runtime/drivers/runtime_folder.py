@@ -23,8 +23,10 @@ import sys
 import tempfile
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from backend_core.errors import HostError
 
@@ -56,8 +58,7 @@ sys.stdout.buffer.write(pyc(code, importlib.util.source_hash(data), False))
 """Without docstrings and annotations, which nobody reads inside: a tenth less to load and to keep, in every sandbox."""
 
 
-@dataclass(frozen=True, slots=True)
-class PythonAbi:
+class PythonAbi(Struct, frozen=True):
     """A sandbox's Python: ``cpython-311``, the suffix of extension modules that it loads, and on *this* machine an
     executable of the same kind that compiles for it; empty when there is none (the agent then starts slower).
     """

@@ -18,8 +18,10 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from backend_core.errors import ConflictError, HostError, NotFoundError, RequestError, TrustError, quote
 from backend_core.files import fsync_folder, private_folder, read_bounded, write_atomic
@@ -31,8 +33,7 @@ from core_runtime.rules.seals import Fault
 from core_runtime.rules.secret import MAX_SECRETS, Record, name_fault, value_fault
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
+class Kept(Struct, frozen=True):
     """One stored secret without its value. ``cause`` says why it can't be used, ``""`` when it can."""
 
     name: str

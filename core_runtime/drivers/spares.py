@@ -17,7 +17,8 @@ import asyncio
 import contextlib
 import itertools
 import os
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from backend_core.errors import HostError
 from core_runtime.drivers.cgroups import Cgroups, Group
@@ -30,8 +31,7 @@ QUIET_S = 0.02
 """After a Pack's agent has answered: made earlier, a spare would cost the start beside it what it saves the next."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Spare:
+class _Spare(Struct, frozen=True):
     group: Group
     job: Job
 

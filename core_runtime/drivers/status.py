@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final
+
+from msgspec import Struct, field
 
 from backend_core.ecosystem.metadata import PACK_ID
 from backend_core.ecosystem.spec.models import PackFolder, PackMetadata
@@ -18,8 +19,7 @@ from core_runtime.rules.permissions import forbidden
 EMPTY: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True)
-class PackStatus:
+class PackStatus(Struct, frozen=True):
     """One Pack for every face. ``approval`` is a safe excerpt of the grant, or of the rejection."""
 
     pack_id: str

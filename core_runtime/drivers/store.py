@@ -17,8 +17,9 @@ import tempfile
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from backend_core.errors import HostError, TrustError
 from backend_core.files import fsync_folder, private_folder, sync_file_system
@@ -31,8 +32,7 @@ FEW_FILES = 64
 """Up to here each file is synced by itself; beyond, one sync of the file system costs less."""
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
+class Stored(Struct, frozen=True):
     """A tree in the store."""
 
     path: Path

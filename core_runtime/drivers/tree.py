@@ -19,8 +19,9 @@ import os
 import stat
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from backend_core.errors import HostError, TrustError, quote
 from backend_core.files import name_fault, open_beneath, openat2_works, write_all
@@ -34,8 +35,7 @@ HELP_BYTES = 256 * 1024
 NO_COPY = -1
 
 
-@dataclass(frozen=True, slots=True)
-class Tree:
+class Tree(Struct, frozen=True):
     """A tree that was read: its files sorted by path, and its digest."""
 
     entries: tuple[FileEntry, ...]

@@ -20,10 +20,12 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from backend_core.errors import ConflictError, RequestError, RumiError, TrustError, quote
 from backend_core.files import fsync_folder, private_folder, sync_file_system
@@ -49,8 +51,7 @@ class Phase(StrEnum):
     RETURNING = "returning"
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(Struct, frozen=True):
     """One update of one Pack. ``digest`` and ``counter`` are of the newer version's grant, ``snapshot`` is a token."""
 
     pack_id: str

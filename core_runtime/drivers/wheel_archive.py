@@ -22,9 +22,10 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
+
+from msgspec import Struct
 
 from backend_core.errors import TrustError, quote
 from core_runtime.rules.findings import NATIVE_MAGIC
@@ -40,8 +41,7 @@ _ZIP64_MARK: Final = b"PK\x06\x07"
 _SIGNATURES: Final = ("RECORD.jws", "RECORD.p7s")
 
 
-@dataclass(frozen=True, slots=True)
-class WheelContents:
+class WheelContents(Struct, frozen=True):
     """What a wheel holds. ``native``: members with machine code, by name or by their first bytes."""
 
     sha256: str

@@ -21,9 +21,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, TypeVar
+
+from msgspec import Struct
 
 from backend_core.errors import DeniedError, HostError, PackError, PackTimeout, RumiError
 from core_runtime.bus.channels import Channel, ChannelReset
@@ -76,8 +77,7 @@ Secrets = Callable[[str, str], str]
 """``(pack_id, name)`` → the secret's value; raises ``DeniedError`` where there is none for that Pack."""
 
 
-@dataclass(frozen=True, slots=True)
-class Means:
+class Means(Struct, frozen=True):
     """What the broker works with."""
 
     permissions: Permissions

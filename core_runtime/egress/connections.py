@@ -12,8 +12,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import Context, copy_context
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from backend_core.errors import HostError
 from core_runtime.rules.addresses import Address
@@ -21,8 +22,7 @@ from core_runtime.rules.budgets import Account, Budgets
 from core_runtime.rules.egress import Refused, Target
 
 
-@dataclass(slots=True)
-class Connection:
+class Connection(Struct):
     """``kind`` and ``params`` are the use that was granted; ``started`` and ``touched`` are monotonic seconds."""
 
     number: int

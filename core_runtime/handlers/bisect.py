@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
+
+from msgspec import Struct, field
 
 from backend_core.errors import ConflictError, NotFoundError, RumiError, quote
 from core_runtime.handlers import packs, starting
@@ -36,8 +37,7 @@ ANY: Final = object()
 """No result is expected: every one is good, every error bad."""
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(Struct, frozen=True):
     """A call, how often it is made in each trial, and what is good: no error, or just one result."""
 
     key: str
@@ -47,8 +47,7 @@ class Question:
     expect: Any = ANY
 
 
-@dataclass(slots=True)
-class Trial:
+class Trial(Struct):
     """What ran beside the provider, and how often the call failed then. ``error``: the first failure."""
 
     running: list[str]

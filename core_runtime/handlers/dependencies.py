@@ -11,9 +11,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+
+from msgspec import Struct
 
 from backend_core.ecosystem.requirements import LockedPackage
 from backend_core.errors import HostError, RumiError, TrustError
@@ -25,8 +26,7 @@ from core_runtime.rules.wheels import Target
 FETCH_FAILED = "dependencies_unfetched"
 
 
-@dataclass(frozen=True, slots=True)
-class Fetched:
+class Fetched(Struct, frozen=True):
     """For whom wheels are chosen, and where those lie that were fetched; ``error`` tells why they were not."""
 
     target: Target | None

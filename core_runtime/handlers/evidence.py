@@ -18,9 +18,10 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from backend_core.errors import ConflictError, HostError, quote
 from core_runtime.drivers.audit import AuditLog
@@ -36,8 +37,7 @@ _KEY_CAUSES = "key_"
 _HASH_BLOCK_BYTES = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Evidence:
+class Evidence(Struct, frozen=True):
     """What was opened. ``fault`` is the sentence of a finding that nobody has acknowledged yet, or ``""``."""
 
     audit: AuditLog

@@ -16,9 +16,10 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from types import MappingProxyType
 from typing import Final
+
+from msgspec.structs import replace
 
 from backend_core.errors import RumiError
 from backend_core.files import read_bounded

@@ -14,8 +14,9 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+
+from msgspec import Struct
 
 from backend_core.ecosystem.active_ecosystem import ActiveEcosystem
 from backend_core.ecosystem.registry import PackRegistry
@@ -86,8 +87,7 @@ class Part(Generic[_T]):
         host.__dict__[self._name] = value
 
 
-@dataclass(slots=True)
-class Policy:
+class Policy(Struct):
     """What the startup flow says about Packs."""
 
     keep_modified: bool = False
@@ -96,16 +96,14 @@ class Policy:
     routes_key: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(Struct, frozen=True):
     """Why the last start of an approved Pack failed: a cause that never changes its name, and a sentence."""
 
     cause: str
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
-class Waiting:
+class Waiting(Struct, frozen=True):
     """An approved Pack of which nothing can start yet: what it consists of, and the reason in a sentence."""
 
     units: tuple[Unit, ...]

@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from dataclasses import asdict
 from typing import Any
+
+from msgspec.structs import asdict
 
 from core_runtime.handlers import packs
 from core_runtime.handlers.host import Host

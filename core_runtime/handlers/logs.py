@@ -10,16 +10,16 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 LINES = 2_000
 LINE_CHARS = 8_000
 PACKS = 5_000
 
 
-@dataclass(frozen=True, slots=True)
-class LogLine:
+class LogLine(Struct, frozen=True):
     """One line. ``level`` in Python's numbers; ``source`` is ``stdout``, ``stderr`` or ``log:<logger>``."""
 
     ts: float

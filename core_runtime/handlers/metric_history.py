@@ -11,9 +11,10 @@ import contextlib
 import sqlite3
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from msgspec import Struct
 
 from core_runtime.containers import ContainerInfo, ContainerState
 from core_runtime.drivers.metric_history import MetricHistory, Sample
@@ -27,8 +28,7 @@ FOLDER: Final = "logs"
 _ISSUE: Final = "metrics_unwritable"
 
 
-@dataclass(frozen=True, slots=True)
-class _Before:
+class _Before(Struct, frozen=True):
     generation: int
     calls: int
     errors: int

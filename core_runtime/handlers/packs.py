@@ -16,8 +16,9 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from backend_core.errors import ConflictError, DeniedError, RequestError, RumiError, quote
 from core_runtime.approval_manager import PackStatus

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
+
+from msgspec.structs import asdict
 
 from backend_core.errors import DeniedError, NotFoundError, quote
 from core_runtime.approval_manager import PackStatus

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from backend_core.ecosystem.addon_manager import Outcome
 from backend_core.ecosystem.spec.models import PackMetadata

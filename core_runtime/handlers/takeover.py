@@ -16,9 +16,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from enum import Enum
 from functools import partial
+
+from msgspec import Struct
 
 from backend_core.errors import ConflictError, RumiError
 from core_runtime.approval_manager import VerifiedCopy
@@ -41,8 +42,7 @@ class Verdict(Enum):
     STOP_FIRST = "stop_first"
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Struct, frozen=True):
     """``cause`` is a sentence for the operator, empty for ``TOOK_OVER``. ``older`` acts on once ``serve`` is called."""
 
     verdict: Verdict

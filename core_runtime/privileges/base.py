@@ -8,8 +8,9 @@ granting (``options``) comes from the signed grant, never from the Pack.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Protocol
+
+from msgspec import Struct
 
 from core_runtime.drivers.desktop import Desktop
 
@@ -24,8 +25,7 @@ class Effects(Protocol):
         """Have the Pack's sandbox restarted, after the answer was sent."""
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(Struct, frozen=True):
     """One execution: who, with which validated arguments, under which options of the grant."""
 
     pack_id: str
@@ -35,8 +35,7 @@ class Call:
     desktop: Desktop | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Privilege:
+class Privilege(Struct, frozen=True):
     """One operation. ``parameters``, ``options``: JSON Schemas; ``needs_effects``: acts through the running host.
 
     ``disturbs``: a person notices each of them, so a Pack has few. ``programs``: those of the operator's desktop of

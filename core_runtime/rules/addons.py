@@ -9,9 +9,11 @@ Not here: applying patches (``backend_core.ecosystem.addon_manager``), the copie
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
 from typing import Any, Final
+
+from msgspec import Struct, field
+from msgspec.structs import asdict
 
 from backend_core.ecosystem.addon_manager import AddonResult, Effective, EffectiveComponent, Outcome
 from backend_core.ecosystem.spec.models import PermissionRequest
@@ -21,8 +23,7 @@ from core_runtime.rules.grants import Permission
 APPLY: Final = "addon.apply"
 
 
-@dataclass(frozen=True, slots=True)
-class Patched:
+class Patched(Struct, frozen=True):
     """What addons did to one Pack. ``digest`` is that of the tree that runs in place of the approved one, or ``""``."""
 
     digest: str = ""

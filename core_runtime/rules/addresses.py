@@ -13,10 +13,11 @@ that are known): what a library calls "global" changes with its version.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from enum import Enum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final
+
+from msgspec import Struct, field
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
@@ -109,8 +110,7 @@ def judge(address: Address) -> tuple[Reach, str]:
     return Reach.PUBLIC, ""
 
 
-@dataclass(frozen=True, slots=True)
-class Machine:
+class Machine(Struct, frozen=True):
     """What belongs to this machine: its addresses, the networks that it is connected to without a router in between,
     and the ports on which the host or an engine listens.
     """

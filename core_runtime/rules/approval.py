@@ -9,10 +9,11 @@ Invariants:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
+
+from msgspec import Struct
 
 
 class State(StrEnum):
@@ -105,8 +106,7 @@ class Verdict(StrEnum):
     VALID = "valid"
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
+class Facts(Struct, frozen=True):
     """Everything that decides a Pack's state.
 
     ``folder_fault``: why the folder can't be taken (broken metadata, two folders with one id), a cause slug.

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, Protocol
+
+from msgspec import Struct, field
 
 from core_runtime.rules.digest import twin_key
 
@@ -34,8 +35,7 @@ class NameLimits(Protocol):
     def name_bytes(self) -> int: ...
 
 
-@dataclass(frozen=True, slots=True)
-class ArchiveLimits:
+class ArchiveLimits(Struct, frozen=True):
     """How large an archive may become. ``folders`` counts those that only a path names, too.
 
     ``ratio`` counts once ``ratio_from_bytes`` are exceeded: text packs well.
@@ -63,8 +63,7 @@ class Kind(Enum):
     OTHER = "other"
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(Struct, frozen=True):
     """One entry as the archive tells of it; ``size`` in bytes, unpacked."""
 
     path: str
@@ -73,8 +72,7 @@ class Member:
     executable: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(Struct, frozen=True):
     """Why an archive is not unpacked; ``path`` is the member, ``""`` for the whole."""
 
     path: str
@@ -119,8 +117,7 @@ class Collisions:
         return ""
 
 
-@dataclass(slots=True)
-class Intake:
+class Intake(Struct):
     """Decides about one member after the other of one archive of ``archive_bytes``."""
 
     archive_bytes: int

@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final, TypeAlias
+
+from msgspec import Struct, field
+from msgspec.structs import asdict, replace
 
 from backend_core.errors import quote
 from core_runtime.rules.egress import Refused
@@ -35,8 +37,7 @@ Spent: TypeAlias = dict[str, tuple[float, int]]
 """By window: how many seconds ago it began, and its sum."""
 
 
-@dataclass(frozen=True, slots=True)
-class Budgets:
+class Budgets(Struct, frozen=True):
     """Limits of one Pack's connections, each changeable in ``user_data/egress.json``."""
 
     connections: int = 32
@@ -53,10 +54,10 @@ class Budgets:
 
     def as_dict(self) -> dict[str, float]:
         """By name, for the API."""
-        return {item.name: getattr(self, item.name) for item in fields(self)}
+        return asdict(self)
 
 
-_WHOLE: Final = frozenset(item.name for item in fields(Budgets) if not item.name.endswith("_s"))
+_WHOLE: Final = frozenset(name for name in Budgets.__struct_fields__ if not name.endswith("_s"))
 _MOST: Final[Mapping[str, float]] = {
     "connections": 256, "connections_per_minute": 1e6, "lookups_per_minute": 1e6, "connect_s": 300, "idle_s": 86_400,
     "total_s": 30 * 86_400,
@@ -64,8 +65,7 @@ _MOST: Final[Mapping[str, float]] = {
 """``connections`` is bounded by what one bus connection carries."""
 
 
-@dataclass(frozen=True, slots=True)
-class BudgetTable:
+class BudgetTable(Struct, frozen=True):
     """The operator's choices: for all Packs, and for single ones."""
 
     common: Budgets = field(default_factory=Budgets)
@@ -98,7 +98,7 @@ def parse_budgets(document: Any) -> BudgetTable | str:
 def _parse(values: Any, base: Budgets) -> Budgets | str:
     if not isinstance(values, Mapping):
         return "expected an object"
-    known = {item.name for item in fields(Budgets)}
+    known = set(Budgets.__struct_fields__)
     for name, value in values.items():
         if name not in known:
             return f"{quote(name, 60)} is none of {', '.join(sorted(known))}"
@@ -144,8 +144,7 @@ class Window:
         return max(0.0, self.started + self.span_s - now)
 
 
-@dataclass(slots=True)
-class Destination:
+class Destination(Struct):
     """What went to one host and came from it since the host started."""
 
     bytes_up: int = 0

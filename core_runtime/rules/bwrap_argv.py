@@ -15,7 +15,8 @@ Not here: dropping the uid, cgroups and rlimits (the launcher does these before 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from core_runtime.rules.sandbox import (
     AGENT_COMMAND,
@@ -30,8 +31,7 @@ from core_runtime.rules.sandbox import (
 SHM_BYTES = 16 * 1024 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class EmbeddedMachine:
+class EmbeddedMachine(Struct, frozen=True):
     """What the driver found on this machine. All paths are root-owned system paths, never below a home.
 
     ``binds`` are shown read-only where they are, ``links`` are symbolic links to re-create (``/bin`` → ``usr/bin``),

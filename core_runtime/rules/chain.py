@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
+
+from msgspec import Struct
 
 from backend_core.canonical import sha256_hex
 
@@ -19,8 +20,7 @@ MAX_ITEMS = 200
 MAX_DEPTH = 6
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(Struct, frozen=True):
     """The last line that was written: its number and hash, and those of the last one that was also synced.
 
     Lines after the synced one may be lost in a power cut; that is counted, and is no fault.
@@ -37,8 +37,7 @@ class Head:
         return (self.seq, self.last) if self.synced is None else (self.synced, self.synced_last)
 
 
-@dataclass(frozen=True, slots=True)
-class AuditReport:
+class AuditReport(Struct, frozen=True):
     """Outcome of a check. ``bad_record`` is the number of the first record that does not fit, 0 when all do.
 
     ``problem`` is ``edited`` (content, order or a removed line), ``truncated`` (lines the head knows are gone),

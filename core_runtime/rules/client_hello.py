@@ -11,8 +11,9 @@ Not here: what is said inside the encrypted connection; nobody outside can see t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 LIMIT_BYTES: Final = 64 * 1024
 RECORD_LIMIT_BYTES: Final = 16_384 + 256
@@ -22,15 +23,13 @@ _SERVER_NAME: Final = 0
 _ENCRYPTED_HELLO: Final = (0xFE0D, 0xFFCE)
 
 
-@dataclass(frozen=True, slots=True)
-class Hello:
+class Hello(Struct, frozen=True):
     """A complete ClientHello. ``name`` in lower case, ``""`` when it names no server."""
 
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class Fault:
+class Fault(Struct, frozen=True):
     """The bytes are no ClientHello that can be judged."""
 
     reason: str

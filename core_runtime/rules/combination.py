@@ -11,8 +11,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Final
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from backend_core.ecosystem.spec.models import PermissionRequest
 from core_runtime.rules.globs import matches
@@ -30,8 +32,7 @@ PRIVILEGE_LABELS: Final[Mapping[str, frozenset[str]]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class PackNode:
+class PackNode(Struct, frozen=True):
     """One Pack as the search sees it."""
 
     pack_id: str
@@ -60,8 +61,7 @@ class PackNode:
         return cls(pack_id, provides, calls, labels_of([request.type for request in requests]))
 
 
-@dataclass(frozen=True, slots=True)
-class Combination:
+class Combination(Struct, frozen=True):
     """A join of labels. ``paths`` leads from the Pack under review to a holder of each label."""
 
     labels: tuple[str, ...]

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from typing import Any, Final
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from backend_core.ecosystem.spec.models import (
     ComponentManifest,
@@ -26,8 +28,7 @@ from core_runtime.rules.resolve import Unit
 _PACK: Final = "Pack "
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
+class Work(Struct, frozen=True):
     """A unit with what its phases need: a component's own files, or one handler file."""
 
     unit: Unit

@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Final
+
+from msgspec import Struct, field
 
 from backend_core.canonical import canonical_json
 from backend_core.ecosystem.frozen import thaw
@@ -37,8 +38,7 @@ class ContractBroken(ValueError):  # noqa: N818  a refusal, as the glossary call
     """What is registered is not what was approved; the text says how."""
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
+class Terms(Struct, frozen=True):
     """What one approved version of a Pack promises and needs."""
 
     contracts: Mapping[str, Contract] = field(default_factory=lambda: NO_CONTRACTS)
@@ -107,8 +107,7 @@ def schema_faults(metadata: PackMetadata) -> tuple[str, ...]:
     return tuple(found[:5])
 
 
-@dataclass(frozen=True, slots=True)
-class ContractChange:
+class ContractChange(Struct, frozen=True):
     """One key whose contract is another than before. ``parts``: at most a few, ``{part, pointer, before, after}``."""
 
     key: str

@@ -13,8 +13,9 @@ Not here: files (``drivers.packages``), the form of a lock (``backend_core.ecosy
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from backend_core.ecosystem.requirements import LockedPackage, same_version
 from core_runtime.rules.digest import normal_digest
@@ -22,8 +23,7 @@ from core_runtime.rules.findings import Finding
 from core_runtime.rules.wheels import Target, WheelName, parse_wheel_name, preference
 
 
-@dataclass(frozen=True, slots=True)
-class Offer:
+class Offer(Struct, frozen=True):
     """A wheel that is there: its name taken apart, its bytes' SHA-256 and size."""
 
     name: WheelName
@@ -31,8 +31,7 @@ class Offer:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class ChosenWheel:
+class ChosenWheel(Struct, frozen=True):
     """One wheel of a grant. ``native`` names its files with machine code, at most a few."""
 
     filename: str
@@ -44,8 +43,7 @@ class ChosenWheel:
     native_count: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Dependencies:
+class Dependencies(Struct, frozen=True):
     """What a grant says about a Pack's packages.
 
     ``locked``: every ``name==version`` of the lock. ``target``: the Python that wheels were chosen for, in words.
@@ -59,16 +57,14 @@ class Dependencies:
     missing: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(Struct, frozen=True):
     """``wheels``: one for each package that counts on the target; ``missing``: those without one."""
 
     wheels: tuple[Offer, ...]
     missing: tuple[LockedPackage, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class PackageDifference:
+class PackageDifference(Struct, frozen=True):
     """Packages against the approved version. ``changed``: name → (old, new) versions."""
 
     added: tuple[str, ...]
@@ -131,8 +127,7 @@ def fits(packages: Sequence[LockedPackage], target: Target, held: Dependencies) 
     return "" if held.tree or not held.wheels else "they were never unpacked"
 
 
-@dataclass(frozen=True, slots=True)
-class SeenWheel:
+class SeenWheel(Struct, frozen=True):
     """A wheel that was looked at before a decision. ``fault``: why approving it will be refused."""
 
     filename: str
@@ -143,8 +138,7 @@ class SeenWheel:
     fault: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class SeenPackages:
+class SeenPackages(Struct, frozen=True):
     """What a review knows of a Pack's packages. ``wheels``: those that it brings or that an approval has seen."""
 
     lock_file: str = ""

@@ -16,16 +16,16 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from json.encoder import encode_basestring
+
+from msgspec import Struct
 
 from backend_core.canonical import sha256_hex
 
 PREFIX = "sha256:"
 
 
-@dataclass(frozen=True, slots=True)
-class FileEntry:
+class FileEntry(Struct, frozen=True):
     """One file of a tree; ``sha256`` is 64 hex digits."""
 
     path: str
@@ -34,8 +34,7 @@ class FileEntry:
     sha256: str
 
 
-@dataclass(frozen=True, slots=True)
-class TreeLimits:
+class TreeLimits(Struct, frozen=True):
     """How large a Pack may be. Beyond them the Pack is refused, never partly hashed."""
 
     files: int = 20_000
@@ -44,8 +43,7 @@ class TreeLimits:
     path_bytes: int = 1024
 
 
-@dataclass(frozen=True, slots=True)
-class TreeDifference:
+class TreeDifference(Struct, frozen=True):
     """How one tree differs from another; each path appears once, sorted."""
 
     added: tuple[str, ...] = ()
@@ -61,8 +59,7 @@ class TreeDifference:
         return bool(self.added or self.removed or self.changed)
 
 
-@dataclass(frozen=True, slots=True)
-class Fingerprint:
+class Fingerprint(Struct, frozen=True):
     """What a grant remembers of one file: content and executable bit."""
 
     sha256: str

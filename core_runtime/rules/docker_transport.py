@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 from urllib.parse import urlsplit
+
+from msgspec import Struct
 
 from core_runtime.rules.permissions import Deny
 
@@ -33,8 +34,7 @@ class Transport(StrEnum):
     STDIO = "stdio"
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(Struct, frozen=True):
     """A transport to try, and the sentence that says why it would be taken."""
 
     transport: Transport

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from typing import Any, Final
 
+from msgspec import Struct
+
 from backend_core.ecosystem.spec.models import PackMetadata
 from backend_core.errors import quote
 from core_runtime.rules.addresses import Address, Reach, judge
@@ -59,8 +61,7 @@ class Target:
     __repr__ = __str__
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(Struct, frozen=True):
     """Why something is not done: ``code`` never changes, ``reason`` and ``hint`` are sentences."""
 
     code: str

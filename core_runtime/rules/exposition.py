@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
+
+from msgspec import Struct, field
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 LABEL_CHARS: Final = 128
@@ -31,8 +32,7 @@ class Kind(StrEnum):
     SUMMARY = "summary"
 
 
-@dataclass(slots=True)
-class Family:
+class Family(Struct):
     """One metric with all its samples: suffix of the name, labels → value."""
 
     name: str

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
+
+from msgspec import Struct
 
 from backend_core.errors import quote
 from core_runtime.rules.egress import Refused, parse_host
@@ -41,8 +42,7 @@ _AROUND = r"([\x20-\x7a\x7c\x7e]*)"
 _SECRET = re.compile(rf"([!#$%&'*+.^_`|~0-9A-Za-z-]{{1,100}}): ?{_AROUND}\{{([A-Za-z0-9_.-]{{1,64}})\}}{_AROUND}")
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(Struct, frozen=True):
     """A request in the form in which it is judged and sent. ``url`` always means https."""
 
     method: str
@@ -59,8 +59,7 @@ class Request:
         return f"{self.path}?{self.query}" if self.query else self.path
 
 
-@dataclass(frozen=True, slots=True)
-class Injection:
+class Injection(Struct, frozen=True):
     """``header: before + the secret's value + after``."""
 
     header: str

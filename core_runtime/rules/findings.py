@@ -6,8 +6,9 @@ A finding is no verdict: it names a path and a reason, and the rating takes poin
 from __future__ import annotations
 
 import unicodedata
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 SCANNED_BYTES = 512 * 1024
 TEXT_SUFFIXES: Final = frozenset(
@@ -39,8 +40,7 @@ STARTUP_NAMES: Final = frozenset({"sitecustomize.py", "usercustomize.py"})
 MAX_FINDINGS = 200
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(Struct, frozen=True):
     """One thing to know. ``code`` is one of ``invisible_text native_code unscannable bytecode startup_hook
     native_dependency unseen_dependency``.
     """

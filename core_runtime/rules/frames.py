@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -280,8 +279,7 @@ _encode_into = msgspec.msgpack.Encoder().encode_into
 _set_length = struct.Struct("<I").pack_into
 
 
-@dataclass(frozen=True, slots=True)
-class BusLimits:
+class BusLimits(Struct, frozen=True):
     """Limits of one connection; those in ``told`` are told to the agent in WELCOME.
 
     ``in_flight_bytes`` is what the arguments of the calls that a Pack was given and has not answered may take.

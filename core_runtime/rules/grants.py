@@ -10,11 +10,12 @@ Invariants:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Final
+
+from msgspec import Struct, field
 
 from core_runtime.rules.approval import State
 from core_runtime.rules.dependencies import Dependencies, dependencies_document, read_dependencies
@@ -34,8 +35,7 @@ class Mode(StrEnum):
     UNTIL = "until"
 
 
-@dataclass(frozen=True, slots=True)
-class Permission:
+class Permission(Struct, frozen=True):
     """One granted permission. ``until`` is wall time in seconds, ``instance`` the host run that ``restart`` means."""
 
     type: str
@@ -62,8 +62,7 @@ def is_flow_claim(name: str) -> bool:
     return name.startswith(_FLOW)
 
 
-@dataclass(frozen=True, slots=True)
-class Grant:
+class Grant(Struct, frozen=True):
     """The operator's decision for one Pack.
 
     ``effects``: what its addons make of each component of another Pack that it may patch, as the digest of the result
@@ -112,16 +111,14 @@ class Grant:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class Rejection:
+class Rejection(Struct, frozen=True):
     """The record of a rejection; the counters file, not this, is what blocks."""
 
     reason: str
     rejected_at: float
 
 
-@dataclass(frozen=True, slots=True)
-class Imported:
+class Imported(Struct, frozen=True):
     """Signed by this key, but without a counter: made elsewhere, so the operator decides again here."""
 
     digest: str
@@ -146,7 +143,9 @@ def seconds(text: Any) -> float:
 
 
 def thaw(value: Any) -> Any:
-    """Frozen JSON as plain dicts and lists, for writing."""
+    """Frozen JSON and records (``Struct``) as plain dicts and lists, for writing."""
+    if isinstance(value, Struct):
+        return {name: thaw(getattr(value, name)) for name in value.__struct_fields__}
     if isinstance(value, Mapping):
         return {str(name): thaw(item) for name, item in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):

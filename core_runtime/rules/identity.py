@@ -22,8 +22,9 @@ from __future__ import annotations
 import hmac
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from enum import Enum, StrEnum
+
+from msgspec import Struct, field
 
 from core_runtime.rules.sessions import (
     CODE_BODY_BYTES,
@@ -63,8 +64,7 @@ class Door(StrEnum):
     SOCKET = "socket"
 
 
-@dataclass(frozen=True, slots=True)
-class Peer:
+class Peer(Struct, frozen=True):
     """What was proven about the other end at accept. ``uid`` is None when nothing was; ``unproven`` says why."""
 
     door: Door
@@ -72,8 +72,7 @@ class Peer:
     unproven: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class RequestFacts:
+class RequestFacts(Struct, frozen=True):
     """One request as far as its head. Header fields are tuples: a repeated header is a fact of its own."""
 
     peer: Peer
@@ -92,8 +91,7 @@ class RequestFacts:
     session: tuple[bytes, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Authority:
+class Authority(Struct, frozen=True):
     """What this host is: its user id (None where the system can't tell), its ports, its token (empty: none usable),
     the console's sessions that have not ended.
     """
@@ -105,8 +103,7 @@ class Authority:
     sessions: Mapping[bytes, Session] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Allow:
+class Allow(Struct, frozen=True):
     """The request acts as the operator. ``actor`` names the proof, for the audit trail.
 
     ``session``: the console's, where it has one. ``proven``: the connection is the owner's.
@@ -118,8 +115,7 @@ class Allow:
     proven: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Refuse:
+class Refuse(Struct, frozen=True):
     """A normal outcome, in the fields of an error."""
 
     status: int

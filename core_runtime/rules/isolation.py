@@ -17,8 +17,9 @@ Not here: reading ``/proc`` (drivers) and deciding what follows (the orchestrato
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from core_runtime.rules.sandbox import (
     PACK_MOUNT,
@@ -41,8 +42,7 @@ SANDBOXED_RUNTIMES = frozenset({"runsc", "kata", "kata-runtime", "io.containerd.
 SECCOMP_FILTER = 2
 
 
-@dataclass(frozen=True, slots=True)
-class CgroupLimits:
+class CgroupLimits(Struct, frozen=True):
     """Limits as the kernel enforces them, read back from the sandbox's own cgroup; ``None`` = not limited there."""
 
     memory_bytes: int | None = None
@@ -50,8 +50,7 @@ class CgroupLimits:
     cpus: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class HostView:
+class HostView(Struct, frozen=True):
     """What the host read from ``/proc/<pid>`` of the agent.
 
     ``uids`` are in the host's user namespace; ``shared_namespaces`` those that the sandbox has in common with the host;
@@ -74,8 +73,7 @@ class HostView:
     kernel: str = ""
 
 
-@dataclass(slots=True)
-class _Verdict:
+class _Verdict(Struct):
     level: Level = Level.STANDARD
     findings: list[str] = field(default_factory=list)
 

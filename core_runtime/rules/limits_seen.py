@@ -6,9 +6,10 @@ Not here: counting (drivers), enforcing (kernel, bus), how often it is told (``h
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
+
+from msgspec import Struct
 
 _MOST_SAID: Final = 1 << 53
 CPU_SHARE: Final = 0.5
@@ -18,8 +19,7 @@ CPU_LEAST: Final = 10
 _RAISE: Final = "or let it ask for more ({field} of a resources permission), then approve again."
 
 
-@dataclass(frozen=True, slots=True)
-class Told:
+class Told(Struct, frozen=True):
     """``what``: the limit in a word for a sentence; ``hint``: what to do about it."""
 
     what: str

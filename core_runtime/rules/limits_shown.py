@@ -6,14 +6,14 @@ Not here: enforcing them (kernel, bus, user data), counting (drivers), telling o
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from core_runtime.rules.frames import BusLimits
 from core_runtime.rules.sandbox import Limits
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(Struct, frozen=True):
     """One limit. ``used`` is ``None`` where this machine can't tell, or where nothing is kept (a rate, a size)."""
 
     name: str

@@ -11,9 +11,10 @@ Not here: whether an addition was declared (``rules.permissions.decide``), wheth
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
+
+from msgspec.structs import replace
 
 from core_runtime.rules.grants import Permission
 from core_runtime.rules.permissions import Choice, item_params, items_of

@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any, Final
 from urllib.parse import quote as percent
 from urllib.parse import urlencode, urljoin, urlsplit
+
+from msgspec import Struct
 
 from backend_core.canonical import sha256_hex
 from backend_core.document import Limits
@@ -52,8 +53,7 @@ _LOGIN: Final = re.compile(r"[A-Za-z0-9+/]{4,2000}={0,2}\Z")
 _TOKEN: Final = re.compile(r"[\x21-\x7e]+\Z")
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(Struct, frozen=True):
     """Whom we speak to. ``plain``: without TLS, on this machine's loopback alone."""
 
     host: str
@@ -67,16 +67,14 @@ class Origin:
         return name if self.port == (80 if self.plain else 443) else f"{name}:{self.port}"
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(Struct, frozen=True):
     """One address to ask: an origin, and the path with its query."""
 
     origin: Origin
     target: str
 
 
-@dataclass(frozen=True, slots=True)
-class Reference:
+class Reference(Struct, frozen=True):
     """``oci://HOST[:PORT]/NAME[:TAG][@DIGEST]``; one of both is there, and a digest counts alone."""
 
     origin: Origin
@@ -104,16 +102,14 @@ class Reference:
         return Place(self.origin, f"/v2/{self.name}/blobs/{digest}")
 
 
-@dataclass(frozen=True, slots=True)
-class Layer:
+class Layer(Struct, frozen=True):
     """The archive that a manifest names."""
 
     digest: str
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class Manifest:
+class Manifest(Struct, frozen=True):
     """A manifest whose ``digest`` was computed from its bytes."""
 
     digest: str

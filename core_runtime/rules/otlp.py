@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
+from msgspec import Struct
+
 PATH: Final = "/v1/traces"
 INTERNAL, SERVER, CLIENT = 1, 2, 3
 _RATIO_BITS: Final = 64
@@ -35,8 +37,7 @@ class TraceConfig:
     batch: int = 512
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+class Span(Struct, frozen=True):
     """One finished piece of work. Times in nanoseconds since 1970; ``error`` is a type, ``""`` when it went well."""
 
     trace_id: str

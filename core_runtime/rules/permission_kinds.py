@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final
+
+from msgspec import Struct, field
 
 from backend_core.errors import quote
 from core_runtime.rules.digest import twin_key
@@ -30,8 +31,7 @@ Fault = str
 ParamCheck = Callable[[Any, str], Fault]
 
 
-@dataclass(frozen=True, slots=True)
-class Kind:
+class Kind(Struct, frozen=True):
     """One permission type. ``sensitive``: a plain approval leaves it out. ``missing``: why it can't be granted yet.
 
     ``either``: one of these parameters at least must be there. ``defaults``: what leaving a parameter out means.

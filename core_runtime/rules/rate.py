@@ -5,19 +5,17 @@ Not here: which peer is which (``rules.identity``), the clock and the table of p
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 
-@dataclass(frozen=True, slots=True)
-class Rate:
+class Rate(Struct, frozen=True):
     """``burst`` requests at once, refilled by ``per_second``."""
 
     per_second: float
     burst: float
 
 
-@dataclass(frozen=True, slots=True)
-class Bucket:
+class Bucket(Struct, frozen=True):
     """What is left at ``at_s`` (monotonic seconds)."""
 
     left: float

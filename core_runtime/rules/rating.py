@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from backend_core.ecosystem.spec.models import PermissionRequest
 from core_runtime.rules.combination import Combination
@@ -34,8 +35,7 @@ _FINDINGS: Final[Mapping[str, tuple[int, str, str]]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Deduction:
+class Deduction(Struct, frozen=True):
     """Points and the reason, in both languages."""
 
     points: int
@@ -43,8 +43,7 @@ class Deduction:
     reason_ja: str
 
 
-@dataclass(frozen=True, slots=True)
-class Rating:
+class Rating(Struct, frozen=True):
     """``score`` of 100, its grade from A to E, and every deduction."""
 
     score: int

@@ -16,9 +16,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, TypeAlias
+
+from msgspec import Struct
 
 from core_runtime.rules.contracts import misfit, satisfies
 
@@ -33,8 +34,7 @@ LOOKED_AT: Final = 64
 _TOLD: Final = 2 * TOLD_STEPS - 1
 
 
-@dataclass(frozen=True, slots=True)
-class Unit:
+class Unit(Struct, frozen=True):
     """What takes part in the order of starts.
 
     ``versions``: of provided keys whose version is stated; ``ranges``: of required keys that need one.
@@ -68,8 +68,7 @@ class Unit:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Blocked:
+class Blocked(Struct, frozen=True):
     """A unit that can't start. ``path`` alternates unit, key, unit, … to the root cause; ``key`` is its first key.
 
     A way of more than ``TOLD_STEPS`` steps has ``MORE`` in the place of its middle, a circle at its end.
@@ -82,8 +81,7 @@ class Blocked:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Resolution:
+class Resolution(Struct, frozen=True):
     """Batches in order; the units of one batch don't need each other."""
 
     batches: tuple[tuple[Unit, ...], ...]

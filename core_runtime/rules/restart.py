@@ -8,26 +8,24 @@ Not here: clocks and randomness (both come in as values), and waiting.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 
-@dataclass(frozen=True, slots=True)
-class Restart:
+class Restart(Struct, frozen=True):
     """Start again after ``delay_s``."""
 
     delay_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class GiveUp:
+class GiveUp(Struct, frozen=True):
     """Too many failures: ``failures`` within ``window_s``."""
 
     failures: int
     window_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class RestartPolicy:
+class RestartPolicy(Struct, frozen=True):
     """Exponential backoff with jitter. One crash costs half a second, a Pack that can't run costs six starts."""
 
     base_s: float = 0.5

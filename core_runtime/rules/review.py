@@ -7,8 +7,10 @@ each face escapes it (``backend_core.errors.quote``, templates).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
+from msgspec.structs import asdict
 
 from backend_core.ecosystem.spec.models import Contract, PackMetadata
 from core_runtime.rules.approval import State
@@ -24,8 +26,7 @@ from core_runtime.rules.permissions import describe, host_key_permission, reques
 from core_runtime.rules.rating import Rating, rate
 
 
-@dataclass(frozen=True, slots=True)
-class ReviewFacts:
+class ReviewFacts(Struct, frozen=True):
     """What the review is made from. ``owners``: key → other Pack that owns it; ``others``: the approved Packs."""
 
     pack_id: str
@@ -53,8 +54,7 @@ class ReviewFacts:
     """What its addons would do to others, if granted, and those of others to it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Edge:
+class Edge(Struct, frozen=True):
     """One key that the Pack would call, and who provides it now (``""``: nobody yet).
 
     ``wanted``: the range of versions that it needs; ``why_not``: a sentence where the provider's is out of it.
@@ -67,16 +67,14 @@ class Edge:
     why_not: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class PermissionDifference:
+class PermissionDifference(Struct, frozen=True):
     """Permissions against the approved version, each as its document."""
 
     added: tuple[Mapping[str, Any], ...]
     removed: tuple[Mapping[str, Any], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Review:
+class Review(Struct, frozen=True):
     """The basis of a decision; ``digest`` is what ``approve`` must be given to bind exactly this."""
 
     pack_id: str
@@ -129,38 +127,10 @@ class Review:
 
     def as_dict(self) -> dict[str, Any]:
         """JSON for the faces; the list of files is left out (``listing`` has it)."""
-        document: dict[str, Any] = {
-            name: getattr(self, name)
-            for name in self.__dataclass_fields__
-            if name
-            not in {
-                "listing",
-                "edges",
-                "rating",
-                "findings",
-                "combination",
-                "file_changes",
-                "permission_changes",
-                "package_changes",
-                "contract_changes",
-            }
-        }
-        changes = self.permission_changes
-        result: dict[str, Any] = thaw(
-            {
-                **document,
-                "state": self.state.value,
-                "edges": [asdict(edge) for edge in self.edges],
-                "rating": asdict(self.rating),
-                "findings": [asdict(finding) for finding in self.findings],
-                "combination": self.combination
-                and {**asdict(self.combination), "sentence": self.combination.sentence()},
-                "file_changes": self.file_changes and asdict(self.file_changes),
-                "package_changes": self.package_changes and asdict(self.package_changes),
-                "contract_changes": self.contract_changes and [asdict(change) for change in self.contract_changes],
-                "permission_changes": changes and {"added": changes.added, "removed": changes.removed},
-            }
-        )
+        result: dict[str, Any] = thaw(self)
+        del result["listing"]
+        result["combination"] = self.combination and {**result["combination"], "sentence": self.combination.sentence()}
+        result["state"] = self.state.value
         return result
 
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from fnmatch import translate
 from functools import lru_cache
 from typing import Final, Protocol
+
+from msgspec import Struct
 
 ERROR_TYPE: Final = re.compile(
     r"(?:error/[A-Za-z_][A-Za-z0-9_]{0,99}|[a-z][a-z0-9_.-]{0,99}(?:/[A-Za-z0-9_./-]{1,99})?)\Z"
@@ -137,8 +138,7 @@ def matching(patterns: Iterable[str], text: str) -> bool:
     return any(matches(pattern, text) for pattern in patterns)
 
 
-@dataclass(frozen=True, slots=True)
-class SpanContext:
+class SpanContext(Struct, frozen=True):
     """Where in which trace something happens. ``sampled``: whether the trace is recorded."""
 
     trace_id: str

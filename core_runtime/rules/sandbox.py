@@ -15,9 +15,10 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from typing import Any
+
+from msgspec import Struct, field
 
 MIB = 1024 * 1024
 
@@ -73,8 +74,7 @@ class DriverKind(StrEnum):
         return {DriverKind.DOCKER: 2, DriverKind.EMBEDDED: 1}[self]
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(Struct, frozen=True):
     """Resource limits of one sandbox. On by default; a ``resources`` grant may raise them."""
 
     memory_bytes: int = 256 * MIB
@@ -103,8 +103,7 @@ CEILING = Limits(
 """No operator means more than this; it also keeps every product (nanoseconds of CPU, bytes) within 63 bits."""
 
 
-@dataclass(frozen=True, slots=True)
-class SandboxSpec:
+class SandboxSpec(Struct, frozen=True):
     """One sandbox to start. Paths are absolute host paths that the host itself made.
 
     ``pack_dir`` is the verified copy in the store (mounted read-only at ``/pack``), ``runtime_dir`` holds the agent
@@ -140,12 +139,11 @@ class SandboxSpec:
             _plain_path(name, getattr(self, name))
         if self.packages_dir != "":
             _plain_path("packages_dir", self.packages_dir)
-        for name in Limits.__dataclass_fields__:
+        for name in Limits.__struct_fields__:
             _within(f"limits.{name}", getattr(self.limits, name), getattr(FLOOR, name), getattr(CEILING, name))
 
 
-@dataclass(frozen=True, slots=True)
-class Isolation:
+class Isolation(Struct, frozen=True):
     """What isolates a Pack: ``driver`` and ``level``; ``source`` tells ``measured`` (host looked) from ``reported``."""
 
     driver: DriverKind
@@ -155,8 +153,7 @@ class Isolation:
     evidence: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class MachineLimits:
+class MachineLimits(Struct, frozen=True):
     """What the machine has: no sandbox is promised more than this."""
 
     memory_bytes: int

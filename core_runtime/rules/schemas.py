@@ -13,12 +13,12 @@ Invariants:
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, Final
 
 import jsonschema_rs
+from msgspec import Struct
 from msgspec.msgpack import Ext
 
 from core_runtime.rules.values import EXT_REFERENCE, MAX_DEPTH
@@ -88,8 +88,7 @@ class Checker:
         return None
 
 
-@dataclass(frozen=True, slots=True)
-class Checkers:
+class Checkers(Struct, frozen=True):
     """Both schemas of an interface, compiled."""
 
     input: Checker | None

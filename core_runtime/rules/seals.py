@@ -16,16 +16,16 @@ import hashlib
 import hmac
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 SIGNATURE = "_hmac_signature"
 GRANT = "grant"
 """The purpose whose key is the key file's text itself."""
 
 
-@dataclass(frozen=True, slots=True)
-class Fault:
+class Fault(Struct, frozen=True):
     """Why a document counts for nothing. ``cause`` is a slug that never changes, such as ``grant_forged``."""
 
     cause: str

@@ -17,9 +17,10 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
+
+from msgspec import Struct
 
 from core_runtime.rules.seccomp_tables import AARCH64, ALLOWED, REFUSED, X86_64
 
@@ -47,8 +48,7 @@ RET_ALLOW = 0x7FFF0000
 X32_BIT = 0x40000000
 
 
-@dataclass(frozen=True, slots=True)
-class Architecture:
+class Architecture(Struct, frozen=True):
     """One machine type: its audit number, its engine name and its system-call numbers."""
 
     machine: str
@@ -148,8 +148,7 @@ LD_ABS, JEQ, JGE, JSET, JA, RET = 0x20, 0x15, 0x35, 0x45, 0x05, 0x06
 OFFSET_NR, OFFSET_ARCH, OFFSET_ARGS = 0, 4, 16
 
 
-@dataclass(frozen=True, slots=True)
-class _Jump:
+class _Jump(Struct, frozen=True):
     """A jump whose target is a label; the assembler turns it into a distance."""
 
     label: str

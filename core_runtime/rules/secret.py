@@ -9,8 +9,9 @@ Not here: keys and ciphers (``drivers.secret_box``), who gets a value (``secret_
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Any, Final
+
+from msgspec import Struct
 
 from backend_core.canonical import canonical_json
 
@@ -22,8 +23,7 @@ FORMAT: Final = 1
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(Struct, frozen=True):
     """All of a stored secret but its value. ``identity`` is a fingerprint; times are wall time in seconds.
 
     ``handed_at``: when a generation of the Pack received the value last; None: never.

@@ -16,9 +16,11 @@ import hashlib
 import hmac
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 SECRET_BYTES: Final = 32
 CODE_LIFE_S: Final = 60.0
@@ -40,8 +42,7 @@ class Carrier(StrEnum):
     HEADER = "header"
 
 
-@dataclass(frozen=True, slots=True)
-class Session:
+class Session(Struct, frozen=True):
     """One open console. ``name`` is the SHA-256 of its secret; times are seconds of one steady clock."""
 
     name: bytes

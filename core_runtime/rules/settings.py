@@ -13,8 +13,9 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+
+from msgspec import Struct
 
 from backend_core.errors import RequestError, quote
 from core_runtime.rules.docker_transport import CHOICES
@@ -40,8 +41,7 @@ _OPTIONS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(Struct, frozen=True):
     """One run's choices. ``home`` holds ``ecosystem/`` and ``user_data/``; all paths are absolute."""
 
     project_root: Path

@@ -20,9 +20,10 @@ import binascii
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
+
+from msgspec import Struct
 
 from backend_core.canonical import canonical_json
 from backend_core.document import Limits
@@ -47,8 +48,7 @@ _Y8: Final = 2707385501144840649318225287225658788936804267575313519463743609750
 _SMALL: Final = frozenset({0, 1, _P - 1, _Y8, _P - _Y8})
 
 
-@dataclass(frozen=True, slots=True)
-class Statement:
+class Statement(Struct, frozen=True):
     """What is signed. ``digest``: the signed digest; ``key``: the publisher's; ``publisher``: what it calls itself."""
 
     pack_id: str
@@ -58,16 +58,14 @@ class Statement:
     publisher: str
 
 
-@dataclass(frozen=True, slots=True)
-class Flaw:
+class Flaw(Struct, frozen=True):
     """Why a signature counts for nothing. ``code`` is a slug that never changes."""
 
     code: str
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
-class Signed:
+class Signed(Struct, frozen=True):
     """An envelope of the right form; whether ``signature`` is one over ``message`` is still to be checked."""
 
     statement: Statement
@@ -86,8 +84,7 @@ class Standing(StrEnum):
     INVALID = "signature_invalid"
 
 
-@dataclass(frozen=True, slots=True)
-class Seal:
+class Seal(Struct, frozen=True):
     """What was found on one tree: a statement that verified, or a flaw, or neither."""
 
     statement: Statement | None = None
@@ -100,8 +97,7 @@ class Seal:
         return self.statement.key if self.statement else ""
 
 
-@dataclass(frozen=True, slots=True)
-class Pin:
+class Pin(Struct, frozen=True):
     """The publisher's key that a Pack was first approved with; ``since`` in seconds since 1970."""
 
     key: str

@@ -11,7 +11,8 @@ from __future__ import annotations
 import ast
 import warnings
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 ENTRIES = ("run", "main")
 """Names of which the agent calls the first that a file defines; a handler file has the first one alone."""
@@ -20,8 +21,7 @@ _CALLED_FOR = frozenset({"get", "observe"})
 _RECEIVERS = frozenset({"ir", "interface_registry", "registry", "interfaces"})
 
 
-@dataclass(frozen=True, slots=True)
-class SourceFault:
+class SourceFault(Struct, frozen=True):
     """One thing in one file. ``refused``: it would fail for certain, else it is likely a mistake."""
 
     refused: bool

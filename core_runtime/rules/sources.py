@@ -11,9 +11,10 @@ Not here: running them (``drivers.git_source``), unpacking (``drivers.archive``)
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
+
+from msgspec import Struct
 
 from backend_core.errors import RequestError, quote
 
@@ -27,8 +28,7 @@ _CONFIG: Final = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class GitSource:
+class GitSource(Struct, frozen=True):
     """A repository and what of it: a branch, a tag, a commit, or ``HEAD``."""
 
     url: str

@@ -17,9 +17,10 @@ from __future__ import annotations
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final, Generic, TypeVar
+
+from msgspec import Struct
 
 from core_runtime.rules.routing import is_glob, pattern_of
 
@@ -41,8 +42,7 @@ class Policy(StrEnum):
     LATEST = "latest"
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
+class Options(Struct, frozen=True):
     """How one subscriber wants its events. ``since``: an event's id, ``oldest``, or ``""`` for from now on."""
 
     queue: int = QUEUE_EVENTS

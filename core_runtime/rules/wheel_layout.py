@@ -15,8 +15,9 @@ from __future__ import annotations
 import re
 import stat
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from core_runtime.rules.archive import Collisions, name_fault
 from core_runtime.rules.findings import NATIVE_SUFFIXES, STARTUP_NAMES
@@ -29,8 +30,7 @@ _STARTUP_STEMS: Final = frozenset(name.rpartition(".")[0] for name in STARTUP_NA
 RECORD: Final = "RECORD"
 
 
-@dataclass(frozen=True, slots=True)
-class WheelLimits:
+class WheelLimits(Struct, frozen=True):
     """How large a wheel may become. ``ratio`` counts once ``ratio_from_bytes`` are exceeded: text packs well."""
 
     members: int = 20_000
@@ -46,8 +46,7 @@ class WheelLimits:
 LIMITS: Final = WheelLimits()
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(Struct, frozen=True):
     """One entry of the archive, as its central directory tells."""
 
     path: str
@@ -58,8 +57,7 @@ class Member:
     compression: int = STORED
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
+class Layout(Struct, frozen=True):
     """``files``: member path → path below the folder. ``left_out``: member paths that are not unpacked."""
 
     files: dict[str, str]
@@ -69,8 +67,7 @@ class Layout:
     total_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(Struct, frozen=True):
     """Why a wheel is not unpacked; ``path`` is the member, ``""`` for the whole."""
 
     path: str

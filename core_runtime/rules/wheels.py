@@ -8,8 +8,9 @@ Not here: what is inside of a wheel (``wheel_layout``), which wheels a Pack gets
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from backend_core.ecosystem.requirements import normal_name
 
@@ -30,8 +31,7 @@ NEWEST_MUSL: Final = 2
 """musl does not tell its version here; ``musllinux_1_2`` runs on everything that is still supported."""
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(Struct, frozen=True):
     """A sandbox's Python, for which packages are chosen. ``libc`` is ``(major, minor)`` of glibc, ``()`` for musl."""
 
     python: tuple[int, int, int]
@@ -74,8 +74,7 @@ class Target:
         return (*found, *reversed(old), f"linux_{self.machine}")
 
 
-@dataclass(frozen=True, slots=True)
-class WheelName:
+class WheelName(Struct, frozen=True):
     """A wheel's file name, taken apart. ``name`` is normal."""
 
     filename: str

@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 
 import pytest
+from msgspec.structs import force_setattr
 
 from backend_core.ecosystem.folder import witness
 from backend_core.errors import ConflictError, TrustError
@@ -35,7 +36,7 @@ def fooled(home: TrustHome) -> None:
     """Every change is hidden from the cache."""
     root = home.packs_dir / "p"
     kept = home.registry._cache["p"]
-    object.__setattr__(kept, "witnesses", {
+    force_setattr(kept, "witnesses", {
         path: witness((root / path).lstat()) if (root / path).exists() else None for path in kept.witnesses
     })  # fmt: skip
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from backend_core.errors import DeniedError, RequestError, RumiError, TrustError
 from core_runtime.drivers import faults

@@ -3,11 +3,11 @@
 import asyncio
 import contextlib
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from backend_core.errors import HostError
 from core_runtime.drivers import docker_client, docker_engine

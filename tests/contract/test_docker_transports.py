@@ -5,11 +5,11 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import aiodocker
 import pytest
+from msgspec.structs import force_setattr, replace
 
 from backend_core.errors import TrustError
 from core_runtime.drivers import docker_parcel
@@ -216,12 +216,12 @@ def test_a_copy_that_changes_on_the_way_does_not_start(monkeypatch, change):
                 marker.write_text("APPROVED")
             elif change == "executable":
                 entries = contents["/pack"].entries
-                object.__setattr__(contents["/pack"], "entries", tuple(type(e)(e.path, True, e.size, e.sha256) for e in entries))
+                force_setattr(contents["/pack"], "entries", tuple(type(e)(e.path, True, e.size, e.sha256) for e in entries))
             else:
                 entry = contents["/opt/rumi"].entries[0]
                 extra = type(entry)("marker.txt", False, 8, entry.sha256)
                 (Path(spec.runtime_dir) / "marker.txt").write_text("approved")
-                object.__setattr__(contents["/opt/rumi"], "entries", (*contents["/opt/rumi"].entries, extra))
+                force_setattr(contents["/opt/rumi"], "entries", (*contents["/opt/rumi"].entries, extra))
             write(out, spec, contents)
 
         monkeypatch.setattr(docker_parcel, "_write_archive", changing)

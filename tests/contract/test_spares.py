@@ -4,9 +4,9 @@ import asyncio
 import os
 import signal
 import time
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from core_runtime.drivers import cgroup_reading, proc_view
 from core_runtime.drivers.launcher import ORDER_FD

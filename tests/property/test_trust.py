@@ -6,13 +6,13 @@ import fnmatch
 import json
 import shutil
 import tempfile
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from msgspec.structs import asdict
 
 from backend_core.canonical import canonical_json, sha256_hex
 from backend_core.errors import ConflictError, RumiError

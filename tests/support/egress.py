@@ -9,10 +9,11 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
+
+from msgspec.structs import replace
 
 from backend_core.errors import DeniedError, HostError
 from core_runtime.drivers.audit import AuditLog

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
+
+from msgspec.structs import replace
 
 from backend_core.ecosystem.spec.models import PackMetadata
 from backend_core.errors import DeniedError, HostError, NotFoundError, PackError

@@ -6,7 +6,7 @@ Not here: reading files (``registry``), checking documents (``spec.validate``), 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from msgspec import Struct, field
 from types import MappingProxyType
 from typing import Any
 
@@ -15,8 +15,7 @@ from backend_core.ecosystem.requirements import LockedPackage
 EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True)
-class Contract:
+class Contract(Struct, frozen=True):
     """What a Pack promises of a key. ``version``: "" where none is stated; schemas: frozen JSON, None where free."""
 
     version: str = ""
@@ -27,8 +26,7 @@ class Contract:
 NO_CONTRACTS: Mapping[str, Contract] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True)
-class Connectivity:
+class Connectivity(Struct, frozen=True):
     """Interface keys, as declared. ``provides`` bounds what a component may register, ``requires`` orders starts.
 
     ``contracts``: of provided keys that promise more than to exist; ``ranges``: of required and used ones that need a
@@ -43,8 +41,7 @@ class Connectivity:
     ranges: Mapping[str, str] = field(default_factory=lambda: EMPTY)
 
 
-@dataclass(frozen=True, slots=True)
-class PermissionRequest:
+class PermissionRequest(Struct, frozen=True):
     """One entry of ``permissions.json``: what the Pack asks for and why. ``params`` is frozen JSON."""
 
     type: str
@@ -52,8 +49,7 @@ class PermissionRequest:
     params: Mapping[str, Any] = field(default_factory=lambda: EMPTY)
 
 
-@dataclass(frozen=True, slots=True)
-class ComponentManifest:
+class ComponentManifest(Struct, frozen=True):
     """One ``components/<id>/manifest.json``. ``directory`` is posix, relative to the Pack's root."""
 
     type: str
@@ -74,16 +70,14 @@ class ComponentManifest:
     metadata: Mapping[str, Any] = field(default_factory=lambda: EMPTY)
 
 
-@dataclass(frozen=True, slots=True)
-class HandlerFile:
+class HandlerFile(Struct, frozen=True):
     """One custom handler, ``backend/handlers/<name>.py``; ``<pack_id>.<name>`` when declared in ``provides``."""
 
     name: str
     path: str
 
 
-@dataclass(frozen=True, slots=True)
-class PackMetadata:
+class PackMetadata(Struct, frozen=True):
     """Everything that the host knows of a Pack without running a byte of it."""
 
     pack_id: str
@@ -142,8 +136,7 @@ def joined_ranges(*ranges: Mapping[str, str]) -> dict[str, str]:
     return {key: ",".join(conditions) for key, conditions in sorted(found.items())}
 
 
-@dataclass(frozen=True, slots=True)
-class PackFolder:
+class PackFolder(Struct, frozen=True):
     """One folder below ``ecosystem/packs``: its metadata, or why there is none (``RumiError.as_dict()``)."""
 
     folder: str

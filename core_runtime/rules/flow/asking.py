@@ -27,8 +27,9 @@ Not here: running routines (``tasks``), what they are (``machine``), who answers
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
+
+from msgspec import Struct
 
 from core_runtime.rules.flow.model import FlowError, StepResult
 
@@ -57,8 +58,7 @@ class StepFailed(Exception):  # noqa: N818  (carries an error, is not one)
         self.forgiven = forgiven
 
 
-@dataclass(slots=True, eq=False)
-class Invoke:
+class Invoke(Struct, eq=False):
     """Effect: call ``handler`` with ``args`` for the step at ``path``; a ``timeout`` error after ``timeout_s``.
 
     ``acts_as``: the Packs whose rights count, all of them. ``once``: the key under which it must happen once.
@@ -78,8 +78,7 @@ class Invoke:
     token: int = 0
 
 
-@dataclass(slots=True, eq=False)
-class Open:
+class Open(Struct, eq=False):
     """Effect: call ``handler`` for its items, at most ``buffer`` ahead of the reader."""
 
     handler: str
@@ -94,15 +93,13 @@ class Open:
     token: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Opened:
+class Opened(Struct, frozen=True):
     """Answer: items come; ``handle`` is the driver's own."""
 
     handle: Any
 
 
-@dataclass(slots=True, eq=False)
-class Next:
+class Next(Struct, eq=False):
     """Effect: the next item, a ``timeout`` error when none comes within ``idle_s``."""
 
     handle: Any
@@ -115,15 +112,13 @@ END: Final = object()
 """Answer to ``Next``: there are no more items."""
 
 
-@dataclass(slots=True, eq=False)
-class Close:
+class Close(Struct, eq=False):
     """Effect without an answer: nobody reads on."""
 
     handle: Any
 
 
-@dataclass(slots=True, eq=False)
-class Sleep:
+class Sleep(Struct, eq=False):
     """Effect: answer after ``delay_s``."""
 
     delay_s: float
@@ -131,8 +126,7 @@ class Sleep:
     token: int = 0
 
 
-@dataclass(slots=True, eq=False)
-class Until:
+class Until(Struct, eq=False):
     """Effect: answer when ``instant`` (seconds since 1970, or ISO 8601 text) has come."""
 
     instant: Any
@@ -140,8 +134,7 @@ class Until:
     token: int = 0
 
 
-@dataclass(slots=True, eq=False)
-class Listen:
+class Listen(Struct, eq=False):
     """Effect: answer with the payload of the first event under ``topic`` that ``accepts`` takes."""
 
     topic: str
@@ -151,8 +144,7 @@ class Listen:
     token: int = 0
 
 
-@dataclass(slots=True, eq=False)
-class Publish:
+class Publish(Struct, eq=False):
     """Effect: publish ``payload`` under ``topic``."""
 
     topic: str
@@ -162,8 +154,7 @@ class Publish:
     token: int = 0
 
 
-@dataclass(slots=True, eq=False)
-class Consult:
+class Consult(Struct, eq=False):
     """Effect: ask the hooks of that name about the step at ``path`` of ``flow``; answered with a ``hooks.Word``."""
 
     hook: str
@@ -175,8 +166,7 @@ class Consult:
     token: int = 0
 
 
-@dataclass(slots=True, eq=False)
-class Produce:
+class Produce(Struct, eq=False):
     """Effect: one item of the run's own stream."""
 
     value: Any
@@ -184,8 +174,7 @@ class Produce:
     token: int = 0
 
 
-@dataclass(slots=True, eq=False)
-class Await:
+class Await(Struct, eq=False):
     """Effect: answer when a handler called ``handler`` exists."""
 
     handler: str
@@ -193,22 +182,19 @@ class Await:
     token: int = 0
 
 
-@dataclass(slots=True, eq=False)
-class Abandon:
+class Abandon(Struct, eq=False):
     """Effect: nobody waits for ``token`` any more; end what it started."""
 
     token: int
 
 
-@dataclass(slots=True, eq=False)
-class Began:
+class Began(Struct, eq=False):
     """Effect without an answer: a step begins."""
 
     path: str
 
 
-@dataclass(slots=True, eq=False)
-class Ended:
+class Ended(Struct, eq=False):
     """Effect without an answer: a step ended."""
 
     result: StepResult
@@ -218,24 +204,21 @@ Asking = Invoke | Open | Next | Sleep | Until | Listen | Await | Publish | Produ
 Effect = Asking | Abandon | Began | Ended | Close
 
 
-@dataclass(frozen=True, slots=True)
-class Joined:
+class Joined(Struct, frozen=True):
     """How the routines of a Fork ended, by position; None for one that was never started."""
 
     results: tuple[Result | None, ...]
     timed_out: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(Struct, frozen=True):
     """A routine's value, or what ended it."""
 
     value: Any = None
     raised: StepFailed | Interrupt | None = None
 
 
-@dataclass(slots=True)
-class Fork:
+class Fork(Struct):
     """Request: done when ``wait`` routines succeeded, or can't any more; at most ``limit`` at a time (0 = all)."""
 
     routines: list[Routine]

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 
-@dataclass(frozen=True, slots=True)
-class Brought:
+class Brought(Struct, frozen=True):
     """One file. ``modifies``: ids and globs; ``fault``: why it says nothing, so that it would be refused."""
 
     file: str

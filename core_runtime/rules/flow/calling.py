@@ -8,8 +8,9 @@ Not here: the other verbs (``verbs``), blocks (``blocks``), retries and what hap
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from core_runtime.rules.flow import model
 from core_runtime.rules.flow.asking import (

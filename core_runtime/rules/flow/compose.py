@@ -21,8 +21,9 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from backend_core.ecosystem.versions import in_range
 from core_runtime.rules.flow import model, tree
@@ -39,8 +40,7 @@ ANY = "\0"
 """No separator: ``*`` in a flow's pattern covers dots as well."""
 
 
-@dataclass(frozen=True, slots=True)
-class World:
+class World(Struct, frozen=True):
     """What composing asks of its surroundings."""
 
     has_interface: Callable[[str], bool] = lambda _key: True
@@ -49,8 +49,7 @@ class World:
     may_run: Callable[[str, str], bool] = lambda _pack, _flow: False
 
 
-@dataclass(frozen=True, slots=True)
-class Base:
+class Base(Struct, frozen=True):
     """A flow as it was written: ``document`` is valid, ``flow`` is what it says.
 
     ``style``: the older one that it was translated from, ``""`` for none; ``changes``: of files that made it together.
@@ -67,8 +66,7 @@ class Base:
         return self.flow.origin.pack
 
 
-@dataclass(frozen=True, slots=True)
-class Composition:
+class Composition(Struct, frozen=True):
     """The flow that runs, and how it came to be. ``digest`` covers every word and who each step acts as."""
 
     plan: Plan

@@ -11,12 +11,11 @@ Not here: reading documents (``parse``), order (``plan``), execution (``machine`
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from types import MappingProxyType
 from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from core_runtime.rules.flow.values import Value
 
@@ -76,8 +75,7 @@ class OnMissing(StrEnum):
     WAIT = "wait"
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(Struct, frozen=True):
     """Where something was written. Lines and columns count from 1; 0 means unknown. ``pack``: who wrote it."""
 
     source: str = ""
@@ -89,8 +87,7 @@ class Origin:
         return f"{self.source}:{self.line}:{self.column}"
 
 
-@dataclass(frozen=True, slots=True)
-class FlowError:
+class FlowError(Struct, frozen=True):
     """A failure as data. ``type`` is one of the kernel's words (missing, timeout, cancelled, …) or a Pack's own."""
 
     type: str
@@ -116,8 +113,7 @@ class FlowError:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class Retry:
+class Retry(Struct, frozen=True):
     """``max`` counts attempts after the first; the n-th waits ``delay_s * backoff**n``, at most ``max_delay_s``."""
 
     max: int
@@ -128,8 +124,7 @@ class Retry:
     when: Value | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Catch:
+class Catch(Struct, frozen=True):
     """Steps that take over when the error's type matches ``error`` (a glob). ``*`` never matches a cancellation."""
 
     error: str
@@ -138,29 +133,25 @@ class Catch:
     bind: str = "error"
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(Struct, frozen=True):
     """Verb ``call``: a handler by name. ``kernel:`` names are the host's own, all others interface keys."""
 
     handler: str
 
 
-@dataclass(frozen=True, slots=True)
-class Do:
+class Do(Struct, frozen=True):
     """Verb ``do``: steps one after another."""
 
     steps: tuple[Step, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Set:
+class Set(Struct, frozen=True):
     """Verb ``set``: variables from values, all resolved before the first is assigned."""
 
     values: tuple[tuple[tuple[str, ...], Value], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Parallel:
+class Parallel(Struct, frozen=True):
     """Verb ``parallel``: done when ``wait`` branches succeeded (0 = all of them); the others are cancelled then."""
 
     branches: tuple[tuple[str, tuple[Step, ...]], ...]
@@ -168,23 +159,20 @@ class Parallel:
     max: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Case:
+class Case(Struct, frozen=True):
     """One arm of ``choose``; ``when`` is None for the default."""
 
     when: Value | None
     do: tuple[Step, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Choose:
+class Choose(Struct, frozen=True):
     """Verb ``choose``: the first arm whose condition holds."""
 
     cases: tuple[Case, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Each:
+class Each(Struct, frozen=True):
     """Verb ``each``: the steps once per item of a list or per entry of a map, up to ``parallel`` at a time.
 
     ``handler``: instead of ``source``, whose items are gone through as they come, called with ``args``.
@@ -201,8 +189,7 @@ class Each:
     args: Value | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Loop:
+class Loop(Struct, frozen=True):
     """Verb ``loop``: the steps while ``proceed`` holds and until ``until`` does, at most ``max`` times.
 
     ``at``: the variable that holds the number of the pass, from 0, before ``proceed`` is asked; ``""`` for none.
@@ -215,15 +202,13 @@ class Loop:
     at: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Subflow:
+class Subflow(Struct, frozen=True):
     """Verb ``flow``: another flow, with the step's ``with`` as its input; its output is the value."""
 
     flow: str
 
 
-@dataclass(frozen=True, slots=True)
-class Wait:
+class Wait(Struct, frozen=True):
     """Verb ``wait``: for a time, for an event whose payload matches, or until an instant. Exactly one is set."""
 
     delay_s: float | None = None
@@ -232,29 +217,25 @@ class Wait:
     until: Value | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Emit:
+class Emit(Struct, frozen=True):
     """Verb ``emit``: publish the step's ``with`` under a topic."""
 
     topic: Value
 
 
-@dataclass(frozen=True, slots=True)
-class Yield:
+class Yield(Struct, frozen=True):
     """Verb ``yield``: hand one item to whoever reads the run's stream, and wait until it was taken."""
 
     value: Value
 
 
-@dataclass(frozen=True, slots=True)
-class Return:
+class Return(Struct, frozen=True):
     """Verb ``return``: end the flow here with this output; ``finally`` runs."""
 
     value: Value
 
 
-@dataclass(frozen=True, slots=True)
-class Fail:
+class Fail(Struct, frozen=True):
     """Verb ``fail``: fail the step with an error of the document's own."""
 
     type: Value
@@ -263,8 +244,7 @@ class Fail:
     retryable: Value
 
 
-@dataclass(frozen=True, slots=True)
-class Construct:
+class Construct(Struct, frozen=True):
     """A control structure that a Pack supplies: ``<pack>:<name>``, registry key ``flow.construct.<name>``.
 
     ``pack`` empty: whoever owns the key. ``do`` is run as often as the construct calls the function that it gets for
@@ -282,8 +262,7 @@ Action = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Stream:
+class Stream(Struct, frozen=True):
     """Adverb ``stream``: the handler's items one by one, as ``item``.
 
     ``produce``: what of each goes to the run's stream; ``collect``: the next ``acc`` from ``acc`` and ``item``, from
@@ -297,8 +276,7 @@ class Stream:
     buffer: int = STREAM_BUFFER
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(Struct, frozen=True):
     """One verb with its adverbs. ``None`` adverbs are inherited: step > block > phase > flow > kernel default.
 
     ``acts_as``: the Packs that supplied it; it may do what every one of them may. Empty: the host's or the operator's.
@@ -331,8 +309,7 @@ class Step:
     tags: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Phase:
+class Phase(Struct, frozen=True):
     """A named stretch of the flow. ``sealed``: no other layer may touch it, and it fails closed."""
 
     name: str
@@ -340,8 +317,7 @@ class Phase:
     sealed: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Defaults:
+class Defaults(Struct, frozen=True):
     """Flow-wide adverbs. ``flow_control``: a handler's answer ``{__flow_control: abort, reason}`` ends the flow."""
 
     on_error: OnError | None = None
@@ -352,8 +328,7 @@ class Defaults:
     retry: Retry | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class FlowLimits:
+class FlowLimits(Struct, frozen=True):
     """Bounds of one run. ``depth`` counts flows within flows, ``parallel`` what runs side by side in one block.
 
     ``recursion``: how often the flow may run within itself, None for as often as ``depth`` allows.
@@ -385,8 +360,7 @@ class Overlap(StrEnum):
     PARALLEL = "parallel"
 
 
-@dataclass(frozen=True, slots=True)
-class Concurrency:
+class Concurrency(Struct, frozen=True):
     """Runs that share ``key`` follow ``mode``; of ``parallel`` ones at most ``max`` run at a time."""
 
     key: Value | None = None
@@ -394,8 +368,7 @@ class Concurrency:
     max: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Trigger:
+class Trigger(Struct, frozen=True):
     """What starts a run by itself: an event whose payload matches, or a schedule. ``input``: of ``event``, or fixed."""
 
     event: str = ""
@@ -405,8 +378,7 @@ class Trigger:
     input: Value | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Flow:
+class Flow(Struct, frozen=True):
     """One flow document. ``spread``: a map of which each entry is a variable, before ``variables``."""
 
     id: str
@@ -461,8 +433,7 @@ class StepResult(Struct, frozen=True, gc=False):
     attempts: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Struct, frozen=True):
     """How a run ended."""
 
     status: RunStatus

@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from msgspec import Struct
+
 from backend_core.ecosystem.json_patch import PatchError, parse_pointer
 from backend_core.ecosystem.versions import is_version_range
 from backend_core.errors import quote
@@ -48,8 +50,7 @@ class IfMissing(StrEnum):
     FAIL = "fail"
 
 
-@dataclass(frozen=True, slots=True)
-class Insert:
+class Insert(Struct, frozen=True):
     """Steps at ``place`` (one of ``PLACES``) of the target. ``at``: where they were written."""
 
     place: str
@@ -58,8 +59,7 @@ class Insert:
     at: Path
 
 
-@dataclass(frozen=True, slots=True)
-class Wrap:
+class Wrap(Struct, frozen=True):
     """Neighbouring steps put into one block with adverbs of its own; ``own`` may carry ``loop`` or ``each``."""
 
     targets: tuple[str, ...]
@@ -67,16 +67,14 @@ class Wrap:
     at: Path
 
 
-@dataclass(frozen=True, slots=True)
-class Patch:
+class Patch(Struct, frozen=True):
     """JSON Patch on a step's own words."""
 
     target: str
     operations: tuple[Mapping[str, Any], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Replace:
+class Replace(Struct, frozen=True):
     """Another step in the place of one."""
 
     target: str
@@ -84,8 +82,7 @@ class Replace:
     at: Path
 
 
-@dataclass(frozen=True, slots=True)
-class Remove:
+class Remove(Struct, frozen=True):
     """A step less; its place stays known to others."""
 
     target: str

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, TypeVar
 
+from msgspec import Struct
+
 from backend_core.errors import AuthorError, quote
 from core_runtime.rules.flow import model
 from core_runtime.rules.flow.conditions import compile_condition
@@ -31,8 +33,7 @@ MAX_PROBLEMS = 50
 _E = TypeVar("_E", bound=StrEnum)
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(Struct, frozen=True):
     """One thing wrong with a document."""
 
     text: str
@@ -43,8 +44,7 @@ class Problem:
         return f"{self.origin}: {self.text}"
 
 
-@dataclass(frozen=True, slots=True)
-class Supplied:
+class Supplied(Struct, frozen=True):
     """Who supplied a step, and where it was written."""
 
     origin: model.Origin

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec.structs import replace
 
 from core_runtime.rules.flow import model
 from core_runtime.rules.flow.parse_scalars import Problem, invalid, suggestion

@@ -12,8 +12,10 @@ Not here: who is admitted, and trying again without the loser (``compose``).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Any
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from backend_core.canonical import canonical_json, sha256_hex
 from backend_core.ecosystem.json_patch import PatchError, Pointer, apply_patch, within, written
@@ -38,8 +40,7 @@ class Refused(Exception):  # noqa: N818 - a signal between two modules, no error
         self.loser, self.op, self.step, self.why = loser, op, step, why
 
 
-@dataclass(frozen=True, slots=True)
-class _Touch:
+class _Touch(Struct, frozen=True):
     """A modifier changed a step; ``places`` are the words that a patch wrote."""
 
     modifier: Modifier
@@ -47,8 +48,7 @@ class _Touch:
     places: tuple[Pointer, ...] = ()
 
 
-@dataclass(slots=True)
-class Rewrite:
+class Rewrite(Struct):
     """Call ``run`` once. ``nodes`` is a copy that may be changed; ``index`` describes the original."""
 
     flow: model.Flow

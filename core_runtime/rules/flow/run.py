@@ -20,8 +20,7 @@ CALL_TIMEOUT_S = 60.0
 Actors = tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Surroundings:
+class Surroundings(Struct, frozen=True):
     """What a run asks about other flows. ``jitter`` gives numbers from 0 to 1 for the spread of retries.
 
     ``hooks``: those that were there when the run began, and no others, so that it can be answered again.

@@ -10,9 +10,10 @@ are not read.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
+
+from msgspec import Struct
 
 FIELDS = (("minute", 0, 59), ("hour", 0, 23), ("day of month", 1, 31), ("month", 1, 12), ("day of week", 0, 7))
 HORIZON_DAYS = 366 * 8
@@ -22,8 +23,7 @@ BACK_S = 3 * 3600.0
 """As far back may the clock go before that is a new time and not a correction."""
 
 
-@dataclass(frozen=True, slots=True)
-class Cron:
+class Cron(Struct, frozen=True):
     """A parsed schedule: the numbers that each field admits."""
 
     minutes: frozenset[int]

@@ -8,16 +8,16 @@ itself.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import Self
+
+from msgspec import Struct, field
 
 from core_runtime.rules.flow import model
 from core_runtime.rules.flow.tree import Node
 from core_runtime.rules.globs import matches
 
 
-@dataclass(slots=True)
-class Index:
+class Index(Struct):
     """Of the original flow. ``closed``: path of a step or block → the sentence why it is sealed.
 
     ``holding``: path of an open step around a sealed one → why it is not changed as a whole; its blocks are open.

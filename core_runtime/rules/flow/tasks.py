@@ -14,8 +14,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from core_runtime.rules.flow.asking import (
     Abandon,
@@ -32,8 +33,7 @@ from core_runtime.rules.flow.asking import (
 from core_runtime.rules.flow.model import FlowError
 
 
-@dataclass(slots=True, eq=False)
-class _Task:
+class _Task(Struct, eq=False):
     routine: Routine
     group: _Group | None = None
     owned: _Bodies | None = None
@@ -45,8 +45,7 @@ class _Task:
     interrupted: bool = False
 
 
-@dataclass(slots=True, eq=False)
-class _Bodies:
+class _Bodies(Struct, eq=False):
     """Routines that run while their owner waits for an effect, and the owner's answer if it came before they ended."""
 
     owner: _Task
@@ -54,8 +53,7 @@ class _Bodies:
     held: tuple[Any, Exception | None] | None = None
 
 
-@dataclass(slots=True, eq=False)
-class _Group:
+class _Group(Struct, eq=False):
     owner: _Task
     wait: int
     limit: int

@@ -10,9 +10,10 @@ Invariants:
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
+
+from msgspec import Struct
 
 from core_runtime.rules.flow.schedule import BACK_S, Cron, next_due, parse_cron
 
@@ -20,16 +21,14 @@ MAX_MISSED = 1_000
 """Counting on is no use to anybody."""
 
 
-@dataclass(frozen=True, slots=True)
-class Now:
+class Now(Struct, frozen=True):
     """Both clocks at one moment, in seconds."""
 
     wall_s: float
     mono_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Zone:
+class Zone(Struct, frozen=True):
     """The wall clock: its time (without a zone) at an instant, and the instant of such a time."""
 
     local: Callable[[float], datetime]

@@ -14,8 +14,10 @@ Not here: which change is allowed or wins (``compose``).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Any
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from core_runtime.rules.flow import model
 from core_runtime.rules.flow.parse_scalars import Path, Supplied
@@ -24,8 +26,7 @@ Own = dict[str, Any]
 """A step's words, with an empty list for each of its blocks."""
 
 
-@dataclass(slots=True, eq=False)
-class Block:
+class Block(Struct, eq=False):
     """One list of steps. ``at``: its place in the words of its step; ``path``: with what its steps' begin."""
 
     at: Path
@@ -33,8 +34,7 @@ class Block:
     nodes: list[Node] = field(default_factory=list)
 
 
-@dataclass(slots=True, eq=False)
-class Node:
+class Node(Struct, eq=False):
     """One step. ``path`` is the one it has in the original document; ``removed`` leaves an invisible anchor."""
 
     own: Own

@@ -16,8 +16,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 Lookup = Callable[[tuple[str, ...]], Any]
 """Reads one path in the run's variables."""
@@ -49,8 +50,7 @@ class ExpressionFailed(Exception):  # noqa: N818  (becomes an error of the step 
     """An expression could not be evaluated with these variables; the text says why."""
 
 
-@dataclass(frozen=True, slots=True)
-class Value:
+class Value(Struct, frozen=True):
     """A compiled value: ``get`` resolves it, ``roots`` are the variables it reads, ``source`` is what was written."""
 
     source: Any

@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from backend_core.ecosystem.spec.models import PermissionRequest
 from backend_core.errors import quote
@@ -29,8 +31,7 @@ from core_runtime.rules.permissions.outcomes import bad_choice, refused
 from core_runtime.rules.permissions.using import lasts
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(Struct, frozen=True):
     """What the operator grants of one declared permission. ``params`` None: as declared."""
 
     type: str
@@ -39,16 +40,14 @@ class Choice:
     until: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Withheld:
+class Withheld(Struct, frozen=True):
     """A declared permission that is not granted, and the sentence why."""
 
     type: str
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(Struct, frozen=True):
     """The outcome of choosing: what is granted and what is not."""
 
     granted: tuple[Permission, ...]

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from backend_core.errors import DeniedError, RequestError, quote
 
 
-@dataclass(frozen=True, slots=True)
-class Allow:
+class Allow(Struct, frozen=True):
     """The action is covered by a granted permission; ``index`` tells which, -1 for what needs none or always holds."""
 
     index: int = -1
 
 
-@dataclass(frozen=True, slots=True)
-class Deny:
+class Deny(Struct, frozen=True):
     """The action is not covered. ``reason`` and ``hint`` are sentences for the Pack's author and the operator."""
 
     reason: str

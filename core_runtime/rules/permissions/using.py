@@ -6,9 +6,10 @@ Not here: judging a use with its clock and its count (``permission_manager``).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
+
+from msgspec import Struct
 
 from backend_core.ecosystem.spec.models import PackMetadata
 from core_runtime.rules.egress import Target, covering_network, target_of
@@ -18,8 +19,7 @@ from core_runtime.rules.grants import Grant, Mode, Permission, is_flow_claim
 from core_runtime.rules.permission_kinds import KINDS, TOPIC_SEPARATOR, host_key_permission
 
 
-@dataclass(frozen=True, slots=True)
-class Rights:
+class Rights(Struct, frozen=True):
     """What the bus asks about one Pack, from the permissions that hold without a limit of use."""
 
     provides: frozenset[str] = frozenset()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -220,13 +219,13 @@ X = f"x==1.0 --hash=sha256:{A}\n"
 def test_what_is_held_fits_or_not():
     packages = lock(X)
     assert fits(packages, DEBIAN, HELD) == ""
-    assert fits(packages, dataclasses.replace(DEBIAN, python=(3, 11, 99)), HELD) == ""
-    assert "no wheel that fits" in fits(packages, dataclasses.replace(DEBIAN, libc=(2, 31)), HELD)
+    assert fits(packages, msgspec.structs.replace(DEBIAN, python=(3, 11, 99)), HELD) == ""
+    assert "no wheel that fits" in fits(packages, msgspec.structs.replace(DEBIAN, libc=(2, 31)), HELD)
     assert "no wheel that fits" in fits(packages, ALPINE, HELD)
-    assert "not there: x==1.0" in fits(packages, DEBIAN, dataclasses.replace(HELD, wheels=(), tree="", missing=("x==1.0",)))
-    assert "never unpacked" in fits(packages, DEBIAN, dataclasses.replace(HELD, tree=""))
+    assert "not there: x==1.0" in fits(packages, DEBIAN, msgspec.structs.replace(HELD, wheels=(), tree="", missing=("x==1.0",)))
+    assert "never unpacked" in fits(packages, DEBIAN, msgspec.structs.replace(HELD, tree=""))
     assert "both count" in fits(lock(X + f"x==2 ; os_name == 'posix' --hash=sha256:{B}\n"), DEBIAN, HELD)
-    more = dataclasses.replace(HELD, wheels=(*HELD.wheels, ChosenWheel("y-2-py3-none-any.whl", "y", "2", B, 1)))
+    more = msgspec.structs.replace(HELD, wheels=(*HELD.wheels, ChosenWheel("y-2-py3-none-any.whl", "y", "2", B, 1)))
     assert "needs fewer" in fits(lock(X + f"y==2 ; python_version < '3' --hash=sha256:{B}\n"), DEBIAN, more)
     assert fits((), DEBIAN, Dependencies(())) == ""
 

@@ -12,7 +12,6 @@ import os
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +19,7 @@ from typing import Any
 
 import psutil
 import pytest
+from msgspec.structs import replace
 
 from backend_core.ecosystem.active_ecosystem import ActiveEcosystem, save_active_ecosystem
 from core_runtime.diagnosis.doctor import Doctor

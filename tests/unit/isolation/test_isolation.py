@@ -1,8 +1,7 @@
 """Two witnesses, one level: each missing wall lowers it, and says so."""
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from core_runtime.rules.isolation import CgroupLimits, HostView, judge, parse_status, writable_mounts
 from core_runtime.rules.sandbox import DriverKind, Isolation, Level, SandboxSpec, at_least

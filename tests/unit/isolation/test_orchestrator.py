@@ -3,10 +3,10 @@
 import asyncio
 import contextlib
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from backend_core.errors import ConflictError, HostError, NotFoundError, SandboxUnavailable, TrustError
 from core_runtime import container_orchestrator, supervision

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from core_runtime.rules.archive import ArchiveLimits, Collisions, Intake, Kind, Member, Refused, name_fault, root_of
 

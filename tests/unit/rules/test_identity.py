@@ -1,8 +1,7 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from core_runtime.rules.identity import Allow, Authority, Door, Peer, Refuse, RequestFacts, decide
 

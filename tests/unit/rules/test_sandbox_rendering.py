@@ -216,7 +216,7 @@ def test_what_can_not_be_said_can_not_be_rendered(field, good, bad):
             SandboxSpec(**{**FIELDS, field: value})
 
 
-@pytest.mark.parametrize("name", Limits.__dataclass_fields__)
+@pytest.mark.parametrize("name", Limits.__struct_fields__)
 def test_each_limit_has_a_floor_and_a_ceiling(name):
     low, high = getattr(FLOOR, name), getattr(CEILING, name)
     for value in (low, high):
@@ -252,7 +252,7 @@ def test_a_grant_raises_limits_up_to_the_machine(resources, changed):
     base = Limits(files=99, log_bytes_per_s=5000, log_bytes_kept=6000)
     for start in (None, base):
         expected = start or Limits()
-        fields = {name: getattr(expected, name) for name in Limits.__dataclass_fields__} | changed
+        fields = {name: getattr(expected, name) for name in Limits.__struct_fields__} | changed
         assert limits_from_grant(resources, MACHINE_LIMITS, start) == Limits(**fields)
 
 

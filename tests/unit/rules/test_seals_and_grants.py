@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-from dataclasses import replace
 from types import MappingProxyType
 
 import pytest
+from msgspec.structs import replace
 
 from core_runtime.rules.dependencies import Dependencies
 from core_runtime.rules.digest import Fingerprint

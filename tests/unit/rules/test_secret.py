@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from core_runtime.rules.secret import MAX_VALUE_BYTES, Record, binding, name_fault, record_of, value_fault
 

@@ -1,10 +1,9 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from core_runtime.rules import sessions as rules
 from core_runtime.rules.identity import FORM_LIMIT_BYTES, Allow, Authority, Door, Peer, Refuse, RequestFacts, decide

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
+
+from msgspec import Struct, field
 
 from backend_core.errors import AuthorError, quote
 from core_runtime.rules.flow import model
@@ -34,8 +36,7 @@ Since = Callable[[str, str], float]
 """When a Pack was approved with a flow, infinity where nobody knows."""
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(Struct, frozen=True):
     """One step of one file. ``disables``: where it fails, what it calls is not called again in that run."""
 
     step: Step
@@ -43,8 +44,7 @@ class Piece:
     disables: bool
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Pipelines:
+class Pipelines(Struct, frozen=True, eq=False):
     """What one file says: pipeline → its steps in order."""
 
     source: str
@@ -133,8 +133,7 @@ class _Reader(Writing):
 _Placed = tuple[Pipelines, Piece]
 
 
-@dataclass(slots=True)
-class Merged:
+class Merged(Struct):
     """``bases``: a flow for each pipeline; ``refused``: pipelines that make no flow.
 
     ``rivals``: files of a pipeline of which none counts, since two Packs hold it without a right to each other's.
