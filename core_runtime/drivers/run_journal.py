@@ -23,6 +23,8 @@ Not here: which run may be resumed (``flow_runs``), what the answers mean (``rul
 from __future__ import annotations
 
 import base64
+import binascii
+import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -30,6 +32,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from msgspec import Struct
+from msgspec.json import Encoder
 
 from backend_core.errors import HostError, RequestError, TrustError, quote
 from backend_core.files import fsync_folder, private_folder, read_bounded, write_all
@@ -44,6 +47,7 @@ END_BYTES: Final = 32 * 1024 * 1024
 """Kept free for the last line, which holds the run's output."""
 HIDDEN_WORDS: Final = frozenset({"input", "document", "v", "output"})
 """Words of a line whose text is encrypted."""
+_encode: Final = Encoder().encode
 
 
 class Recorded(Struct, frozen=True):
@@ -76,6 +80,7 @@ class RunJournal:
         self._seals = seals
         self._last = last
         self._sync = sync
+        self._length_bytes = os.fstat(fd).st_size
 
     @classmethod
     def create(
@@ -120,7 +125,7 @@ class RunJournal:
 
     def _encoded(self, value: Any) -> str:
         try:
-            return base64.b64encode(self._seals.hidden(pack(value))).decode("ascii")
+            return binascii.b2a_base64(self._seals.hidden(pack(value)), newline=False).decode("ascii")
         except ValueProblem as problem:
             raise RequestError(
                 "This value can't be kept in a journal",
@@ -130,10 +135,17 @@ class RunJournal:
             ) from problem
 
     def _line(self, record: Mapping[str, Any]) -> None:
-        body = json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode()
+        try:
+            body = _encode(record)
+        except ValueError as error:
+            raise RequestError(
+                "This can't be kept in a journal", code="value", detail=quote(str(error), 200),
+                hint="Return text that is valid Unicode from handlers of a journalled flow.",
+            ) from error  # fmt: skip
         line, last = self._seals.marked(body, self._last)
         line += b"\n"
-        if "end" not in record and os.fstat(self._fd).st_size + len(line) > MAX_JOURNAL_BYTES - END_BYTES:
+        after_bytes = self._length_bytes + len(line)
+        if after_bytes > MAX_JOURNAL_BYTES - END_BYTES and "end" not in record:
             raise HostError(
                 "The run's journal is full",
                 code="journal_full",
@@ -144,14 +156,16 @@ class RunJournal:
             write_all(self._fd, line)
             if self._sync:
                 os.fdatasync(self._fd)
-            self._last = last
         except OSError as error:
+            with contextlib.suppress(OSError):  # half a line, then a whole one, would be nobody's account any more
+                os.ftruncate(self._fd, self._length_bytes)
             raise HostError(
                 "The run's journal can't be written",
                 code="storage",
                 detail=f"{self.path.name}: {error.strerror or error}",
                 hint="Make room on the disk that holds user_data, then run the flow again.",
             ) from error
+        self._last, self._length_bytes = last, after_bytes
 
 
 def read_account(path: Path, seals: RunSeals) -> Account:

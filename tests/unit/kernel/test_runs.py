@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import itertools
 import json
 import os
@@ -11,6 +12,7 @@ import pytest
 
 from backend_core.errors import ConflictError, HostError, NotFoundError, RequestError, TrustError
 from core_runtime.diagnostics import Diagnostics
+from core_runtime.drivers import run_journal
 from core_runtime.drivers.keys import Keyring
 from core_runtime.drivers.run_journal import RunJournal, read_account
 from core_runtime.drivers.run_seals import RunSeals
@@ -39,6 +41,9 @@ def tell(tmp_path, story, *flows, keys=None):
             await host.close()
 
     return asyncio.run(whole())
+
+
+HEAD = {"run": "r1", "flow": "t.flow", "digest": "", "started_at": 0.0, "actor": ""}
 
 
 def seals_of(home):
@@ -267,6 +272,36 @@ def test_a_full_disk_is_an_error_that_says_so(tmp_path):
     with pytest.raises(HostError, match="No space left"):
         journal.answer("a@1", 1, None)
     journal.close()
+
+
+def test_half_a_line_is_taken_back_so_that_the_journal_stays_an_account(tmp_path, monkeypatch):
+    seals = seals_of(tmp_path)
+    journal = RunJournal.create(tmp_path / "runs", "r1", HEAD, {}, seals, sync=False)
+    journal.answer("a", 1, None)
+
+    def fills_up(fd, data):
+        os.write(fd, data[: len(data) // 2])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr(run_journal, "write_all", fills_up)
+        with pytest.raises(HostError, match="can't be written"):
+            journal.answer("b", 2, None)
+    journal.answer("b", 3, None)
+    journal.end({"end": "ok", "ended_at": 1.0, "duration_s": 1.0, "error": None}, None)
+    account = read_account(journal.path, seals)
+    assert [(one.place, one.value) for one in account.answers] == [("a", 1), ("b", 3)]
+    assert account.end is not None
+
+
+def test_text_that_is_no_unicode_is_refused_and_the_journal_goes_on(tmp_path):
+    seals = seals_of(tmp_path)
+    journal = RunJournal.create(tmp_path / "runs", "r1", HEAD, {}, seals, sync=False)
+    with pytest.raises(RequestError):
+        journal.answer("\ud800", 1, None)
+    journal.answer("a", 1, None)
+    journal.close()
+    assert [one.place for one in read_account(journal.path, seals).answers] == ["a"]
 
 
 def test_what_can_not_be_kept_fails_its_step_only(tmp_path):
