@@ -21,7 +21,7 @@ from typing import Any
 
 import uvloop
 
-from bench.harness import Report, Subject, measure
+from bench.harness import Report, Subject, added, measure, rows_of, samples_of
 from core_runtime.bus.hub import Bus
 from core_runtime.drivers import cel
 from core_runtime.drivers.run_journal import RunJournal
@@ -37,6 +37,11 @@ from core_runtime.rules.settings import settings_from
 
 LOOP = "floor: a loop written by hand"
 BARE = "floor: a call of the host's interface"
+NOTHING = "step, nothing to do"
+PATH = "step, a condition that is a path"
+IN_CEL = "step, a condition in CEL"
+WIDE = "step, a condition that is a path, 10,000 names beside"
+WIDE_BARE = "step, nothing to do, 10,000 names beside"
 STEPS = 4_000
 ROUNDS = 7
 COMPOSED = (1_000, 200)
@@ -79,21 +84,32 @@ async def _kernel(home: Path) -> Kernel:
 def _steps(report: Report, runner: asyncio.Runner, kernel: Kernel, n: int) -> None:
     branches = {"one": [{"set": {"x": 1}}], "two": [{"set": {"y": 1}}]}
     bodies: dict[str, list[Any]] = {
-        "step, nothing to do": [{"set": {"x": 1}}],
+        NOTHING: [{"set": {"x": 1}}],
         "step, a handler of the host's own": KERNEL_STEP,
-        "step, a condition that is a path": [{"set": {"x": 1}, "when": "${input.a.b}"}],
+        PATH: [{"set": {"x": 1}, "when": "${input.a.b}"}],
         "step, a call of the host's interface": [{"call": "bench.echo", "with": {"n": 1}}],
         "block of two branches side by side, three steps": [{"parallel": {"branches": branches}}],
     }
     if cel.available():
-        report.missing["step, a condition in CEL"] = cel.available()
+        report.missing[IN_CEL] = cel.available()
     else:
-        bodies["step, a condition in CEL"] = [{"set": {"x": 1}, "when": "${input.a.b > 0 && input.a.c == 'x'}"}]
+        bodies[IN_CEL] = [{"set": {"x": 1}, "when": "${input.a.b > 0 && input.a.c == 'x'}"}]
     subjects: dict[str, Subject] = {LOOP: by_hand, BARE: _bare(runner, kernel)}
     subjects |= {name: _flow(runner, kernel, looped(body)) for name, body in bodies.items()}
-    reference = dict.fromkeys(bodies, (LOOP, 1.0)) | {"step, a call of the host's interface": (BARE, 1.0)}
-    must = {"step, nothing to do": "must ≤ 5 µs, aim ≤ 3 µs"}
-    report.rows += measure(subjects, n=n, rounds=ROUNDS, reference=reference, must=must)
+    wide = {"a": {"b": 1, "c": "x"}, **{f"n{number}": {"text": "x" * 40} for number in range(10_000)}}
+    subjects[WIDE] = _flow(runner, kernel, looped(bodies[PATH]), wide)
+    subjects[WIDE_BARE] = _flow(runner, kernel, looped(bodies[NOTHING]), wide)
+    reference = dict.fromkeys((*bodies, WIDE), (LOOP, 1.0)) | {"step, a call of the host's interface": (BARE, 1.0)}
+    for subject in subjects.values():
+        subject(max(1, n // 10))
+    samples = samples_of(subjects, n=n, rounds=ROUNDS)
+    report.rows += rows_of(samples, reference, {NOTHING: "must ≤ 5 µs, aim ≤ 3 µs"})
+    pairs = {"what a path as condition adds": (PATH, NOTHING), "what it adds in a wide context": (WIDE, WIDE_BARE)}
+    must = dict.fromkeys(pairs, "must ≤ 1 µs, aim ≤ 0.6 µs")
+    if IN_CEL in samples:
+        pairs["what a condition in CEL adds"] = (IN_CEL, NOTHING)
+        must["what a condition in CEL adds"] = "must ≤ 20 µs, aim ≤ 8 µs"
+    report.rows += added(samples, pairs, must)
 
 
 def by_hand(n: int) -> float:
@@ -144,11 +160,16 @@ def looped(body: list[Any], **words: Any) -> Callable[[int], Plan]:
     return plan
 
 
-def _flow(runner: asyncio.Runner, kernel: Kernel, plan: Callable[[int], Plan]) -> Subject:
+SMALL = {"a": {"b": 1, "c": "x"}}
+
+
+def _flow(
+    runner: asyncio.Runner, kernel: Kernel, plan: Callable[[int], Plan], values: dict[str, Any] = SMALL
+) -> Subject:
     async def once(n: int) -> float:
         wanted = plan(n)
         start = time.perf_counter()
-        ended = await kernel.run_flow(wanted, values={"a": {"b": 1, "c": "x"}})
+        ended = await kernel.run_flow(wanted, values=values)
         took = time.perf_counter() - start
         if ended.status is not model.RunStatus.OK:
             raise RuntimeError(f"the flow ended {ended.status}: {ended.error}")
@@ -219,7 +240,12 @@ def _journals(report: Report, runner: asyncio.Runner, kernel: Kernel, home: Path
         "journalled step: memory": _flow(runner, kernel, looped(KERNEL_STEP, journal="memory")),
     }
     subjects: dict[str, Subject] = {none: _flow(runner, kernel, looped(KERNEL_STEP)), **runs}
-    report.rows += measure(subjects, n=n, rounds=5, reference=dict.fromkeys(runs, (none, 1.0)))
+    for subject in subjects.values():
+        subject(max(1, n // 10))
+    samples = samples_of(subjects, n=n, rounds=ROUNDS)
+    report.rows += rows_of(samples, dict.fromkeys(runs, (none, 1.0)), {})
+    kept = {"what a journal in a file adds to a step": ("journalled step: file", none)}
+    report.rows += added(samples, kept, dict.fromkeys(kept, "must ≤ 30 µs, aim ≤ 15 µs"))
     fresh = itertools.count()
     lines, synced = "journal: an answer as a line", "journal: an answer as a line, on the disk"
     normal, full = "journal: an answer in SQLite (WAL, normal)", "journal: an answer in SQLite (WAL, full), on the disk"

@@ -115,6 +115,17 @@ def samples_of(subjects: dict[str, Subject], *, n: int, rounds: int) -> dict[str
     return samples
 
 
+def added(
+    samples: dict[str, list[float]], pairs: dict[str, tuple[str, str]], must: dict[str, str] | None = None
+) -> list[Row]:
+    """What one subject costs over another, round by round: a row for each ``name: (with, without)``."""
+    differences = {
+        name: [more - less for more, less in zip(samples[with_], samples[without], strict=True)]
+        for name, (with_, without) in pairs.items()
+    }
+    return rows_of(differences, {}, must or {})
+
+
 def rows_of(
     samples: dict[str, list[float]], reference: dict[str, tuple[str, float]], must: dict[str, str], unit: str = "us"
 ) -> list[Row]:

@@ -44,7 +44,8 @@ def test_group_runs_to_its_end(group: str, tmp_path: Path) -> None:
     rows = {row["name"]: row for row in report["rows"]}
     assert ROWS.get(group, next(iter(rows))) in rows, (report["missing"], list(rows))
     for name, row in rows.items():
-        assert 0 < row["low"] <= row["high"], row
+        assert row["low"] <= row["high"], row
+        assert row["low"] > 0 or name.startswith("what "), row  # a difference may be lost in the machine's noise
         assert row["ratio"] is None or (row["ratio"] > 0 and math.isfinite(row["ratio"])), row
         assert name in done.stdout
         beside = row["reference"].split(" × ")[-1]
