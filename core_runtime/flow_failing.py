@@ -30,6 +30,8 @@ class FailingSteps:
 
     def note(self, diagnostics: Diagnostics, flow_id: str, result: model.StepResult) -> None:
         """A step has ended."""
+        if result.status is model.Status.OK and not self._counts:
+            return
         failed = result.status is model.Status.FAILED or result.status is model.Status.TIMEOUT
         if not failed and not self._counts:
             return

@@ -312,7 +312,11 @@ class FlowRun:
             self.journal.close()
 
     def _ended(self, result: model.StepResult) -> None:
-        now = time.time(), time.monotonic()
-        wall, mono = self._began.pop(result.path, now)
-        if not self.history:
-            self.note(result, wall, time.monotonic() - mono)
+        began = self._began.pop(result.path, None)
+        if self.history:
+            return
+        ended = time.monotonic()
+        if began is None:
+            self.note(result, time.time(), 0.0)
+        else:
+            self.note(result, began[0], ended - began[1])

@@ -25,6 +25,7 @@ from msgspec.structs import replace
 
 from backend_core.errors import ConflictError, RequestError, TooLargeError, quote
 from core_runtime.bus.calls import Call
+from core_runtime.diagnostics import StepDone
 from core_runtime.drivers.run_journal import Account, Recorded, RunJournal
 from core_runtime.drivers.run_seals import RunSeals
 from core_runtime.flow_calls import Handlers
@@ -275,7 +276,21 @@ class FlowRuns:
         result, error = step.result, step.result.error
         host = self._kernel.host
         self._failing.note(host.diagnostics, report.flow, result)
-        host.diagnostics.append({
+        if result.status is model.Status.OK and error is None and not result.reason:
+            host.diagnostics.step_done(
+                StepDone(
+                    time.time(), result.phase or report.flow, result.path, result.handler, report.flow, report.run_id,
+                    step.duration_s,
+                )
+            )  # fmt: skip
+        else:
+            self._note_other(report, step)
+        if host.events.wanted(STEP_EVENT):
+            host.events.publish(STEP_EVENT, {"run_id": report.run_id, "flow": report.flow, **step.as_dict()})
+
+    def _note_other(self, report: RunReport, step: StepReport) -> None:
+        result, error = step.result, step.result.error
+        self._kernel.host.diagnostics.append({
             "ts": time.time(),
             "phase": result.phase or report.flow,
             "step_id": result.path,
@@ -285,8 +300,6 @@ class FlowRuns:
             "error": {"type": error.type, "message": error.title} if error else None,
             "meta": {"run_id": report.run_id, "reason": result.reason, "duration_s": step.duration_s},
         })  # fmt: skip
-        if host.events.wanted(STEP_EVENT):
-            host.events.publish(STEP_EVENT, {"run_id": report.run_id, "flow": report.flow, **step.as_dict()})
 
     def _told(self, report: RunReport) -> None:
         self._kernel.host.events.publish(RUN_EVENT, report.summary())

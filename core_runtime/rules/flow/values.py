@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from msgspec import Struct
 
@@ -61,13 +61,18 @@ class Value(Struct, frozen=True):
 def walk(value: Any, path: Sequence[str]) -> Any:
     """Follow ``path`` through maps and lists; None as soon as it leads nowhere."""
     for part in path:
-        if isinstance(value, Mapping):
+        if type(value) is dict or isinstance(value, Mapping):  # asking an abstract class costs more than all the rest
             value = value.get(part)
         elif isinstance(value, list | tuple) and _is_index(part, len(value)):
             value = value[int(part)]
         else:
             return None
     return value
+
+
+_SCALARS: Final = frozenset({bool, int, float, type(None)})
+_HOLDERS: Final = (dict, list, tuple, Mapping)
+_TEXTS: Final = (str, bytes)
 
 
 def _is_index(part: str, length: int) -> bool:
@@ -103,9 +108,14 @@ def parse_duration_s(value: Any) -> float:
 def compile_value(source: Any) -> Value:
     """Compile any JSON value; raises ``ValueProblem``. Resolving raises ``ExpressionFailed`` for what is too large."""
     found = _compile(source)
-    if not found.roots:
+    if not found.roots or _hands_on(source):
         return found
     return Value(source, lambda lookup: bounded(found.get(lookup)), found.roots)
+
+
+def _hands_on(source: Any) -> bool:
+    """Whether it is one path and nothing else: it makes nothing, what it leads to was bounded when it was made."""
+    return isinstance(source, str) and source.startswith("${") and bool(_PATH.match(source[2:-1].strip()))
 
 
 def bounded(value: Any) -> Any:
@@ -119,9 +129,10 @@ def bounded(value: Any) -> Any:
 
 def _extent(value: Any, seen: dict[int, tuple[int, int]]) -> tuple[int, int]:
     """Units and depth. What is held several times counts each time, but is looked at once."""
-    if isinstance(value, str | bytes):
+    kind = type(value)
+    if kind is str or kind is bytes or isinstance(value, _TEXTS):
         return 1 + len(value) // 64, 0
-    if not isinstance(value, Mapping | list | tuple):
+    if kind in _SCALARS or not isinstance(value, _HOLDERS):
         return 1, 0
     known = seen.get(id(value))
     if known is None:
