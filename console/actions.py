@@ -55,6 +55,13 @@ async def stop(desk: Desk, request: Request) -> Response:
     return desk.done(request, "done_stopped", pack_page(pack_id), await desk.host.stop(pack_id))
 
 
+async def reload(desk: Desk, request: Request) -> Response:
+    pack_id = pack_id_of(request)
+    await desk.form(request)
+    done = await desk.host.reload(pack_id, actor=actor(request))
+    return desk.done(request, "done_reloaded", pack_page(pack_id), done)
+
+
 async def restore(desk: Desk, request: Request) -> Response:
     pack_id = pack_id_of(request)
     await desk.form(request)

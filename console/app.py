@@ -64,6 +64,7 @@ DECIDING: tuple[tuple[str, Page], ...] = (
     (f"{_PACK}/update/reject", decide.reject_update),
     (f"{_PACK}/rollback", actions.rollback),
     (f"{_PACK}/restore", actions.restore),
+    (f"{_PACK}/reload", actions.reload),
     (f"{_PACK}/start", actions.start),
     (f"{_PACK}/stop", actions.stop),
     (f"{_PACK}/permissions/grant", actions.grant),

@@ -6,7 +6,7 @@ their Pack and side by side across Packs. A key that appears later (a Pack appro
 registers) lets the waiting ones go on.
 
 Invariants:
-  * A component runs at most once per generation of its sandbox, and never two of one Pack at the same time.
+  * A component runs once per generation of its sandbox, and again only by ``reload``; never two of one Pack at once.
   * A component that fails is disabled and recorded, what it registered is withdrawn; the rest goes on. One that hangs
     costs its own time limit and delays nobody but those who require its keys.
   * All state changes happen on the event loop's thread.
@@ -29,15 +29,13 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from backend_core.ecosystem.spec.models import PackMetadata
-from backend_core.errors import RumiError, quote
+from backend_core.errors import ConflictError, NotFoundError, PackError, quote
+from core_runtime.component_phases import Failure, PhaseRunner, PhaseSession, PhaseSpec
 from core_runtime.diagnostics import Diagnostics, Severity
 from core_runtime.rules.component_work import Work, works_of
 from core_runtime.rules.resolve import Present, Unit, resolve, runnable
 
 NO_MOUNTS: Mapping[str, str] = MappingProxyType({})
-MISSING_FILE = "missing_file"
-
-
 class ComponentState(StrEnum):
     """Where a component stands."""
 
@@ -46,14 +44,6 @@ class ComponentState(StrEnum):
     LOADED = "loaded"
     DISABLED = "disabled"
     STOPPED = "stopped"
-
-
-class PhaseSpec(Struct, frozen=True):
-    """One phase as the flow declares it: the file that each component may have for it, and its time limit."""
-
-    name: str
-    file: str
-    timeout_s: float = 20.0
 
 
 class ComponentRecord(Struct, frozen=True):
@@ -66,30 +56,6 @@ class ComponentRecord(Struct, frozen=True):
     waits_for: tuple[str, ...] = ()
     registered: tuple[str, ...] = ()
     duration_s: float = 0.0
-
-
-class PhaseOutcome(Protocol):
-    """What the bus reports of one phase of one component."""
-
-    @property
-    def ok(self) -> bool: ...
-    @property
-    def error(self) -> Any: ...
-    @property
-    def registered(self) -> Iterable[str]: ...
-
-
-class PhaseSession(Protocol):
-    """The part of a bus session that this module uses."""
-
-    @property
-    def pack_id(self) -> str: ...
-    @property
-    def generation(self) -> int: ...
-
-    async def run_phase(
-        self, component: Mapping[str, Any], file: str, context: Mapping[str, Any], timeout_s: float
-    ) -> PhaseOutcome: ...
 
 
 class Keys(Protocol):
@@ -105,7 +71,7 @@ class _Pack(Struct):
     works: dict[str, Work]
     records: dict[str, ComponentRecord]
     busy: bool = False
-    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    tasks: set[asyncio.Task[Any]] = field(default_factory=set)
 
 
 class ComponentLifecycle:
@@ -129,6 +95,7 @@ class ComponentLifecycle:
         self._disabled = disabled
         self._mounts = mounts
         self._clock = clock
+        self._runner = PhaseRunner(diagnostics, clock=clock, mounts=mounts)
         self._parallel = parallel
         self._phases: tuple[PhaseSpec, ...] = ()
         self._handler_phase: PhaseSpec | None = None
@@ -225,6 +192,52 @@ class ComponentLifecycle:
             self._changed.clear()
             await self._changed.wait()
 
+    async def reload(self, pack_id: str, full_id: str) -> ComponentRecord:
+        """Run a component's files again; what it offered before serves until the new is there, and after a failure.
+
+        Raises ``NotFoundError`` for a component that is not there, ``ConflictError`` for one that waits or is switched
+        off, ``PackError`` when the files fail: then it stands as before.
+        """
+        while True:
+            pack = self._packs.get(pack_id)
+            if pack is None or full_id not in pack.works:
+                raise NotFoundError(
+                    "No such component", detail=f"{quote(full_id)} of {quote(pack_id)} is not in a sandbox that runs.",
+                    hint=f"Start the Pack, then see its components: rumi pack show {pack_id}",
+                )  # fmt: skip
+            if not pack.busy:
+                break
+            self._changed.clear()
+            await self._changed.wait()
+        record = pack.records[full_id]
+        if not self.declared or record.state not in {ComponentState.LOADED, ComponentState.DISABLED}:
+            raise ConflictError(
+                "This component was not loaded yet",
+                detail=f"{full_id} is {record.state.value}. {record.cause}".strip(),
+                hint="It loads by itself as soon as what it requires is there.",
+            )  # fmt: skip
+        if full_id in self._disabled():
+            raise ConflictError(
+                "This component is switched off", detail=f"{full_id} is switched off by the operator.",
+                hint="Take it out of the switched off ones in user_data/active_ecosystem.json, then start the Pack.",
+            )  # fmt: skip
+        pack.records[full_id] = replace(record, state=ComponentState.STARTING)
+        pack.busy = True
+        task = asyncio.get_running_loop().create_task(
+            self._again(pack, pack.works[full_id], record), name=f"component {full_id}"
+        )
+        pack.tasks.add(task)
+        task.add_done_callback(partial(self._finished, pack))
+        failure = await asyncio.shield(task)
+        if failure is not None:
+            cause, evidence = failure
+            raise PackError(
+                f"The component {full_id} could not be loaded again", code="component_failed", detail=cause,
+                hint=f"What it offered before goes on. Read its log: rumi logs {pack_id}",
+                trace=str(evidence.get("trace", "")), pack_id=pack_id,
+            )  # fmt: skip
+        return pack.records[full_id]
+
     # -- what is known ------------------------------------------------------------------------------------------------
 
     def records(self, pack_id: str | None = None) -> list[ComponentRecord]:
@@ -262,7 +275,7 @@ class ComponentLifecycle:
             task.add_done_callback(partial(self._finished, pack))
         self._notify()
 
-    def _finished(self, pack: _Pack, task: asyncio.Task[None]) -> None:
+    def _finished(self, pack: _Pack, task: asyncio.Task[Any]) -> None:
         pack.tasks.discard(task)
         pack.busy = False
         if not task.cancelled() and task.exception() is not None:
@@ -338,58 +351,47 @@ class ComponentLifecycle:
     async def _run(self, pack: _Pack, work: Work) -> None:
         started = time.monotonic()
         registered: list[str] = []
-        failure: tuple[str, Mapping[str, Any]] | None = None
-        for phase, file, register in self._runs_of(work):
-            failure = await self._run_phase(pack.session, work, phase, file, register, registered)
-            if failure is not None:
-                break
-        name = work.unit.full_id
-        record = replace(pack.records[name], registered=tuple(registered), duration_s=time.monotonic() - started)
+        failure = await self._runner.run_all(pack.session, work, self._runs_of(work), registered)
+        record = pack.records[work.unit.full_id]
+        record = replace(record, registered=tuple(registered), duration_s=time.monotonic() - started)
         if failure is None:
-            pack.records[name] = replace(record, state=ComponentState.LOADED, cause="")
-            self._diagnostics.resolve("component_disabled", name)
+            self._loaded(pack, record)
         else:
             self._disable(pack, replace(record, registered=()), failure, registered)
+
+    async def _again(self, pack: _Pack, work: Work, before: ComponentRecord) -> Failure | None:
+        """Load beside what it left before; then take that back, or the new."""
+        started, timeout_s = time.monotonic(), self._phases[0].timeout_s
+        registered: list[str] = []
+        broken = await self._runner.reload(pack.session, work, "begin", timeout_s)
+        if broken is not None:
+            pack.records[before.full_id] = before
+            return broken
+        failure = await self._runner.run_all(pack.session, work, self._runs_of(work), registered)
+        broken = await self._runner.reload(pack.session, work, "keep" if failure is None else "undo", timeout_s)
+        now = replace(before, registered=tuple(registered), duration_s=time.monotonic() - started)
+        if broken is not None:  # nobody can say what serves now, so nothing of it may
+            self._disable(pack, replace(now, registered=()), failure or broken, [*before.registered, *registered])
+            return failure or broken
+        if failure is None:
+            self._loaded(pack, now)
+        elif before.state is ComponentState.DISABLED:
+            self._disable(pack, replace(now, registered=()), failure, registered)
+        else:
+            pack.records[before.full_id] = before
+        return failure
+
+    def _loaded(self, pack: _Pack, record: ComponentRecord) -> None:
+        pack.records[record.full_id] = replace(record, state=ComponentState.LOADED, cause="")
+        self._diagnostics.resolve("component_disabled", record.full_id)
 
     def _runs_of(self, work: Work) -> list[tuple[PhaseSpec, str, str]]:
         if not work.handler_file:
             return [(phase, phase.file, "") for phase in self._phases]
         return [(self._handler_phase, work.handler_file, work.handler_key)] if self._handler_phase else []
 
-    async def _run_phase(
-        self, session: PhaseSession, work: Work, phase: PhaseSpec, file: str, register: str, registered: list[str]
-    ) -> tuple[str, Mapping[str, Any]] | None:
-        """None when it went well, else a sentence and the evidence."""
-        context = {
-            "phase": phase.name, "ts": self._clock(), "mounts": dict(self._mounts()), "register": register or None,
-        }  # fmt: skip
-        error: Mapping[str, Any] | None
-        try:
-            outcome = await session.run_phase(work.component, file, context, phase.timeout_s)
-            registered.extend(outcome.registered)
-            error = None if outcome.ok else _error_data(outcome.error)
-        except RumiError as exc:
-            error = {"type": exc.code, "title": exc.title, "detail": exc.detail, "trace": getattr(exc, "trace", "")}
-        status = "success"
-        if error is not None:
-            # a component need not have a file for every phase that the flow names
-            status = "skipped" if error["type"] == MISSING_FILE and not register else "failed"
-        self._diagnostics.record(
-            phase=phase.name, status=status, step_id=file, target={"kind": "component", "id": work.unit.full_id},
-            error={"type": error["type"], "message": error["title"]} if error and status == "failed" else None,
-            meta={"pack_id": session.pack_id, "generation": session.generation},
-        )  # fmt: skip
-        if error is None or status == "skipped":
-            return None
-        title = quote(error["title"], 200)
-        return f"{file} failed in phase {phase.name}: {error['type']}: {title}", {
-            **error,
-            "phase": phase.name,
-            "file": file,
-        }
-
     def _disable(
-        self, pack: _Pack, record: ComponentRecord, failure: tuple[str, Mapping[str, Any]], registered: list[str]
+        self, pack: _Pack, record: ComponentRecord, failure: Failure, registered: list[str]
     ) -> None:
         cause, evidence = failure
         pack.records[record.full_id] = replace(record, state=ComponentState.DISABLED, cause=cause)
@@ -409,12 +411,3 @@ class ComponentLifecycle:
         )
 
 
-def _error_data(error: Any) -> dict[str, Any]:
-    """The wire's ``[type, title, detail, retryable, trace]``, or an object with these names, as bounded text."""
-    names = ("type", "title", "detail", "retryable", "trace")
-    if isinstance(error, list | tuple):
-        values = dict(zip(names, error, strict=False))
-    else:
-        values = {name: getattr(error, name, "") for name in names}
-    limits = {"type": 200, "title": 500, "detail": 2_000, "trace": 8_000}
-    return {name: str(values.get(name) or "")[:limit] for name, limit in limits.items()}

@@ -11,6 +11,8 @@ from core_runtime.api.call import Call
 from core_runtime.api.context import Api
 from core_runtime.api.table import OBJECTS, TEXTS, Endpoint
 from core_runtime.handlers import packs
+from core_runtime.handlers.components import components as components_of
+from core_runtime.handlers.components import reload as reload_pack
 from core_runtime.handlers.limits import limits as limits_of
 from core_runtime.handlers.metric_history import forget, history
 from core_runtime.rules.approval import UNDECIDED
@@ -43,6 +45,12 @@ class Reject(msgspec.Struct, forbid_unknown_fields=True):
     """Why, for the record."""
 
     reason: str = ""
+
+
+class Reload(msgspec.Struct, forbid_unknown_fields=True):
+    """One component, by its id or full id; without it the whole Pack."""
+
+    component: str = ""
 
 
 async def list_packs(api: Api, call: Call) -> Any:
@@ -97,6 +105,15 @@ async def reject(api: Api, call: Call) -> Any:
     pack_id = call.pack_id
     body = await call.body(Reject)
     return views.pack_status(await packs.reject(api.host, pack_id, reason=body.reason, actor=call.actor))
+
+
+async def components(api: Api, call: Call) -> Any:
+    return await components_of(api.host, call.pack_id)
+
+
+async def reload(api: Api, call: Call) -> Any:
+    body = await call.body(Reload)
+    return views.pack_status(await reload_pack(api.host, call.pack_id, body.component, actor=call.actor))
 
 
 async def restore(api: Api, call: Call) -> Any:
@@ -183,6 +200,24 @@ ENDPOINTS = (
     ),
     Endpoint(
         "POST", "/api/packs/{id}/reject", "rejectPack", "Reject, and stop", reject, body=Reject, errors=(404, 409)
+    ),
+    Endpoint(
+        "GET",
+        "/api/packs/{id}/components",
+        "packComponents",
+        "The components of its sandbox: state, cause, keys they wait for, keys they registered",
+        components,
+        OBJECTS,
+        errors=(404,),
+    ),
+    Endpoint(
+        "POST",
+        "/api/packs/{id}/reload",
+        "reloadPack",
+        "Run its approved code afresh: all of it beside what serves, or one component",
+        reload,
+        body=Reload,
+        errors=(404, 409, 502, 504),
     ),
     Endpoint(
         "POST",

@@ -19,7 +19,7 @@ from core_runtime.api.console_access import Opened
 from core_runtime.api.context import Api
 from core_runtime.api.endpoints_flows import flows_as_shown
 from core_runtime.diagnosis.doctor import Mended, current_issues
-from core_runtime.handlers import evidence, limits, metric_history, packs, permissions, secrets, updates
+from core_runtime.handlers import components, evidence, limits, metric_history, packs, permissions, secrets, updates
 from core_runtime.handlers.interfaces import edges
 from core_runtime.kernel import Kernel
 from core_runtime.rules.identity import Refuse
@@ -199,6 +199,10 @@ class Operator:
     async def restore(self, pack_id: str, *, actor: str) -> View:
         """Put the approved bytes back, and start."""
         return views.pack_status(await packs.restore(self._host, pack_id, actor=actor))
+
+    async def reload(self, pack_id: str, *, actor: str) -> View:
+        """Run its approved code afresh, in a sandbox beside the one that serves."""
+        return views.pack_status(await components.reload(self._host, pack_id, actor=actor))
 
     async def start(self, pack_id: str) -> View:
         """Start an approved Pack."""

@@ -257,6 +257,18 @@ class Approvals(Packaging):
                 pack_id, overlaid.stored.path, stored.digest, grant, overlaid.metadata, packages, overlaid.patched
             )
 
+    def check_running(self, pack_id: str) -> None:
+        """Hash folder and copies of a Pack that runs again, before more of its code does; raises as a start does."""
+        with self._locked(pack_id) as live:
+            grant = self._startable(self._look(pack_id))
+            if live.running != grant.digest:
+                raise ConflictError(
+                    "This version does not run", code="not_running", detail=f"{quote(pack_id)} may run another one.",
+                    hint=f"Start it: rumi pack start {pack_id}",
+                )  # fmt: skip
+            for digest in {grant.digest, live.patched.digest} - {""}:
+                self._store.verify(digest)
+
     def mark(self, pack_id: str, event: str, cause: str = "") -> PackStatus:
         """Tell what became of a start: ``started``, ``stopped`` or ``gave_up``. ``ConflictError`` where it can't be.
 

@@ -181,11 +181,18 @@ def pending() -> None:
 def show_(pack_id: str) -> None:
     found = _ask_known("GET", f"/api/packs/{checked(pack_id)}/status")
     limits = link.ask("GET", f"/api/packs/{checked(pack_id)}/limits")
+    components = link.ask("GET", f"/api/packs/{checked(pack_id)}/components")
     if show.wants_json():
-        show.data({**found, "limits": limits})
+        show.data({**found, "limits": limits, "components": components})
         return
     show_status(found)
+    show.section("Components", (_component_line(one) for one in components))
     show.section("Limits: used, of which, met how often", (_limit_line(one) for one in limits))
+
+
+def _component_line(one: dict[str, Any]) -> str:
+    cause = f"  {show.safe(one.get('cause'))}" if one.get("cause") else ""
+    return f"{show.safe(one.get('id'))}  {show.safe(one.get('state'))}{cause}"
 
 
 def _limit_line(one: dict[str, Any]) -> str:
@@ -328,6 +335,15 @@ def restore(pack_id: str) -> None:
 @json_option
 def fetch(pack_id: str) -> None:
     show_status(link.ask("POST", f"/api/packs/{checked(pack_id)}/fetch", timeout_s=_FETCH_S))
+
+
+@pack.command(help=say("Run an approved Pack's code afresh, or one component's; no call is lost."))
+@click.argument("pack_id")
+@click.argument("component", required=False, default="")
+@json_option
+def reload(pack_id: str, component: str) -> None:
+    path = f"/api/packs/{checked(pack_id)}/reload"
+    show_status(_ask_known("POST", path, {"component": component}, timeout_s=_START_S))
 
 
 @pack.command(help=say("Start an approved Pack."))

@@ -121,6 +121,8 @@ JAPANESE: dict[str, str] = {
     "Do not ask.": "確認しません。",
     "Put the approved files back over changed ones, and start.": "変更されたファイルを承認時のものに戻し、開始します。",
     "Start an approved Pack.": "承認済みの Pack を開始します。",
+    "Run an approved Pack's code afresh, or one component's; no call is lost.":
+        "承認済みの Pack、または 1 つのコンポーネントのコードを新しく実行し直します。呼び出しは失われません。",
     "Stop a Pack; it stays approved.": "Pack を停止します（承認は残ります）。",
     "Look at the folder of Packs again.": "Pack のフォルダーを調べ直します。",
     "Make a new Pack that works, to begin with.": "出発点として、そのまま動く新しい Pack を作ります。",
@@ -231,6 +233,7 @@ JAPANESE: dict[str, str] = {
     "Contracts": "取り決め（バージョンとスキーマ）",
     "Packs that could not use it": "これを使えなくなるPack",
     "Addons": "アドオン",
+    "Components": "コンポーネント",
     "effective digest": "適用後のダイジェスト",
     "is applied": "適用されます",
     "is left out": "適用されません",

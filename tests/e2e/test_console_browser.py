@@ -156,6 +156,8 @@ def test_the_operators_day(tmp_path: Path, browser: Browser, language: str, opti
         seen.click("approve_update")
         expect(page.get_by_role("status")).to_contain_text(words["done_updated"], timeout=30_000)
         assert host.result("hostile.hello", {})["version"] == "2.0.0"
+        seen.click("reload")
+        expect(page.get_by_role("status")).to_contain_text(words["done_reloaded"], timeout=30_000)
         seen.click("rollback")
         expect(page.get_by_role("status")).to_contain_text(words["done_rolled_back"], timeout=30_000)
         assert host.result("hostile.hello", {})["version"] == "1.0.0"

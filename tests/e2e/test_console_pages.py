@@ -106,7 +106,12 @@ def test_the_page_of_a_pack_has_its_limits_its_copy_and_no_way_back_that_is_not_
     host.ok("POST", "/api/packs/add", {"path": str(source)})
     page = visitor.get("/_rumi/packs/kept/update")
     assert visitor.post("/_rumi/packs/kept/update/approve", {"csrf": page.csrf, "digest": page.hidden("digest")}).status == 303
-    assert "packs/kept/rollback" in visitor.get("/_rumi/packs/kept").text
+    page = visitor.get("/_rumi/packs/kept")
+    assert "packs/kept/rollback" in page.text
+    assert EN["reload"] in page.text
+    old = host.ok("GET", "/api/containers")[0]["generation"]
+    assert visitor.post("/_rumi/packs/kept/reload", {"csrf": page.csrf}).status == 303
+    assert host.ok("GET", "/api/containers")[0]["generation"] > old
     (host.packs / "kept" / "backend/components/main/setup.py").write_text("changed = True\n")
     host.ok("POST", "/api/packs/scan")
     for language, words in (("en", EN), ("ja", JA)):

@@ -1786,6 +1786,8 @@ class Agent:
         self.subscribing = 0
         self.early: deque[tuple[int, Any, Any]] = deque(maxlen=EARLY_EVENTS)
         self.components: dict[str, dict[str, Any]] = {}
+        self.aside: dict[str, tuple[dict[str, Any] | None, dict[str, Any]]] = {}
+        """Components that are being loaded again: what they had, and their modules."""
         self.channels: dict[int, Any] = {}
         self.network: Any = None
         # threads
@@ -3387,6 +3389,10 @@ class InterfaceRegistry:
     def __init__(self, agent: Agent) -> None:
         self._agent = agent
         self._registered: list[str] = []
+        self._numbers: dict[int, str] = {}
+        self._observers: list[int] = []
+        self.before: InterfaceRegistry | None = None
+        """While a component is loaded again: what it registered before, which still serves."""
 
     def register(self, key: str, value: Any, meta: Any = None) -> int:
         """Offer ``value`` (a handler ``handler(args, ctx)``, data, or data with callables inside) under ``key``."""
@@ -3416,6 +3422,9 @@ class InterfaceRegistry:
         if meta is not None and not isinstance(meta, dict):
             raise TypeError(f"meta is a dict or None, got {type(meta).__name__}")
         agent = self._agent
+        if if_absent and self.before is not None:  # what this component left itself is no reason to be content
+            mine = self.before._numbers  # noqa: SLF001
+            if_absent = any(entry.registration not in mine for entry in agent.mirror.get(key, ()))
         options = {"if_absent": if_absent, "ttl_ms": ttl_ms, "override": override, "source": source}
         if meta:
             agent.frame([0], meta)  # names the path of what can't cross; metadata carries no callables
@@ -3427,6 +3436,7 @@ class InterfaceRegistry:
         if source is not None:
             SOURCES[number] = source
         self._registered.append(key)
+        self._numbers[number] = key
         self._note(key, value, meta, number, schemas or {}, source)
         return number
 
@@ -3484,6 +3494,7 @@ class InterfaceRegistry:
             agent.next_observer += 1
             number = agent.next_observer
         agent.observers[number] = observer
+        self._observers.append(number)
         if immediate:
             for key in sorted(agent.mirror):
                 if observer.matches(key):
@@ -3537,8 +3548,20 @@ class InterfaceRegistry:
         count = int(agent.ask([UNREGISTER, numbers]))
         for number in numbers:
             SOURCES.pop(number, None)
+            self._numbers.pop(number, None)
         agent.remirror(key, lambda entries: [e for e in entries if e.registration not in numbers])
         return count
+
+
+    def end(self) -> None:
+        """Take back all that was registered here, and stop its observers."""
+        for number in self._observers:
+            self._agent.observers.pop(number, None)
+        by_key: dict[str, list[int]] = {}
+        for number, key in list(self._numbers.items()):
+            by_key.setdefault(key, []).append(number)
+        for key, numbers in by_key.items():
+            self._take_back(key, numbers)
 
 
 class Override:
@@ -3884,6 +3907,8 @@ class Phase:
         return self.registry._registered[self.first :] if self.registry is not None else []  # noqa: SLF001
 
     def execute(self) -> Any:
+        if self.context.get("reload"):
+            return self.reload(self.context["reload"])
         root = self.agent.pack_root
         folder = inside(root, self.component["dir"])
         path = inside(folder, self.file)
@@ -3908,6 +3933,39 @@ class Phase:
         if fn is None or not callable(fn):
             return None
         return fn(context) if positional(fn, 1) else fn()
+
+    def reload(self, word: Any) -> None:
+        """``begin``: the component's files run afresh from now on, beside what they left before, which serves on.
+
+        ``keep`` takes the older one back; ``undo`` the newer one, and puts the modules back. Threads are left alone.
+        """
+        agent, full_id = self.agent, self.component["full_id"]
+        if word == "begin" and full_id in agent.aside:
+            self.reload("undo")  # one before this was never ended
+        if word != "begin" and full_id not in agent.aside:
+            raise Refusal("conflict", "the component is not being loaded again", clean(str(full_id)[:200]))
+        package = "rumi_pack_" + plain_name(full_id)
+        if word == "keep":
+            gone = agent.aside.pop(full_id)[0]
+        else:
+            newer = agent.components.pop(full_id, None), {
+                name: sys.modules.pop(name)
+                for name in list(sys.modules)
+                if name == package or name.startswith(package + ".")
+            }
+            if word == "begin":
+                agent.aside[full_id] = newer
+                return
+            gone, (older, modules) = newer[0], agent.aside.pop(full_id)
+            sys.modules.update(modules)
+            if older is not None:
+                agent.components[full_id] = older
+        now = agent.components.get(full_id)
+        if now is not None:
+            now["interface_registry"].before = None
+        if gone is not None:
+            gone["event_bus"].clear()
+            gone["interface_registry"].end()
 
     def register_handler(self, module: Any, context: dict[str, Any]) -> Any:
         """A custom handler: ``run(args, ctx)``, else ``execute(context, args)``."""
@@ -3942,6 +4000,9 @@ class Phase:
                 "secrets": Secrets(agent),
                 "privileges": HostPrivileges(agent),
             }
+            aside = agent.aside.get(full_id)
+            if aside is not None and aside[0] is not None:
+                kept["interface_registry"].before = aside[0]["interface_registry"]
             if agent.network is not None:
                 kept["http"] = agent.network.Http(agent)
         kept["diagnostics"]._phase = self.context.get("phase", "")  # noqa: SLF001

@@ -147,8 +147,14 @@ def test_pack_show_tells_limits_with_use_and_hits(host, capsys) -> None:
         {"name": "memory", "limit": 268435456, "unit": "bytes", "used": 41943040.0, "hits": 2, "beyond": "the kernel ends it"},
         {"name": "time", "limit": 30.0, "unit": "s", "used": None, "hits": 0, "beyond": "the caller is answered"},
     ]
-    host.answers |= {"GET /api/packs/my_pack/status": STATUS, "GET /api/packs/my_pack/limits": limits}
+    components = [{"id": "my_pack:service:one", "state": "waiting", "cause": "a.b is not there\x1b[2J"}]
+    host.answers |= {
+        "GET /api/packs/my_pack/status": STATUS, "GET /api/packs/my_pack/limits": limits,
+        "GET /api/packs/my_pack/components": components,
+    }  # fmt: skip
     _, out, _ = run(capsys, "pack", "show", "my_pack")
+    assert "my_pack:service:one  waiting  a.b is not there" in out
+    assert "\x1b" not in out
     assert re.search(r"memory +40\.0 / 256\.0 MiB +met 2 times: the kernel ends it", out)
     assert re.search(r"time +– / 30 s\n", out)
     assert json.loads(run(capsys, "pack", "show", "my_pack", "--json")[1])["limits"] == limits

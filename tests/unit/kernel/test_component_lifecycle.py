@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from backend_core.ecosystem.spec.models import ComponentManifest, Connectivity, HandlerFile, PackMetadata
-from backend_core.errors import PackError
-from core_runtime.component_lifecycle import ComponentLifecycle, ComponentState, PhaseSpec
+from backend_core.errors import ConflictError, NotFoundError, PackError
+from core_runtime.component_lifecycle import ComponentLifecycle, ComponentState
+from core_runtime.component_phases import PhaseSpec
 from core_runtime.diagnostics import Diagnostics
 from core_runtime.interface_registry import InterfaceRegistry
 
@@ -42,7 +43,7 @@ class Sandbox:
         self.most = max(self.most, self.running)
         try:
             self.ran.append((component["id"], file, context["phase"]))
-            act = self.plan.get(component["id"], ())
+            act = self.plan.get(context.get("reload") or component["id"], ())
             if isinstance(act, asyncio.Event):
                 await act.wait()
                 act = ()
@@ -305,3 +306,98 @@ def test_pack_requirements_hold_for_each_component():
             await asyncio.sleep(0)
 
     play(story)
+
+
+def loaded_again(plan, story):
+    """``story(stage, sandbox)`` with one component that was loaded; then its plan is ``plan``."""
+
+    async def run(stage):
+        stage.lifecycle.declare(PHASES, HANDLERS)
+        a = stage.sandbox("a", x=("k",))
+        await stage.lifecycle.prepare(a, metadata("a", [("x", ["k"], [])]))
+        assert stage.states() == {"a:s:x": "loaded"}
+        a.plan |= plan
+        await story(stage, a)
+
+    play(run)
+
+
+MISSING = Done(ok=False, error=["missing_file", "no such file", "", False, ""])
+
+
+def test_a_component_is_loaded_again_between_begin_and_keep():
+    async def story(stage, a):
+        record = await stage.lifecycle.reload("a", "a:s:x")
+        assert (record.state, record.registered) == (ComponentState.LOADED, ("new",))
+        assert [phase for _, _, phase in a.ran[1:]] == ["reload: begin", "first", "reload: keep"]
+
+    loaded_again({"x": ("new",)}, story)
+
+
+def test_files_that_fail_are_undone():
+    async def story(stage, a):
+        with pytest.raises(PackError) as caught:
+            await stage.lifecycle.reload("a", "a:s:x")
+        assert caught.value.code == "component_failed"
+        assert [phase for _, _, phase in a.ran[1:]] == ["reload: begin", "first", "reload: undo"]
+        assert (stage.states(), stage.withdrawn) == ({"a:s:x": "loaded"}, [])
+
+    loaded_again({"x": PackError("no", code="error/ValueError")}, story)
+
+
+def test_an_agent_that_knows_no_reload_is_left_alone():
+    async def story(stage, a):
+        with pytest.raises(PackError, match="reload the whole Pack"):
+            await stage.lifecycle.reload("a", "a:s:x")
+        assert [phase for _, _, phase in a.ran[1:]] == ["reload: begin"]
+        assert (stage.states(), stage.withdrawn) == ({"a:s:x": "loaded"}, [])
+
+    loaded_again({"begin": MISSING}, story)
+
+
+@pytest.mark.parametrize(("word", "files"), [("keep", ("new",)), ("undo", PackError("no", code="error/ValueError"))])
+def test_where_nobody_can_say_what_serves_nothing_does(word, files):
+    async def story(stage, _):
+        with pytest.raises(PackError):
+            await stage.lifecycle.reload("a", "a:s:x")
+        assert stage.states() == {"a:s:x": "disabled"}
+        assert {key for _, keys in stage.withdrawn for key in keys} >= {"k"}
+
+    loaded_again({"x": files, word: PackError("gone", code="unavailable")}, story)
+
+
+def test_a_reload_waits_for_what_its_pack_is_loading_and_two_come_one_after_another():
+    async def story(stage, a):
+        await asyncio.gather(*(stage.lifecycle.reload("a", "a:s:x") for _ in range(3)))
+        words = [phase for _, _, phase in a.ran[1:]]
+        assert words == ["reload: begin", "first", "reload: keep"] * 3
+        assert a.most == 1
+
+    loaded_again({}, story)
+
+
+def test_only_what_was_loaded_is_loaded_again():
+    async def story(stage):
+        stage.lifecycle.declare(PHASES, HANDLERS)
+        await stage.lifecycle.prepare(stage.sandbox("a"), metadata("a", [("x", [], ["nobody"])]))
+        with pytest.raises(ConflictError, match="waiting"):
+            await stage.lifecycle.reload("a", "a:s:x")
+        for pack_id, full_id in (("a", "a:s:y"), ("b", "b:s:x")):
+            with pytest.raises(NotFoundError):
+                await stage.lifecycle.reload(pack_id, full_id)
+
+    play(story)
+
+
+def test_one_that_is_switched_off_stays_so():
+    off: set[str] = set()
+
+    async def story(stage):
+        stage.lifecycle.declare(PHASES, HANDLERS)
+        await stage.lifecycle.prepare(stage.sandbox("a", x=("k",)), metadata("a", [("x", ["k"], [])]))
+        off.add("a:s:x")
+        with pytest.raises(ConflictError, match="switched off"):
+            await stage.lifecycle.reload("a", "a:s:x")
+        assert stage.states() == {"a:s:x": "loaded"}
+
+    play(story, disabled=lambda: frozenset(off))
