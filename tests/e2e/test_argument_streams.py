@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import http.client
 import json
-from pathlib import Path
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from tests.support.running_host import RunningHost, one_component_pack
-
-pytestmark = pytest.mark.embedded
 
 FRONT = """
 def run(context):
@@ -32,16 +31,40 @@ def run(context):
 """
 
 
-def test_lines_go_over_two_packs_and_come_back_while_they_are_sent(tmp_path: Path) -> None:
-    with RunningHost(tmp_path / "h", "embedded") as host:
-        host.put_pack("back", one_component_pack("back", BACK, provides=("back.squares",)))
-        host.put_pack("front", one_component_pack("front", FRONT, provides=("front.through",), requires=("back.squares",)))
-        host.approve("back")
-        host.approve("front")
-        connection = http.client.HTTPConnection("127.0.0.1", host.api_port, timeout=30)
-        headers = {"Host": f"localhost:{host.api_port}", "Content-Type": "application/x-ndjson", "Transfer-Encoding": "chunked"}
-        lines = (b"%d\n" % number for number in range(2000))
+def test_lines_go_over_two_packs_and_come_back_while_they_are_sent(host: RunningHost) -> None:
+    with_both(host)
+    lines = (b"%d\n" % number for number in range(2000))
+    assert sent(host, lines) == {"result": [number * number for number in range(0, 2000, 2)]}
+
+
+def test_lines_that_end_early_take_nothing_along(host: RunningHost) -> None:
+    """Who stops in the middle of his lines leaves no call behind, in neither Pack: both go on as before."""
+    with_both(host)
+
+    def lines() -> Iterator[bytes]:
+        yield b"2\n4\n"
+        raise ConnectionAbortedError
+
+    for _ in range(20):
+        with pytest.raises(ConnectionAbortedError):
+            sent(host, lines())
+    assert sent(host, iter([b"2\n", b"3\n", b"4\n"])) == {"result": [4, 16]}
+    for pack_id in ("front", "back"):
+        assert host.status(pack_id)["status"] == "running"
+
+
+def with_both(host: RunningHost) -> None:
+    host.put_pack("back", one_component_pack("back", BACK, provides=("back.squares",)))
+    host.put_pack("front", one_component_pack("front", FRONT, provides=("front.through",), requires=("back.squares",)))
+    host.approve("back")
+    host.approve("front")
+
+
+def sent(host: RunningHost, lines: Iterator[bytes]) -> Any:
+    connection = http.client.HTTPConnection("127.0.0.1", host.api_port, timeout=30)
+    headers = {"Host": f"localhost:{host.api_port}", "Content-Type": "application/x-ndjson", "Transfer-Encoding": "chunked"}
+    try:
         connection.request("POST", "/api/interfaces/front.through/call", lines, headers, encode_chunked=True)
-        answer = json.loads(connection.getresponse().read())
+        return json.loads(connection.getresponse().read())["data"]
+    finally:
         connection.close()
-        assert answer["data"] == {"result": [number * number for number in range(0, 2000, 2)]}
