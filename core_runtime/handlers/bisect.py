@@ -19,19 +19,21 @@ from typing import Any, Final, TypeVar
 
 from msgspec import Struct, field
 
+from backend_core.ecosystem.json_patch import equal
 from backend_core.errors import ConflictError, NotFoundError, RumiError, quote
 from core_runtime.handlers import packs, starting
 from core_runtime.handlers.host import Host
 from core_runtime.handlers.interfaces import call
 from core_runtime.rules.approval import State
 from core_runtime.rules.bisect import Search, closure, in_order
-from core_runtime.rules.shown import plain
+from core_runtime.rules.shown import encode, plain
 
 REPEAT: Final = 3
 CALL_S: Final = 20.0
 START_S: Final = 60.0
 ITEMS: Final = 1_000
-"""Items of a stream that count for an outcome."""
+ITEMS_BYTES: Final = 4 * 1024 * 1024
+"""Items of a stream that count for an outcome, and what they may come to as JSON; what is behind is not waited for."""
 _T = TypeVar("_T")
 ANY: Final = object()
 """No result is expected: every one is good, every error bad."""
@@ -211,12 +213,12 @@ class _Run:
         try:
             async with asyncio.timeout(question.timeout_s + 1):
                 result = await call(self._host, question.key, question.args, question.timeout_s)
-                found = plain(await _collected(result) if isinstance(result, AsyncIterator) else result)
+                found = await _collected(result) if isinstance(result, AsyncIterator) else plain(result)
         except RumiError as error:
             return {"code": error.code, "title": quote(error.title, 200), "detail": quote(error.detail, 500)}
         except TimeoutError:
             return {"code": "timeout", "title": "It took too long", "detail": f"more than {question.timeout_s:g} s"}
-        if question.expect is ANY or found == question.expect:
+        if question.expect is ANY or equal(found, question.expect):
             return None
         return {"code": "unexpected", "title": "Another result than expected", "detail": quote(str(found), 500)}
 
@@ -280,10 +282,15 @@ class _Run:
 
 
 async def _collected(items: AsyncIterator[Any]) -> list[Any]:
-    found = []
+    found: list[Any] = []
+    left = ITEMS_BYTES
     try:
         async for item in items:
-            found.append(item)
+            shown = plain(item)
+            left -= len(encode(shown))
+            if left < 0:
+                break
+            found.append(shown)
             if len(found) >= ITEMS:
                 break
     finally:

@@ -60,3 +60,31 @@ def test_a_pack_that_is_changed_while_it_is_held_off_is_not_started(tmp_path: Pa
         host.approve("quiet")
         assert ("pack_start_failed", "quiet") not in {(one["code"], one["subject"]) for one in host.ok("GET", "/api/issues")}
         assert host.status("bad")["status"] == host.status("slow")["status"] == "running"
+
+
+FLOOD = """
+def run(context):
+    def items(args, ctx):
+        for number in range(400):
+            yield "x" * 1_000_000
+        yield "end"
+
+    context["interface_registry"].register("flood.items", items)
+"""
+
+
+def test_a_stream_of_large_items_is_not_gathered_in_the_host(tmp_path: Path) -> None:
+    """1,000 items count for an outcome, but not a gigabyte: the host must live to start everything again."""
+    with RunningHost(tmp_path / "home", "embedded") as host:
+        host.put_pack("flood", one_component_pack("flood", FLOOD, provides=("flood.items",)))
+        host.approve("flood")
+        before = peak(host)
+        found = host.ok("POST", "/api/bisect", {"key": "flood.items", "repeat": 1, "timeout": 60, "expect": []})
+        assert found["trials"][0]["failed"] == 1
+        assert peak(host) - before < 150 * 1024 * 1024
+
+
+def peak(host: RunningHost) -> int:
+    """The most bytes of memory that the host had."""
+    lines = Path(f"/proc/{host.pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))

@@ -151,6 +151,16 @@ def test_a_wrong_result_counts_where_one_is_expected(tmp_path: Path) -> None:
         assert "10" in found["trials"][0]["error"]["detail"]
 
 
+def test_a_result_is_what_is_expected_by_the_rules_of_json(tmp_path: Path) -> None:
+    """1 is not true, whatever the host is written in."""
+    with RunningHost(tmp_path / "home", "embedded") as host:
+        host.put_pack("one", one_component_pack("one", IDLE.format(key="one.key"), provides=("one.key",)))
+        host.approve("one")
+        asked_for = {"key": "one.key", "args": 1, "repeat": 1}
+        assert host.ok("POST", "/api/bisect", {**asked_for, "expect": 1.0})["verdict"] == "works"
+        assert host.ok("POST", "/api/bisect", {**asked_for, "expect": True})["verdict"] == "own"
+
+
 def test_what_the_operator_decides_meanwhile_stands_and_a_second_bisect_is_refused(tmp_path: Path) -> None:
     slow = BREAKS.replace("lambda args, ctx:", "lambda args, ctx: __import__('time').sleep(1) or")
     with RunningHost(tmp_path / "home", "embedded") as host:
