@@ -3,13 +3,15 @@
 Invariants:
   * Nothing outlives the command: the host knows no folder that approves itself, only single decisions, each marked.
   * What wants more than the operator agreed to waits for another yes. Without a terminal it is a refusal.
-  * A folder that Packs can write to is none to develop in: it would be a Pack that approves itself.
+  * A folder that Packs can write to is none to develop in: it would be a Pack that approves itself. That is looked at
+    before each change is taken, since a way into it may have been granted meanwhile.
 
 Not here: how a version takes the place of another (the host's updates), what is wrong with a folder (`authoring`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -29,6 +31,7 @@ from rumi_setup.core import places
 
 POLL_S = 0.1
 _START_S = 420.0
+_NOT_PRIVATE = "folder_not_private"
 _ASKED = ("permissions", "host_keys", "replaces", "requires", "uses", "packages", "pack_identity", "flows", "addons")
 """Of a review: what an operator agrees to, beside the files."""
 
@@ -61,11 +64,41 @@ def dev(folder: str, yes: bool, once: bool) -> int:  # noqa: FBT001 - click's si
 def _check_place(where: Path) -> None:
     """Refuse what a Pack could write to: its own data, or a folder above it."""
     data = (places.home() / "user_data").resolve()
-    if data == where or data in where.parents or where in data.parents:
+    if _lies_in(where, data) or _lies_in(data, where):
         raise Failure(
             say("{folder} holds what Packs may write, or lies in it.", folder=show.safe(str(where))), codes.DENIED,
-            say("Develop in another folder: a Pack must not write what approves it."), code="folder_not_private",
+            say("Develop in another folder: a Pack must not write what approves it."), code=_NOT_PRIVATE,
         )  # fmt: skip
+
+
+def _check_exports(where: Path) -> None:
+    """Refuse a folder that some Pack may put files into: what it writes there would approve itself."""
+    for operation in link.ask("GET", "/api/privileges"):
+        for held in operation["grants"]:
+            folder = str(held["options"].get("folder", ""))
+            if folder and _lies_in(Path(folder), where):
+                pack_id, name = show.safe(held["pack_id"]), show.safe(operation["id"])
+                raise Failure(
+                    say("{pack} may put files into {folder}.", pack=pack_id, folder=show.safe(folder)), codes.DENIED,
+                    say("Take that back, look at the folder, and start again: {command}",
+                        command=f"./rumi privilege revoke {pack_id} {name}"), code=_NOT_PRIVATE,
+                )  # fmt: skip
+
+
+def _lies_in(inner: Path, outer: Path) -> bool:
+    """Whether ``inner`` is ``outer`` or below it, by whatever name: folders are compared, not their paths."""
+    inner = inner.resolve()
+    if outer in (inner, *inner.parents):
+        return True
+    try:
+        wanted = outer.stat()
+    except OSError:
+        return False  # it is not there: nothing lies in it by another name
+    for one in (inner, *inner.parents):
+        with contextlib.suppress(OSError):  # not there yet: its parents are looked at
+            if os.path.samestat(one.stat(), wanted):
+                return True
+    return False
 
 
 class _Development:
@@ -78,7 +111,10 @@ class _Development:
         self.pack_id = where.name
 
     def take(self) -> bool:
-        """Make what lies in the folder what runs; whether that came out well. What went wrong is told."""
+        """Make what lies in the folder what runs; whether that came out well. What went wrong is told.
+
+        Raises ``Failure`` where a Pack may write to the folder.
+        """
         began = time.monotonic()
         try:
             found = author.ask("validate", source=str(self._where))
@@ -91,6 +127,8 @@ class _Development:
         except Failure as refused:
             if refused.code == "nothing_new":
                 return True
+            if refused.code == _NOT_PRIVATE:
+                raise  # it ends: what lies in the folder now may be a Pack's, whoever changes it next
             click.echo(f"{say('error')}: {show.safe(str(refused), 2_000)}", err=True)
             if refused.hint:
                 click.echo(show.safe(refused.hint), err=True)
@@ -105,6 +143,8 @@ class _Development:
 
     def _decide(self, review: dict[str, Any]) -> Any:
         """The folder's state approved and started. Raises ``Failure``."""
+        _check_place(self._where)
+        _check_exports(self._where)
         if self._where.parent == places.home().resolve() / "ecosystem" / "packs":
             link.ask("POST", "/api/packs/scan")
             found = link.ask("GET", f"/api/packs/{self.pack_id}/review")
@@ -119,6 +159,7 @@ class _Development:
 
     def _approve(self, path: str, found: dict[str, Any]) -> Any:
         self._consent(found)
+        _check_exports(self._where)  # last: what was written into the folder before was allowed to somebody then
         body = {"digest": found["digest"], "development": True}
         return link.ask("POST", path, body, timeout_s=_START_S)
 

@@ -438,6 +438,9 @@ JAPANESE: dict[str, str] = {
         "{folder} は Pack が書き込める場所を含むか、その中にあります。",
     "Develop in another folder: a Pack must not write what approves it.":
         "別のフォルダーで開発してください。自分を承認させるものを Pack が書けてはなりません。",
+    "{pack} may put files into {folder}.": "{pack} は {folder} にファイルを書き出せます。",
+    "Take that back, look at the folder, and start again: {command}":
+        "それを取り消し、フォルダーの中身を確かめてから、もう一度始めてください: {command}",
     "{pack} {state} after {s} s: digest {digest}": "{pack} は {s} 秒で {state}: ダイジェスト {digest}",
     "It wants what nobody agreed to yet.": "まだ誰も認めていないものを求めています。",
     "Say yes on a terminal, or start with --yes.": "端末で答えるか、--yes を付けて始めてください。",

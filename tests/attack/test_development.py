@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,9 @@ OTHER = """
 def run(context):
     context["interface_registry"].register("other.echo", lambda args, ctx: args)
 """
+EXPORTER = OTHER.replace("other.echo", "exporter.put")
+EXPORTS = {"pack_id": "exporter", "permissions": [{"type": "host.file.export", "reason": "for the test"}]}
+EXPORT = "/api/privileges/exporter/grant/file.export"
 MORE = {"pack_id": "fresh", "permissions": [{"type": "event.publish", "topics": ["fresh.*"], "reason": "for the test"}]}
 
 
@@ -33,6 +37,9 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningHost]:
     with RunningHost(tmp_path_factory.mktemp("dev") / "home", "embedded") as running:
         running.put_pack("other", one_component_pack("other", OTHER, provides=("other.echo",)))
         running.approve("other")
+        exporter = one_component_pack("exporter", EXPORTER, provides=("exporter.put",))
+        running.put_pack("exporter", {**exporter, "backend/permissions.json": json.dumps(EXPORTS)})
+        running.approve("exporter")
         yield running
 
 
@@ -162,3 +169,96 @@ def test_user_data_that_is_a_link_itself_is_seen_through(tmp_path: Path, monkeyp
     monkeypatch.setenv("RUMI_LANG", "en")
     assert main(["pack", "dev", "--once", "--yes", str(elsewhere / "packs/other")]) == codes.DENIED
     assert main(["pack", "dev", "--once", "--yes", str(tmp_path / "home/user_data/packs/other")]) == codes.DENIED
+
+
+@pytest.fixture
+def exports(host: RunningHost) -> Iterator[Callable[[Path], Any]]:
+    """``exports(folder)``: ``exporter`` may put files there, until the test is over."""
+    yield lambda folder: host.ok("POST", EXPORT, {"options": {"folder": str(folder)}})
+    host.ok("DELETE", EXPORT)
+
+
+@pytest.mark.parametrize("place", ["", "backend/components/hello", "backend/not/there/yet", "by a link"])
+def test_a_folder_that_a_pack_exports_into_is_refused(
+    host: RunningHost, folder: Path, tmp_path: Path, exports: Callable[[Path], Any], place: str
+) -> None:
+    (tmp_path / "by a link").symlink_to(folder)
+    exports(tmp_path / place if place == "by a link" else folder / place)
+    code, said = once(host, folder, "--yes")
+    assert (code, "exporter may put files into" in said) == (codes.DENIED, True)
+    assert host.request("GET", "/api/packs/fresh/status")[0] == 404, "not even copied"
+
+
+def test_an_export_beside_the_folder_is_nobodys_business(
+    host: RunningHost, folder: Path, tmp_path: Path, exports: Callable[[Path], Any]
+) -> None:
+    exports(tmp_path / "fresh-exports")
+    assert once(host, folder, "--yes")[0] == 0
+
+
+def test_what_a_pack_exports_while_the_command_runs_is_not_approved(
+    host: RunningHost, folder: Path, exports: Callable[[Path], Any]
+) -> None:
+    said = host.home / "exported.log"
+    with said.open("w") as output:
+        process = dev(host, folder, "--yes", output=output)
+    try:
+        host.until(lambda: says(host) == "Hello, Ada!", 60, "the first version")
+        before = host.status("fresh")["digest"]
+        exports(folder / "backend/components/hello")
+        evil = {"params": {"name": "evil.py", "text": "EVIL = True"}}
+        host.ok("POST", "/api/privileges/exporter/execute/file.export", evil)
+        assert process.wait(timeout=60) == codes.DENIED, "it ends, and takes no later change along either"
+    finally:
+        end(process)
+        print(said.read_text())
+    assert host.status("fresh")["digest"] == before
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["a folder elsewhere", "a folder below ecosystem/packs"])
+def test_a_command_that_is_killed_approves_nothing_more_and_a_restart_neither(
+    host: RunningHost, folder: Path, inside: bool
+) -> None:
+    if inside:
+        folder = Path(shutil.copytree(folder, host.packs / "fresh"))
+    process = dev(host, folder, "--yes", output=subprocess.DEVNULL)
+    try:
+        host.until(lambda: says(host) == "Hello, Ada!", 60, "the first version")
+    finally:
+        process.kill()
+        process.wait(timeout=30)
+    approved = host.status("fresh")["approval"]
+    edit(folder, "Hello, ", "Evil, ")
+    host.ok("POST", "/api/packs/scan")
+    assert host.status("fresh")["approval"] == approved
+    host.kill()
+    host.start()
+    host.ok("POST", "/api/packs/scan")
+    assert host.status("fresh")["approval"] == approved
+    assert approved["actor"].endswith("(development)")
+    assert says(host) != "Evil, Ada!"
+    if inside:
+        assert host.status("fresh")["status"] == "modified", "it waits for somebody"
+    else:
+        host.until(lambda: says(host) == "Hello, Ada!", 60, "what was approved")
+        assert marks(host) == ["fresh"]
+
+
+def test_a_killed_host_takes_no_change_along_that_nobody_decided_about(host: RunningHost, folder: Path) -> None:
+    """Both are killed, the host first: what the next one starts is what was decided about, with its mark."""
+    process = dev(host, folder, "--yes", output=subprocess.DEVNULL)
+    try:
+        host.until(lambda: says(host) == "Hello, Ada!", 60, "the first version")
+        host.kill()
+        end(process)
+        edit(folder, "Hello, ", "Evil, ")
+        host.start()
+        host.until(lambda: says(host) == "Hello, Ada!", 60, "what was approved")
+        assert host.status("fresh")["approval"]["actor"].endswith("(development)")
+    finally:
+        end(process)
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    process.wait(timeout=30)
