@@ -19,10 +19,11 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from backend_core.canonical import sha256_hex
 from backend_core.ecosystem.active_ecosystem import ActiveEcosystem
-from backend_core.ecosystem.addon_manager import AddonManager, Effective, EffectiveComponent, reaches
+from backend_core.ecosystem.addon_manager import AddonManager, AddonResult, Effective, EffectiveComponent, reaches
 from backend_core.ecosystem.folder import READ_LIMITS, FolderReader
 from backend_core.ecosystem.spec.models import PackMetadata
 from backend_core.errors import AuthorError, RumiError, TrustError
@@ -75,12 +76,12 @@ class Patching(Standings):
         if grant is None or metadata is None:
             return False
         before = self._live[pack_id].patched
-        if not before.components and not self._guest_ids(metadata) and not reaches(metadata, metadata):
+        if not before.tried and not self._guest_ids(metadata) and not reaches(metadata, metadata):
             return False
         stored = self._store.verify(grant.digest)
         copy = Copy(stored, self._metadata(stored, pack_id), grant)
         now = self._effective(copy, self._guests(copy))
-        return _digests(now.components) != _digests(before.components)
+        return _digests(now.components) != dict(before.tried)
 
     def _effects(self, copy: Copy, permissions: Sequence[Permission]) -> Mapping[str, str]:
         """What this version's addons alone make of each component that these permissions let them patch."""
@@ -99,22 +100,46 @@ class Patching(Standings):
         if not guests:
             return Overlaid(copy.stored, copy.metadata, UNPATCHED)
         effective = self._effective(copy, guests)
+        tried = _digests(effective.components)
+        try:
+            made = self._put_in_place(live, copy, effective)
+        except (AuthorError, TrustError) as error:
+            made = self._without_misfits(live, copy, guests, error)
+        if made.patched.digest:
+            applied = sorted({name for one in made.patched.components.values() for name in one.applied})
+            self._audit.append(
+                "addons.applied", pack_id=copy.metadata.pack_id, digest=made.patched.digest, addons=applied
+            )
+        return replace(made, patched=replace(made.patched, tried=tried))
+
+    def _put_in_place(self, live: Live, copy: Copy, effective: Effective) -> Overlaid:
+        """The copy with what these addons come to. Raises where no Pack may be like that."""
         results = of_pack(effective, copy.metadata.pack_id)
-        if not effective.components:
-            return Overlaid(copy.stored, copy.metadata, Patched("", results))
         files = {path: data for one in effective.components.values() for path, data in one.files.items()}
         if not files:
             return Overlaid(copy.stored, copy.metadata, Patched("", results, effective.components))
-        try:
-            stored = self._tree_with(live, copy.stored, files)
-            metadata = self._metadata(stored, copy.metadata.pack_id)
-            _same_rights(copy.metadata, metadata)
-        except (AuthorError, TrustError) as error:
-            self._audit.append("addons.refused", pack_id=copy.metadata.pack_id, cause=error.code)
-            return Overlaid(copy.stored, copy.metadata, Patched("", failed(results, str(error))))
-        applied = sorted({name for one in effective.components.values() for name in one.applied})
-        self._audit.append("addons.applied", pack_id=copy.metadata.pack_id, digest=stored.digest, addons=applied)
+        stored = self._tree_with(live, copy.stored, files)
+        metadata = self._metadata(stored, copy.metadata.pack_id)
+        _same_rights(copy.metadata, metadata)
         return Overlaid(stored, metadata, Patched(stored.digest, results, effective.components))
+
+    def _without_misfits(self, live: Live, copy: Copy, guests: Sequence[Copy], error: RumiError) -> Overlaid:
+        """What is left where all together can't be put in place: one Pack after another is tried, the target's own
+        addons first, and whose addons do not fit is left out, so that it takes nobody else's along.
+        """
+        made = Overlaid(copy.stored, copy.metadata, UNPATCHED)
+        fitting: list[Copy] = []
+        misfits: list[AddonResult] = []
+        for guest in sorted(guests, key=lambda guest: guest.metadata.pack_id != copy.metadata.pack_id):
+            try:
+                made = self._put_in_place(live, copy, self._effective(copy, [*fitting, guest]))
+                fitting.append(guest)
+            except (AuthorError, TrustError) as refused:
+                error = refused
+                alone = of_pack(self._effective(copy, [guest]), copy.metadata.pack_id)
+                misfits += failed(alone, str(error))
+        self._audit.append("addons.refused", pack_id=copy.metadata.pack_id, cause=error.code)
+        return replace(made, patched=replace(made.patched, results=(*made.patched.results, *misfits)))
 
     def _addon_documents(self, copy: Copy) -> tuple[Mapping[str, Any], ...]:
         """For a review: what the addons of this version would do if all that it asks were granted, and what those of

@@ -24,11 +24,16 @@ APPLY: Final = "addon.apply"
 
 
 class Patched(Struct, frozen=True):
-    """What addons did to one Pack. ``digest`` is that of the tree that runs in place of the approved one, or ``""``."""
+    """What addons did to one Pack. ``digest`` is that of the tree that runs in place of the approved one, or ``""``.
+
+    ``tried``: the effective digest of each component with all addons together, also where that could not be put in
+    place: another start of the same files would come to the same.
+    """
 
     digest: str = ""
     results: tuple[AddonResult, ...] = ()
     components: Mapping[str, EffectiveComponent] = field(default_factory=lambda: MappingProxyType({}))
+    tried: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
     def documents(self) -> list[dict[str, Any]]:
         """Every result for the faces, each with the effective digest of its component."""

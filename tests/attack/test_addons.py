@@ -285,6 +285,44 @@ def test_a_guest_can_not_stop_its_target(tmp_path, file, there):
     assert data_of(copy) == {"open": {"x": 1}, "closed": 1}
 
 
+MISFITS = {
+    "a name that is not in the usual Unicode form": {"file": "new/e\u0301.json"},
+    "a folder where there is a file": {"file": "data.json/below.json"},
+    "a twin of a name that is there": {"file": "new/CODE.json"},
+}
+
+
+@pytest.mark.parametrize("names", [("before", "good"), ("good", "zlast")], ids=["it comes first", "it comes last"])
+@pytest.mark.parametrize("misfit", MISFITS.values(), ids=MISFITS)
+def test_an_addon_that_can_not_be_put_in_place_takes_no_other_along(tmp_path, misfit, names):
+    home = TrustHome(tmp_path)
+    policy = {"editable_files": [{"path_glob": "**", "allowed_json_pointer_prefixes": [""]}]}
+    there = {"backend/components/main/new/code.json": "{}"}
+    add_host(home, files={**there, MANIFEST: host_manifest(addon_policy=policy)})
+    home.approve("alpha")
+    for name in names:
+        entry = on_file("/open/y", 2) if name == "good" else on_file("", {"x": 1}, create_if_missing=True, **misfit)
+        add_guest(home, entry, pack_id=name)
+        approve_guest(home, name)
+    copy = started(home)
+    assert outcomes(copy) == {f"{name}:a": "applied" if name == "good" else "failed" for name in names}
+    assert data_of(copy)["open"]["y"] == 2
+    assert copy.effective_digest != copy.digest
+    home.approvals.scan()
+    assert not home.approvals.addons_due("alpha"), "another start would come to the same"
+
+
+def test_an_addon_that_never_fits_is_not_told_as_one_that_waits_for_a_start(tmp_path):
+    home = TrustHome(tmp_path)
+    add_host(home, files={"backend/components/main/new/code.json": "{}"})
+    home.approve("alpha")
+    add_guest(home, on_file("", {"x": 1}, file="new/CODE.json", create_if_missing=True))
+    approve_guest(home)
+    home.approvals.scan()
+    assert outcomes(started(home)) == {"guest:a": "failed"}
+    assert not home.approvals.addons_due("alpha")
+
+
 def test_a_patch_that_would_build_what_no_reader_takes_is_refused(home):
     def deep(levels):
         value = 1
