@@ -39,6 +39,8 @@ GLOBAL_BYTES: Final = 64 * 1024
 """Most that all of a tar's headers that hold for every later member may have together."""
 MOST_HEADERS: Final = 8
 """Extended headers in a row before one member."""
+MOST_STREAMS: Final = 65_536
+"""Compressed streams one behind the other: tools that compress side by side begin one for each 64 KiB or more."""
 _LOCATOR_BYTES: Final = 20
 _END: Final = struct.Struct("<4s4H2LH")
 _ZIP_METHODS: Final = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
@@ -189,7 +191,9 @@ def _untar(stream: _Inflated, name: str, into: Path, intake: Intake) -> None:
 
 
 class _Inflated:
-    """The bytes behind a compressed file: bounded in memory and in number, members one after the other."""
+    """The bytes behind a compressed file: bounded in memory and in number, members one after the other. Their number is
+    bounded, too: each costs a decompressor, and empty ones unpack to nothing that would be counted.
+    """
 
     def __init__(self, file: BinaryIO, head: bytes, ceiling: int) -> None:
         self._file = file
@@ -197,6 +201,7 @@ class _Inflated:
         self._open: Any = None
         self._input = b""
         self._left = ceiling
+        self._streams = 0
 
     def read(self, size: int) -> bytes:
         """At most ``size`` bytes; nothing at the end."""
@@ -218,6 +223,9 @@ class _Inflated:
                         self._input = b""
                         continue  # padding between or behind members
                     return b""
+                self._streams += 1
+                if self._streams > MOST_STREAMS:
+                    raise ValueError(f"it is put together of more than {MOST_STREAMS} compressed streams")
                 self._open = self._make()
             if not self._input and not self._waits():
                 raise EOFError("it ends in the middle")

@@ -137,6 +137,29 @@ def records(start: int, count: int) -> bytes:
     return b"".join(b"%d k%08d=\n" % (14, number) for number in range(start, start + count))
 
 
+COMPRESS = pytest.mark.parametrize(
+    "compress", [gzip.compress, bz2.compress, lzma.compress], ids=["gzip", "bzip2", "xz"]
+)
+
+
+@COMPRESS
+def test_streams_that_unpack_to_nothing_are_counted(tmp_path, compress) -> None:
+    """A gigabyte of them kept the host busy for ten minutes: their bytes never came to anything that was bounded."""
+    whole = compress(tarred(tmp_path / "p.tar").read_bytes())
+    path = tmp_path / "streams"
+    path.write_bytes(compress(b"") * archive.MOST_STREAMS + whole)
+    assert "compressed streams" in refused(path, tmp_path / "to").detail
+
+
+@COMPRESS
+def test_what_was_compressed_side_by_side_is_taken(tmp_path, compress) -> None:
+    whole = tarred(tmp_path / "p.tar").read_bytes()
+    path, into = tmp_path / "parts", tmp_path / "to"
+    path.write_bytes(b"".join(compress(whole[at : at + 256]) for at in range(0, len(whole), 256)))
+    into.mkdir()
+    assert (archive.unpack(path, into) / "backend/ecosystem.json").is_file()
+
+
 def test_headers_for_all_members_fill_no_memory(tmp_path) -> None:
     """Each is small and none is a member, but what they say is kept to the end."""
     path = tmp_path / "p.tar.gz"
