@@ -6,9 +6,9 @@
 3. A second fork runs them once more, quickest first, as the mutants will see them: what fails there proves nothing later
    and is left out.
 4. One fork for each mutant. A fault inside a function is put into the function that is loaded already, by its code
-   object. One that acts when its module is loaded needs the modules loaded again, and so does one that no test has
-   noticed so far: a test module may have called the function while it was loaded. The first test that fails ends the
-   fork. A fork that takes far longer than its tests should is ended: the mutant made a loop, and counts as found.
+   object. One that acts when its module is loaded needs the modules loaded again, and so does one in a function that
+   ran while the tests were collected, if no test has noticed it so far: a table of cases may hold what it answered.
+   The first test that fails ends the fork. A fork that takes far longer than its tests should is ended: the mutant made a loop, and counts as found.
 """
 
 from __future__ import annotations
@@ -51,6 +51,12 @@ class Baseline:
     seconds: dict[str, float] = field(default_factory=dict)
     reached: dict[tuple[str, int], frozenset[str]] = field(default_factory=dict)
     failed: set[str] = field(default_factory=set)
+    loading: set[tuple[str, int]] = field(default_factory=set)
+    """Lines that ran while the tests were collected."""
+
+    def ran_at_load(self, mutant: Mutant) -> bool:
+        """Whether the function that holds the fault was called then."""
+        return any((str(mutant.path), line) in self.loading for line in _ends(mutant.path)[mutant.owner])
 
     def tests_of(self, path: Path, lines: range) -> set[str]:
         """The tests that reach any of ``lines``."""
@@ -100,6 +106,8 @@ class Plugin:
         self._until = until
         self.outcomes: list[Outcome] = []
         self.baseline = Baseline()
+        self._at_load = _recorder()
+        self._at_load.start()
 
     def pytest_sessionstart(self) -> None:
         quick = hypothesis.settings(
@@ -115,9 +123,11 @@ class Plugin:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        self._at_load.stop()
         items = {item.nodeid: item for item in session.items}
         self._note(f"{len(items)} tests run without a fault, to see which lines each of them reaches")
         self.baseline = _in_fork(session.config, lambda: _measure(items))
+        self.baseline.loading = _lines(self._at_load)
         order = self.baseline.ordered(set(items) - self.baseline.failed, float("inf"))
         self._note("once more, as the mutants will see them")
         self.baseline.failed |= _in_fork(session.config, lambda: _failures(items, order))
@@ -158,8 +168,17 @@ def _in_fork(config: pytest.Config, work: Callable[[], Any]) -> Any:
     return result
 
 
+def _recorder() -> coverage.Coverage:
+    return coverage.Coverage(data_file=None, config_file=False, include=[f"{ROOT}/core_runtime/rules/*"])
+
+
+def _lines(recorder: coverage.Coverage) -> set[tuple[str, int]]:
+    data = recorder.get_data()
+    return {(path, line) for path in data.measured_files() for line in data.lines(path) or ()}
+
+
 def _measure(items: dict[str, pytest.Item]) -> Baseline:
-    recorder = coverage.Coverage(data_file=None, config_file=False, include=[f"{ROOT}/core_runtime/rules/*"])
+    recorder = _recorder()
     found = Baseline()
     recorder.start()
     for name, item in items.items():
@@ -223,11 +242,12 @@ def _run_all(
         while waiting and len(running) < jobs:
             mutant = waiting.pop()
             tests, reloading = _tests_for(mutant, baseline)
-            if not tests and not reloading:
+            loading = not mutant.owner or baseline.ran_at_load(mutant)
+            if not tests and not (loading and reloading):
                 yield Outcome(mutant, UNREACHED)
                 continue
             expected = sum(baseline.seconds.get(test, 1.0) for test in (*tests, *reloading))
-            pid, pipe = _start(mutant, items, tests, reloading)
+            pid, pipe = _start(mutant, items, tests, reloading, loading=loading)
             running[pid] = (mutant, time.monotonic() + 10 + 10 * expected, tests, pipe)
         pid, status = os.waitpid(-1, os.WNOHANG) if running else (0, 0)
         if pid in running:
@@ -310,7 +330,9 @@ def _module_name(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts)
 
 
-def _start(mutant: Mutant, items: dict[str, pytest.Item], tests: list[str], reloading: list[str]) -> tuple[int, int]:
+def _start(
+    mutant: Mutant, items: dict[str, pytest.Item], tests: list[str], reloading: list[str], *, loading: bool
+) -> tuple[int, int]:
     read, write = os.pipe()
     pid = os.fork()
     if pid:
@@ -322,8 +344,9 @@ def _start(mutant: Mutant, items: dict[str, pytest.Item], tests: list[str], relo
         gc.disable()
         _silence(next(iter(items.values())).config)
         os.close(read)
-        found = _hot(mutant, items, tests) if tests else ""
-        found = found or (_cold(mutant, reloading) if reloading else "")
+        found = _hot(mutant, items, tests, loading) if tests else None
+        if found is None:
+            found = _cold(mutant, reloading) if reloading else ""
         os.write(write, found.encode()[:4000])
         code = 1 if found else 0
     except BaseException:  # noqa: BLE001 - told to the parent
@@ -335,20 +358,21 @@ def _start(mutant: Mutant, items: dict[str, pytest.Item], tests: list[str], relo
 # --- a fault inside a function ---------------------------------------------------------------------------------------
 
 
-def _hot(mutant: Mutant, items: dict[str, pytest.Item], tests: list[str]) -> str:
+def _hot(mutant: Mutant, items: dict[str, pytest.Item], tests: list[str], loading: bool) -> str | None:
+    """The test that fails, ``""`` for none; None when the answer needs the modules loaded again."""
     module = sys.modules[_module_name(mutant.path)]
     code = _compiled(mutant)
     function = _function(module, mutant.owner)
     new = _code(code, mutant.owner)
     if len(new.co_freevars) != len(function.__code__.co_freevars):
-        return ""  # does not fit into the loaded function
+        return None  # does not fit into the loaded function
     function.__code__ = new
     for cached in _caches():
         cached.cache_clear()
     for name in tests:
         if not _passes(items[name]):
             return name
-    return ""
+    return None if loading else ""
 
 
 def _compiled(mutant: Mutant) -> CodeType:
