@@ -16,6 +16,7 @@ from core_runtime.rules.combination import (
     PackNode,
     combination,
     labels_of,
+    with_supplier,
 )
 from core_runtime.rules.findings import Finding
 from core_runtime.rules.grants import Grant, Permission
@@ -108,6 +109,45 @@ def test_paths_to_a_way_out(subject, others, found):
         assert risk.labels == tuple(sorted(found))
         assert list(risk.paths) == sorted(found)
         assert risk.complete is (len(found) == 3)
+
+
+def test_a_flow_joins_whom_it_calls_and_who_supplied_its_steps():
+    flow = PackNode.flow("shop.order", ["k"], ["b"])
+    assert flow == PackNode("flow shop.order", frozenset(), frozenset({"k"}), frozenset(), frozenset({"b"}))
+    one, other = node("a", PRIVATE, provides=["k"]), node("b", EXTERNAL)
+    risk = combination(one, [other, flow])
+    assert risk is not None
+    assert risk.paths[EXTERNAL] == ("a", "flow shop.order", "b")
+    risk = combination(other, [one, flow])  # from either end
+    assert risk is not None
+    assert risk.paths[PRIVATE] == ("b", "flow shop.order", "a")
+    assert combination(one, [other]) is None
+    assert combination(one, [other, PackNode.flow("shop.order", ["k"], ["c"])]) is None
+    assert combination(one, [other, PackNode.flow("shop.order", ["l"], ["b"])]) is None
+
+
+@pytest.mark.parametrize(
+    ("targets", "changed"),
+    [
+        ([], set()),
+        (["shop.order"], {"shop.order"}),
+        (["shop.*"], {"shop.order", "shop.refund"}),
+        (["*.order"], {"shop.order"}),
+        (["*"], {"shop.order", "shop.refund"}),  # dots are no borders in an id
+        (["nothing.of.it", "shop.refund"], {"shop.refund"}),
+        (["flow shop.order"], set()),  # the id alone names a flow
+        (["shop"], set()),
+    ],
+)
+def test_a_pack_joins_exactly_the_flows_that_it_would_change(targets, changed):
+    flows = [PackNode.flow("shop.order", ["k"], ["b"]), PackNode.flow("shop.refund", ["l"], [])]
+    found = with_supplier(flows, "a", targets)
+    for before, after in zip(flows, found, strict=True):
+        joins = before.pack_id.removeprefix("flow ") in changed
+        assert after.members == before.members | ({"a"} if joins else set())
+        assert (after.pack_id, after.calls, after.provides, after.labels) == (
+            before.pack_id, before.calls, frozenset(), frozenset(),
+        )  # fmt: skip
 
 
 def test_the_sentence_names_each_label_with_its_path():

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 from types import MappingProxyType
+from typing import Any
 
-from backend_core.ecosystem.spec.models import Connectivity, PackMetadata, PermissionRequest
+from backend_core.ecosystem.spec.models import Connectivity, Contract, PackMetadata, PermissionRequest
 from core_runtime.rules.approval import State
 from core_runtime.rules.combination import PackNode
+from core_runtime.rules.contracts import Terms
+from core_runtime.rules.dependencies import SeenPackages, SeenWheel
 from core_runtime.rules.digest import FileEntry, Fingerprint
 from core_runtime.rules.findings import Finding
+from core_runtime.rules.flow.brought import Brought
 from core_runtime.rules.grants import Grant, Permission, freeze
 from core_runtime.rules.review import Review, ReviewFacts, build_review
 from core_runtime.rules.sandbox import DriverKind, Isolation, Level
@@ -140,3 +144,114 @@ def test_the_document_for_faces():
     assert (document["version"], document["provides"]) == ("2.0.0", ["flow.modifier", "service.a", "service.b"])
     alone = review(metadata=PackMetadata("alpha", "i", "1", "u")).as_dict()
     assert alone["combination"] is None
+
+
+# --- versions, flows, packages: what only some Packs have
+
+LINKED = PackMetadata(
+    "alpha", "i", "2", "u",
+    connectivity=Connectivity(
+        provides=("mine",), requires=("old", "fit", "unstated", "free"), uses=("alone",),
+        contracts={"mine": Contract("2.0.0", freeze({"type": "string"}), None)},
+        ranges={"old": "^2", "fit": "^1", "unstated": "^1", "alone": "^3"},
+    ),
+)  # fmt: skip
+
+
+def facts(metadata: PackMetadata, **more: Any) -> ReviewFacts:
+    return ReviewFacts("alpha", State.PENDING, "", DIGEST, ENTRIES, metadata, None, {}, (), **more)
+
+
+def provider(pack_id: str, *keys: str) -> PackNode:
+    return PackNode(pack_id, frozenset(keys), frozenset(), frozenset())
+
+
+def test_an_edge_says_which_version_is_needed_and_why_a_provider_will_not_do():
+    peers = {"store": Terms({"old": Contract("1.4.0"), "fit": Contract("1.4.0")})}
+    found = build_review(
+        facts(LINKED, others=(provider("store", "old", "fit", "unstated"), provider("silent", "free")), peers=peers)
+    )
+    edges = {edge.key: (edge.provider, edge.wanted, edge.why_not) for edge in found.edges}
+    assert edges == {
+        "old": ("store", "^2", "'old' is needed in version ^2, but the Pack 'store' states version 1.4.0."),
+        "fit": ("store", "^1", ""),
+        "unstated": ("store", "^1", "'unstated' is needed in version ^1, but the Pack 'store' states no version of it."),
+        "free": ("silent", "", ""),
+        "alone": ("", "^3", ""),  # nobody is there who could be wrong
+    }
+    assert [edge.required for edge in found.edges] == [False, True, True, True, True]
+
+
+def test_approved_packs_that_the_new_version_would_lose_are_named_with_every_reason():
+    peers = {
+        "zeta": Terms(ranges={"mine": "^1"}),
+        "happy": Terms(ranges={"mine": "^2"}),
+        "elsewhere": Terms(ranges={"other": "^1"}),
+        "free": Terms(),
+        "beta": Terms(ranges={"mine": ">=3", "other": "^9"}),
+    }
+    found = build_review(facts(LINKED, peers=peers))
+    assert found.unsuited == {
+        "beta": ("'mine' is needed in version >=3, but the Pack 'alpha' states version 2.0.0.",),
+        "zeta": ("'mine' is needed in version ^1, but the Pack 'alpha' states version 2.0.0.",),
+    }
+    assert list(found.unsuited) == ["beta", "zeta"]
+    assert build_review(facts(LINKED)).unsuited == {}
+
+
+def test_what_it_promises_is_shown_and_compared_with_what_was_approved():
+    found = build_review(facts(LINKED))
+    assert found.contracts == {"mine": {"version": "2.0.0", "input": {"type": "string"}, "output": None}}
+    assert found.contract_changes is None  # there is nothing to compare with
+    [change] = build_review(facts(LINKED, contracts_before={"mine": Contract("1.0.0")})).contract_changes or ()
+    assert (change.key, change.before, change.after) == ("mine", "1.0.0", "2.0.0")
+    assert [(part["before"], part["after"]) for part in change.parts] == [("", '{"type": "string"}')]
+    assert build_review(facts(LINKED, contracts_before=LINKED.contracts())).contract_changes == ()
+    [new] = build_review(facts(LINKED, contracts_before={})).contract_changes or ()
+    assert (new.before, new.after) == ("", "2.0.0")
+
+
+def test_what_its_files_say_about_flows_is_shown_without_what_they_do_not_say():
+    brought = (Brought("a.yaml", adds=("shop.order",)), Brought("b.yaml", modifies=("x.*",)), Brought("c.yaml", fault="no YAML"))
+    assert build_review(facts(LINKED, brought=brought)).flows == (
+        {"file": "a.yaml", "adds": ("shop.order",)},
+        {"file": "b.yaml", "modifies": ("x.*",)},
+        {"file": "c.yaml", "fault": "no YAML"},
+    )
+
+
+def test_a_change_to_a_flow_joins_the_pack_with_the_others_in_it():
+    """It would stand among the flow's steps, which hand each other what they have."""
+    metadata = PackMetadata("alpha", "i", "2", "u", permissions=(request("userdata.read", paths=["shared/**"]),))
+    way_out = PackNode("mail", frozenset(), frozenset(), frozenset({"external-communication"}))
+    flows = (PackNode.flow("shop.order", [], ["mail"]),)
+    for target, joined in (("shop.*", True), ("shop.order", True), ("other", False)):
+        brought = (Brought("m.yaml", modifies=("nothing", target)),)
+        found = build_review(facts(metadata, others=(way_out,), flows=flows, brought=brought)).combination
+        assert (found is not None) is joined
+        if found is not None:
+            assert found.paths["external-communication"] == ("alpha", "flow shop.order", "mail")
+    assert build_review(facts(metadata, others=(way_out,), flows=flows)).combination is None
+
+
+def test_findings_of_its_wheels_count_like_those_of_its_files():
+    wheel = SeenWheel("w-1-py3-none-any.whl", "0" * 64, 5, native=("w/x.so",))
+    found = build_review(facts(LINKED, packages=SeenPackages("requirements.lock", (), (wheel,))))
+    assert [finding.code for finding in found.findings] == ["native_dependency"]
+    assert found.rating == build_review(
+        ReviewFacts("alpha", State.PENDING, "", DIGEST, ENTRIES, LINKED, None, {}, found.findings)
+    ).rating
+    assert found.rating.score < build_review(facts(LINKED)).rating.score
+    assert found.package_changes is None
+
+
+def test_packages_of_an_update_are_compared_with_the_approved_ones():
+    changes = review().package_changes
+    assert changes is not None
+    assert (changes.added, changes.removed, changes.changed) == ((), (), {})
+
+
+def test_signature_and_addons_are_handed_on():
+    told = {"standing": "known"}
+    found = build_review(facts(LINKED, signature=told, addons=({"addon": "x"},)))
+    assert (found.signature, found.addons) == (told, ({"addon": "x"},))

@@ -226,3 +226,43 @@ def test_what_a_review_is_told() -> None:
         "standing": "signature_invalid", "key": "", "publisher": "", "signed_digest": DIGEST, "cause": "signature_wrong", "detail": "why it is wrong", "pinned": None,
     }  # fmt: skip
     assert (GOOD.key, BAD.key, NONE.key) == (KEY, "", "")
+
+
+def test_the_words_of_standings_are_what_faces_and_scripts_read() -> None:
+    assert {standing.name: standing.value for standing in Standing} == {
+        "UNSIGNED": "unsigned", "FIRST": "first_use", "KNOWN": "known", "CHANGED": "publisher_changed",
+        "MISSING": "signature_missing", "INVALID": "signature_invalid",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("more", "code"),
+    [
+        # small enough to be read: then it is the one spelling that it lacks
+        ([[[[[1]]]]], "envelope_not_canonical"),
+        ([0] * 40, "envelope_not_canonical"),
+        # not even read: what decides is counted before anything is built
+        ([[[[[[[[1]]]]]]]], "envelope_malformed"),
+        ([0] * 65, "envelope_malformed"),
+    ],
+)
+def test_an_envelope_is_read_within_narrow_bounds(more, code) -> None:
+    found = read_envelope(changed(more=more))
+    assert isinstance(found, Flaw)
+    assert found.code == code
+    inside = read_envelope(paid(more=more))
+    assert isinstance(inside, Flaw)
+    assert inside.code == "statement_malformed"
+
+
+def test_an_envelope_may_be_exactly_as_large_as_what_any_signature_needs() -> None:
+    assert ENVELOPE_BYTES == 8_192
+    long = changed(more="")
+    padded = changed(more="x" * (8_192 - len(long)))
+    for raw, code in ((padded, "envelope_not_canonical"), (changed(more="x" * (8_193 - len(long))), "envelope_too_large")):
+        found = read_envelope(raw)
+        assert isinstance(found, Flaw)
+        assert found.code == code
+    longest = replace(STATEMENT, publisher="界" * NAME_CHARS, pack_id="p" * 128, version="9" * 64)
+    assert isinstance(read_envelope(envelope(longest, SIGNATURE)), Signed)
+    assert NAME_CHARS == 100

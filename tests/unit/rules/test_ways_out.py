@@ -30,15 +30,23 @@ from core_runtime.rules.egress import (
     proxy_settings,
 )
 from core_runtime.rules.fetch import (
+    HOP_BY_HOP,
+    MAX_HEADER_CHARS,
+    MAX_HEADERS,
+    MAX_URL_CHARS,
+    METHODS,
+    Injection,
     Request,
     covers_path,
     covers_request,
     header_clash,
     injections,
     method_fault,
+    parse_injection,
     parse_request,
     parse_url,
     path_fault,
+    request_of,
     secret_fault,
     secret_names,
 )
@@ -211,6 +219,161 @@ def test_a_request_in_the_form_in_which_it_is_sent() -> None:
     assert isinstance(bare, Request)
     assert (bare.method, bare.target, bare.length) == ("GET", "/", 0)
     assert parse_url("https://api.example.com?x") == ("api.example.com", "/", "x")
+
+
+_NAME = st.from_regex(r"[a-z][a-z0-9]{0,8}(-[a-z0-9]{1,4})?(\.[a-z][a-z0-9]{1,8}){1,3}", fullmatch=True)
+_SEGMENT = st.text("abcXYZ019-_~!$&'()*+,;=:@", min_size=1, max_size=6)
+
+
+@given(
+    st.sampled_from(["http", "https", "HTTP", "hTTps"]), _NAME, st.sampled_from(["", ":443", ":80"]),
+    st.lists(_SEGMENT, max_size=4), st.text('abc=&/?[]|^`{}"<>', max_size=8), st.text("abc/?# ", max_size=5), st.booleans(),
+)  # fmt: skip
+def test_the_parts_of_a_url_are_told_apart_whatever_stands_in_them(
+    scheme: str, name: str, port: str, segments: list[str], query: str, fragment: str, upper: bool
+) -> None:
+    """The host ends at the first of / ? #, the query at the first #, and nothing after that leaves the Pack."""
+    path = "/" + "/".join(segments) if segments else ""
+    host = name.upper() if upper else name
+    url = f"{scheme}://{host}{port}{path}" + (f"?{query}" if query else "") + (f"#{fragment}" if fragment else "")
+    assert parse_url(url) == (name, path or "/", query)
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        (None, "no ASCII URL"), (5, "no ASCII URL"), (b"https://a.example/", "no ASCII URL"), ("https://ä.example/", "no ASCII URL"),
+        ("ftp://a.example/", "no http or https URL"), ("a.example/", "no http or https URL"), ("", "no http or https URL"),
+        ("https://a.example:/", "port 443 only"), ("https://a.example:", "port 443 only"), ("https://a.example:8443/", "port 443 only"),
+        ("https://a.example:443:443/", "port 443 only"), ("https://a.example:0443/", "port 443 only"), ("https://127.0.0.1/", "needs a name"),
+        ("https://a.example/x?a b", "percent-encoded"), ("https://a.example/x?%2", "percent-encoded"), ("https://a.example?%zz#x", "percent-encoded"),
+    ],
+)  # fmt: skip
+def test_a_url_that_is_refused_says_what_is_wrong_with_it(url: Any, says: str) -> None:
+    found = parse_url(url)
+    assert isinstance(found, Refused)
+    assert found.code == "url_invalid"
+    assert says in found.reason
+
+
+def test_what_is_refused_is_shown_but_never_at_any_length() -> None:
+    long = "x" * 5_000
+    for args in (
+        {"method": long}, {"url": long}, {"url": f"ftp://{long}"}, {"url": f"https://a.example:{long}/"},
+        {"url": f"https://a.example/{long}//x"}, {"length": long}, {"headers": [[f"{long}:", "v"]]},
+    ):  # fmt: skip
+        found = parse_request({"url": "https://a.example/", **args})
+        assert isinstance(found, Refused)
+        assert "xxx" in found.reason
+        assert len(found.reason) < 300
+
+
+def test_a_request_may_be_exactly_as_large_as_the_limits() -> None:
+    """The numbers are promised to authors; one more is refused."""
+    assert (MAX_URL_CHARS, MAX_HEADERS, MAX_HEADER_CHARS) == (8192, 100, 16_384)
+    at = "https://a.example/"
+    full = at + "x" * (8192 - len(at))
+    assert isinstance(parse_url(full), tuple)
+    assert isinstance(parse_url(full + "x"), Refused)
+
+    def parsed(headers: Any) -> Any:
+        return parse_request({"url": at, "headers": headers})
+
+    assert len(parsed([["X", "y"]] * 100).headers) == 100
+    assert isinstance(parsed([["X", "y"]] * 101), Refused)
+    assert isinstance(parsed([["ab", "y" * 16_382]]), Request)
+    assert isinstance(parsed([["ab", "y" * 16_383]]), Refused)
+    assert isinstance(parsed([["ab", "y" * 8_190]] * 2), Request)
+    assert isinstance(parsed([["ab", "y" * 8_190], ["ab", "y" * 8_191]]), Refused)
+    assert parsed([["x" * 100, "y"]]).headers == (("x" * 100, "y"),)
+    assert isinstance(parsed([["x" * 101, "y"]]), Refused)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["X-One", "x-two", "Accept", "TE", "Host", "Keep-Alive"]), st.text("ab ,", max_size=5))))
+def test_headers_travel_on_in_their_order_without_those_of_the_connection(pairs: list[tuple[str, str]]) -> None:
+    found = parse_request({"url": "https://a.example/", "headers": [[*pair] for pair in pairs]})
+    assert isinstance(found, Request)
+    kept = tuple((name, value.strip(" ")) for name, value in pairs if name not in {"TE", "Host", "Keep-Alive"})
+    assert found.headers == kept
+
+
+@pytest.mark.parametrize("name", [*sorted(HOP_BY_HOP), "host", "content-length"])
+def test_nobody_but_the_host_says_how_a_message_travels(name: str) -> None:
+    for spelt in (name, name.upper()):
+        found = parse_request({"url": "https://a.example/", "headers": [[spelt, "x"], ["X-Mine", "1"]]})
+        assert isinstance(found, Request)
+        assert found.headers == (("X-Mine", "1"),)
+        assert secret_fault(f"{spelt}: {{K}}") == "fills a header that belongs to the host"
+    assert {"connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "expect"} <= HOP_BY_HOP
+    assert {"proxy-authenticate", "proxy-authorization", "proxy-connection", "http2-settings"} <= HOP_BY_HOP
+
+
+@pytest.mark.parametrize("named", ["X-Hop", " x-hop , close", "close,X-HOP", ",x-hop,"])
+def test_what_the_connection_names_belongs_to_it(named: str) -> None:
+    found = parse_request({"url": "https://a.example/", "headers": [["x-hop", "1"], ["CONNECTION", named], ["X-Hop-2", "2"]]})
+    assert isinstance(found, Request)
+    assert found.headers == (("X-Hop-2", "2"),)
+
+
+@pytest.mark.parametrize("item", [["X"], ["X", "y", "z"], ["X", 5], [5, "y"], "Xy", None, {"X": "y"}, ["", "y"], ["X:", "y"], ["X", "a\nb"], ["X", "ā"]])
+def test_what_is_no_header_refuses_the_request(item: Any) -> None:
+    found = parse_request({"url": "https://a.example/", "headers": [["connection", 5] if item is None else item]})
+    assert isinstance(found, Refused)
+    assert found.code == "headers_invalid"
+
+
+@pytest.mark.parametrize("length", [0, 1, 2**40, None])
+def test_a_body_has_a_length_or_comes_in_chunks(length: int | None) -> None:
+    found = parse_request({"url": "https://a.example/", "length": length})
+    assert isinstance(found, Request)
+    assert found.length == length
+    for wrong in (-1, 1.0, "1", False):
+        refused = parse_request({"url": "https://a.example/", "length": wrong})
+        assert isinstance(refused, Refused)
+        assert refused.code == "body_invalid"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_each_method_is_sent_as_it_is_asked(method: str) -> None:
+    found = parse_request({"url": "https://a.example/", "method": method})
+    assert isinstance(found, Request)
+    assert found.method == method
+    assert isinstance(parse_request({"url": "https://a.example/", "method": method.lower()}), Refused)
+    assert method_fault(method) == ""
+    assert covers_request(["a.example"], [], [], "a.example", method, "/") is (method in {"GET", "HEAD"})
+    assert {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"} <= set(METHODS)
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("", "does not begin with /"), ("v1", "does not begin with /"), ("/a b", "a character that no path has"), ("/%4", "half of an encoded one"),
+        *((f"/a/%{code}", "an encoded dot, slash") for code in ("2e", "2E", "2f", "2F", "5c", "5C", "00", "25")),
+        *((f"/a/{part}/b", "a dot segment") for part in (".", "..", "..;", ".;", "..;x", ".;x")), ("/..", "a dot segment"),
+        ("//", "an empty segment"), ("/a//b", "an empty segment"), ("//a", "an empty segment"),
+        *((good, "") for good in ("/", "/a", "/a/", "/a/b/", "/.a", "/...", "/a..", "/a.b;c", "/%20", "/a;.")),
+    ],
+)  # fmt: skip
+def test_why_a_path_has_more_than_one_reading(path: str, says: str) -> None:
+    assert says in path_fault(path)
+    assert bool(path_fault(path)) is bool(says)
+
+
+def test_a_secret_fills_a_header_between_two_texts() -> None:
+    assert parse_injection("Authorization: Bearer {API_KEY}!") == Injection("Authorization", "Bearer ", "API_KEY", "!")
+    assert parse_injection("X-Key:{K}") == Injection("X-Key", "", "K", "")
+    assert parse_injection(f"X-Key: {{{'K' * 64}}}") is not None
+    assert parse_injection(f"X-Key: {{{'K' * 65}}}") is None
+    assert (secret_fault("X-Key: {K}"), secret_fault("X-Key"))[0] == ""
+    assert "is not of the form" in secret_fault("X-Key")
+    assert secret_names(["A: {ONE}", "nothing", "B: x{TWO}y"]) == ("ONE", "TWO")
+
+
+def test_what_a_question_names_is_judged_like_the_request_itself() -> None:
+    assert request_of({"url": "https://A.example/x?y"}) == {"host": "a.example", "method": "GET", "url_path": "/x"}
+    assert request_of({"url": "https://a.example", "method": "PUT"}) == {"host": "a.example", "method": "PUT", "url_path": "/"}
+    assert request_of({"url": "https://a.example:1/"}) == {}
+    assert request_of({}) == {}
 
 
 @pytest.mark.parametrize(
