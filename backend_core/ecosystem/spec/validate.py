@@ -37,6 +37,8 @@ class Kind(StrEnum):
     MOUNTS = "mounts"
     ACTIVE_ECOSYSTEM = "active_ecosystem"
     FLOW = "flow"
+    MODIFIER = "modifier"
+    OLDER_FLOW = "older_flow"
 
 
 @functools.cache
@@ -104,6 +106,8 @@ _TITLES: Final[Mapping[Kind, str]] = {
     Kind.MOUNTS: "mounts.json",
     Kind.ACTIVE_ECOSYSTEM: "active_ecosystem.json",
     Kind.FLOW: "Flow",
+    Kind.MODIFIER: "Modifier",
+    Kind.OLDER_FLOW: "Flow of an older style",
 }
 
 

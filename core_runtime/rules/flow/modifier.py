@@ -245,7 +245,7 @@ class _Reader:
 
     def _patch_operation(self, operation: Any, at: Path) -> None:
         verb = operation.get("op") if isinstance(operation, Mapping) else None
-        if verb not in PATCH_VERBS:
+        if not isinstance(verb, str) or verb not in PATCH_VERBS:
             self.problem(at, f"expected one of {', '.join(sorted(PATCH_VERBS))} under op, got {quote(verb, 40)}")
             return
         try:

@@ -73,9 +73,9 @@ def is_read(document: Any) -> bool:
     return True
 
 
-def fault(document: Any) -> str:
+def fault(document: Any, kind: Kind = Kind.FLOW) -> str:
     try:
-        check(Kind.FLOW, Document(document, "t", dict))
+        check(kind, Document(document, "t", dict))
     except AuthorError as error:
         return str(error)
     return ""
