@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 from backend_core.errors import HostError, TrustError, quote
-from core_runtime.drivers.turns import Partners, Turn
+from core_runtime.drivers.turns import Partners, Turn, Waits
 from core_runtime.rules.frames import BusLimits, FrameError, append
 from core_runtime.rules.sharing import SHARED_TURN_S, TURN_S, rest_s
 
@@ -78,6 +78,8 @@ class Link(asyncio.BufferedProtocol):
         self._full = False
         self._sharing = False
         self._partners = Partners()
+        self.only: Waits | None = None
+        self.mixed_at = 0.0
         self._transport: asyncio.Transport | None = None
         self._fd = -1
         self._reason = ""
@@ -110,7 +112,7 @@ class Link(asyncio.BufferedProtocol):
         try:
             self._handle()
         finally:
-            turn.end()
+            turn.end(self)
 
     def eof_received(self) -> bool:
         """The peer will send nothing more: half-open connections serve nobody."""
@@ -120,6 +122,7 @@ class Link(asyncio.BufferedProtocol):
         """Tell the peer once."""
         self.closed = True
         self._turn.seen.pop(self, None)
+        self.only = None
         self._out = bytearray()
         reason = self._reason or (f"connection failed: {exc}" if exc else "the sandbox closed the connection")
         self._peer.on_lost(reason)

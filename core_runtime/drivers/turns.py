@@ -15,6 +15,11 @@ from core_runtime.rules.sharing import SHARED_FOR_S
 class Waits(Protocol):
     """A link as its turn knows it."""
 
+    only: Waits | None
+    """Whom its turns last had something for."""
+    mixed_at: float
+    """When that last was another one than before, by ``time.monotonic``."""
+
     def flush(self) -> None:
         """Write what was queued."""
 
@@ -31,22 +36,44 @@ class Turn:
         self.seen: dict[Waits, float] = {}
         """When each was last read from, by ``time.monotonic``; what is old goes when somebody asks."""
 
-    def end(self) -> None:
-        """The read has been handled."""
+    def end(self, reader: Waits) -> None:
+        """The read of ``reader`` has been handled."""
         self.reading = False
         waiting = self.waiting
         if waiting:
             self.waiting = []
+            if waiting[0] is not reader.only or len(waiting) > 1:
+                self._note(reader, waiting)
             for link in waiting:
                 link.flush()
 
+    @staticmethod
+    def _note(reader: Waits, waiting: list[Waits]) -> None:
+        for link in waiting:
+            if link is not reader and link is not reader.only:
+                if reader.only is not None:
+                    reader.mixed_at = time.monotonic()
+                reader.only = link
+
     def others(self, asking: Waits, partners: Partners) -> bool:
-        """Whether somebody else was read from lately, the partners of ``asking`` apart."""
+        """Whether somebody else was read from lately, the partners of ``asking`` apart.
+
+        A partner who has something for others as well is one of these others: else a link could stall whom it likes
+        by sending each of them a word.
+        """
         partners.note(self.waiting)
         since = time.monotonic() - SHARED_FOR_S
         for link in [link for link, at in self.seen.items() if at < since]:
             del self.seen[link]
-        return any(link is not asking and link not in partners for link in self.seen)
+        return any(
+            link is not asking
+            and (
+                link not in partners
+                or link.mixed_at >= since
+                or (link.only is not None and link.only is not asking)
+            )
+            for link in self.seen
+        )
 
 
 class Partners:

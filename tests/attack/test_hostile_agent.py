@@ -62,6 +62,7 @@ def run(context):
         return True
     ir.register("client.p99", measure)
     ir.register("client.served", served)
+    ir.register("client.idle", lambda args, ctx: None)
 """
 KEEPER = """
 def run(context):
@@ -79,7 +80,7 @@ OTHERS = {"server", "client", "keeper", "bystander"}
 
 
 def hostile_pack() -> dict[str, str]:
-    uses = ("server.echo", "server.count", "server.slow", *HOSTILE_KEYS[:2])
+    uses = ("server.echo", "server.count", "server.slow", "keeper.echo", "client.idle", *HOSTILE_KEYS[:2])
     files = one_component_pack("hostile", source(become), provides=HOSTILE_KEYS, uses=uses)
     files["backend/components/main/program.py"] = source(hostile)
     files["backend/components/main/wire.py"] = source(wire)
@@ -99,7 +100,7 @@ def permissions(pack_id: str, type_: str, topic: str) -> str:
 def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningHost]:
     with RunningHost(tmp_path_factory.mktemp("hostile") / "home", "embedded") as running:
         running.put_pack("server", one_component_pack("server", SERVER, provides=("server.echo", "server.count", "server.slow")))
-        client = one_component_pack("client", CLIENT, provides=("client.p99", "client.served"), uses=("server.echo", "keeper.echo"))
+        client = one_component_pack("client", CLIENT, provides=("client.p99", "client.served", "client.idle"), uses=("server.echo", "keeper.echo"))
         running.put_pack("client", client)
         running.put_pack("keeper", one_component_pack("keeper", KEEPER, provides=("keeper.echo",)))
         listens = one_component_pack("bystander", BYSTANDER, provides=("bystander.heard",))

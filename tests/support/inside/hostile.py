@@ -135,6 +135,12 @@ def random_frames(number):
     )
 
 
+def bombs_and_small_talk(number):
+    """Stalls the loop, and calls everybody whom that harms: whoever it has something for would be its partner."""
+    talk = b"".join(frame(1, number + n, key, 0, 0, 0, None, [], None) for n, key in enumerate(("keeper.echo", "client.idle")))
+    return talk + with_body([64, number + 2, "diagnostics.record", 0, []], BOMB)
+
+
 def register_storm(number):
     return b"".join(frame(32, number + n, "hostile.other", OPTIONS, {"m": "x" * 500}, None, [[0, 100 + n]], REF) for n in range(200))
 
@@ -157,6 +163,7 @@ ATTACKS = {
     ),
     "frame bombs for another Pack": endless(lambda n: b"".join(with_body([1, n + i, "server.echo", 0, 0, 0, None, []], BOMB) for i in range(20))),
     "frames of a megabyte for another Pack": endless(lambda n: b"".join(frame(1, n + i, "server.echo", 0, 0, 0, None, [], b"x" * 1_000_000) for i in range(4))),
+    "frame bombs beside small talk with those they harm": endless(bombs_and_small_talk),
     "a register storm": endless(register_storm),
     "an event storm": endless(lambda n: frame(50, 0, "storm.rain", [], {"n": n, "text": "x" * 200}) * 200),
     "an event storm without the right": endless(lambda n: frame(50, n, "other.rain", [], None) * 200),

@@ -156,3 +156,48 @@ def test_who_stalls_the_loop_rests_where_others_are_served_and_only_there(factor
     assert alone == ["stall"] * 8
     # a tenth of a second lies between two stalls: hundreds of turns of somebody who asks in each
     assert min(len(part) for part in shared.strip("q").split("s")[-4:-1]) > 20, shared
+
+
+class Sends(Nobody):
+    """A peer that has something for these links at each frame, and notes whether its own shares the loop then."""
+
+    def __init__(self):
+        self.links = []
+        self.own = None
+        self.shared = []
+
+    def on_frame(self, frame):
+        for link in self.links:
+            link.send((frames.CANCEL, 1))
+        self.shared.append(self.own.shares())
+
+
+@pytest.mark.parametrize(
+    ("to", "answers", "shares"),
+    [((1,), {1: (0,)}, False), ((1,), {1: ()}, False), ((1, 2), {1: (0, 2), 2: (1,)}, True), ((1,), {1: (0, 2)}, True)],
+    ids=["two that call each other", "one that only hears", "two that call each other beside it", "one that serves others"],
+)
+def test_a_partner_that_serves_others_is_no_reason_not_to_rest(to, answers, shares):
+    """A word for each of those whom one stalls makes them no partners: they have something for each other, too."""
+
+    async def story():
+        turn, peers, links, fars = Turn(), [Sends() for _ in range(3)], [], []
+        for peer in peers:
+            near, far = socket.socketpair()
+            near.setblocking(False)
+            fars.append(far)
+            peer.own = await attach(near, peer, BusLimits(), turn)
+            links.append(peer.own)
+        for reader, wanted in {0: to, **answers}.items():
+            peers[reader].links = [links[other] for other in wanted]
+        for turns in range(1, 4):
+            for reader in (*answers, 0):
+                fars[reader].send(a_frame(1))
+                await asyncio.wait_for(noted(lambda peer=peers[reader], turns=turns: len(peer.shared) == turns), 10)
+        for link, far in zip(links, fars, strict=True):
+            link.abort("the end of the test")
+            far.close()
+        await asyncio.sleep(0)
+        return peers[0].shared[-1]
+
+    assert asyncio.run(story()) is shares
