@@ -1,10 +1,15 @@
-"""From "start" to the first answer of a Pack, beside bare bubblewrap and beside ``docker run`` of the same image."""
+"""From "start" to the first answer of a Pack, beside bare bubblewrap and beside ``docker run`` of the same image; and
+from "reload" to the first answer of what is new, beside a start.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import subprocess
 import time
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any
 
 import uvloop
 
@@ -12,7 +17,7 @@ from backend_core.errors import RumiError
 from bench.harness import Report, Subject, rows_of, samples_of, tail
 from bench.peers import bubblewrap_command, docker_command
 from bench.stand import PACKS, PAYLOAD, host_with_packs
-from core_runtime.handlers import packs
+from core_runtime.handlers import components, packs, starting
 
 BARE = "peer: bubblewrap + bare Python"
 RUN = "peer: docker run, bare Python"
@@ -48,13 +53,25 @@ async def _one(report: Report, isolation: str, peer_name: str, must: str, rounds
             await host.bus.call("bench.echo", PAYLOAD)
             return time.perf_counter() - begun
 
-        def started(n: int) -> float:
-            return sum(asyncio.run_coroutine_threadsafe(start(), loop).result(120) for _ in range(n))
+        async def again(component: str) -> float:
+            if not starting.is_running(host, "echo"):
+                await packs.start(host, "echo")
+            begun = time.perf_counter()
+            await components.reload(host, "echo", component, actor="bench")
+            await host.bus.call("bench.echo", PAYLOAD)
+            return time.perf_counter() - begun
 
-        subjects: dict[str, Subject] = {peer_name: peer, name: started}
+        def timed(once: Callable[[], Coroutine[Any, Any, float]]) -> Subject:
+            return lambda n: sum(asyncio.run_coroutine_threadsafe(once(), loop).result(120) for _ in range(n))
+
+        whole, part = f"reload of a Pack, {isolation}", f"reload of one component, {isolation}"
+        subjects: dict[str, Subject] = {
+            peer_name: peer, name: timed(start), whole: timed(partial(again, "")), part: timed(partial(again, "main")),
+        }  # fmt: skip
         await asyncio.to_thread(samples_of, subjects, n=1, rounds=2)  # warms up
         samples = await asyncio.to_thread(samples_of, subjects, n=1, rounds=rounds)
-        report.rows += rows_of(samples, {name: (peer_name, 1.0)}, {name: must})
+        reference = {name: (peer_name, 1.0), whole: (name, 1.0), part: (name, 1.0)}
+        report.rows += rows_of(samples, reference, {name: must, whole: "must ≤ 1 s"})
         worst = tail(f"{peer_name}: p99", samples[peer_name])
         report.rows += [worst, tail(f"{name}: p99", samples[name], base=worst)]
 
