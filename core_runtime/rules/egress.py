@@ -37,7 +37,7 @@ _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _QUAD = re.compile(r"(0|[1-9][0-9]{0,2})(\.(0|[1-9][0-9]{0,2})){3}")
 _LOCAL_SUFFIXES: Final = (
-    "localhost", "local", "localdomain", "internal", "intranet", "lan", "home.arpa", "onion", "arpa",
+    "localhost", "local", "localdomain", "internal", "intranet", "lan", "onion", "arpa",
 )  # fmt: skip
 
 

@@ -160,3 +160,22 @@ def test_a_copy_whose_time_is_over_says_nothing() -> None:
     account.restore({HOUR: (3_600.0, 5), MINUTE: (59.0, 5), LOOKUPS: (-1.0, 5), TO + "a": (3_599.0, 7), "of a later version": (0.0, 1)}, 10_000)
     assert account.spent(10_000) == {MINUTE: (59.0, 5), TO + "a": (3_599.0, 7)}
     assert account.spent(10_002) == {}
+
+
+def test_what_holds_unless_the_operator_says_otherwise() -> None:
+    """As ``docs/reference/egress.md`` tells it."""
+    assert Budgets().as_dict() == {
+        "connections": 32, "connections_per_minute": 600, "lookups_per_minute": 120, "bytes_per_s": 64 * 2**20, "bytes_per_hour": 2**30,
+        "bytes_per_hour_and_host": 2**30, "connect_s": 15, "idle_s": 120, "total_s": 21_600, "response_bytes": 256 * 2**20, "request_bytes": 64 * 2**20,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "most"),
+    [("connections", 256), ("connections_per_minute", 10**6), ("lookups_per_minute", 10**6), ("connect_s", 300), ("idle_s", 86_400), ("total_s", 2_592_000)],
+)  # fmt: skip
+def test_the_most_that_an_operator_may_choose_is_told(name: str, most: int) -> None:
+    table = parse_budgets({"budgets": {name: most}})
+    assert isinstance(table, BudgetTable)
+    assert table.of("any").as_dict()[name] == most
+    assert f"at most {most}" in str(parse_budgets({"budgets": {name: most + 1}}))

@@ -27,6 +27,7 @@ ENCODINGS = {
     "percent, paths": urllib.parse.quote,
     "form": lambda v: urllib.parse.urlencode({"v": v}),
     "html": html.escape,
+    "html, between tags": lambda v: html.escape(v, quote=False),
     "hex": lambda v: v.encode().hex(),
     "HEX": lambda v: v.encode().hex().upper(),
     "base64": lambda v: base64.b64encode(v.encode()).decode(),

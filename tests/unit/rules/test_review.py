@@ -129,7 +129,7 @@ def test_the_document_for_faces():
     document = found.as_dict()
     assert json.loads(json.dumps(document)) == document
     assert set(document) == {name for name in Review.__struct_fields__ if name != "listing"}
-    assert document["state"] == "pending"
+    assert (document["state"], type(document["state"])) == ("pending", str)
     assert document["edges"][0] == {
         "key": "may.use", "required": False, "provider": "second", "wanted": "", "why_not": "",
     }  # fmt: skip

@@ -295,3 +295,10 @@ def test_a_grant_needs_its_files_and_its_unpacked_packages():
     assert trees_of(replace(WHOLE, dependencies=None)) == (DIGEST,)
     assert trees_of(replace(WHOLE, dependencies=Dependencies(("a==1",), missing=("a==1",)))) == (DIGEST,)
     assert trees_of(replace(WHOLE, dependencies=Dependencies(("a==1",), tree="sha256:b"))) == (DIGEST, "sha256:b")
+
+
+def test_an_isolation_that_was_only_reported_is_written_so_and_no_other_source_is():
+    told = {"driver": "docker", "level": "reduced"}
+    for source, document in (("reported", {**told, "source": "reported"}), ("measured", told), ("granted", told)):
+        isolation = Isolation(DriverKind.DOCKER, Level.REDUCED, source=source)
+        assert grant_document(replace(WHOLE, isolation=isolation))["isolation"] == document

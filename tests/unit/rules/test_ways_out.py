@@ -573,3 +573,54 @@ def test_a_name_has_at_most_253_characters() -> None:
 def test_each_service_with_a_port_for_tls_has_to_use_it_there_alone(tls: int, plain: int) -> None:
     assert tls in TLS_PORTS
     assert plain not in TLS_PORTS
+
+
+# --- names that are no public ones
+
+
+@pytest.mark.parametrize("suffix", ["localhost", "local", "localdomain", "internal", "intranet", "lan", "home.arpa", "onion", "arpa"])
+def test_names_of_a_local_network_are_refused_at_every_depth(suffix: str) -> None:
+    for name in (f"a.{suffix}", f"a.b.{suffix}", f"A.{suffix.upper()}."):
+        found = parse_host(name)
+        assert isinstance(found, Refused)
+        assert "only a local network knows" in found.reason
+    for name in (f"{suffix}.example", f"a.{suffix}.example", f"a.x{suffix.rpartition('.')[2]}"):
+        assert parse_host(name) == name
+
+
+def test_a_name_says_what_is_wrong_with_it() -> None:
+    for host, says in (
+        (None, "there is no host"), ("", "there is no host"), (5, "there is no host"), ("bücher.example", "in its xn-- form"), ("a b.example", "which no host name has"),
+        ("a/b", "which no host name has"), ("printer", "has no dot"), ("a..example", "is no host name"), ("-a.example", "is no host name"), ("a-.example", "is no host name"),
+        ("[a.example]", "is no address"), ("[::1", "is no IPv6 address"), ("1.2.3", "four decimal numbers"), ("a.0x7f", "four decimal numbers"), ("a.0x", "four decimal numbers"),
+        ("1.2.3.04", "four decimal numbers"), ("1.2.3.256", "four decimal numbers"), ("2130706433", "four decimal numbers"),
+    ):  # fmt: skip
+        found = parse_host(host)
+        assert isinstance(found, Refused), host
+        assert found.code == "target_invalid"
+        assert says in found.reason
+
+
+def test_a_name_may_be_as_long_as_names_are() -> None:
+    label = "a" * 63
+    longest = ".".join([label, label, label, "b" * 61])
+    assert (len(longest), parse_host(longest), parse_host(longest + ".")) == (253, longest, longest)
+    for host in (longest + "b", longest + "b.", label + "a.example", "x" * 5_000):
+        found = parse_host(host)
+        assert isinstance(found, Refused)
+        assert len(found.reason) < 200
+    assert parse_host("_dmarc.a_b.example") == "_dmarc.a_b.example"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [("a.example:1", "is a name"), ("10.0.0.1", "no ip:port"), ("10.0.0.1:", "no ip:port"), ("10.0.0.1:0", "no ip:port"), ("10.0.0.1:080", "no ip:port"), ("10.0.0.1:100000", "no ip:port"),
+     ("10.0.0.1:65536", "no port number"), ("::1:80", "no ip:port"), ("10.0.0.1:٣", "no ip:port"), ("10.0.0.1:+1", "no ip:port")],
+)  # fmt: skip
+def test_a_literal_grant_is_an_address_and_a_port(text: str, says: str) -> None:
+    found = parse_address(text)
+    assert isinstance(found, Refused)
+    assert found.code == "target_invalid"
+    assert says in found.reason
+    assert parse_address("10.0.0.1:65535") == Target(65535, address=ip_address("10.0.0.1"))
+    assert parse_address("[::1]:1") == Target(1, address=ip_address("::1"))
