@@ -40,7 +40,8 @@ KEY_PREFIX: Final = "ed25519:"
 SIGNATURE_BYTES: Final = 64
 ENVELOPE_BYTES: Final = 8 * 1024
 NAME_CHARS: Final = 100
-_LIMITS: Final = Limits(limit_bytes=ENVELOPE_BYTES, depth=8, values=64)
+_LIMITS: Final = Limits(depth=8, values=64)
+"""Its bytes are counted before: an envelope by ``ENVELOPE_BYTES``, and what it carries is shorter."""
 _KEY: Final = re.compile(r"ed25519:[0-9a-f]{64}")
 _P: Final = 2**255 - 19
 _Y8: Final = 2707385501144840649318225287225658788936804267575313519463743609750303402022

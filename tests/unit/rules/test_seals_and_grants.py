@@ -19,8 +19,10 @@ from core_runtime.rules.grants import (
     Mode,
     Permission,
     Rejection,
+    flow_claim,
     freeze,
     grant_document,
+    is_flow_claim,
     permission_document,
     read_grant,
     rejection_document,
@@ -302,3 +304,9 @@ def test_an_isolation_that_was_only_reported_is_written_so_and_no_other_source_i
     for source, document in (("reported", {**told, "source": "reported"}), ("measured", told), ("granted", told)):
         isolation = Isolation(DriverKind.DOCKER, Level.REDUCED, source=source)
         assert grant_document(replace(WHOLE, isolation=isolation))["isolation"] == document
+
+
+def test_a_flow_is_claimed_under_a_name_that_no_key_can_have():
+    assert flow_claim("shop.order") == "flow shop.order"
+    assert is_flow_claim(flow_claim("shop.order"))
+    assert not is_flow_claim("flow.modifier")

@@ -624,3 +624,39 @@ def test_a_literal_grant_is_an_address_and_a_port(text: str, says: str) -> None:
     assert says in found.reason
     assert parse_address("10.0.0.1:65535") == Target(65535, address=ip_address("10.0.0.1"))
     assert parse_address("[::1]:1") == Target(1, address=ip_address("::1"))
+
+
+@pytest.mark.parametrize("ports", [[0], [65536], [443, 0], [0, 443], [443, True], [443, "80"], [443, 80.0], "443", 443, [443] * 1_000])
+def test_ports_are_a_list_of_port_numbers_each_of_them(ports: Any) -> None:
+    def fault(value: Any) -> str:
+        return request_fault(PermissionRequest("network", "r", MappingProxyType({"domains": ("a.example",), "ports": value})), "alpha")
+
+    assert "must be a list of port numbers" in fault(ports)
+    assert fault((1, 65535)) == ""
+
+
+def test_a_secret_is_covered_by_its_own_name_and_by_no_pattern() -> None:
+    for kind, params, use in (
+        ("secret", {"names": ["A*", "B"]}, "name"), ("interface.call", {"keys": ["A*", "B"]}, "key"), ("addon.apply", {"targets": ["A*", "B"]}, "target"),
+    ):  # fmt: skip
+        permission = Permission(kind, freeze(params))
+        assert covering_item(permission, kind, {use: "B"}) == "B"
+        assert covering_item(permission, kind, {use: "AB"}) == ""
+        assert covering_item(permission, kind, {"other": "B"}) == ""
+
+
+@pytest.mark.parametrize(
+    ("kind", "declared", "limit"),
+    [
+        ("network", {"domains": ["a.example"], "ports": [8443]}, "ports"),
+        ("http.fetch", {"hosts": ["a.example"], "methods": ["POST"]}, "methods"),
+        ("http.fetch", {"hosts": ["a.example"], "path_prefixes": ["/v1/"]}, "path_prefixes"),
+    ],
+)
+def test_an_empty_limit_is_no_limit_and_so_wider_than_any(kind: str, declared: dict[str, Any], limit: str) -> None:
+    """Nothing named means the default, which the declared limit need not hold."""
+    choice = Choice(kind, {**{name: tuple(items) for name, items in declared.items()}, limit: ()})
+    with pytest.raises(DeniedError):
+        granted([asked(kind, **declared)], choice)
+    with pytest.raises(DeniedError):
+        narrow([Permission(kind, freeze(declared))], [choice], spent=())
