@@ -155,3 +155,15 @@ def test_limits_and_what_welcome_tells_of_them():
         "frame_bytes": 1, "in_flight": 2, "depth": 3, "deadline_ms": 4, "stream_credit": 5, "threads": 6, "registry_bytes": 7,
         "value_bytes": 8, "values": 9, "sources": 10,
     }  # fmt: skip
+
+
+def test_no_frame_is_a_thing_that_the_collector_of_cycles_has_to_look_at():
+    kinds = {kind for name, kind in vars(frames).items() if isinstance(kind, type) and name.endswith("Frame")}
+    assert {kind for kind, _ in GOOD} <= kinds
+    for kind in kinds:
+        assert kind.__struct_config__.gc is False
+        assert (kind.__struct_config__.array_like, kind.__struct_config__.forbid_unknown_fields) == (True, True)
+
+
+def test_a_body_that_came_in_chunks_has_an_extension_type_of_its_own():
+    assert (frames.EXT_CHUNKED, frames.CHUNK) == (4, 8)

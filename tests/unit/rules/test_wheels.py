@@ -84,7 +84,7 @@ def test_builds_of_one_wheel_are_numbers() -> None:
     "tags",
     ["cp310-cp310-any", "cp311-cp312-any", "cp312-cp312-any", "cp310-cp311-any", "cp312-abi3-any", "py312-none-any", "cp310-none-any", "cp3-none-any", "py3-cp311-any",
      "py4-none-any", "cp411-cp311-any", "py3-abi3-any", "jy3-none-any", "cp311-cp311-manylinux_2_37_x86_64", "cp311-cp311-manylinux_1_5_x86_64", "cp311-cp311-manylinux_2_5_arm",
-     "cp311-cp311-linux_arm", "cp311-cp311-manylinux2014_arm", "cp311-cp311-musllinux_1_0_x86_64", "cp311-cp311-windows_x86_64"],
+     "cp311-cp311-linux_arm", "cp311-cp311-manylinux2014_arm", "cp311-cp311-musllinux_1_0_x86_64", "cp311-cp311-windows_x86_64", "cp311-cp311-manylinux_2_5_x86_64X", "cp311-cp311-manylinux1_x86_64X"],
 )  # fmt: skip
 def test_what_was_made_for_another_target_does_not_fit(tags: str) -> None:
     assert rank(tags, DEBIAN) is None
@@ -92,7 +92,8 @@ def test_what_was_made_for_another_target_does_not_fit(tags: str) -> None:
 
 @pytest.mark.parametrize(("tag", "fits"), [("musllinux_1_0_aarch64", True), ("musllinux_1_2_aarch64", True), ("musllinux_1_3_aarch64", False),
                                            ("musllinux_1_2_x86_64", False), ("musllinux_2_0_aarch64", False), ("manylinux_2_5_aarch64", False),
-                                           ("manylinux1_aarch64", False), ("linux_aarch64", False), ("any", True)])  # fmt: skip
+                                           ("manylinux1_aarch64", False), ("linux_aarch64", False), ("any", True),
+                                           ("musllinux_1_2_aarch64X", False)])  # fmt: skip
 def test_what_runs_where_the_c_library_is_musl(tag: str, fits: bool) -> None:
     assert (rank(f"cp312-cp312-{tag}", ALPINE) is not None) is fits
 
