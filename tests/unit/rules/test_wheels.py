@@ -8,6 +8,7 @@ import stat
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from core_runtime.rules.wheel_layout import LIMITS, Layout, Member, Refused, collision, is_native, lay_out
 from core_runtime.rules.wheels import MAX_NAME_CHARS, Target, parse_wheel_name, preference, target_of
@@ -146,20 +147,24 @@ def test_the_bounds_of_a_wheel_are_these() -> None:
 
 
 def test_a_wheel_may_be_exactly_as_large_as_the_bounds() -> None:
-    def decided(size: int, packed: int, members: int = 1, archive: int = 1024 * MiB) -> bool:
-        more = [Member(f"m{number}", 0, 0, 0) for number in range(members - 1)]
-        return isinstance(lay_out([Member(RECORD.path, size, packed, 0), *more], archive, "x-1"), Layout)
+    def decided(size: int, packed: int, archive: int = 1024 * MiB) -> bool:
+        return isinstance(lay_out([Member(RECORD.path, size, packed, 0)], archive, "x-1"), Layout)
 
     assert decided(1024 * MiB, 512 * MiB)
     assert not decided(1024 * MiB + 1, 512 * MiB)
-    assert decided(1, 1, members=20_000)
-    assert not decided(1, 1, members=20_001)
     assert decided(16 * MiB, 1)  # small things may pack as well as they like
     assert not decided(16 * MiB + 1, 1)
     assert decided(100 * MiB, MiB)
     assert not decided(100 * MiB + 1, MiB)
     assert decided(5, 5, archive=5)
     assert not decided(5, 6, archive=5)
+
+
+def test_a_wheel_may_have_exactly_as_many_members_as_the_bound() -> None:
+    tight = replace(LIMITS, members=3)
+    files = [RECORD, *(Member(f"m{number}", 0, 0, 0) for number in range(3))]
+    assert isinstance(lay_out(files[:3], 10, "x-1", tight), Layout)
+    assert lay_out(files, 10, "x-1", tight) == Refused("", "holds more than 3 files")
 
 
 def test_each_file_goes_where_the_wheel_says_and_what_runs_by_itself_nowhere() -> None:
