@@ -81,7 +81,9 @@ def build_api(api: Api) -> Starlette:
     by_path: dict[str, list[Endpoint]] = {}
     for endpoint in table:
         by_path.setdefault(endpoint.path, []).append(endpoint)
-    routes = [Route(path, _Resource(api, choices)) for path, choices in by_path.items()]
+    # paths are tried one after the other: calls of Packs are what there are thousands of
+    often = {endpoint.path for endpoint in endpoints_interfaces.ENDPOINTS}
+    routes = [Route(path, _Resource(api, by_path[path])) for path in sorted(by_path, key=lambda path: path not in often)]
     app = Starlette(routes=routes, exception_handlers={HTTPException: _http_exception})
     app.router.redirect_slashes = False
     return app
