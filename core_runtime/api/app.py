@@ -83,7 +83,8 @@ def build_api(api: Api) -> Starlette:
         by_path.setdefault(endpoint.path, []).append(endpoint)
     # paths are tried one after the other: calls of Packs are what there are thousands of
     often = {endpoint.path for endpoint in endpoints_interfaces.ENDPOINTS}
-    routes = [Route(path, _Resource(api, by_path[path])) for path in sorted(by_path, key=lambda path: path not in often)]
+    ordered = sorted(by_path, key=lambda path: path not in often)
+    routes = [Route(path, _Resource(api, by_path[path])) for path in ordered]
     app = Starlette(routes=routes, exception_handlers={HTTPException: _http_exception})
     app.router.redirect_slashes = False
     return app
