@@ -5,9 +5,11 @@ from __future__ import annotations
 import http.client
 import json
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.support.running_host import RunningHost, one_component_pack
 
@@ -504,3 +506,22 @@ def test_flows_that_start_each_other_through_a_pack_end_with_a_named_error(host:
     assert [one["status"] for one in runs].count("failed") == 1
     [deepest] = [one for one in runs if one["status"] == "failed"]
     assert (len(runs), deepest["error"]["type"]) == (9, "error/LimitReached"), deepest
+
+
+@pytest.mark.embedded
+def test_what_packs_flows_are_lies_below_ecosystem_flows_as_long_as_they_are(tmp_path: Path) -> None:
+    document = "flow: acme.shown\nsteps: [{id: one, set: {x: 1}}]\noutput: ${x}\n"
+    with RunningHost(tmp_path / "home", "embedded") as host:
+        view = host.home / "ecosystem" / "flows" / "acme.shown.acme.yaml"
+        host.put_pack("acme", flow_pack("acme", "def run(context): pass\n", {"shown.flow.yaml": document}))
+        assert not view.exists(), "nobody has approved it"
+        host.approve("acme")
+        host.until(view.exists, 30, "the flow's file")
+        shown = yaml.safe_load(view.read_text())
+        assert (shown["flow"], shown["steps"]) == ("acme.shown", [{"id": "one", "set": {"x": 1}}])
+        modifier = {"modify": "acme.shown", "id": "my.more", "ops": [{"insert": {"after": "one"}, "steps": [{"id": "two", "set": {"x": 2}}]}]}
+        (host.home / "user_data" / "flows").mkdir(parents=True, exist_ok=True)
+        (host.home / "user_data" / "flows" / "more.json").write_text(json.dumps(modifier))
+        host.until(lambda: [one["id"] for one in yaml.safe_load(view.read_text())["steps"]] == ["one", "two"], 20, "the change")
+        host.ok("POST", "/api/packs/acme/reject", {})
+        host.until(lambda: not view.exists(), 20, "the file to go")
