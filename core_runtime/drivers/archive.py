@@ -37,6 +37,10 @@ HEADER_BYTES: Final = 64 * 1024
 """Most that one of tar's extended headers may hold: a path and a few words more."""
 GLOBAL_BYTES: Final = 64 * 1024
 """Most that all of a tar's headers that hold for every later member may have together."""
+EXTENDED_BYTES: Final = 8 * 1024 * 1024
+"""Most that all of a tar's extended headers may have together: some hundred for each of very many members. They
+compress to nearly nothing, and reading one costs more than reading a file of its length.
+"""
 MOST_HEADERS: Final = 8
 """Extended headers in a row before one member."""
 MOST_STREAMS: Final = 65_536
@@ -160,11 +164,13 @@ class _Tar(tarfile.TarFile):
 
     _row = 0
     _for_all = 0
+    _extended = 0
 
     def count_header(self, size: int, *, for_all: bool) -> None:
         self._row += 1
+        self._extended += size
         self._for_all += size if for_all else 0
-        if self._row > MOST_HEADERS or self._for_all > GLOBAL_BYTES:
+        if self._row > MOST_HEADERS or self._for_all > GLOBAL_BYTES or self._extended > EXTENDED_BYTES:
             raise tarfile.ReadError("more extended headers than are allowed")
 
     def member_read(self, one: tarfile.TarInfo) -> None:

@@ -181,6 +181,30 @@ def test_many_headers_before_one_member_are_refused(tmp_path) -> None:
     assert "extended headers" in refused(path, tmp_path / "to").detail
 
 
+def test_headers_of_many_members_are_bounded_together(tmp_path) -> None:
+    """Four megabytes of them kept the host busy for half an hour: they compress well, and each record is parsed."""
+    one = header(tarfile.XHDTYPE, b"65535 comment=" + b"x" * 65_520 + b"\n")
+    path = tmp_path / "p.tar.gz"
+    with gzip.open(path, "wb") as file:
+        for number in range(archive.EXTENDED_BYTES // 65_535 + 1):
+            file.write(one + entry(f"backend/{number}.py").tobuf())
+        file.write(one + entry("backend/ecosystem.json").tobuf() + bytes(1024))
+    assert path.stat().st_size < 100_000
+    assert "extended headers" in refused(path, tmp_path / "to").detail
+
+
+def test_every_member_may_have_an_extended_header(tmp_path) -> None:
+    path, into = tmp_path / "p.tar", tmp_path / "to"
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as file:
+        for number in range(2000):
+            one = entry(f"backend/{number}.json" if number else "backend/ecosystem.json")
+            one.mtime = 1_700_000_000.123
+            one.pax_headers = {"comment": "x" * 300}
+            file.addfile(one)
+    into.mkdir()
+    assert len(list((archive.unpack(path, into) / "backend").iterdir())) == 2000
+
+
 def test_folders_that_only_paths_name_are_counted(tmp_path) -> None:
     """A few members of many steps each are as many folders as a million members."""
     deep = [(entry(f"{number}/" + "/".join("abcdefghij") + "/x"), b"") for number in range(20)]
