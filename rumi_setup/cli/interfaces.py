@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
@@ -16,28 +18,41 @@ from rumi_setup.cli.main import SETTINGS, Lazy, json_option
 from rumi_setup.cli.words import say
 
 _ARGUMENT_LIMIT_BYTES = 1 << 20
+_PIECE_BYTES = 1 << 16
 _MARGIN_S = 10.0
 _LEVELS = {1: "DEBUG", 2: "INFO", 3: "WARNING", 4: "ERROR", 5: "CRITICAL"}
 
 
 @click.command(help=say("Call an interface with JSON arguments; `-` reads them from standard input."))
 @click.argument("key")
-@click.argument("arguments", default="{}", metavar="[JSON]")
+@click.argument("arguments", required=False, metavar="[JSON]")
 @click.option("--timeout", "timeout_s", type=click.FloatRange(0, 3600, min_open=True), help=say("Seconds to wait."))
 @click.option("--stream", is_flag=True, help=say("Print items as they come, one JSON document a line."))
+@click.option(
+    "--lines", is_flag=True, help=say("Pass standard input as a stream: one JSON value a line, read as it is used.")
+)
 @json_option
-def call(key: str, arguments: str, timeout_s: float | None, stream: bool) -> None:  # noqa: FBT001
-    body: dict[str, Any] = {"args": parsed(arguments)}
-    if timeout_s is not None:
-        body["timeout"] = timeout_s
+def call(
+    key: str, arguments: str | None, timeout_s: float | None, stream: bool, lines: bool  # noqa: FBT001
+) -> None:
     path = f"/api/interfaces/{quote(key, safe='')}/call"
+    body: Any = {"args": parsed(arguments or "{}")}
+    if lines:
+        if arguments is not None:
+            raise click.UsageError(say("With --lines the argument is what comes on standard input."))
+        source: Any = sys.stdin.buffer
+        body = link.Feed(iter(lambda: source.read1(_PIECE_BYTES), b""))  # what is there, not all of it
+        path += f"?timeout={math.ceil(timeout_s)}" if timeout_s else ""
+    elif timeout_s is not None:
+        body["timeout"] = timeout_s
     wait_s = (timeout_s or link.TIMEOUT_S) + _MARGIN_S  # the host's own deadline comes first
     if stream:
         for event, item in link.stream(path, body, timeout_s=wait_s):
             if event in {"item", "result"}:
                 show.line(item)
         return
-    answer = link.ask("POST", path, body, timeout_s=wait_s)
+    ask = partial(link.feed, path) if lines else partial(link.ask, "POST", path)
+    answer = ask(body, timeout_s=wait_s)
     show.data(answer if show.wants_json() else answer.get("result"))
 
 

@@ -10,6 +10,7 @@ Not here: what is asked (commands), how it is shown (`show`).
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.client
 import json
@@ -18,8 +19,9 @@ import socket
 import stat
 import struct
 import sys
+import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +184,32 @@ def _ask_once(method: str, path: str, body: Any, timeout_s: float) -> Any:
         connection.close()
 
 
+class Feed:
+    """A request's body as it comes: JSON values, one a line, in pieces of any length."""
+
+    def __init__(self, pieces: Iterable[bytes]) -> None:
+        self._pieces = pieces
+
+    def send(self, connection: http.client.HTTPConnection, method: str, path: str, headers: dict[str, str]) -> None:
+        """Begin the request; a thread sends the rest, since the answer may begin before the last piece has come."""
+        connection.putrequest(method, path, skip_host=True)
+        for name, value in {**headers, "Content-Type": "application/x-ndjson", "Transfer-Encoding": "chunked"}.items():
+            connection.putheader(name, value)
+        connection.endheaders()
+        threading.Thread(target=self._rest, args=(connection,), daemon=True).start()
+
+    def _rest(self, connection: http.client.HTTPConnection) -> None:
+        with contextlib.suppress(OSError, http.client.HTTPException):  # it answered already, or is gone: that tells
+            for piece in filter(None, self._pieces):
+                connection.send(b"%x\r\n%b\r\n" % (len(piece), piece))
+            connection.send(b"0\r\n\r\n")
+
+
+def feed(path: str, body: Feed, *, timeout_s: float = TIMEOUT_S) -> Any:
+    """As ``ask``, for a body that can be sent once only: a host that is still starting is not asked again."""
+    return _ask_once("POST", path, body, timeout_s)
+
+
 def stream(path: str, body: Any, *, timeout_s: float = TIMEOUT_S) -> Iterator[tuple[str, Any]]:
     """`(event, data)` of a server-sent stream; an answer without a stream is one event `result`."""
     connection, headers = _connection(timeout_s)
@@ -217,6 +245,9 @@ def _send(
     connection: http.client.HTTPConnection, method: str, path: str, body: Any, headers: dict[str, str]
 ) -> http.client.HTTPResponse:
     content = None
+    if isinstance(body, Feed):
+        body.send(connection, method, path, headers)
+        return connection.getresponse()
     if body is not None:
         content = json.dumps(body, ensure_ascii=False).encode("utf-8", "surrogatepass")
         headers = {**headers, "Content-Type": "application/json"}

@@ -234,6 +234,9 @@ JAPANESE: dict[str, str] = {
     "Packs that could not use it": "これを使えなくなるPack",
     "Addons": "アドオン",
     "Components": "コンポーネント",
+    "Pass standard input as a stream: one JSON value a line, read as it is used.":
+        "標準入力をストリームとして渡します。1 行に 1 つの JSON 値で、使われるにつれて読み込みます。",
+    "With --lines the argument is what comes on standard input.": "--lines では、標準入力の内容が引数になります。",
     "effective digest": "適用後のダイジェスト",
     "is applied": "適用されます",
     "is left out": "適用されません",

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import http.client
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from tests.support.running_host import RunningHost, one_component_pack
+from tests.support.running_host import ROOT, RunningHost, one_component_pack
 
 FRONT = """
 def run(context):
@@ -51,6 +53,24 @@ def test_lines_that_end_early_take_nothing_along(host: RunningHost) -> None:
     assert sent(host, iter([b"2\n", b"3\n", b"4\n"])) == {"result": [4, 16]}
     for pack_id in ("front", "back"):
         assert host.status(pack_id)["status"] == "running"
+
+
+def test_the_command_line_passes_standard_input_as_it_comes(host: RunningHost) -> None:
+    """The first item is back before the last one is sent."""
+    with_both(host)
+    with subprocess.Popen(
+        [sys.executable, "-m", "rumi_setup", "call", "front.through", "--lines", "--stream"], cwd=ROOT,
+        env={**host._environment, "RUMI_LANG": "en"}, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(b"2\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == b"4\n"
+        process.stdin.write(b"3\n4\n")
+        process.stdin.close()
+        assert process.stdout.read() == b"16\n"
+        assert process.wait(30) == 0
 
 
 def with_both(host: RunningHost) -> None:

@@ -45,6 +45,11 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         length = int(self.headers.get("content-length") or 0)
         body = json.loads(self.rfile.read(length)) if length else None
+        if self.headers.get("transfer-encoding") == "chunked":
+            body = b""
+            while size := int(self.rfile.readline(), 16):
+                body += self.rfile.read(size)
+                self.rfile.readline()
         self.server.host.asked.append(Asked(self.command, self.path, dict(self.headers.items()), body))
         answers = self.server.host.answers
         found = answers.get(f"{self.command} {self.path}", (404, {"error": "No such route", "code": "not_found"}))

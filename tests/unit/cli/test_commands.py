@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import io
 import json
 import os
 import re
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -98,6 +100,23 @@ def test_a_stream_is_printed_item_by_item(host, capsys) -> None:
     code, out, _ = run(capsys, "call", "--stream", "a.b", "{}")
     assert (code, out) == (0, '{"n": 1}\n{"n": 2}\n')
     assert host.asked[-1].headers["Accept"] == "text/event-stream"
+
+
+@pytest.mark.parametrize("way", [(), ("--stream",), ("--timeout", "2.5")])
+def test_lines_of_standard_input_are_the_argument_as_they_come(host, capsys, monkeypatch, way) -> None:
+    lines = b'{"n": 1}\n' + b"2\n" * 100_000
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(lines)))
+    path = "/api/interfaces/a.b/call" + ("?timeout=3" if "--timeout" in way else "")
+    host.answers[f"POST {path}"] = {"result": 100_001}
+    assert run(capsys, "call", "a.b", "--lines", *way)[:2] == (0, "100001\n")
+    assert host.asked[-1].headers["Content-Type"] == "application/x-ndjson"
+    assert host.asked[-1].body == lines
+
+
+def test_lines_and_an_argument_are_one_too_many(host, capsys) -> None:
+    code, _, err = run(capsys, "call", "a.b", "{}", "--lines")
+    assert (code, host.asked) == (codes.USAGE, [])
+    assert "standard input" in err
 
 
 def test_a_stream_that_breaks_says_why(host, capsys) -> None:
