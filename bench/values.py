@@ -1,8 +1,10 @@
-"""Large values, one at a time, from the host to a Pack and from Pack to Pack, beside two floors that check nothing.
+"""Large values, one at a time, from the host to a Pack and from Pack to Pack, beside four floors.
 
 *copy*: a process packs the value and writes it to another over a Unix socket, which unpacks it. *memfd*: it packs it
-into a sealed memory file and sends the descriptor; the other checks seals and size, maps it and unpacks. A value of the
-bus has at most 32 MiB, so that what is asked for 64 MiB is measured with 31.
+into a sealed memory file and sends the descriptor; the other checks seals and size, maps it and unpacks. Both also
+through a third process, which stands where the host stands between two Packs: it hands on 64 KiB at a time, or checks
+seals and size and hands on the descriptor, and reads no value. A value of the bus has at most 32 MiB, so that what is
+asked for 64 MiB is measured with 31.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ SIZES = (1, 4, 31)
 ISOLATIONS = ("embedded", "docker")
 ASKED = "≤ 2"
 VALUES = 20
+PIECE_BYTES = 64 * 1024
 SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 TAKER = """
 def run(context):
@@ -60,9 +63,12 @@ def run(report: Report, *, quick: bool) -> None:
     """Adds the rows of each isolation that this machine has."""
     n = 2 if quick else VALUES
     with ExitStack() as opened:
-        floors = {way: Floor(take) for way, take in (("copy", _take_copy), ("memfd", _take_memfd))}
-        for floor in floors.values():
-            opened.callback(floor.close)
+        floors: dict[str, Floor] = {}
+        for way, take, hand_on in WAYS:
+            floors[way] = Floor(take)
+            opened.callback(floors[way].close)
+            floors[f"{way} through a third"] = Floor(take, hand_on)
+            opened.callback(floors[f"{way} through a third"].close)
         runner = opened.enter_context(asyncio.Runner(loop_factory=uvloop.new_event_loop))
         stack = contextlib.AsyncExitStack()
         opened.callback(lambda: runner.run(stack.aclose()))
@@ -84,6 +90,12 @@ def _measured(
     subjects: dict[str, Subject] = {
         copy: lambda count: floors["copy"](_give_copy, size, count),
         f"floor: {what}, by a sealed memfd": lambda count: floors["memfd"](_give_memfd, size, count),
+        f"floor: {what}, copied through a third process": lambda count: floors["copy through a third"](
+            _give_copy, size, count
+        ),
+        f"floor: {what}, by a sealed memfd through a third process": lambda count: floors["memfd through a third"](
+            _give_memfd, size, count
+        ),
     }
     ours: dict[str, Subject] = {}
     for isolation, (host, runner) in hosts.items():
@@ -94,19 +106,33 @@ def _measured(
 
 
 class Floor:
-    """A child that takes values and says how long each was."""
+    """A child that takes values and says how long each was; ``hand_on``: what another between it and us does."""
 
-    def __init__(self, take: Callable[[socket.socket], int]) -> None:
+    def __init__(
+        self,
+        take: Callable[[socket.socket], int],
+        hand_on: Callable[[socket.socket, socket.socket], bool] | None = None,
+    ) -> None:
         self._near, far = socket.socketpair()
-        self._child = os.fork()
-        if self._child == 0:
+        self._children: list[int] = []
+        if hand_on:
+            before, (ours, far) = far, socket.socketpair()
+            self._fork(lambda: _between_two(before, ours, hand_on), self._near, far)
+            before.close()
+            ours.close()
+        self._fork(lambda: _taken(far, take), self._near)
+        far.close()
+
+    def _fork(self, work: Callable[[], None], *others: socket.socket) -> None:
+        child = os.fork()
+        if child == 0:
             try:
-                self._near.close()
-                while length := take(far):
-                    far.sendall(HEADER.pack(length))
+                for other in others:
+                    other.close()
+                work()
             finally:
                 os._exit(0)
-        far.close()
+        self._children.append(child)
 
     def __call__(self, give: Callable[[socket.socket, bytes], None], size: int, n: int) -> float:
         """Seconds for ``n`` values."""
@@ -121,7 +147,20 @@ class Floor:
     def close(self) -> None:
         """End the child."""
         self._near.close()
-        os.waitpid(self._child, 0)
+        for child in self._children:
+            os.waitpid(child, 0)
+
+
+def _taken(sock: socket.socket, take: Callable[[socket.socket], int]) -> None:
+    while length := take(sock):
+        sock.sendall(HEADER.pack(length))
+
+
+def _between_two(
+    before: socket.socket, after: socket.socket, hand_on: Callable[[socket.socket, socket.socket], bool]
+) -> None:
+    while hand_on(before, after):
+        before.sendall(after.recv(HEADER.size, socket.MSG_WAITALL))
 
 
 def _give_copy(sock: socket.socket, value: bytes) -> None:
@@ -141,6 +180,20 @@ def _take_copy(sock: socket.socket) -> int:
     return len(msgpack.unpackb(data, max_bin_len=len(data)))
 
 
+def _hand_on_copy(before: socket.socket, after: socket.socket) -> bool:
+    head = before.recv(HEADER.size, socket.MSG_WAITALL)
+    if not head:
+        return False
+    after.sendall(head)
+    left = HEADER.unpack(head)[0]
+    piece = memoryview(bytearray(PIECE_BYTES))
+    while left:
+        read = before.recv_into(piece, min(left, PIECE_BYTES))
+        after.sendall(piece[:read])
+        left -= read
+    return True
+
+
 def _give_memfd(sock: socket.socket, value: bytes) -> None:
     data = msgpack.packb(value)
     fd = os.memfd_create("value", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
@@ -152,18 +205,40 @@ def _give_memfd(sock: socket.socket, value: bytes) -> None:
         os.close(fd)
 
 
-def _take_memfd(sock: socket.socket) -> int:
+def _sealed(sock: socket.socket) -> tuple[bytes, int]:
+    """The head and the descriptor that came; ``b""`` at the end."""
     head, fds, _, _ = socket.recv_fds(sock, HEADER.size, 1)
+    if not head:
+        return b"", -1
+    if fcntl.fcntl(fds[0], fcntl.F_GET_SEALS) & SEALS != SEALS or os.fstat(fds[0]).st_size != HEADER.unpack(head)[0]:
+        raise RuntimeError("not what was said")
+    return head, fds[0]
+
+
+def _take_memfd(sock: socket.socket) -> int:
+    head, fd = _sealed(sock)
     if not head:
         return 0
     size = HEADER.unpack(head)[0]
     try:
-        if fcntl.fcntl(fds[0], fcntl.F_GET_SEALS) & SEALS != SEALS or os.fstat(fds[0]).st_size != size:
-            return 0
-        with mmap.mmap(fds[0], size, access=mmap.ACCESS_READ) as data:
+        with mmap.mmap(fd, size, access=mmap.ACCESS_READ) as data:
             return len(msgpack.unpackb(data, max_bin_len=size))
     finally:
-        os.close(fds[0])
+        os.close(fd)
+
+
+def _hand_on_memfd(before: socket.socket, after: socket.socket) -> bool:
+    head, fd = _sealed(before)
+    if not head:
+        return False
+    try:
+        socket.send_fds(after, [head], [fd])
+    finally:
+        os.close(fd)
+    return True
+
+
+WAYS = (("copy", _take_copy, _hand_on_copy), ("memfd", _take_memfd, _hand_on_memfd))
 
 
 def _to_pack(host: Host, size: int) -> Timed:
