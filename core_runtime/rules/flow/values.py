@@ -108,18 +108,15 @@ def parse_duration_s(value: Any) -> float:
 def compile_value(source: Any) -> Value:
     """Compile any JSON value; raises ``ValueProblem``. Resolving raises ``ExpressionFailed`` for what is too large."""
     found = _compile(source)
-    if not found.roots or _hands_on(source):
+    if not found.roots:
         return found
     return Value(source, lambda lookup: bounded(found.get(lookup)), found.roots)
 
 
-def _hands_on(source: Any) -> bool:
-    """Whether it is one path and nothing else: it makes nothing, what it leads to was bounded when it was made."""
-    return isinstance(source, str) and source.startswith("${") and bool(_PATH.match(source[2:-1].strip()))
-
-
 def bounded(value: Any) -> Any:
     """``value``, or ``ExpressionFailed`` where it would be too large or too deep once it is written out."""
+    if type(value) in _SCALARS:
+        return value
     try:
         _extent(value, {})
     except RecursionError:
