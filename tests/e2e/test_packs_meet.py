@@ -102,6 +102,39 @@ def test_packs_call_stream_fail_and_die(host: RunningHost) -> None:
     assert host.request("GET", "/api/health")[0] == 200
 
 
+def test_who_depends_on_a_stopped_pack_runs_on_and_finds_it_again(host: RunningHost) -> None:
+    caller = """
+from rumi import RemoteError
+def run(context):
+    ir = context["interface_registry"]
+    early = ir.get("a.echo")
+    def ask(args, ctx):
+        found = []
+        for fn in (early, ir.get("a.echo")):
+            try:
+                found.append("missing" if fn is None else fn(args, ctx)["args"])
+            except RemoteError as error:
+                found.append(error.type)
+        return found
+    ir.register("c.ask", ask)
+"""
+    host.put_pack("provider", one_component_pack("provider", PROVIDER, provides=PROVIDED))
+    host.put_pack("asker", one_component_pack("asker", caller, provides=("c.ask",), requires=("a.echo",)))
+    host.approve("provider")
+    host.approve("asker")
+    assert host.result("c.ask", 1) == [1, 1]
+
+    def generation() -> int:
+        return next(one["generation"] for one in host.ok("GET", "/api/containers") if one["pack_id"] == "asker")
+
+    before = generation()
+    host.ok("POST", "/api/containers/provider/stop")
+    assert host.result("c.ask", 2) == ["missing", "missing"]
+    host.ok("POST", "/api/containers/provider/start")
+    assert host.result("c.ask", 3) == [3, 3], "what was held before it stopped answers again, too"
+    assert (host.status("asker")["status"], generation()) == ("running", before), "nothing of it was restarted"
+
+
 def test_streams_arrive_as_server_sent_events(host: RunningHost) -> None:
     host.put_pack("provider", one_component_pack("provider", PROVIDER, provides=PROVIDED))
     host.approve("provider")
