@@ -27,6 +27,7 @@ from core_runtime.drivers.peer import own_uid
 from core_runtime.handlers import flows
 from core_runtime.handlers.host import Host
 from core_runtime.kernel import Kernel
+from core_runtime.drivers.allocator import keep_freed_memory
 from core_runtime.pack_api_server import PackApiServer, RenderRefusal
 from core_runtime.rules.settings import Settings, settings_from
 
@@ -50,6 +51,7 @@ def run_host(
         )
     except RumiError as exc:
         return _say(exc, 2)
+    keep_freed_memory()
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(_Run(settings, web, web_refused).live())

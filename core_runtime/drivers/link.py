@@ -75,6 +75,8 @@ class Link(asyncio.BufferedProtocol):
         self._out = bytearray()
         self._queued = False
         self._resuming = False
+        self._resting = False
+        self._asked_s = 0.0
         self._full = False
         self._sharing = False
         self._partners = Partners()
@@ -99,6 +101,9 @@ class Link(asyncio.BufferedProtocol):
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002  asyncio's signature
         """The free part of the buffer; never empty, see ``_make_room``."""
+        if len(self._buffer) > BUFFER_BYTES:
+            # what is copied here is a part of the turn
+            self._asked_s = time.thread_time()
         return self._view[self._end :] if self._end else self._view
 
     def buffer_updated(self, nbytes: int) -> None:
@@ -106,13 +111,18 @@ class Link(asyncio.BufferedProtocol):
         self._full = self._end + nbytes == len(self._buffer)
         self._end += nbytes
         self.bytes_in += nbytes
+        began = 0.0
+        if self._end - self._start > LONG_READ_BYTES:
+            began, self._asked_s = self._asked_s or time.thread_time(), 0.0
         turn = self._turn
         turn.reading = True
         turn.seen[self] = time.monotonic()
         try:
-            self._handle()
+            self._handle(began)
         finally:
             turn.end(self)
+            if self._resting:
+                self._rest(began)
 
     def eof_received(self) -> bool:
         """The peer will send nothing more: half-open connections serve nobody."""
@@ -139,12 +149,11 @@ class Link(asyncio.BufferedProtocol):
 
     # --- frames in
 
-    def _handle(self) -> None:
+    def _handle(self, began: float) -> None:
+        """``began``: the processor's time of this thread; 0 where the read is too short for a look at it."""
         view, start, end = self._view, self._start, self._end
         first = start
-        until = began = 0.0
-        if end - start > LONG_READ_BYTES:
-            began, until = time.thread_time(), time.monotonic() + self._turn_s()
+        until = time.monotonic() + self._turn_s() if began else 0.0
         on_frame = self._peer.on_frame
         limit = self._limits.frame_bytes
         size = 0
@@ -160,7 +169,7 @@ class Link(asyncio.BufferedProtocol):
                         until = time.monotonic() + self._turn_s()
                     elif time.monotonic() >= until:
                         self._start = start
-                        self._yield_turn(began)
+                        self._yield_turn()
                         return
                 start += size + 4
                 on_frame(view[start - size : start])
@@ -174,7 +183,7 @@ class Link(asyncio.BufferedProtocol):
         else:
             self._make_room(start, end, size + 4)
         if began and (self._full or time.thread_time() - began > self._turn_s()):
-            self._yield_turn(began)
+            self._yield_turn()
 
     def _turn_s(self) -> float:
         return SHARED_TURN_S if self._sharing else TURN_S
@@ -199,14 +208,21 @@ class Link(asyncio.BufferedProtocol):
         self._view = memoryview(self._buffer)
         self._view[: len(rest)] = rest
 
-    def _yield_turn(self, began: float) -> None:
-        """Read no further before everybody else had a turn. ``began``: ``thread_time``, 0 where nobody looked."""
+    def _yield_turn(self) -> None:
+        """Read no further before everybody else had a turn; see ``_rest`` for how long."""
         if self._resuming or self._transport is None or self.closed:
             return
-        self._resuming = True
+        self._resuming = self._resting = True
         self._transport.pause_reading()
-        spent_s = time.thread_time() - began if began else TURN_S
-        rest = rest_s(spent_s) if self.shares() else 0.0
+        # now: what is about to be written tells whom this turn was for
+        self.shares()
+
+    def _rest(self, began: float) -> None:
+        """The turn is over, and all of it counts: what was copied from the kernel, handled, and written to others."""
+        self._resting = False
+        rest = 0.0
+        if self._sharing:
+            rest = rest_s(time.thread_time() - began if began else TURN_S)
         if rest:
             self._loop.call_later(rest, self._continue)
         else:

@@ -4,8 +4,9 @@ Every call passes through one loop, which serves a connection for a turn and the
 protect a call: it passes the loop four times, and a flood makes it wait for a whole turn each time. So whoever takes
 turn after turn while somebody else has something to do has shorter turns, and rests after each.
 
-A rest grows with the square of the turn: twice the stall may come a quarter as often, since what others lose at their
-99th percentile is the length of a stall wherever it meets more than one call in a hundred.
+A rest grows with the cube of the turn: twice the stall comes an eighth as often, since what others lose at their 99th
+percentile is the length of a stall wherever it meets more than one call in a hundred; and what kept the loop for long
+keeps its receiver busy for as long, on the same processors.
 """
 
 from __future__ import annotations
@@ -33,4 +34,4 @@ def rest_s(spent_s: float) -> float:
     """
     if spent_s <= SHARED_TURN_S:
         return 0.0
-    return min(max(REST * spent_s * (spent_s / SHARED_TURN_S), MIN_REST_S), MAX_REST_S)
+    return min(max(REST * spent_s * (spent_s / SHARED_TURN_S) ** 2, MIN_REST_S), MAX_REST_S)

@@ -160,6 +160,45 @@ def test_who_stalls_the_loop_rests_where_others_are_served_and_only_there(factor
     assert any(min(len(part) for part in shared.strip("q").split("s")[-4:-1]) > 20 for shared in tries), tries
 
 
+class Writes(Takes):
+    """A peer whose frames are cheap to take, and for whose receiver writing them takes so much of the processor."""
+
+    only = None
+    mixed_at = 0.0
+
+    def __init__(self, name, order, turn, writing_s):
+        super().__init__(name, order)
+        self.turn = turn
+        self.writing_s = writing_s
+
+    def on_frame(self, frame):
+        super().on_frame(frame)
+        self.turn.waiting.append(self)
+
+    def flush(self):
+        until = time.thread_time() + self.writing_s
+        while time.thread_time() < until:
+            pass
+
+
+@LOOPS
+@pytest.mark.alone
+def test_what_is_written_at_the_end_of_a_turn_is_rested_from_too(factory):
+    async def story():
+        order, turn = [], Turn()
+        async with two(turn, Writes("stall", order, turn, 0.0007), Takes("quiet", order)) as (stalling, asking):
+            # of this size one is taken in a turn
+            stalling.send(a_frame(40_000) * 6)
+            while order.count("stall") < 6:
+                asking.send(a_frame(1))
+                await asyncio.sleep(0)
+        return "".join(name[0] for name in order)
+
+    with asyncio.Runner(loop_factory=factory) as runner:
+        tries = [runner.run(story()) for _ in range(3)]
+    assert any(min(len(part) for part in shared.strip("q").split("s")[-4:-1]) > 20 for shared in tries), tries
+
+
 class Sends(Nobody):
     """A peer that has something for these links at each frame, and notes whether its own shares the loop then."""
 

@@ -1,4 +1,4 @@
-"""A turn that everybody has needs no rest; a longer one does, and twice the stall comes a quarter as often."""
+"""A turn that everybody has needs no rest; a longer one does, and twice the stall comes an eighth as often."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,6 +23,6 @@ def test_more_is_never_rested_from_for_less(one, other):
 
 
 @given(st.floats(min_value=TURN_S, max_value=0.0015))
-def test_twice_the_stall_comes_a_quarter_as_often(spent):
-    assert rest_s(2 * spent) == 4 * rest_s(spent) or rest_s(2 * spent) == MAX_REST_S
+def test_twice_the_stall_comes_an_eighth_as_often(spent):
+    assert rest_s(2 * spent) == 8 * rest_s(spent) or rest_s(2 * spent) == MAX_REST_S
     assert rest_s(spent) >= REST * spent
