@@ -36,6 +36,8 @@ from core_runtime.rules.component_work import Work, works_of
 from core_runtime.rules.resolve import Present, Unit, resolve, runnable
 
 NO_MOUNTS: Mapping[str, str] = MappingProxyType({})
+
+
 class ComponentState(StrEnum):
     """Where a component stands."""
 

@@ -112,6 +112,7 @@ class PhaseRunner:
             "file": file,
         }
 
+
 def _error_data(error: Any) -> dict[str, Any]:
     """The wire's ``[type, title, detail, retryable, trace]``, or an object with these names, as bounded text."""
     names = ("type", "title", "detail", "retryable", "trace")

@@ -74,7 +74,7 @@ class FlowRun:
     run_id: str
     values: Any
     note: Note
-    surroundings: Surroundings = field(default_factory=lambda: Surroundings(jitter=random.random))
+    surroundings: Surroundings = field(default_factory=lambda: Surroundings(jitter=random.random))  # noqa: S311 - jitter, no secret
     emit: Emit | None = None
     journal: Journal | None = None
     history: deque[Recorded] = field(default_factory=deque)

@@ -60,7 +60,7 @@ class Kernel:
         self._handlers: dict[str, KernelHandler] = dict(table.registered())
         self._plans: dict[str, Plan] = {}
         self._digests: dict[str, str] = {}
-        surroundings = Surroundings(self._plans.get, self._may_run, random.random)
+        surroundings = Surroundings(self._plans.get, self._may_run, random.random)  # noqa: S311 - jitter, no secret
         data = host.settings.home / "user_data"
         seals = partial(RunSeals.of, Keyring(data / "permissions"))
         self.runs = FlowRuns(self, data / RUNS_FOLDER, surroundings, seals)

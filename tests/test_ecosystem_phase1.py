@@ -98,7 +98,6 @@ def test_an_addon_patches_what_the_policy_admits_and_nothing_beside_it(tmp_path)
                                    "addons/out.addon.json": addon("out", "/extensions/extX")})  # fmt: skip
     packs = [folder.metadata for folder in PackRegistry(tmp_path).scan().values()]
 
-
     def read(pack_id: str, path: str) -> bytes | None:
         file = tmp_path / pack_id / path
         return file.read_bytes() if file.is_file() else None

@@ -23,11 +23,11 @@ from starlette.types import ASGIApp
 from backend_core.errors import HostError, RumiError
 from core_runtime.api.app import build_api
 from core_runtime.api.context import Api, Phase
+from core_runtime.drivers.allocator import keep_freed_memory
 from core_runtime.drivers.peer import own_uid
 from core_runtime.handlers import flows
 from core_runtime.handlers.host import Host
 from core_runtime.kernel import Kernel
-from core_runtime.drivers.allocator import keep_freed_memory
 from core_runtime.pack_api_server import PackApiServer, RenderRefusal
 from core_runtime.rules.settings import Settings, settings_from
 

@@ -18,7 +18,7 @@ _M_MMAP_THRESHOLD: Final = -3
 
 
 def keep_freed_memory() -> bool:
-    """Call once for the process, at its start. Whether the allocator knows the request (glibc does; musl and others do not).
+    """Call once for the process, at its start. Whether the allocator knows the request: glibc's does, others do not.
 
     By default glibc gives freed memory back as soon as there are a few megabytes, so that each frame of a megabyte is
     written into pages that the kernel has just made and filled with zeros: half of what such a frame costs the loop.

@@ -146,7 +146,6 @@ class Wire:
             fields = [*fields[:2], {**fields[2], "paths": {"pack": str(self.root)}}]
         self.sock.sendall(encode(fields))
 
-
     def begin(self) -> int:
         """HELLO to PHASE_DONE of a component that registers one callable; the number of that."""
         assert self.receive()[0] == 16

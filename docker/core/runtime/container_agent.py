@@ -3552,7 +3552,6 @@ class InterfaceRegistry:
         agent.remirror(key, lambda entries: [e for e in entries if e.registration not in numbers])
         return count
 
-
     def end(self) -> None:
         """Take back all that was registered here, and stop its observers."""
         for number in self._observers:
