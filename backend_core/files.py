@@ -150,7 +150,7 @@ def _replace(folder: int, name: str, data: bytes, mode: int) -> None:
             os.close(fd)
         os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
     except BaseException:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # what led here is raised
             os.unlink(temporary, dir_fd=folder)
         raise
     os.fsync(folder)
@@ -375,7 +375,7 @@ def _probe_openat2() -> bool:
     root = os.open("/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.close(_openat2(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, root))
-    except OSError:
+    except OSError:  # an older kernel
         return False
     finally:
         os.close(root)

@@ -122,7 +122,7 @@ def timing(mode: str, until: str, now_s: float) -> dict[str, Any]:
         return {"mode": mode}
     try:
         end_s = datetime.fromisoformat(until).timestamp()
-    except (ValueError, OverflowError, OSError):
+    except (ValueError, OverflowError, OSError):  # no time to come: refused below
         end_s = math.nan
     if not end_s > now_s:
         raise RequestError(

@@ -36,6 +36,7 @@ from core_runtime.containers import (
     socket_name,
 )
 from core_runtime.drivers.runtime_folder import PythonAbi, RuntimeFolder
+from core_runtime.drivers.side_work import Mishap, Report, costs_only_itself, unheard
 from core_runtime.ports import TRIAL_PREFIX, DriverStatus
 from core_runtime.rules.operator_view import render_operator_view
 from core_runtime.rules.restart import RestartPolicy
@@ -44,6 +45,10 @@ from core_runtime.supervision import Supervised
 
 PARALLEL_STARTS = 4
 DRAIN_S = 5.0
+LEFT_OVER = Mishap(
+    "leftovers_stay", "isolation", "What the isolation driver left before it was lost could not be removed",
+    "Look at it (rumi container list, docker ps -a); the next start of the host removes it.",
+)  # fmt: skip
 TAKEOVER_DRAIN_S = 30.0
 """The default deadline of a call: one that was in flight when a newer generation took over may use it up."""
 TEMPLATES = Path(__file__).resolve().parents[1] / "docker/core/templates"
@@ -65,6 +70,7 @@ class ContainerOrchestrator:
         uids: a Pack's own uid.
         on_event: told everything that happens; must not block.
         preference: ``auto``, ``docker`` or ``embedded``.
+        report: told of what fails beside a start or a stop.
     """
 
     def __init__(
@@ -78,6 +84,7 @@ class ContainerOrchestrator:
         uids: Callable[[str], int],
         on_event: Callable[[ContainerEvent], None],
         preference: str = "auto",
+        report: Report = unheard,
         policy: RestartPolicy | None = None,
         runtime: RuntimeFolder | None = None,
     ) -> None:
@@ -88,6 +95,7 @@ class ContainerOrchestrator:
         self._runtime = runtime or RuntimeFolder(runtime_dir)
         self._uids = uids
         self._on_event = on_event
+        self.report = report
         self._preference = preference
         self.policy = policy or RestartPolicy()
         self._starts = asyncio.Semaphore(PARALLEL_STARTS)
@@ -313,7 +321,7 @@ class ContainerOrchestrator:
         async with self._reattaching:  # many Packs ask at once
             status = self.statuses[driver.kind] = await driver.probe()
             if status.available:
-                with contextlib.suppress(HostError):
+                with costs_only_itself(self.report, LEFT_OVER):
                     await driver.remove_leftovers(self._installation_id)
         return status.available
 

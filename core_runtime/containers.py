@@ -218,7 +218,7 @@ class Generation:
         """Drain, TERM, KILL; each bounded. Afterwards nothing of this generation is left."""
         if self.session is not None:
             if drain_s > 0 and not self.session.closed.done():
-                with contextlib.suppress(TimeoutError, HostError, OSError):
+                with contextlib.suppress(TimeoutError, HostError, OSError):  # whoever does not drain is ended
                     await asyncio.wait_for(self.session.shutdown(drain_s), drain_s + 1.0)
             self.session.abort(reason)
         result = None

@@ -24,6 +24,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from backend_core.errors import RumiError, quote
+from core_runtime.drivers.side_work import Mishap
 from core_runtime.rules.issue_words import title_ja
 
 MAX_EVENTS = 10_000
@@ -254,6 +255,15 @@ class Diagnostics:
         return self._keep(
             self._made(code, severity, subject, title, detail, hint, evidence, cause, suggestions), again=False
         )
+
+    def mishap(self, what: Mishap, error: Exception | None) -> None:
+        """``side_work.Report``: failed side work as an issue that stands until the work succeeds."""
+        if error is None:
+            self.resolve(what.code, what.subject)
+            return
+        known = error if isinstance(error, RumiError) else None
+        detail = f"{known.code}: {known.title}. {known.detail}" if known else f"{type(error).__name__}: {error}"
+        self.issue(what.code, what.severity, what.subject, what.title, detail, what.hint, None, error)
 
     def _made(
         self,

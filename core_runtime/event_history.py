@@ -239,7 +239,7 @@ class EventHistory:
         return replace(row, sealed=sealer.seal(event.type, body, _bound(row)))
 
     def _sealer_now(self, _journal: EventJournal) -> Sealer | None:
-        with contextlib.suppress(TrustError, OSError):
+        with contextlib.suppress(TrustError, OSError):  # without a key, for the operator alone
             text = self._key()
             if self._sealer is None or self._sealer[0] != text:
                 self._sealer = (text, Sealer(text))

@@ -191,5 +191,5 @@ async def closed(stream: Any) -> None:
     """End a stream; what its maker says to that does not matter any more."""
     stream = stream.items if isinstance(stream, Cut) else stream
     if hasattr(stream, "aclose"):
-        with contextlib.suppress(RumiError):
+        with contextlib.suppress(RumiError):  # see above
             await stream.aclose()

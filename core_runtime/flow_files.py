@@ -19,18 +19,28 @@ from typing import Any, Final
 from backend_core.errors import NotFoundError, RequestError, RumiError, TrustError, quote
 from core_runtime.drivers.run_journal import SUFFIX, Account, RunJournal, read_account
 from core_runtime.drivers.run_seals import RunSeals
+from core_runtime.drivers.side_work import Mishap, Report, costs_only_itself, unheard
 from core_runtime.flow_reports import RunReport
 from core_runtime.rules.flow import model
 
 KEPT_RUNS: Final = 500
 KEPT_S: Final = 30 * 86_400.0
+UNENDED: Final = Mishap(
+    "run_unended", "flow runs", "The end of a run could not be written down",
+    "Make room on the disk that holds user_data. The run is shown as one that was cut off; do not resume it.",
+)  # fmt: skip
+UNPRUNED: Final = Mishap(
+    "runs_unpruned", "flow runs", "Journals of old runs can't be removed",
+    "Let the user that runs the host remove files in user_data/flows/runs.",
+)  # fmt: skip
 
 
 class RunFiles:
     """The journals of one host's runs."""
 
-    def __init__(self, folder: Path, seals: Callable[[], RunSeals]) -> None:
+    def __init__(self, folder: Path, seals: Callable[[], RunSeals], report: Report = unheard) -> None:
         """``seals`` are asked for each time that a journal is written or read."""
+        self._report = report
         self._folder = folder
         self._seals = seals
 
@@ -56,7 +66,7 @@ class RunFiles:
     def end(self, flow: model.Flow, report: RunReport, live: Container[str]) -> None:
         """Tell how a run ended. What can't be written leaves it as one that was cut off."""
         path = self._path(report.run_id)
-        with contextlib.suppress(RumiError, OSError):
+        with costs_only_itself(self._report, UNENDED):
             seals = self._seals()
             ending = RunJournal.reopen(path, read_account(path, seals), seals, sync=_synced(flow))
             error = report.error.as_dict() if report.error else None
@@ -68,17 +78,17 @@ class RunFiles:
     def left(self, known: Callable[[str], bool]) -> list[RunReport]:
         """Runs of which only the journal is left; those without an end may be resumed. Blocks."""
         found = []
-        with contextlib.suppress(FileNotFoundError, TrustError):
+        with contextlib.suppress(FileNotFoundError, TrustError):  # without a key nothing of them can be believed
             seals = self._seals()
             for path in sorted(self._folder.glob(f"*{SUFFIX}")):
                 if known(path.name.removesuffix(SUFFIX)):
                     continue
-                with contextlib.suppress(RumiError, OSError, ValueError, KeyError):
+                with contextlib.suppress(RumiError, OSError, ValueError, KeyError):  # no account of ours: none is shown
                     found.append(RunReport.of(read_account(path, seals)))
         return found
 
     def _prune(self, live: Container[str]) -> None:
-        with contextlib.suppress(OSError):
+        with costs_only_itself(self._report, UNPRUNED):
             paths = sorted(self._folder.glob(f"*{SUFFIX}"), key=lambda path: -path.stat().st_mtime)
             oldest = time.time() - KEPT_S
             for number, path in enumerate(paths):

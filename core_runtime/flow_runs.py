@@ -68,7 +68,7 @@ class FlowRuns:
     ) -> None:
         """``seals`` are asked for each time that a journal is written or read."""
         self._kernel = kernel
-        self._files = RunFiles(folder, seals)
+        self._files = RunFiles(folder, seals, kernel.host.diagnostics.mishap)
         self._surroundings = surroundings
         self._live: dict[str, _Live] = {}
         self._done: OrderedDict[str, RunReport] = OrderedDict()

@@ -188,7 +188,7 @@ class HostPrivilegeManager:
 
     def drop(self, pack_id: str, *, actor: str) -> None:
         """The Pack was removed: nothing is granted to it any more. What can't be believed grants nothing anyway."""
-        with contextlib.suppress(TrustError), self._mutex:
+        with contextlib.suppress(TrustError), self._mutex:  # see above
             held = self._read()
             left = {key: found for key, found in held.items() if key[0] != pack_id}
             if left == held:
@@ -244,9 +244,10 @@ class HostPrivilegeManager:
             due = now - since >= REFUSAL_WINDOW_S
             self._refusals[pack_id, privilege] = (now, 0) if due else (since, count + 1)
         if due:
-            self._audit.note(
-                "privilege.refused", pack_id=pack_id, privilege=privilege, actor=actor, cause=cause, unrecorded=count
-            )
+            self._audit.happened(
+                "privilege.refused", sync=False, pack_id=pack_id, privilege=privilege, actor=actor, cause=cause,
+                unrecorded=count,
+            )  # fmt: skip
 
     def _known(self, privilege: str) -> Privilege:
         item = TABLE.get(privilege)

@@ -24,6 +24,7 @@ from backend_core.errors import DeniedError, RumiError, quote
 from backend_core.files import open_beneath, openat2_works, split_path
 from core_runtime.drivers.audit import ChainedLog
 from core_runtime.drivers.keys import Keyring
+from core_runtime.drivers.side_work import Report, unheard
 from core_runtime.rules.chain import AuditReport
 
 ALLOWED_ROOTS: Final = (
@@ -48,10 +49,13 @@ class _Planned(Struct, frozen=True):
 class InstallJournal:
     """The journal of one installation (``user_data/journal/install.jsonl``). Thread-safe."""
 
-    def __init__(self, home: Path, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, home: Path, *, clock: Callable[[], float] = time.time, report: Report = unheard
+    ) -> None:
         self._home = home
         keyring = Keyring(home / "user_data" / "permissions")
-        self._log = ChainedLog(home / "user_data" / "journal" / "install.jsonl", ".journal_head", keyring, clock=clock)
+        path = home / "user_data" / "journal" / "install.jsonl"
+        self._log = ChainedLog(path, ".journal_head", keyring, clock=clock, report=report)
 
     def append(
         self,

@@ -13,7 +13,6 @@ Not here: what may be granted (``rules.permissions``), granting (``approval_mana
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 from collections import deque
@@ -23,11 +22,12 @@ from typing import Any, Final
 from msgspec import Struct
 
 from backend_core.ecosystem.spec.models import PackMetadata
-from backend_core.errors import HostError, TrustError, quote
+from backend_core.errors import TrustError, quote
 from core_runtime.drivers.audit import AuditLog
 from core_runtime.drivers.counters import Counters
 from core_runtime.drivers.grants import GrantFiles
 from core_runtime.drivers.latest_time import LatestTime
+from core_runtime.drivers.side_work import Mishap, Report, costs_only_itself, unheard
 from core_runtime.drivers.usage_file import Counts, UsageFile
 from core_runtime.generations import grant_of
 from core_runtime.rules.grants import Grant, Mode, Permission, permission_document
@@ -49,6 +49,10 @@ from core_runtime.rules.permissions import (
 DENIAL_WINDOW_S: Final = 60.0
 MAX_ASKS: Final = 20
 MAX_TRACKED_DENIALS: Final = 4096
+USES_UNKEPT: Final = Mishap(
+    "uses_unwritable", "permissions", "How often permissions are used is not kept",
+    "Make room on the disk that holds user_data; permissions work as before, a crash loses the newest counts.",
+)  # fmt: skip
 PROTECTED: Final = "protected"
 """Code of a denial that no grant can change."""
 
@@ -106,6 +110,7 @@ class PermissionManager:
         monotonic: Callable[[], float] = time.monotonic,
         files: GrantFiles | None = None,
         latest: LatestTime | None = None,
+        report: Report = unheard,
     ) -> None:
         """``grants`` gives the grant in force (``ApprovalManager.grant``); ``files`` (``ApprovalManager.grants``) makes
         one-use permissions and the latest time survive a restart, without it they last as long as this object.
@@ -113,6 +118,7 @@ class PermissionManager:
         """
         self._in_force = grants
         self._audit = audit
+        self._report = report
         self._clock = clock
         self._monotonic = monotonic
         self._files = files
@@ -262,7 +268,7 @@ class PermissionManager:
         with self._mutex:
             counts = {key: (found.number, found.last_at) for key, found in self._uses.items()}
         if self._usage_file is not None and counts != self._stored:
-            with contextlib.suppress(OSError, TrustError):
+            with costs_only_itself(self._report, USES_UNKEPT):
                 self._usage_file.store(self.counted_since, counts)
                 self._stored = counts
 
@@ -381,10 +387,9 @@ class PermissionManager:
                 self._denials.clear()
             self._denials[pack_id, kind] = (now, 0) if due else (since, count + 1)
         if due:
-            try:
-                self._audit.note("permission.denied", pack_id=pack_id, type=kind, reason=reason, unrecorded=count)
-            except HostError:
-                return Deny(reason, hint, code)  # a full disk must not turn a denial into another error
+            self._audit.happened(
+                "permission.denied", sync=False, pack_id=pack_id, type=kind, reason=reason, unrecorded=count
+            )
         return Deny(reason, hint, code)
 
 

@@ -30,6 +30,7 @@ from core_runtime.containers import (
     SessionPort,
     described,
 )
+from core_runtime.drivers.side_work import Mishap, Report, costs_only_itself
 from core_runtime.ports import Exit
 from core_runtime.rules.limits_seen import said
 from core_runtime.rules.restart import GiveUp, RestartPolicy
@@ -52,6 +53,7 @@ class Owner(Protocol):
     """What the supervision of one Pack needs of the orchestrator."""
 
     policy: RestartPolicy
+    report: Report
 
     def tell(self, kind: str, pack_id: str, generation: int, detail: str = "", cause: str = "") -> None:
         """Report an event."""
@@ -183,13 +185,22 @@ class Supervised:
                 return
             self._last_error = described(ended)
             self._tell("crashed", self._last_error, ended.cause)
-            with contextlib.suppress(HostError):
-                await self.current.end(reason="its sandbox ended")
+            await self._cleared(self.current, ended)
             await self._tell_limits(self.current)
             if ended.cause == "lost" and not self._last:
                 await self._wait_for_engine()
             if not await self._restart():
                 return
+
+    async def _cleared(self, generation: Generation, ended: Exit) -> None:
+        """Remove what is left of a sandbox that ended by itself."""
+        left = Mishap(
+            "sandbox_stays", self.request.pack_id, "What is left of a Pack's sandbox could not be removed",
+            "Look at it (rumi container list, docker ps -a); the next start of the host removes it.",
+        )  # fmt: skip
+        gone = ended.cause == "lost"  # then there is nobody to remove it yet: `reattached` does
+        with contextlib.suppress(HostError) if gone else costs_only_itself(self._owner.report, left):
+            await generation.end(reason="its sandbox ended")
 
     async def _ended(self, generation: Generation) -> Exit:
         """The end of a generation, found by itself or by a health check."""
@@ -205,7 +216,7 @@ class Supervised:
                 try:
                     counted = said(await generation.session.ping(HEALTH_DEADLINE_S))
                     misses = 0
-                except (RumiError, TimeoutError):
+                except (RumiError, TimeoutError):  # counted, and told when there are too many
                     misses += 1
                 if misses >= HEALTH_MISSES:
                     self._tell("unhealthy", f"no answer to {misses} health checks")

@@ -326,7 +326,7 @@ class UserdataManager:
     def _size_quietly(self, path: str) -> int | None:
         try:
             return self._size(path)
-        except (RumiError, OSError):
+        except (RumiError, OSError):  # gone meanwhile
             return None
 
     def _save(self, pack_id: str, usage: _Usage) -> None:

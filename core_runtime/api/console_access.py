@@ -34,7 +34,7 @@ _HINT = "Open the console with: ./rumi open"
 
 def since_boot_s() -> float:
     """Seconds since the machine started, also those that it slept, where the system counts them."""
-    with contextlib.suppress(AttributeError, OSError):
+    with contextlib.suppress(AttributeError, OSError):  # a system without that clock
         return time.clock_gettime(time.CLOCK_BOOTTIME)
     return time.monotonic()
 

@@ -179,7 +179,7 @@ async def _events(
             yield event_bytes("error", failure_body(exc))
         finally:
             work.cancel()
-            with contextlib.suppress(asyncio.CancelledError, RumiError):
+            with contextlib.suppress(asyncio.CancelledError, RumiError):  # its end is in the history of runs
                 await work
     if not outcome.ok:
         yield event_bytes("error", failure_body(HostError("The host could not carry the run", code="internal")))

@@ -136,7 +136,7 @@ async def fetch(api: Api, call: Call) -> Any:
 async def remove(api: Api, call: Call) -> Any:
     pack_id = call.pack_id
     await packs.remove(api.host, pack_id, actor=call.actor)
-    await forget(api.settings.user_data, pack_id)
+    await forget(api.host, pack_id)
     return {"pack_id": pack_id, "removed": True}
 
 

@@ -10,7 +10,6 @@ Not here: new versions and the way back (``approval_manager``), starting anythin
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -19,12 +18,13 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from backend_core.ecosystem.spec.models import PackMetadata
-from backend_core.errors import ConflictError, HostError, RequestError, RumiError, quote
+from backend_core.errors import ConflictError, RequestError, RumiError, quote
 from core_runtime.approvals.packages import Packaging
 from core_runtime.approvals.patching import Copy
-from core_runtime.approvals.standing import MAX_REASON_CHARS
+from core_runtime.approvals.standing import MAX_REASON_CHARS, unrecorded
 from core_runtime.drivers import pack_folders
 from core_runtime.drivers.faults import hit
+from core_runtime.drivers.side_work import costs_only_itself
 from core_runtime.drivers.status import PackStatus
 from core_runtime.rules.addons import UNPATCHED, Patched
 from core_runtime.rules.approval import Event, Mark, State
@@ -171,14 +171,11 @@ class Approvals(Packaging):
             hit("revoke.before_counter")
             self._revoke(pack_id, Mark.BLOCKED, points="revoke")
             live.run_fault = live.reviewed = ""
-            with contextlib.suppress(OSError):  # a full disk must not undo what the counter already says
+            with costs_only_itself(self._report, unrecorded(pack_id)):  # must not undo what the counter already says
                 self._updates.superseded(pack_id, "")
                 self.grants.record_rejection(pack_id, reason[:MAX_REASON_CHARS], self._clock())
             status = self._look(pack_id).status
-            with contextlib.suppress(HostError):
-                self._audit.append(
-                    "pack.rejected", pack_id=pack_id, actor=actor, reason=quote(reason, MAX_REASON_CHARS)
-                )
+            self._audit.happened("pack.rejected", pack_id=pack_id, actor=actor, reason=quote(reason, MAX_REASON_CHARS))
         self._collect()
         return status
 

@@ -22,7 +22,7 @@ from backend_core.ecosystem.metadata import read_metadata
 from backend_core.ecosystem.spec.models import Contract, PackMetadata
 from backend_core.errors import RumiError, TrustError, quote
 from core_runtime.approvals.patching import Copy, Patching
-from core_runtime.approvals.standing import Known
+from core_runtime.approvals.standing import Known, unrecorded
 from core_runtime.drivers import pack_folders
 from core_runtime.drivers.findings import scan_contents
 from core_runtime.drivers.grants import identity_fingerprint
@@ -214,6 +214,7 @@ class Drafting(Patching):
             self._look(pack_id)
 
     def _record(self, event: str, grant: Grant, **fields: Any) -> None:
+        self._report(unrecorded(grant.pack_id), None)
         self._audit.append(
             event,
             pack_id=grant.pack_id,
@@ -264,7 +265,7 @@ class Drafting(Patching):
         """What the approved copy promises; None where there is none, or it can't be read any more."""
         if grant is None:
             return None
-        with contextlib.suppress(RumiError):
+        with contextlib.suppress(RumiError):  # a damaged copy is told at its own start
             copy = self._store.verify(grant.digest)
             return read_metadata(FolderReader(str(copy.path), READ_LIMITS), grant.pack_id).contracts()
         return None

@@ -214,7 +214,7 @@ class Patching(Standings):
             grant = self.grant(pack_id)
             if grant is None:
                 continue
-            with contextlib.suppress(RumiError), self._store.pinned((grant.digest,)):
+            with contextlib.suppress(RumiError), self._store.pinned((grant.digest,)):  # its own start tells
                 stored = self._store.verify(grant.digest)
                 yield Copy(stored, self._metadata(stored, pack_id), grant)
 
@@ -222,7 +222,7 @@ class Patching(Standings):
         """``stored`` with ``files``, verified: as it lies in the store already, or made now."""
         expected = _digest_with(stored, files)
         live.overlays |= {expected}
-        with contextlib.suppress(TrustError):
+        with contextlib.suppress(TrustError):  # not there yet, or damaged: made anew
             return self._store.verify(expected)
         made = self._store.overlay(stored, files)
         try:

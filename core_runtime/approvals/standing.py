@@ -27,7 +27,7 @@ from backend_core.ecosystem.active_ecosystem import ActiveEcosystem
 from backend_core.ecosystem.folder import READ_LIMITS, FolderReader
 from backend_core.ecosystem.metadata import PACK_ID, read_metadata
 from backend_core.ecosystem.spec.models import PackFolder, PackMetadata
-from backend_core.errors import AuthorError, HostError, RumiError, TrustError, quote
+from backend_core.errors import AuthorError, RumiError, TrustError, quote
 from backend_core.files import private_folder
 from core_runtime.drivers import pack_folders
 from core_runtime.drivers.audit import AuditLog
@@ -36,6 +36,7 @@ from core_runtime.drivers.grants import GrantFiles
 from core_runtime.drivers.inspection import AMBIGUOUS, Inspection, Inspector, Packs
 from core_runtime.drivers.latest_time import LatestTime
 from core_runtime.drivers.packages import Packages
+from core_runtime.drivers.side_work import Mishap, Report, unheard
 from core_runtime.drivers.status import PackStatus, checked_id, must_exist, status_of, unusable
 from core_runtime.drivers.store import Stored, TreeStore
 from core_runtime.drivers.tree import read_tree
@@ -54,6 +55,14 @@ MAX_REASON_CHARS: Final = 1000
 MAX_TOLD: Final = 50
 REPLACE: Final = "interface.replace"
 Statuses: TypeAlias = list[PackStatus]
+
+
+def unrecorded(pack_id: str) -> Mishap:
+    """Tells of a rejection without its record, until the next decision about that Pack."""
+    return Mishap(
+        "rejection_unwritable", pack_id, "A rejection counts, but its record could not be written",
+        "Make room on the disk that holds user_data. The Pack stays blocked; only the reason was lost.",
+    )  # fmt: skip
 
 
 class Live(Struct):
@@ -107,6 +116,7 @@ class Standings:
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         limits: TreeLimits | None = None,
+        report: Report = unheard,
     ) -> None:
         self.instance = secrets.token_hex(8)
         """This run of the host: what "until restart" means."""
@@ -118,6 +128,7 @@ class Standings:
         """What sandboxes run on beside a Pack's bytes (image id, or interpreter); recorded in each grant."""
         self._packs = registry
         self._audit = audit
+        self._report = report
         self._clock = clock
         self._user_data = home / "user_data"
         self._user_data.mkdir(parents=True, exist_ok=True)
@@ -133,7 +144,9 @@ class Standings:
         self._seen: dict[str, str] = {}
         self._staged: dict[str, Mapping[str, str]] = {}
         self._prepare_fresh()
-        self.latest = LatestTime(self.grants.ledger, audit, clock=clock, monotonic=monotonic)
+        self.latest = LatestTime(
+            self.grants.ledger, audit, clock=clock, monotonic=monotonic, report=report
+        )
         self._updates = UpdateFiles(self._user_data, registry.packs_dir, self._store, self.grants, bounds)
         self._recover()
 
@@ -165,10 +178,10 @@ class Standings:
             return
         news = sorted(f"{quote(name)[1:-1]}: {state}" for name, state in now.items() if before.get(name) != state)
         gone = sorted(quote(name)[1:-1] for name in before.keys() - now.keys())
-        with contextlib.suppress(HostError):  # looking is possible on a full disk
-            self._audit.note(
-                "packs.scanned", count=len(now), news=news[:MAX_TOLD], gone=gone[:MAX_TOLD], more=len(news) > MAX_TOLD
-            )
+        self._audit.happened(
+            "packs.scanned", sync=False, count=len(now), news=news[:MAX_TOLD], gone=gone[:MAX_TOLD],
+            more=len(news) > MAX_TOLD,
+        )  # fmt: skip
 
     def list(self) -> Statuses:
         """Every Pack as of the last look; the first call scans."""
@@ -263,6 +276,7 @@ class Standings:
         live = self._live[pack_id]
         live.opened = live.running = live.run_fault = live.reviewed = ""
         live.patched, live.overlays = UNPATCHED, frozenset()
+        self._report(unrecorded(pack_id), None)
         self._staged.pop(pack_id, None)
         with self._mutex:
             self._known.pop(pack_id, None)
@@ -368,8 +382,7 @@ class Standings:
         pack_folders.sweep(self._packs.packs_dir)
 
         def tell(pack_id: str, what: str) -> None:
-            with contextlib.suppress(HostError):
-                self._audit.append("pack.update_interrupted", pack_id=pack_id, what=what[:MAX_REASON_CHARS])
+            self._audit.happened("pack.update_interrupted", pack_id=pack_id, what=what[:MAX_REASON_CHARS])
 
         self._updates.recover(tell, at=self._clock())
 

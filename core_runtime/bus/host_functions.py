@@ -6,7 +6,6 @@ Not here: whether the Pack may call it (``router``).
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import inspect
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -19,6 +18,7 @@ from core_runtime.bus.large import sending_failed
 from core_runtime.bus.references import RemoteCallable
 from core_runtime.bus.refusals import checked, refused
 from core_runtime.bus.streams import NIL
+from core_runtime.diagnostics import Diagnostics, fail_soft
 from core_runtime.rules import frames
 from core_runtime.rules.frames import FLAG_STREAM, FrameError
 from core_runtime.rules.routing import SpanContext, traceparent
@@ -29,8 +29,9 @@ from core_runtime.tracing import CURRENT
 class HostFunctions:
     """Runs them for a bus; belongs to the event loop's thread."""
 
-    def __init__(self, calls: InFlight) -> None:
+    def __init__(self, calls: InFlight, diagnostics: Diagnostics) -> None:
         self._calls = calls
+        self._diagnostics = diagnostics
         self._limits = calls.limits
 
     def serve(self, call: Call, fn: Callable[..., Any], frame: frames.CallFrame) -> None:
@@ -102,7 +103,7 @@ class HostFunctions:
         finally:
             close = getattr(items, "aclose", None)
             if close is not None:
-                with contextlib.suppress(Exception):
+                with fail_soft(self._diagnostics, "a host function's stream", "bus", step_id=call.key):
                     await close()
         self._calls.end_stream(call, None)
 

@@ -54,7 +54,7 @@ class Router:
         self.edges = self.calls.edges
         self.streams = Streams(self.calls)
         self.holds = Holds(self)
-        self._host_functions = HostFunctions(self.calls)
+        self._host_functions = HostFunctions(self.calls, diagnostics)
 
     # --- from the host
 

@@ -36,7 +36,7 @@ def mode_of(path: Path) -> int | None:
     """Permission bits, without following a link; ``None`` where nothing is."""
     try:
         return stat.S_IMODE(path.lstat().st_mode)
-    except OSError:
+    except OSError:  # nothing there that could be looked at
         return None
 
 

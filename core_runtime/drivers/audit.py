@@ -6,11 +6,14 @@ Invariants:
   * A torn last line (a crash while writing) is told from truncation by the head. It is cut off, and that is recorded.
   * ``append`` never fails for what the fields hold: they are bounded and written as ASCII with escapes.
 
+  * A line that could not be written is told at once (``side_work``), and the next one that can be says which were lost.
+
 ``verify`` names the first bad record. Without a usable key lines are still written; only the head can't be.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import threading
@@ -26,11 +29,14 @@ from backend_core.errors import HostError, TrustError, quote
 from backend_core.files import private_folder, write_all
 from core_runtime.drivers.counters import SlotFile
 from core_runtime.drivers.keys import Keyring
+from core_runtime.drivers.side_work import Mishap, Report, unheard
 from core_runtime.rules.chain import GENESIS, AuditReport, Head, bounded, check
 
 HEAD_SLOT_BYTES: Final = 2048
 TAIL_BLOCK_BYTES: Final = 64 * 1024
 RECOVERED = "evidence.recovered"
+LOST: Final = "evidence.lost"
+MOST_LOST_NAMED: Final = 20
 
 
 class _Cursor(Struct):
@@ -43,8 +49,23 @@ class _Cursor(Struct):
 class ChainedLog:
     """One hash-chained file with its head. Thread-safe; one process writes."""
 
-    def __init__(self, path: Path, head: str, keyring: Keyring, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        path: Path,
+        head: str,
+        keyring: Keyring,
+        *,
+        clock: Callable[[], float] = time.time,
+        report: Report = unheard,
+    ) -> None:
         self.path = path
+        self._report = report
+        self._mishap = Mishap(
+            "audit_unwritable", path.stem, "Evidence can't be written",
+            "Make room on the disk that holds user_data; decisions wait until then.", "error",
+        )  # fmt: skip
+        self._lost = 0
+        self._lost_events: list[str] = []
         self._keyring = keyring
         self._head = SlotFile(keyring.folder / head, keyring, slot_bytes=HEAD_SLOT_BYTES)
         self._clock = clock
@@ -53,20 +74,15 @@ class ChainedLog:
 
     def append(self, record: Mapping[str, Any], *, sync: bool = True) -> dict[str, Any]:
         """Write one record; ``seq``, ``ts`` and ``prev`` are added. Raises ``HostError`` when it can't be written."""
-        with self._mutex:
-            try:
-                cursor = self._cursor or self._open()
-                written = self._write(cursor, record, sync=sync)
-            except OSError as error:
-                self._cursor = None
-                raise HostError(
-                    "Evidence can't be written",
-                    code="audit_unwritable",
-                    detail=f"{self.path.name}: {error.strerror}",
-                    hint="Make room on the disk that holds user_data; decisions wait until then.",
-                ) from error
-            self._cursor = cursor
-            return written
+        try:
+            with self._mutex:
+                written, recovered = self._append(record, sync=sync)
+        except HostError as failure:
+            self._report(self._mishap, failure)
+            raise
+        if recovered:
+            self._report(self._mishap, None)
+        return written
 
     def tail(self, count: int) -> list[dict[str, Any]]:
         """The last ``count`` complete records, oldest first; unreadable lines are passed over."""
@@ -117,6 +133,36 @@ class ChainedLog:
             )
         return cursor
 
+    def _append(self, record: Mapping[str, Any], *, sync: bool) -> tuple[dict[str, Any], bool]:
+        """The record as written, and whether it is the first one after some that were lost."""
+        try:
+            cursor = self._cursor or self._open()
+            recovered = self._tell_lost(cursor)
+            written = self._write(cursor, record, sync=sync)
+        except OSError as error:
+            event = str(record.get("event", ""))[:100]
+            self._cursor = None
+            self._lost += 1
+            if len(self._lost_events) < MOST_LOST_NAMED and event not in self._lost_events:
+                self._lost_events.append(event)
+            raise HostError(
+                self._mishap.title,
+                code=self._mishap.code,
+                detail=f"{self.path.name}: {error.strerror}; the record {event} was lost.",
+                hint=self._mishap.hint,
+            ) from error
+        self._cursor = cursor
+        return written, recovered
+
+    def _tell_lost(self, cursor: _Cursor) -> bool:
+        """Before anything else, what is missing here: a gap that nobody sees would be one that anybody could make."""
+        if not self._lost:
+            return False
+        told = {"event": LOST, "count": self._lost, "events": self._lost_events}
+        self._write(cursor, told, sync=True)
+        self._lost, self._lost_events = 0, []
+        return True
+
     def _write(self, cursor: _Cursor, record: Mapping[str, Any], *, sync: bool) -> dict[str, Any]:
         full = {**bounded(record), "seq": cursor.seq + 1, "ts": round(self._clock(), 3), "prev": cursor.last}
         line = json.dumps(full, sort_keys=True, ensure_ascii=True, separators=(",", ":")).encode() + b"\n"
@@ -145,14 +191,17 @@ class AuditLog:
         *,
         clock: Callable[[], float] = time.time,
         conceal: Callable[[Any], Any] | None = None,
+        report: Report = unheard,
     ) -> None:
         """The log lives in ``user_data/audit/``, its head in ``user_data/permissions/``.
 
         ``conceal`` is applied to the fields of every record: a refused path or name may spell a Pack's secret.
+        ``report`` is told of every record that could not be written.
         """
         self._conceal = conceal
         keyring = Keyring(home / "user_data" / "permissions")
-        self._log = ChainedLog(home / "user_data" / "audit" / "audit.jsonl", ".audit_head", keyring, clock=clock)
+        path = home / "user_data" / "audit" / "audit.jsonl"
+        self._log = ChainedLog(path, ".audit_head", keyring, clock=clock, report=report)
 
     @property
     def path(self) -> Path:
@@ -166,6 +215,11 @@ class AuditLog:
     def note(self, event: str, **fields: Any) -> None:
         """Record what happens often (denials, uses) without waiting for the disk."""
         self._log.append({**self._concealed(fields), "event": event}, sync=False)
+
+    def happened(self, event: str, *, sync: bool = True, **fields: Any) -> None:
+        """Record what is so already and must not fail for want of room. A record that is lost is an issue."""
+        with contextlib.suppress(HostError):  # `append` of the log told it
+            self._log.append({**self._concealed(fields), "event": event}, sync=sync)
 
     def tail(self, count: int) -> list[dict[str, Any]]:
         """The last records, oldest first."""

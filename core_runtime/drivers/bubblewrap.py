@@ -304,7 +304,7 @@ class BubblewrapDriver:
             for name, group in self._cgroups.leftovers():
                 if name in ours:
                     continue
-                with contextlib.suppress(OSError):
+                with contextlib.suppress(OSError):  # still in use: the next boot removes it
                     self._cgroups.remove(group)
                     removed.append(f"embedded-{name}")
         return sorted(set(removed))
@@ -315,7 +315,7 @@ class BubblewrapDriver:
             told = json.loads(path.read_bytes()[:4096])
             pid, start, boot = int(told["pid"]), int(told["start"]), str(told["boot"])
             handle = os.pidfd_open(pid)
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError):  # no account of a process: nothing is killed by it
             return False
         try:  # the descriptor names one process for good; the start time proves which
             if boot != proc_view.boot_id() or proc_view.start_time(pid) != start:

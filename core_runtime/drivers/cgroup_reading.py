@@ -45,7 +45,7 @@ def folders_of(pid: int, *, proc: Path = Path("/proc")) -> dict[str, Path]:
 
 def processes(folders: Mapping[str, Path]) -> list[int]:
     """Pids in a group itself, as this process sees them; none once the group is gone."""
-    with contextlib.suppress(OSError, ValueError, KeyError):
+    with contextlib.suppress(OSError, ValueError, KeyError):  # the group has ended
         return [int(line) for line in (folders["pids"] / "cgroup.procs").read_text().split()]
     return []
 
@@ -66,17 +66,17 @@ def counted(folders: Mapping[str, Path]) -> dict[str, float]:
         ("pids", "pids", "pids.current", 1.0),
         ("cpu_s", "cpuacct", "cpuacct.usage", 1e9),
     ):
-        with contextlib.suppress(OSError, ValueError, KeyError):
+        with contextlib.suppress(OSError, ValueError, KeyError):  # this kernel does not count that
             out[key] = int((folders[controller] / name).read_text()) / unit
-    with contextlib.suppress(OSError, ValueError, KeyError):
+    with contextlib.suppress(OSError, ValueError, KeyError):  # this kernel does not count that
         stat = _words(folders["cpu"] / "cpu.stat")
         if "usage_usec" in stat:  # version 2
             out["cpu_s"] = stat["usage_usec"] / 1e6
         out["cpu_periods"], out["cpu_throttled"] = float(stat["nr_periods"]), float(stat["nr_throttled"])
-    with contextlib.suppress(OSError, ValueError, KeyError):
+    with contextlib.suppress(OSError, ValueError, KeyError):  # this kernel does not count that
         out["pids_refused"] = refused(folders)
     for name in ("memory.events", "memory.oom_control"):
-        with contextlib.suppress(OSError, ValueError, KeyError):
+        with contextlib.suppress(OSError, ValueError, KeyError):  # this kernel does not count that
             out["oom_kills"] = float(_words(folders["memory"] / name)["oom_kill"])
     return out
 
@@ -138,7 +138,7 @@ def _ancestry(folder: Path | None, name: str) -> list[str]:
     out: list[str] = []
     place = str(folder) if folder is not None else ""
     while place and os.access(f"{place}/cgroup.procs", os.F_OK):
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # not delegated that far up
             fd = os.open(f"{place}/{name}", os.O_RDONLY | os.O_CLOEXEC)
             try:
                 out.append(os.read(fd, 256).decode().strip())

@@ -34,6 +34,6 @@ class GroupWatch:
         self._timer.cancel()
 
     def _sample(self) -> None:
-        with contextlib.suppress(OSError, ValueError, KeyError):
+        with contextlib.suppress(OSError, ValueError, KeyError):  # the group has ended; the last count stays
             self.counted["pids_refused"] = refused(self.folders)
         self._timer = self._loop.call_later(SAMPLE_S, self._sample)

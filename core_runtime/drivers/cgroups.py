@@ -93,7 +93,7 @@ class Cgroups:
             raise self._failed(group, error) from error
 
     def _failed(self, made: Group, error: OSError) -> HostError:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # what led here is the error to tell
             self.remove(made)
         return HostError(
             "No control group could be made for a sandbox",
@@ -152,7 +152,7 @@ class Cgroups:
     def remove_parents(self) -> None:
         """Remove the installation's own empty folders; one still in use stays."""
         for folder in dict.fromkeys(self._parents.values()):
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # in use: it stays
                 folder.rmdir()
 
 
@@ -161,7 +161,7 @@ def find(installation_id: str, *, proc: Path = Path("/proc")) -> Cgroups | None:
     try:
         mounts = mounts_of((proc / "self/mountinfo").read_text())
         own = groups_of((proc / "self/cgroup").read_text(), mounts)
-    except OSError:
+    except OSError:  # no proc: no limits by cgroup, and the level says so
         return None
     for parents, version in _candidates(mounts, own):
         cgroups = Cgroups(parents, version, installation_id)
@@ -194,13 +194,13 @@ def _works(cgroups: Cgroups) -> bool:
     try:
         cgroups.prepare()
         group = cgroups.create(name, Limits())
-    except (OSError, HostError):
+    except (OSError, HostError):  # a place that does not work; the level says if none does
         cgroups.remove_parents()
         return False
     try:
         return _enters(group)
     finally:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # a probe's empty group; the next one has another name
             cgroups.remove(group)
 
 
@@ -210,14 +210,14 @@ def _enters(group: Group) -> bool:
     read_end, write_end = os.pipe()
     try:
         pid = os.posix_spawn(argv[0], argv, {}, file_actions=[(os.POSIX_SPAWN_DUP2, read_end, 0)])
-    except OSError:
+    except OSError:  # as above: a place that does not work
         return False
     finally:
         os.close(read_end)
     try:
         for path in group.join_files:
             Path(path).write_text(str(pid))
-    except OSError:
+    except OSError:  # as above: a place that does not work
         return False
     else:
         return True
@@ -262,10 +262,10 @@ def _empty_and_remove(folder: Path, deadline: float) -> None:
 
 
 def _kill_all(folder: Path) -> None:
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):  # older kernels: one by one, below
         (folder / "cgroup.kill").write_text("1")  # version 2 since Linux 5.14
         return
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError):  # it has ended meanwhile
         for line in (folder / "cgroup.procs").read_text().split():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(line), signal.SIGKILL)

@@ -84,7 +84,7 @@ class Desktop:
             path = folder / name
             try:
                 found, holder = path.stat(), folder.stat()
-            except OSError:
+            except OSError:  # not in this folder
                 continue
             program = stat.S_ISREG(found.st_mode) and found.st_mode & 0o111
             if program and found.st_uid == holder.st_uid == 0 and not (_loose(found) or _loose(holder)):

@@ -95,7 +95,7 @@ async def verify(engine: EngineClient, spec: SandboxSpec, container_id: str, par
 
 async def discard(engine: EngineClient, image_id: str) -> None:
     """Remove a sandbox's image. One that is gone, or that a container still uses, is left to the next boot."""
-    with contextlib.suppress(HostError):
+    with contextlib.suppress(HostError):  # left to the next boot
         async with engine.translated("remove an image"):
             await (await engine.docker()).images.delete(image_id, force=False)
 

@@ -94,7 +94,7 @@ class DockerSandbox:
         if self._reader is not None:
             self._reader.cancel()
             await asyncio.gather(self._reader, return_exceptions=True)
-        with contextlib.suppress(HostError):
+        with contextlib.suppress(HostError):  # left to the next boot
             await self._remove()
 
     def connection(self) -> socket.socket | None:
@@ -143,7 +143,7 @@ class DockerSandbox:
 
     async def _engines_count(self) -> dict[str, float]:
         """One look by the engine; an engine that can't count gives nothing."""
-        with contextlib.suppress(HostError, KeyError, TypeError, ValueError):
+        with contextlib.suppress(HostError, KeyError, TypeError, ValueError):  # nothing is counted
             async with self._engine.translated("count a container's use"):
                 [found] = await self._container.stats(stream=False)
             throttled = found["cpu_stats"]["throttling_data"]
@@ -230,5 +230,5 @@ def _is_local(pid: int, container_id: str) -> bool:
         return False
     try:
         return container_id in Path(f"/proc/{pid}/cgroup").read_text(encoding="ascii", errors="replace")
-    except OSError:
+    except OSError:  # the process has ended
         return False

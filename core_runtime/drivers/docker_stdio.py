@@ -46,7 +46,7 @@ class AttachedBus:
 
     async def deliver(self, data: bytes) -> None:
         """What the container wrote to stdout. Waits until the bus has room; what nobody reads any more is dropped."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # nobody reads any more
             await asyncio.get_running_loop().sock_sendall(self._near, data)
 
     async def close(self) -> None:
@@ -71,5 +71,5 @@ class AttachedBus:
         connection = self._stream._resp.connection if self._stream._resp is not None else None  # noqa: SLF001
         transport = connection.transport if connection is not None else None
         if transport is not None and transport.can_write_eof():
-            with contextlib.suppress(OSError, RuntimeError):
+            with contextlib.suppress(OSError, RuntimeError):  # closed already
                 transport.write_eof()

@@ -95,7 +95,7 @@ class Place:
             ended = await asyncio.wait_for(sandbox.wait(), TRIAL_S)
         except TimeoutError:
             ended = await sandbox.stop(0)
-        with contextlib.suppress(TimeoutError, OSError):
+        with contextlib.suppress(TimeoutError, OSError):  # then it did not echo, which is the finding
             await asyncio.wait_for(asyncio.shield(echo), 1.0)
         echoed = echo.done() and not echo.cancelled() and echo.exception() is None and echo.result() == word
         echo.cancel()

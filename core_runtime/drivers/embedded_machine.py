@@ -66,7 +66,7 @@ def find() -> EmbeddedMachine:
 
 def bwrap_version(bwrap: str) -> str:
     """``0.8.0``; empty when it does not say."""
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
+    with contextlib.suppress(OSError, subprocess.SubprocessError):  # it does not say
         done = subprocess.run([bwrap, "--version"], capture_output=True, timeout=5, check=True, env={}, cwd="/")
         found = re.search(rb"[0-9]+\.[0-9.]+", done.stdout)
         return found.group().decode("ascii") if found else ""
@@ -149,14 +149,14 @@ def _only_root_changes(path: Path) -> bool:
 def _sysctl(name: str) -> str:
     try:
         return Path("/proc/sys", name).read_text(encoding="ascii").strip()
-    except OSError:
+    except OSError:  # this kernel has no such setting
         return ""
 
 
 def _in_chroot() -> bool:
     try:
         lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
+    except OSError:  # no proc: other probes refuse
         return False
     return not any(line.split(" ")[4] == "/" for line in lines)
 

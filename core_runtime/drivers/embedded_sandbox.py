@@ -133,7 +133,7 @@ class EmbeddedSandbox:
 
     async def _finish(self) -> Exit:
         pid_file: Path | None = None
-        with contextlib.suppress(TimeoutError, OSError):
+        with contextlib.suppress(TimeoutError, OSError):  # without the file the next boot finds it by its group
             async with asyncio.timeout(STATUS_S):
                 init = await self._status.child_pid()
             if init:

@@ -71,7 +71,7 @@ class FlowView:
                 self._written.pop(name, None)
 
     def _is_ours(self, name: str) -> bool:
-        with contextlib.suppress(RumiError):
+        with contextlib.suppress(RumiError):  # what can't be read is not ours
             return read_bounded(self._folder / name, MAX_BYTES).startswith(MARK.encode())
         return False
 

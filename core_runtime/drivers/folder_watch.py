@@ -33,7 +33,7 @@ class FolderWatch:
         try:
             with os.scandir(self._root) as entries:
                 return {entry.name: _print_of(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)}
-        except OSError:
+        except OSError:  # gone for now: everything in it is news later
             return {}
 
 

@@ -11,18 +11,23 @@ Not here: what ends then (``rules.permissions.in_force``).
 
 from __future__ import annotations
 
-import contextlib
 import math
 import threading
 import time
 from collections.abc import Callable
 from typing import Final
 
-from backend_core.errors import HostError, TrustError
+from backend_core.errors import TrustError
 from core_runtime.drivers.audit import AuditLog
 from core_runtime.drivers.counters import Ledger
+from core_runtime.drivers.side_work import Mishap, Report, unheard
 
 PERSIST_S: Final = 30.0
+UNKEPT: Final = Mishap(
+    "clock_unwritable", "clock", "The latest time can't be written down",
+    "Make room on the disk that holds user_data; until then a clock that is set back while the host is down may "
+    "lengthen what was granted until a time.",
+)  # fmt: skip
 
 
 class LatestTime:
@@ -35,8 +40,10 @@ class LatestTime:
         *,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
+        report: Report = unheard,
     ) -> None:
         """Without a ``ledger`` it lasts as long as this object."""
+        self._report = report
         self._ledger = ledger
         self._audit = audit
         self._clock = clock
@@ -60,9 +67,11 @@ class LatestTime:
         if due and self._ledger is not None:
             try:
                 self._ledger.advance_clock(now)
-            except (OSError, TrustError) as error:
-                with contextlib.suppress(HostError):  # a full disk must not turn an answer into an error
-                    self._audit.append("clock.unpersisted", cause=str(error))
+            except (OSError, TrustError) as error:  # must not turn an answer into an error
+                self._report(UNKEPT, error)
+                self._audit.happened("clock.unpersisted", cause=str(error))
+            else:
+                self._report(UNKEPT, None)
         return now
 
     def _first(self) -> float:

@@ -133,7 +133,7 @@ class Launcher:
     def send(self, message: Mapping[str, Any]) -> None:
         """A message without an answer; a launcher that is gone has killed its children already."""
         if self._control is not None:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # it is gone, and its children with it
                 self._control.send(json.dumps(message).encode())
 
     def close(self) -> None:
@@ -181,7 +181,7 @@ class Launcher:
             message = self._control.recv(65536)
         except BlockingIOError:
             return
-        except OSError:
+        except OSError:  # as its end
             message = b""
         if not message:
             self._disconnect()

@@ -229,7 +229,7 @@ class Children:
         if child is None:
             return
         self._poller.unregister(child)
-        with child, contextlib.suppress(OSError):
+        with child, contextlib.suppress(OSError):  # it ended before it took the job: its exit tells
             if child.recv(len(TAKEN), socket.MSG_DONTWAIT) == TAKEN:
                 self.report(job, pid=self.pids[job])
 

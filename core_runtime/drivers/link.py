@@ -362,7 +362,7 @@ class Listener:
         """Stop listening and remove the path. Safe to repeat."""
         if self._sock.fileno() >= 0:
             self._sock.close()
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # gone already
                 Path(self.path).unlink()
 
 

@@ -87,7 +87,7 @@ def exchange(one: Path, other: Path) -> bool:
 
 def sweep(packs_dir: Path) -> list[str]:
     """Remove what a crash left half done beside the Packs' folders; only names that this module makes."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):  # an unreadable folder is what the scan tells
         left = [path for path in packs_dir.iterdir() if _OURS.fullmatch(path.name)]
         for path in left:
             delete(path)

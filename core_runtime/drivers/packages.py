@@ -180,7 +180,7 @@ class Packages:
     def _is_whole(self, held: Dependencies) -> bool:
         try:
             self._trees.verify(held.tree)
-        except (TrustError, HostError):
+        except (TrustError, HostError):  # unpacked anew
             return False
         return True
 

@@ -82,7 +82,7 @@ def find_rows(client: End, server: End) -> list[Row]:
         return []
     try:
         return ask_kernel(client, server)
-    except OSError:
+    except OSError:  # the kernel refuses or lacks it
         return read_tables(client, server)
 
 
@@ -193,5 +193,5 @@ def _hex(host: Address) -> bytes:
 def _overflow_uid() -> int:
     try:
         return int(Path("/proc/sys/kernel/overflowuid").read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError):  # the kernel's default
         return _OVERFLOW_UID

@@ -20,7 +20,7 @@ def start_time(pid: int) -> int | None:
     """Start of a process in clock ticks since boot; with the pid it names one process of this boot. ``None`` = gone."""
     try:
         text = (PROC / str(pid) / "stat").read_text()
-    except (OSError, UnicodeDecodeError):
+    except (OSError, UnicodeDecodeError):  # it has ended
         return None
     return int(text.rpartition(")")[2].split()[19])  # the name field may hold spaces and brackets
 
@@ -35,7 +35,7 @@ def descendants(pid: int) -> list[int]:
     parents: dict[int, list[int]] = {}
     for entry in (path.name for path in PROC.iterdir()):
         if entry.isdigit():
-            with contextlib.suppress(OSError, ValueError, IndexError):
+            with contextlib.suppress(OSError, ValueError, IndexError):  # it has ended
                 fields = (PROC / entry / "stat").read_bytes().rpartition(b")")[2].split()
                 parents.setdefault(int(fields[1]), []).append(int(entry))
     out: list[int] = []
@@ -53,7 +53,7 @@ def first_child(pid: int) -> int | None:
         return int((PROC / str(pid) / "task" / str(pid) / "children").read_text().split()[0])
     except FileNotFoundError:  # a kernel without this file
         return next(iter(descendants(pid)), None)
-    except (OSError, IndexError):
+    except (OSError, IndexError):  # it has ended
         return None
 
 
@@ -74,7 +74,7 @@ def _proportional_bytes(pid: int) -> int:
         pass  # gone, or hidden: the next file tells which
     try:
         return int((PROC / str(pid) / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError, IndexError):
+    except (OSError, ValueError, IndexError):  # it has ended
         return 0
 
 
@@ -87,7 +87,7 @@ def file_usage(pids: list[int], limit: int) -> dict[str, float]:
     """
     most = -1
     for pid in pids[:PROCESS_LIMIT]:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # it has ended
             most = max(most, len(os.listdir(PROC / str(pid) / "fd")))  # noqa: PTH208 - names only, many of them
     return {} if most < 0 else {"files": float(most), "files_full": float(most >= limit - 1)}
 
@@ -100,7 +100,7 @@ def tmp_usage(pid: int) -> dict[str, float]:
     """
     try:
         found = os.statvfs(PROC / str(pid) / "root/tmp")
-    except OSError:
+    except OSError:  # it has ended
         return {}
     held = (found.f_blocks - found.f_bfree) * found.f_frsize
     # no total means no limit, and then nothing is ever free
@@ -132,7 +132,7 @@ def host_view(pid: int, *, runtime: str = "") -> HostView | None:
             host_uid=os.geteuid(),
             kernel=" ".join(os.uname()[2:4]),
         )
-    except (OSError, KeyError, ValueError):
+    except (OSError, KeyError, ValueError):  # it has ended
         return None
     return view if born is not None and start_time(pid) == born else None
 

@@ -78,7 +78,7 @@ class RedirectFiles:
 
     def remove(self, path: Path) -> None:
         """Whether it is still there or not."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # it holds a code of one use that is over soon
             path.unlink(missing_ok=True)
 
     def clear(self) -> None:
@@ -112,7 +112,7 @@ class RedirectFiles:
             try:
                 _fill(os.open(path.name, flags, 0o600, dir_fd=folder), page)
             except BaseException:
-                with contextlib.suppress(OSError):
+                with contextlib.suppress(OSError):  # what led here is raised
                     os.unlink(path.name, dir_fd=folder)
                 raise
         finally:

@@ -127,11 +127,11 @@ class SecretStore:
 
     def load(self) -> int:
         """Make every stored value known to ``Redactions``, for Packs that kept one from an earlier run; how many."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # unusable: the check secret_unusable tells
             private_folder(self._folder)
         count = 0
         for path in sorted(self._folder.glob(f"*/*{SUFFIX}")):
-            with contextlib.suppress(TrustError, NotFoundError):
+            with contextlib.suppress(TrustError, NotFoundError):  # damaged: the check secret_unusable tells
                 self._read(path.parent.name, path.name.removesuffix(SUFFIX))
                 count += 1
         return count
@@ -204,7 +204,7 @@ class SecretStore:
             ) from error
         fsync_folder(path.parent)
         hit("secret.removed")
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # another secret is in it
             os.rmdir(path.parent)  # noqa: PTH106 - only when it is empty
         return True
 

@@ -115,7 +115,7 @@ def seal_of(folder: Path, tree: Tree, *, pack_id: str, version: str) -> Seal:
         return Seal(flaw=Flaw("envelope_executable", f"{FILE} is marked executable."), signed_digest=digest)
     try:
         raw = read_bounded(folder / FILE, ENVELOPE_BYTES)
-    except (OSError, RumiError):
+    except (OSError, RumiError):  # a flaw that the review shows
         found: Statement | Flaw = Flaw("envelope_too_large", f"{FILE} has more than {ENVELOPE_BYTES} bytes.")
     else:
         changed = Flaw("envelope_malformed", f"{FILE} changed while it was being read.")

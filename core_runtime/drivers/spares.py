@@ -79,7 +79,7 @@ class Spares:
         """Remove what was not given out. Blocks; for when the launcher has ended, and each child with it."""
         ready, self._ready = self._ready, []
         for spare in ready:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # still in use: the next boot removes it
                 self.remove(spare.group)
 
     async def _fill(self) -> None:

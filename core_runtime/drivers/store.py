@@ -172,7 +172,7 @@ class TreeStore:
     def _intact(self, path: Path, digest: str) -> bool:
         try:
             return read_tree(path, limits=self._limits).digest == digest
-        except (TrustError, HostError):
+        except (TrustError, HostError):  # damaged is an answer: the caller makes it anew
             return False
 
     def _remove_incoming(self) -> None:
@@ -230,9 +230,9 @@ def discard(path: Path) -> None:
         path.rename(doomed)
     for where, folders, _ in os.walk(doomed):
         for name in folders:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # the next start tries again
                 Path(where, name).chmod(0o700)
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):  # the next start tries again
         doomed.chmod(0o700)
     shutil.rmtree(doomed, ignore_errors=True)
 

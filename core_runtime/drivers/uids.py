@@ -92,7 +92,7 @@ class Uids:
 def choose_range(uid_map: Path) -> tuple[int, int]:
     """``(first, count)`` within what this user namespace maps; the preferred range where it fits."""
     spans: list[tuple[int, int]] = []
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):  # no user namespaces: the preferred range
         for line in uid_map.read_text(encoding="ascii").splitlines():
             inside, _, length = (int(field) for field in line.split())
             spans.append((inside, length))

@@ -332,7 +332,7 @@ class UpdateFiles:
     def _laid_out(self, stored: Stored, record: Record) -> Path | None:
         """The older files beside the folder; None where they lie in it already."""
         folder = self._packs_dir / record.pack_id
-        with contextlib.suppress(TrustError):
+        with contextlib.suppress(TrustError):  # unreadable: laid out anew
             if read_tree(folder, limits=self._limits).digest == record.previous.digest:
                 return None
         return pack_folders.lay_out(self._store, stored, folder)
@@ -363,7 +363,7 @@ class UpdateFiles:
     def _drop_answered(self, record: Record) -> None:
         """A staged version that is the approved one was not thrown away in time."""
         staged = self.staged(record.pack_id)
-        with contextlib.suppress(RumiError):
+        with contextlib.suppress(RumiError):  # damaged: its review says how
             if staged.is_dir() and read_tree(staged, limits=self._limits).digest == record.digest:
                 discard(staged)
 
@@ -371,7 +371,7 @@ class UpdateFiles:
         """Nothing was decided: take away what was prepared."""
         record = self.record(pack_id)
         if record is not None and record.snapshot == token:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # what led here is raised
                 self.forget(pack_id)
         discard(self._snapshot(pack_id, token))
         if fresh is not None:

@@ -88,7 +88,7 @@ def _bytes_below(folder: Path) -> int:
     total = 0
     for where, _, names in os.walk(folder):
         for name in names:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # it vanished meanwhile
                 total += os.lstat(os.path.join(where, name)).st_size  # noqa: PTH118 - beside os.walk
     return total
 

@@ -72,6 +72,9 @@ class Trail(Protocol):
     def note(self, event: str, **fields: Any) -> None:
         """Record; raises ``HostError`` when it can't be written."""
 
+    def happened(self, event: str, *, sync: bool = True, **fields: Any) -> None:
+        """Record what is so already; never raises for want of room."""
+
 
 Secrets = Callable[[str, str], str]
 """``(pack_id, name)`` → the secret's value; raises ``DeniedError`` where there is none for that Pack."""
@@ -352,10 +355,12 @@ class Broker:
             {"budget": budget, "target": target[:200]},
         )
 
-    async def _note(self, connection: Connection, event: str, **fields: Any) -> None:
+    async def _note(
+        self, connection: Connection, event: str, record: Callable[..., None] | None = None, **fields: Any
+    ) -> None:
         await self._apart(partial(
-            self._means.audit.note, event, pack_id=connection.pack_id, kind=connection.kind, id=connection.number,
-            target=str(connection.target), **fields,
+            record or self._means.audit.note, event, pack_id=connection.pack_id, kind=connection.kind,
+            id=connection.number, target=str(connection.target), **fields,
         ))  # fmt: skip
 
     async def _apart(self, work: Callable[[], _T]) -> _T:
@@ -366,15 +371,11 @@ class Broker:
     async def _ended(self, connection: Connection, cause: Refused) -> None:
         seconds = round(self._means.clock() - connection.started, 3)
         ended = self._note(
-            connection, "egress.ended", address=str(connection.address or ""), bytes_up=connection.bytes_up,
-            bytes_down=connection.bytes_down, seconds=seconds, cause=cause.code, detail=cause.reason[:300],
+            connection, "egress.ended", self._means.audit.happened, address=str(connection.address or ""),
+            bytes_up=connection.bytes_up, bytes_down=connection.bytes_down, seconds=seconds, cause=cause.code,
+            detail=cause.reason[:300], sync=False,
         )  # fmt: skip
-        try:
-            await asyncio.shield(ended)
-        except HostError as exc:
-            self._means.diagnostics.issue(
-                "audit_unwritable", Severity.ERROR, connection.pack_id, exc.title, exc.detail, exc.hint
-            )
+        await asyncio.shield(ended)
 
     # --- time
 

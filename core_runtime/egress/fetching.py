@@ -120,7 +120,7 @@ async def _send_body(
         await _stream_body(channel, connection, writer, http, request)
     except CutError as exc:
         connection.finish(exc.why)
-    except (OSError, h11.LocalProtocolError):
+    except (OSError, h11.LocalProtocolError):  # the Pack or the far end hung up: the account of the connection tells
         return
 
 

@@ -34,7 +34,7 @@ async def carry(channel: Channel, connection: Connection, sock: socket.socket) -
             both.create_task(_down(channel, connection, reader))
             both.create_task(_up(channel, connection, writer))
         writer.close()
-        with contextlib.suppress(TimeoutError, OSError):
+        with contextlib.suppress(TimeoutError, OSError):  # closed already, or cut
             async with asyncio.timeout(CLOSE_S):
                 await writer.wait_closed()
     except BaseExceptionGroup as group:
@@ -70,7 +70,7 @@ async def _up(channel: Channel, connection: Connection, writer: asyncio.StreamWr
             break
         await connection.passes(up=len(data))
         writer.write(data)
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):  # the far end hung up
         writer.write_eof()
 
 

@@ -25,6 +25,7 @@ from msgspec import Struct
 
 from backend_core.errors import ConflictError, HostError, quote
 from core_runtime.drivers.audit import AuditLog
+from core_runtime.drivers.side_work import Report, unheard
 from core_runtime.handlers.host import Host
 from core_runtime.install_journal import InstallJournal
 from core_runtime.rules.chain import AuditReport
@@ -46,18 +47,20 @@ class Evidence(Struct, frozen=True):
     journal_fault: str
 
 
-def open_evidence(home: Path, conceal: Callable[[Any], Any] | None = None) -> Evidence:
+def open_evidence(
+    home: Path, conceal: Callable[[Any], Any] | None = None, report: Report = unheard
+) -> Evidence:
     """Check, set aside what was changed, begin. Raises ``HostError`` where the trail can't be written. Blocks.
 
-    ``conceal`` hides known secrets in what is recorded.
+    ``conceal`` hides known secrets in what is recorded; ``report`` is told of what can't be recorded.
     """
-    audit, journal = AuditLog(home, conceal=conceal), InstallJournal(home)
-    report = audit.verify()
-    if report.ok or report.problem.startswith(_KEY_CAUSES):
+    audit, journal = AuditLog(home, conceal=conceal, report=report), InstallJournal(home, report=report)
+    found = audit.verify()
+    if found.ok or found.problem.startswith(_KEY_CAUSES):
         fault = _open_finding(audit.path)
     else:
-        fault = report.sentence()
-        _set_aside(audit, report)
+        fault = found.sentence()
+        _set_aside(audit, found)
     audit.append("host.started", evidence=fault or "verified")
     kept = journal.verify()
     return Evidence(audit, journal, fault, "" if kept.ok else kept.sentence())

@@ -12,7 +12,6 @@ Invariants:
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
@@ -21,8 +20,8 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from backend_core.errors import RumiError
 from backend_core.files import read_bounded
+from core_runtime.drivers.side_work import Mishap, costs_only_itself
 from core_runtime.flow_composer import MAX_FLOW_BYTES, PackDocument, is_flow_path
 from core_runtime.handlers.host import Host
 from core_runtime.interface_registry import Entry
@@ -106,6 +105,13 @@ def _document(entry: Entry, name: str) -> PackDocument:
     return PackDocument(entry.pack, name, "".join(pieces).encode("utf-8", "replace"), entry.key)
 
 
+def _unreadable(subject: str) -> Mishap:
+    return Mishap(
+        "flow_copy_unreadable", subject, "A flow in the approved copy of a Pack can't be read",
+        "The flow is not there until it can. Approve the Pack again (rumi pack review); a new copy is made then.",
+    )  # fmt: skip
+
+
 def _of(host: Host, pack_id: str) -> list[PackDocument]:
     grant = host.approvals.grant(pack_id)
     if grant is None:
@@ -117,7 +123,7 @@ def _of(host: Host, pack_id: str) -> list[PackDocument]:
     for path, fingerprint in sorted(grant.files.items()):
         if not is_flow_path(path):
             continue
-        with contextlib.suppress(OSError, RumiError):
+        with costs_only_itself(host.diagnostics.mishap, _unreadable(f"{pack_id}:{path}")):
             data = read_bounded(root / path, MAX_FLOW_BYTES)
             if hashlib.sha256(data).hexdigest() == fingerprint.sha256:
                 found.append(PackDocument(pack_id, f"{pack_id}:{path}", data, since=since))

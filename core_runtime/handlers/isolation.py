@@ -65,6 +65,7 @@ async def probe_step(host: Host, _args: Mapping[str, Any]) -> dict[str, Any]:
         uids=Uids(settings.permissions_dir / ".uids.json"),
         on_event=lambda event: _container_event(host, event),
         preference=settings.isolation,
+        report=host.diagnostics.mishap,
     )
     host.isolation = await orchestrator.choose()
     host.statuses = tuple(orchestrator.statuses.values())

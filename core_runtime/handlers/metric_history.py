@@ -7,17 +7,15 @@ Not here: the file (``drivers.metric_history``), the numbers of this moment (``m
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import sqlite3
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Final
 
 from msgspec import Struct
 
 from core_runtime.containers import ContainerInfo, ContainerState
 from core_runtime.drivers.metric_history import MetricHistory, Sample
+from core_runtime.drivers.side_work import Mishap, costs_only_itself
 from core_runtime.handlers import packs
 from core_runtime.handlers.host import Host
 from core_runtime.handlers.metrics import usages
@@ -25,7 +23,10 @@ from core_runtime.rules.sketch import Sketch
 
 EVERY_S: Final = 60.0
 FOLDER: Final = "logs"
-_ISSUE: Final = "metrics_unwritable"
+_UNKEPT: Final = Mishap(
+    "metrics_unwritable", "metrics", "Measurements are not kept",
+    "Make room on the disk that holds user_data; what runs is not affected.",
+)  # fmt: skip
 
 
 class _Before(Struct, frozen=True):
@@ -63,15 +64,8 @@ class Sampler:
         samples = [self._of(info, used.get(info.pack_id, {}), now) for info in running]
         for gone in self._before.keys() - {info.pack_id for info in running}:
             del self._before[gone]
-        try:
+        with costs_only_itself(host.diagnostics.mishap, _UNKEPT):
             await asyncio.to_thread(self.history.add, samples)
-        except (OSError, sqlite3.Error) as error:
-            host.diagnostics.issue(
-                _ISSUE, "warn", "metrics", "Measurements are not kept", str(error)[:300],
-                "Make room on the disk that holds user_data; what runs is not affected.", None, error,
-            )  # fmt: skip
-        else:
-            host.diagnostics.resolve(_ISSUE, "metrics")
 
     def _of(self, info: ContainerInfo, used: Mapping[str, float], now: float) -> Sample:
         session = self._host.bus.sessions.get(info.pack_id)
@@ -92,10 +86,10 @@ class Sampler:
         )  # fmt: skip
 
 
-async def forget(user_data: Path, pack_id: str) -> None:
+async def forget(host: Host, pack_id: str) -> None:
     """The Pack was removed. What can't be deleted goes with its age."""
-    with contextlib.suppress(OSError, sqlite3.Error):
-        await asyncio.to_thread(MetricHistory(user_data / FOLDER).forget, pack_id)
+    with costs_only_itself(host.diagnostics.mishap, _UNKEPT):
+        await asyncio.to_thread(MetricHistory(host.settings.user_data / FOLDER).forget, pack_id)
 
 
 async def history(host: Host, pack_id: str, minutes: int) -> list[Sample]:

@@ -8,7 +8,6 @@ Invariant: a link that somebody put where a view belongs is removed, never follo
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import secrets
@@ -19,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from backend_core.ecosystem.spec.models import PackMetadata
-from backend_core.errors import RumiError, quote
+from backend_core.errors import quote
 from core_runtime.approval_manager import PackStatus
+from core_runtime.drivers.side_work import Mishap, costs_only_itself
 from core_runtime.handlers.host import Host
 from core_runtime.rules.grants import Grant, is_flow_claim, permission_document
 
@@ -48,18 +48,14 @@ def _write(host: Host, pack_id: str) -> None:
     target = _folder(host, pack_id)
     fresh = target.with_name(f".{pack_id}.{secrets.token_hex(4)}")
     try:
-        _clear(target)
-        files = _files(host, pack_id)
-        for folder in ("handlers", "scopes", "grants", "sandbox"):
-            (fresh / folder).mkdir(parents=True)
-        for name, text in files.items():
-            (fresh / name).write_text(text, encoding="utf-8")
-        _swap(fresh, target)
-    except (OSError, RumiError) as error:
-        host.diagnostics.issue(
-            "operator_view", "info", pack_id, "The operator's view of a Pack could not be written", str(error),
-            "Make room below ecosystem/docker; what runs is not affected.", None, error,
-        )  # fmt: skip
+        with costs_only_itself(host.diagnostics.mishap, _unwritten(pack_id)):
+            _clear(target)
+            files = _files(host, pack_id)
+            for folder in ("handlers", "scopes", "grants", "sandbox"):
+                (fresh / folder).mkdir(parents=True)
+            for name, text in files.items():
+                (fresh / name).write_text(text, encoding="utf-8")
+            _swap(fresh, target)
     finally:
         _discard(fresh)
 
@@ -67,9 +63,16 @@ def _write(host: Host, pack_id: str) -> None:
 def remove(host: Host, pack_id: str) -> None:
     """The Pack was removed."""
     target = _folder(host, pack_id)
-    with _writing, contextlib.suppress(OSError):
+    with _writing, costs_only_itself(host.diagnostics.mishap, _unwritten(pack_id)):
         _clear(target)
         _discard(target)
+
+
+def _unwritten(pack_id: str) -> Mishap:
+    return Mishap(
+        "operator_view", pack_id, "The operator's view of a Pack could not be written",
+        "Make room below ecosystem/docker and let the host write there; what runs is not affected.", "info",
+    )  # fmt: skip
 
 
 def _folder(host: Host, pack_id: str) -> Path:

@@ -11,13 +11,13 @@ Not here: the file (``drivers.past_runs``), steps and answers (``flow_runs``), n
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
 from core_runtime.diagnostics import Diagnostics
 from core_runtime.drivers.past_runs import RUNNING, PastRun, PastRuns
+from core_runtime.drivers.side_work import Mishap, costs_only_itself
 from core_runtime.event_bus import HOST_SOURCE, Event, EventBus
 
 EVERY_S: Final = 1.0
@@ -27,7 +27,10 @@ FLOWS: Final = "flow.run"
 CONTAINERS: Final = "container.*"
 DETAIL_CHARS: Final = 300
 _ID: Final = "history of runs"
-_ISSUE: Final = "runs_unwritable"
+_UNKEPT: Final = Mishap(
+    "runs_unwritable", "runs", "The history of runs is not kept",
+    "Make room on the disk that holds user_data; what runs is not affected.",
+)  # fmt: skip
 _TOLD: Final = {"flow", "run_id", "status", "started_at", "duration_s", "error"}
 _ENDS: Final = {f"container.{status}": status for status in ("stopped", "crashed", "gave_up", "weaker")}
 
@@ -75,15 +78,8 @@ class RunHistory:
         return await asyncio.to_thread(self._kept.newest, count, kind=kind, subject=subject)
 
     async def _written(self, work: Callable[[], None]) -> None:
-        try:
+        with costs_only_itself(self._diagnostics.mishap, _UNKEPT):
             await asyncio.to_thread(work)
-        except (OSError, sqlite3.Error) as error:
-            self._diagnostics.issue(
-                _ISSUE, "warn", "runs", "The history of runs is not kept", str(error)[:300],
-                "Make room on the disk that holds user_data; what runs is not affected.", None, error,
-            )  # fmt: skip
-        else:
-            self._diagnostics.resolve(_ISSUE, "runs")
 
     def _flow(self, event: Event) -> None:
         told: Any = event.data

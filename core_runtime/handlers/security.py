@@ -24,7 +24,9 @@ from core_runtime.tracing import Tracer
 @handler("security.evidence")
 async def evidence_step(host: Host, _args: Mapping[str, Any]) -> None:
     """Open the audit trail and the install journal; a trail that can't be written ends the start."""
-    found = await asyncio.to_thread(evidence.open_evidence, host.settings.home, host.redactions.hide_any_in)
+    found = await asyncio.to_thread(
+        evidence.open_evidence, host.settings.home, host.redactions.hide_any_in, host.diagnostics.mishap
+    )
     host.audit, host.journal = found.audit, found.journal
     evidence.tell(host, found)
 

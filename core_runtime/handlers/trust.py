@@ -43,9 +43,11 @@ async def _keep_uses(host: Host) -> None:
 
 def _open(host: Host, effects: HostEffects) -> None:
     registry = PackRegistry(host.settings.packs_dir)
-    approvals = ApprovalManager(host.settings.home, registry, host.audit)
+    approvals = ApprovalManager(host.settings.home, registry, host.audit, report=host.diagnostics.mishap)
     approvals.active = host.active
-    permissions = PermissionManager(approvals.grant, host.audit, files=approvals.grants, latest=approvals.latest)
+    permissions = PermissionManager(
+        approvals.grant, host.audit, files=approvals.grants, latest=approvals.latest, report=host.diagnostics.mishap
+    )
     host.userdata = UserdataManager(host.settings.home, permissions)
     host.privileges = HostPrivilegeManager(
         host.settings.home, permissions, host.audit, effects=effects, latest=approvals.latest

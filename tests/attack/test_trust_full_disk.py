@@ -10,6 +10,7 @@ import json
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -141,6 +142,7 @@ def test_less_is_possible_on_a_full_disk_while_the_pack_runs(tmp_path, decision)
             host.approve("full")
             assert host.result("full.hello") == "hi"
             _fill(folder)
+            assert _lost(host) == []
             if decision == "revoke":
                 status, envelope = host.request("DELETE", "/api/packs/full/permissions", {"permissions": ["userdata.read"]})
                 assert (status, envelope["code"]) == (503, "storage"), envelope
@@ -149,12 +151,28 @@ def test_less_is_possible_on_a_full_disk_while_the_pack_runs(tmp_path, decision)
             assert host.call("full.hello")[0] in {403, 404}
             assert host.ok("GET", "/api/containers") == []
             assert host.status("full")["status"] == ("installed" if decision == "revoke" else "blocked")
+            for number in range(40):  # the last page of the trail may still have room for some lines
+                if _lost(host):
+                    break
+                host.put_pack(f"seen{number}", one_component_pack(f"seen{number}", SERVES, provides=(f"seen{number}.hello",)))
+                host.ok("POST", "/api/packs/scan")
+            [lost] = _lost(host)
+            assert lost["hint"], lost
+            assert any("No space left on device" in cause for cause in lost["cause"]), lost
             (folder / "ballast").unlink()
+            host.put_pack("news", one_component_pack("news", SERVES, provides=("news.hello",)))
+            host.ok("POST", "/api/packs/scan")
+            assert _lost(host) == []
+            assert "evidence.lost" in {record["event"] for record in host.ok("GET", "/api/audit")}
             host.kill()
             host.start()
             assert host.status("full")["status"] in ({"installed", "pending"} if decision == "revoke" else {"blocked"})
     finally:
         subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def _lost(host: RunningHost) -> list[dict[str, Any]]:
+    return [issue for issue in host.ok("GET", "/api/issues") if issue["code"] == "audit_unwritable"]
 
 
 def _fill(folder: Path) -> None:
