@@ -26,6 +26,7 @@ from core_runtime.diagnostics import Suggestion
 from core_runtime.drivers.bubblewrap import BubblewrapDriver
 from core_runtime.drivers.docker_engine import DockerDriver
 from core_runtime.drivers.uids import Uids
+from core_runtime.handlers import operator_view
 from core_runtime.handlers.host import Host
 from core_runtime.handlers.rights import SessionRights
 from core_runtime.handlers.table import handler
@@ -237,8 +238,17 @@ def _container_event(host: Host, event: ContainerEvent) -> None:
     )
     if event.kind == "limited":
         tell_limit(host, event.pack_id, event.cause, event.detail)
+    if event.kind == "started" and not host.closing and _is_restarted(host, event.pack_id):
+        view = asyncio.to_thread(operator_view.write, host, event.pack_id)
+        host.in_background(view, f"operator view of {event.pack_id}")
     if event.kind in {"gave_up", "weaker"} and not host.closing:
         host.in_background(_gave_up(host, event), f"end of {event.pack_id}")
+
+
+def _is_restarted(host: Host, pack_id: str) -> bool:
+    """Whether its sandbox ended by itself and another one serves: nobody that started it comes to show that."""
+    found = host.orchestrator.get(pack_id) if host.orchestrator is not None else None
+    return found is not None and found.restarts > 0
 
 
 async def _gave_up(host: Host, event: ContainerEvent) -> None:

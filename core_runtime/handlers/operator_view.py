@@ -3,7 +3,10 @@
 Output only: nothing reads these files back. What runs is made anew from the grant at every start. They are written
 beside and swapped in, so that a reader never meets half of a view; writing them never decides anything.
 
-Invariant: a link that somebody put where a view belongs is removed, never followed.
+Invariants:
+  * A link that somebody put where a view belongs is removed, never followed.
+  * A view says what runs, not only what was approved: where addons patched a Pack, its digests are those of the copy
+    with them, beside the approved ones. It is written anew after each decision and each start, restarts included.
 """
 
 from __future__ import annotations
@@ -13,12 +16,15 @@ import os
 import secrets
 import shutil
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from backend_core.canonical import sha256_hex
+from backend_core.ecosystem.folder import READ_LIMITS, FolderReader
+from backend_core.ecosystem.metadata import PACK_ID, read_metadata
 from backend_core.ecosystem.spec.models import PackMetadata
-from backend_core.errors import quote
+from backend_core.errors import RumiError, quote
 from core_runtime.approval_manager import PackStatus
 from core_runtime.drivers.side_work import Mishap, costs_only_itself
 from core_runtime.handlers.host import Host
@@ -30,7 +36,8 @@ Written by the host after each decision and start; for reading only. Editing cha
 
 - `grants/effective.json`: the permissions and interface edges in force
 - `scopes/`: each permission in words, with its limits
-- `handlers/handlers.json`: each handler file with its SHA-256
+- `handlers/handlers.json`: each handler file with its SHA-256, as it runs
+- `handlers/addons.json`: where addons patched it, what they did: the digest of what runs and each file that differs
 - `sandbox/`: the rendered sandbox, and the isolation that was last measured
 """
 
@@ -58,6 +65,13 @@ def _write(host: Host, pack_id: str) -> None:
             _swap(fresh, target)
     finally:
         _discard(fresh)
+
+
+def refresh(host: Host, pack_ids: Iterable[str]) -> None:
+    """Write anew what an earlier run of the host left of these Packs; blocks."""
+    for pack_id in pack_ids:
+        if PACK_ID.fullmatch(pack_id) and os.path.lexists(_folder(host, pack_id)):
+            write(host, pack_id)
 
 
 def remove(host: Host, pack_id: str) -> None:
@@ -110,7 +124,9 @@ def _files(host: Host, pack_id: str) -> dict[str, str]:
     grant = host.approvals.grant(pack_id)
     files = {"README.md": README.format(pack_id=pack_id), "grants/effective.json": _json(_effective(status, grant))}
     if grant is not None:
-        files["handlers/handlers.json"] = _json(_handlers(status.metadata, grant))
+        files["handlers/handlers.json"] = _json(_handlers(_metadata(host, status, grant), _prints(status, grant)))
+        if status.patched.results:
+            files["handlers/addons.json"] = _json(_addons(status, grant))
         for index, permission in enumerate(grant.permissions):
             reason = next((str(r.get("reason", "")) for r in grant.requested if r.get("type") == permission.type), "")
             document = permission_document(permission)
@@ -125,19 +141,59 @@ def _effective(status: PackStatus, grant: Grant | None) -> dict[str, Any]:
     if grant is not None:
         document |= {
             **grant.excerpt(),
+            "effective_digest": status.patched.digest or grant.digest,
             "provides": sorted(name for name in grant.since if not is_flow_claim(name)),
             "calls": sorted({key for item in grant.of_type("interface.call") for key in item.texts("keys")}),
         }
     return document
 
 
-def _handlers(metadata: PackMetadata | None, grant: Grant) -> list[dict[str, Any]]:
-    """Setup files and custom handlers with the digests that the approval bound."""
+def _metadata(host: Host, status: PackStatus, grant: Grant) -> PackMetadata | None:
+    """Of the copy that runs; the folder beside it may have been edited since."""
+    copy = host.approvals.copy_path(status.patched.digest or grant.digest)
+    try:
+        return read_metadata(FolderReader(str(copy), READ_LIMITS), status.pack_id)
+    except (OSError, RumiError):  # damaged: its start tells
+        return None
+
+
+def _prints(status: PackStatus, grant: Grant) -> dict[str, str]:
+    """Path → SHA-256 of what runs: what the approval bound, and what addons made of it."""
+    return {path: found.sha256 for path, found in grant.files.items()} | {
+        path: sha256_hex(data) for path, data in _patched_files(status).items()
+    }
+
+
+def _patched_files(status: PackStatus) -> dict[str, bytes]:
+    if not status.patched.digest:
+        return {}
+    return {path: data for one in status.patched.components.values() for path, data in one.files.items()}
+
+
+def _addons(status: PackStatus, grant: Grant) -> dict[str, Any]:
+    """What addons did to the Pack at its last start, refused ones included."""
+    return {
+        "digest": grant.digest,
+        "effective_digest": status.patched.digest or grant.digest,
+        "files": [
+            {
+                "path": path,
+                "sha256": sha256_hex(data),
+                "approved_sha256": grant.files[path].sha256 if path in grant.files else None,
+            }
+            for path, data in sorted(_patched_files(status).items())
+        ],
+        "addons": status.patched.documents(),
+    }
+
+
+def _handlers(metadata: PackMetadata | None, prints: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Setup files and custom handlers with the digests of what runs."""
     names = {handler.path: handler.name for handler in metadata.handlers} if metadata else {}
     folders = tuple(f"{component.directory}/" for component in metadata.components) if metadata else ()
     return [
-        {"path": path, "sha256": print_.sha256, "handler": names.get(path)}
-        for path, print_ in sorted(grant.files.items())
+        {"path": path, "sha256": sha256, "handler": names.get(path)}
+        for path, sha256 in sorted(prints.items())
         if path in names or (folders and path.endswith(".py") and path.startswith(folders))
     ]
 

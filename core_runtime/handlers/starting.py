@@ -42,6 +42,13 @@ DECIDED = "pack.decided"
 
 async def start_approved(host: Host, statuses: Sequence[PackStatus]) -> dict[str, Any]:
     """Start every approved Pack, providers first, ``policy.parallel`` at a time; what failed and what waits."""
+    outcome = await _start_approved(host, statuses)
+    idle = sorted({found.pack_id for found in statuses}.difference(outcome["started"]))
+    host.in_background(asyncio.to_thread(operator_view.refresh, host, idle), "operator views of what does not run")
+    return outcome
+
+
+async def _start_approved(host: Host, statuses: Sequence[PackStatus]) -> dict[str, Any]:
     approved = {found.pack_id: found.metadata for found in statuses if found.state is State.APPROVED and found.metadata}
     if host.isolation is None:
         no_isolation_issue(host)
@@ -218,6 +225,11 @@ def forget(host: Host, pack_id: str) -> None:
         host.diagnostics.resolve(issue.code, issue.subject)
 
 
+def show(host: Host, pack_id: str) -> None:
+    """Write the operator's view of what runs now, in the background."""
+    host.in_background(asyncio.to_thread(operator_view.write, host, pack_id), f"operator view of {pack_id}")
+
+
 def watch_keys(host: Host) -> None:
     """From now on a waiting Pack is started when a key appears that lets something of it start."""
     loop = asyncio.get_running_loop()
@@ -269,7 +281,7 @@ async def _launch(host: Host, copy: VerifiedCopy) -> None:
     await mark(host, copy.pack_id, "started", "")
     _tell_base(host, copy)
     tell_addons(host, copy)
-    host.in_background(asyncio.to_thread(operator_view.write, host, copy.pack_id), f"operator view of {copy.pack_id}")
+    show(host, copy.pack_id)
 
 
 def _tell_base(host: Host, copy: VerifiedCopy) -> None:

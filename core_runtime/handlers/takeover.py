@@ -83,6 +83,7 @@ async def _renew(host: Host, pack_id: str) -> bool:
     if outcome.verdict is Verdict.TOOK_OVER:
         await starting.mark(host, pack_id, "started", "")
         starting.tell_addons(host, copy)
+        starting.show(host, pack_id)
         return True
     outcome.older.serve()
     return False

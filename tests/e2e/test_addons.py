@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import Any
 
@@ -84,6 +85,29 @@ def again(host: RunningHost) -> None:
     host.ok("POST", "/api/containers/base/start")
 
 
+def shows_what_runs(host: RunningHost, *, patched: bool) -> None:
+    """``ecosystem/docker/base/`` tells the bytes that the sandbox really has."""
+    view, approved = host.home / "ecosystem/docker/base", host.status("base")["digest"]
+    effective = host.status("base")["effective_digest"] or approved
+
+    def told() -> bool:
+        return bool(json.loads((view / "grants/effective.json").read_text())["effective_digest"] == effective)
+
+    host.until(told, 20, "the view of this start")
+    addons = json.loads((view / "handlers/addons.json").read_text())
+    assert (addons["digest"], addons["effective_digest"]) == (approved, effective)
+    assert addons["addons"] == host.status("base")["addons"], "refused ones and their reasons too"
+    runs = host.home / "user_data/store/trees" / effective.removeprefix("sha256:")
+    rows = {row["path"]: row for row in addons["files"]}
+    changed = {f"backend/components/core/{name}" for name in ("manifest.json", "data/limits.json")}
+    assert set(rows) == (changed if patched else set())
+    for path, row in rows.items():
+        assert row["sha256"] == hashlib.sha256((runs / path).read_bytes()).hexdigest()
+        assert row["approved_sha256"] == hashlib.sha256((host.packs / "base" / path).read_bytes()).hexdigest()
+    [setup] = json.loads((view / "handlers/handlers.json").read_text())
+    assert setup["path"] == "backend/components/core/setup.py"
+
+
 def issue(host: RunningHost) -> Any:
     found = host.ok("GET", "/api/issues")
     return next((one for one in found if one["code"] == "addons_not_applied"), None)
@@ -124,17 +148,20 @@ def test_an_addon_from_its_review_to_its_end(host: RunningHost) -> None:
     assert status["addons"][0]["effective_digest"] == shown["effective_digest"]
     assert status["addons"][0]["effective_digest"] == host.status("guest")["approval"]["effects"][TARGET]
     assert issue(host) is None
+    shows_what_runs(host, patched=True)
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
     host.stop()
     host.start()
     host.until(lambda: host.status("base")["status"] == "running", 30, "the target to run again")
     assert host.result("base.look")["limits"]["loudness"] == 0, "it is there after a restart of the host"
+    shows_what_runs(host, patched=True)
 
     host.ok("DELETE", "/api/packs/guest/permissions", {"permissions": ["addon.apply"]})
     again(host)
     assert host.result("base.look") == {"limits": {"loudness": 5, "fixed": True}, "extensions": {}}
     assert host.status("base")["effective_digest"] is None
+    shows_what_runs(host, patched=False)
 
 
 def test_what_changed_on_either_side_waits_for_a_decision_and_conflicts_are_told(host: RunningHost) -> None:

@@ -6,6 +6,8 @@ import asyncio
 import hashlib
 import io
 import json
+import os
+import signal
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -101,6 +103,39 @@ def test_the_view_shows_what_was_granted_and_what_runs(host: RunningHost, isolat
     assert all(volume["read_only"] is True for volume in service["volumes"])
     assert "seccomp:seccomp.json" in service["security_opt"]
     assert json.loads((view / "sandbox/seccomp.json").read_text())["defaultAction"] == "SCMP_ACT_ERRNO"
+
+
+def test_each_start_writes_the_view_anew(host: RunningHost) -> None:
+    put(host)
+    host.approve("shown")
+    handlers = view_of(host) / "handlers/handlers.json"
+    eventually(host, lambda: json.loads(handlers.read_text()))
+    honest = handlers.read_text()
+
+    def again(how: Callable[[], Any]) -> None:
+        eventually(host, lambda: handlers.read_text() == honest)
+        host.until(lambda: host.status("shown")["status"] == "running", 30, "the Pack to run")
+        handlers.write_text('["something else"]')
+        how()
+        eventually(host, lambda: handlers.read_text() == honest)
+
+    def crash() -> None:
+        [container] = host.ok("GET", "/api/containers")
+        os.kill(container["pid"], signal.SIGKILL)
+
+    def restart_the_host() -> None:
+        host.stop()
+        host.start()
+
+    again(lambda: (host.ok("POST", "/api/containers/shown/stop"), host.ok("POST", "/api/containers/shown/start")))
+    again(lambda: host.ok("POST", "/api/packs/shown/reload"))
+    again(crash)
+    again(restart_the_host)
+    host.stop()
+    (host.packs / "shown/backend/components/main/setup.py").write_text("changed = True\n")
+    host.start()
+    effective = view_of(host) / "grants/effective.json"
+    eventually(host, lambda: json.loads(effective.read_text())["status"] == "modified")
 
 
 @pytest.mark.docker
