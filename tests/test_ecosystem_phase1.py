@@ -21,6 +21,8 @@ from backend_core.ecosystem.initializer import initialise
 from backend_core.ecosystem.json_patch import apply_patch
 from backend_core.ecosystem.mounts import load_mounts
 from backend_core.ecosystem.registry import PackRegistry
+from core_runtime.rules.component_work import units_of
+from core_runtime.rules.resolve import resolve
 from tests.support.packs import manifest, minimal_pack, pack, write_files
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -220,6 +222,27 @@ def test_what_a_manifest_must_say(tmp_path, change) -> None:
     assert {"line", "pointer", "expected", "found", "hint"} <= set(fields)
 
 
+def test_what_the_files_say_decides_the_order_of_starts(tmp_path) -> None:
+    """Libraries first, then who provides before who requires, whatever their names; dependencies likewise."""
+    def part(name: str, **links: list[str]) -> dict[str, dict[str, object]]:
+        return {f"components/{name}/manifest.json": manifest("t", name, connectivity=links)}
+
+    pack(tmp_path, "asks", files=part("c", requires=["needs.it"]))
+    pack(tmp_path, "gives", files=part("c", provides=["needs.it"]))
+    pack(tmp_path, "zlib", pack_type="library", files=part("c"))
+    pack(tmp_path, "built", dependencies={"zbase": ">=1.0.0,<2.0.0"}, files=part("c"))
+    pack(tmp_path, "zbase", version="1.4.0", files=part("c"))
+    pack(tmp_path, "too_new", dependencies={"zbase": ">=2.0.0"}, files=part("c"))
+    pack(tmp_path, "lost", files=part("c", requires=["nobody.has"]))
+    found = resolve([unit for folder in PackRegistry(tmp_path).scan().values() for unit in units_of(folder.metadata)])
+    batches = [{unit.pack_id for unit in batch} for batch in found.batches]
+    assert batches == [{"zlib"}, {"gives", "zbase"}, {"asks", "built"}]
+    reasons = {blocked.unit.pack_id: blocked.reason for blocked in found.blocked}
+    assert set(reasons) == {"too_new", "lost"}
+    assert "nobody.has" in reasons["lost"]
+    assert "1.4.0" in reasons["too_new"]
+
+
 # --- each word of an addon -------------------------------------------------------------------------------------------
 
 
@@ -274,6 +297,26 @@ def test_an_addon_may_be_switched_off_by_its_author(tmp_path) -> None:
 @pytest.mark.parametrize(("priority", "valid"), [(0, True), (1000, True), (-1, False), (1001, False), ("1", False)])
 def test_priorities_go_from_0_to_1000(tmp_path, priority, valid) -> None:
     assert (patched(tmp_path, priority=priority)[0] is Outcome.APPLIED) is valid
+
+
+def test_addons_apply_in_ascending_priority(tmp_path) -> None:
+    policy = {"allowed_manifest_paths": ["/extensions"]}
+    core = manifest("t", "c", addon_policy=policy, extensions={"order": []})
+    pack(tmp_path, "base", files={"components/c/manifest.json": core})
+    for name, priority in (("guest1", 900), ("guest2", 5), ("guest3", None)):
+        entry = {"kind": "manifest_json_patch", "patch": [{"op": "add", "path": "/extensions/order/-", "value": name}]}
+        document = {"addon_id": "a", "version": "1.0.0",
+                    "targets": [{"pack_identity": "local:base", "component": {"type": "t", "id": "c"}, "apply": [entry]}]}  # fmt: skip
+        pack(tmp_path, name, files={"addons/a.addon.json": document | ({} if priority is None else {"priority": priority})})
+
+    def read(pack_id: str, path: str) -> bytes | None:
+        file = tmp_path / pack_id / path
+        return file.read_bytes() if file.is_file() else None
+
+    packs = [folder.metadata for folder in PackRegistry(tmp_path).scan().values()]
+    found = AddonManager(read, lambda *_: "").apply(packs)
+    order = found.components["base:t:c"].manifest["extensions"]["order"]
+    assert list(order) == ["guest2", "guest3", "guest1"], "none given is 100"
 
 
 @pytest.mark.parametrize("verb", ["add", "remove", "replace", "test", "move", "copy"])

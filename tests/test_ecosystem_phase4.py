@@ -178,6 +178,7 @@ def host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
             ("mine", ECHO, ("mine.echo", "mine.mounts")),
             ("other", "def run(context):\n    context['interface_registry'].register('other.key', 1)\n", ("other.key",)),
             ("first", "def run(context):\n    context['interface_registry'].register('both.key', 'first')\n", ("both.key",)),
+            ("second", "def run(context):\n    context['interface_registry'].register('both.key', 'second')\n", ("both.key",)),
         ):
             running.put_pack(pack_id, one_component_pack(pack_id, text, provides=keys))
             running.approve(pack_id)
@@ -188,6 +189,10 @@ def host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def test_all_approved_packs_run_whatever_is_active(host: RunningHost) -> None:
     assert host.status("mine")["status"] == "running"
     assert host.status("first")["status"] == "running"
+
+
+def test_the_operator_chooses_who_answers_a_key_that_two_provide(host: RunningHost) -> None:
+    assert host.ok("GET", "/api/interfaces/both.key")["owner"] == "second", "interface_overrides goes before who was first"
 
 
 def test_a_component_that_was_switched_off_does_not_start(host: RunningHost) -> None:

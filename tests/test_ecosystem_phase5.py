@@ -1,16 +1,20 @@
 """Acceptance, phase 5: flows of the three older styles, as files and as registered, run by a host over real Packs.
 
-In the order of the formats: pipelines, registered steps, phases, modifiers, interpolation and conditions.
+In the order of the formats: pipelines, registered steps, phases, schedules, modifiers of both forms, interpolation and
+conditions, and the key under which routes would be registered.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from core_runtime.diagnostics import Diagnostics
+from core_runtime.flow_composer import FlowComposer
 from tests.support.running_host import RunningHost, one_component_pack
 
 REGISTERED = {
@@ -44,6 +48,42 @@ REGISTERED = {
         {"id": "skipped", "type": "handler", "handler": "five.same", "args": 2, "output": "skipped"},
         {"id": "broken", "type": "handler", "handler": "five.fail", "output": "broken"},
         {"id": "after", "type": "handler", "handler": "five.same", "args": 3, "output": "after"}]},
+    "flow.five.halted": {"steps": [
+        {"id": "first", "type": "handler", "handler": "five.note", "args": "first"},
+        {"id": "halt", "type": "handler", "handler": "five.note", "args": "halt"},
+        {"id": "never", "type": "handler", "handler": "five.note", "args": "never"}]},
+    "flow.five.again": {"steps": [
+        {"id": "soon", "type": "handler", "handler": "five.flaky", "args": {"after": 2, "name": "again"}, "output": "soon"}]},
+    "flow.five.ends": {"steps": [
+        {"id": "broken", "type": "handler", "handler": "five.fail"},
+        {"id": "never", "type": "handler", "handler": "five.note", "args": "never"}]},
+    "flow.five.looped": {"steps": [
+        {"id": "start", "type": "handler", "handler": "five.note", "args": "start"},
+        {"id": "turn", "type": "handler", "handler": "five.note", "args": "${_loop_index}"},
+        {"id": "old", "type": "handler", "handler": "five.note", "args": "old"},
+        {"id": "gone", "type": "handler", "handler": "five.note", "args": "gone"},
+        {"id": "said", "type": "handler", "handler": "five.note", "args": {"how": "quiet", "n": 1}},
+        {"id": "off", "type": "handler", "handler": "five.note", "args": "off"}]},
+}  # fmt: skip
+MODIFIES = {
+    "modifier_id": "five.forms", "target_flow_id": "five.loop*", "priority": 10,
+    "requires": {"interfaces": ["five.note"], "capabilities": ["five.same"]}, "conflicts_with": ["five.nothing"],
+    "modifications": [
+        {"action": "inject_before", "target_step": "start", "steps": [
+            {"id": "zero", "type": "handler", "handler": "five.note", "args": "zero"}]},
+        {"action": "inject_after", "target_step": "start", "steps": [
+            {"id": "more", "type": "handler", "handler": "five.note", "args": "more"}]},
+        {"action": "replace", "target_step": "old", "steps": [
+            {"id": "new", "type": "handler", "handler": "five.note", "args": "new"}]},
+        {"action": "remove", "target_step": "gone"},
+        {"action": "wrap_with_loop", "target_step": "turn", "exit_when": "${_loop_index} >= 3", "max_iterations": 9},
+        {"action": "set_property", "target_step": "said", "property": "args.how", "value": "loud"},
+        {"action": "set_property", "target_step": "off", "property": "when", "value": "${gone}"},
+    ],
+}  # fmt: skip
+LAST = {
+    "modifier_id": "five.rival", "target_flow_id": "five.looped", "priority": 20, "conflicts_with": "five.forms",
+    "modifications": [{"action": "remove", "target_step": "start"}],
 }  # fmt: skip
 FILES = {
     "a-1.flow.yaml": """
@@ -141,6 +181,68 @@ action: append
 requires: {interfaces: [five.nobody]}
 step: {id: lacking, type: handler, handler: five.note, input: lacking}
 """,
+    "formed.flow.yaml": """
+flow_id: five.formed
+phases: [p, q]
+steps:
+  - {id: one, phase: p, type: handler, handler: five.note, input: one, priority: 10}
+  - {id: two, phase: p, type: handler, handler: five.note, input: two, priority: 20}
+  - {id: three, phase: q, type: handler, handler: five.note, input: three}
+""",
+    "after.modifier.yaml": """
+modifier_id: five.after
+target_flow_id: five.formed
+phase: p
+priority: 10
+action: inject_after
+target_step_id: one
+requires: {capabilities: [five.same]}
+step: {id: between, type: handler, handler: five.note, input: between}
+""",
+    "append.modifier.yaml": """
+modifier_id: five.append
+target_flow_id: five.formed
+phase: p
+priority: 20
+action: append
+conflicts_with: [five.late]
+step: {id: last, type: handler, handler: five.note, input: last of p}
+""",
+    "late.modifier.yaml": """
+modifier_id: five.late
+target_flow_id: five.formed
+phase: p
+priority: 30
+action: remove
+target_step_id: two
+""",
+    "kinds.flow.yaml": """
+flow_id: five.kinds-of-steps
+inputs: {n: {type: integer}}
+outputs: {which: which, inner: inner, late: late}
+defaults: {fail_soft: true, on_missing_step: skip}
+steps:
+  - {id: a, priority: 1, type: if, condition: "${ctx.n} > 2", then: [{id: y, type: set, output: which, value: more}],
+     else: [{id: m, type: set, output: which, value: less}]}
+  - {id: b, priority: 2, type: flow, flow: five.inner, input: {n: "${ctx.n}"}, output: inner}
+  - {id: c, priority: 3, type: construct, construct: thrice, times: 2, output: _rounds,
+     steps: [{id: s, type: handler, handler: five.same, input: x}]}
+  - {id: d, priority: 4, type: handler, handler: five.slow, timeout_seconds: 0.1, output: late}
+  - {id: e, priority: 5, type: handler, handler: five.nobody}
+  - {id: f, priority: 6, type: handler, handler: five.note, input: went on}
+""",
+    "ticking.flow.yaml": """
+flow_id: five.ticking
+schedule: {interval: 1}
+steps:
+  - {id: tick, type: handler, handler: five.tick}
+""",
+    "nightly.flow.yaml": """
+flow_id: five.nightly
+schedule: {cron: "0 3 29 2 *"}
+steps:
+  - {id: tick, type: handler, handler: five.tick}
+""",
     "words.flow.yaml": """
 flow_id: five.words
 inputs: {}
@@ -164,7 +266,7 @@ import json, time
 
 def run(context):
     ir = context["interface_registry"]
-    notes, tries, hooked = [], {}, []
+    notes, tries, hooked, ticks = [], {}, [], []
 
     def note(args, ctx):
         notes.append(args)
@@ -175,14 +277,19 @@ def run(context):
         return found
 
     def flaky(args, ctx):
-        tries["n"] = tries.get("n", 0) + 1
-        if tries["n"] < args["after"]:
+        name = args.get("name", "n")
+        tries[name] = tries.get(name, 0) + 1
+        if tries[name] < args["after"]:
             raise ValueError("not yet")
-        return tries["n"]
+        return tries[name]
+
+    def tick(args, ctx):
+        ticks.append(1)
 
     def before(step, ctx, meta):
-        hooked.append(["before", step["id"]])
-        return {"_skip": True} if step["id"] == "skipped" else None
+        if step["flow"] not in ("five.ticking", "five.looped"):
+            hooked.append(["before", step["id"]])
+        return {"_skip": True} if step["id"] == "skipped" else {"_abort": True} if step["id"] == "halt" else None
 
     def after(step, ctx, result, meta):
         hooked.append(["after", step["id"]])
@@ -199,16 +306,26 @@ def run(context):
     ir.register("flow.construct.thrice", lambda args, ctx: [args["run"]({}) for _ in range(args["config"]["times"])])
     async def error_handler(step, ctx, exc):
         hooked.append(["error", step["id"], bool(exc)])
-        return "continue" if step["flow"] == "five.hooked" else None
+        return {"five.hooked": "continue", "five.again": "retry", "five.ends": "abort"}.get(step["flow"])
 
     ir.register("flow.error_handler", error_handler)
     ir.register("flow.hooks.before_step", before)
     ir.register("flow.hooks.after_step", after)
+    ir.register("five.tick", tick)
+    ir.register("five.ticks", lambda args, ctx: len(ticks))
     for key, document in json.loads(%r).items():
         ir.register(key, document)
+    for document in json.loads(%r):
+        ir.register("flow.modifier", document)
+    try:
+        ir.register("io.http.routes", [{"rule": "/five", "handler": "five.same", "methods": ["GET"], "endpoint": "five"}])
+        refused = ""
+    except Exception as error:
+        refused = str(error)
+    ir.register("five.routes", lambda args, ctx: refused)
 """
 KEYS = ("five.note", "five.taken", "five.same", "five.add", "five.fail", "five.flaky", "five.slow", "five.stop", "five.hooked",
-        "five.shout", "flow.construct.thrice", "flow.hooks.before_step", "flow.hooks.after_step", "flow.error_handler", *REGISTERED)  # fmt: skip
+        "five.shout", "five.tick", "five.ticks", "five.routes", "flow.modifier", "io.http.routes", "flow.construct.thrice", "flow.hooks.before_step", "flow.hooks.after_step", "flow.error_handler", *REGISTERED)  # fmt: skip
 ASKS = {"type": "flow.modify", "flows": ["five.*"], "reason": "they are its own"}
 
 
@@ -220,7 +337,7 @@ ASKS = {"type": "flow.modify", "flows": ["five.*"], "reason": "they are its own"
     ],
 )
 def host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningHost]:
-    files = one_component_pack("five", SETUP % json.dumps(REGISTERED), provides=KEYS)
+    files = one_component_pack("five", SETUP % (json.dumps(REGISTERED), json.dumps([MODIFIES, LAST])), provides=KEYS)
     files["backend/permissions.json"] = json.dumps({"pack_id": "five", "permissions": [ASKS]})
     files["backend/handlers/shout.py"] = "def run(args, ctx):\n    return args['text'].upper()\n"
     for index, (condition, _) in enumerate(CONDITIONS):
@@ -258,6 +375,30 @@ def test_pipelines_merge_by_name_and_are_soft_unless_they_say_otherwise(host: Ru
     assert run(host, "five.strict")["status"] == "failed"
 
 
+def test_files_of_pipelines_go_from_core_over_ecosystem_to_loose_ones_by_name(tmp_path: Path) -> None:
+    def pipeline(*steps: tuple[str, str]) -> str:
+        rows = "".join(f"    - {{id: {name}, run: {{handler: k.{name}, args: {said}}}}}\n" for name, said in steps)
+        return f'flow_version: "2.0"\npipelines:\n  merged.one:\n{rows}'
+
+    files = {
+        "core/b.flow.yaml": pipeline(("one", "core b"), ("three", "core b")), "core/a.flow.yaml": pipeline(("one", "core a"), ("two", "core a")),
+        "ecosystem/a.flow.yaml": pipeline(("two", "ecosystem"), ("four", "ecosystem")),
+        "z.flow.yaml": pipeline(("four", "loose z"), ("five", "loose z")), "y.flow.yaml": pipeline(("four", "loose y"), ("six", "loose y")),
+    }  # fmt: skip
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    diagnostics = Diagnostics()
+    composer = FlowComposer(
+        core=tmp_path / "core", ecosystem=(tmp_path / "ecosystem",), user=(tmp_path,), diagnostics=diagnostics
+    )
+    found = composer.load()["merged.one"]
+    assert not diagnostics.issues()
+    assert [(step["id"], step["with"]) for step in found.document["steps"]] == [
+        ("one", "core b"), ("two", "ecosystem"), ("three", "core b"), ("four", "loose z"), ("six", "loose y"), ("five", "loose z"),
+    ]  # fmt: skip
+
+
 def test_registered_steps_of_every_type(host: RunningHost) -> None:
     report = run(host, "five.kinds", {"n": 2})
     output = report["output"]
@@ -268,13 +409,14 @@ def test_registered_steps_of_every_type(host: RunningHost) -> None:
     assert output["tries"] == 3
     assert output["inner"]["twice"] == 6
     assert steps(report)["off"] == "skipped"
+    assert [step["step"] for step in report["steps"]].count("own/in") == 3, "what a Pack's construct made of it"
 
 
 def test_recursion_and_timeout_give_an_error_value(host: RunningHost) -> None:
     report = run(host, "five.itself")
     assert report["output"]["told"] == "told"
     assert report["output"]["late"]["_error"]
-    assert "again" in report["output"]
+    assert report["output"]["again"]["_error"]
 
 
 def test_hooks_stand_around_steps(host: RunningHost) -> None:
@@ -289,12 +431,39 @@ def test_hooks_stand_around_steps(host: RunningHost) -> None:
     assert ["error", "broken", True] in heard
 
 
+def test_hooks_may_stop_a_flow_retry_a_step_and_end_it(host: RunningHost) -> None:
+    report = run(host, "five.halted")
+    assert report["status"] != "ok"
+    assert host.result("five.taken") == ["first"]
+    assert run(host, "five.again")["output"]["soon"] == 2, "the second try"
+    report = run(host, "five.ends")
+    assert report["status"] == "failed"
+    assert host.result("five.taken") == []
+
+
 def test_phases_order_by_phase_priority_id_and_dependency(host: RunningHost) -> None:
     report = run(host, "five.phased", {"n": 4})
     assert report["status"] == "ok", report
     assert host.result("five.taken") == ["a", "b", "waits", "z"]
     assert report["output"] == {"sum": 5, "shout": "HEY", "set": 5}
     assert host.request("POST", "/api/flows/five.phased/run", {"input": {}})[0] == 400, "its input is required"
+
+
+def test_the_other_types_of_steps_in_phases(host: RunningHost) -> None:
+    report = run(host, "five.kinds-of-steps", {"n": 3})
+    output = report["output"]
+    assert (output["which"], output["inner"]["twice"]) == ("more", 6), report
+    assert [step["step"] for step in report["steps"]].count("c/s") == 2
+    assert (steps(report)["d"], output["late"]) == ("timeout", None)
+    assert steps(report)["e"] == "skipped", "nobody has that handler, and the flow is soft about it"
+    assert host.result("five.taken") == ["went on"]
+
+
+def test_an_older_schedule_starts_its_flow(host: RunningHost) -> None:
+    before = host.result("five.ticks")
+    host.until(lambda: host.result("five.ticks") >= before + 2, 30, "two runs that nobody asked for")
+    on = {flow: host.ok("GET", f"/api/flows/{flow}")["document"]["on"] for flow in ("five.ticking", "five.nightly")}
+    assert on == {"five.ticking": [{"every": "1s", "with": {}}], "five.nightly": [{"cron": "0 3 29 2 *", "with": {}}]}
 
 
 def test_a_step_may_stop_the_flow(host: RunningHost) -> None:
@@ -305,6 +474,28 @@ def test_a_step_may_stop_the_flow(host: RunningHost) -> None:
 def test_modifier_files_inject_replace_and_remove(host: RunningHost) -> None:
     run(host, "five.modified")
     assert host.result("five.taken") == ["zero", "one", "another"]
+
+
+def test_modifier_files_inject_after_append_and_conflict(host: RunningHost) -> None:
+    run(host, "five.formed")
+    assert host.result("five.taken") == ["one", "between", "two", "last of p", "three"], "five.late conflicts, and came later"
+    told = json.dumps(host.ok("GET", "/api/flows/five.formed/explain"))
+    assert "it conflicts with five:five.append" in told
+
+
+def test_registered_modifiers_of_every_action(host: RunningHost) -> None:
+    report = run(host, "five.looped")
+    assert host.result("five.taken") == ["zero", "start", "more", 0, 1, 2, "new", {"how": "loud", "n": 1}], report
+    assert steps(report)["off"] == "skipped", "set_property gave it a condition"
+    told = json.dumps(host.ok("GET", "/api/flows/five.looped/explain"))
+    assert "it conflicts with five:five.forms" in told
+
+
+def test_routes_have_no_place_yet_so_their_key_is_refused_and_the_pack_serves(host: RunningHost) -> None:
+    """``io.http.routes`` needs the permission ``http.serve``, which this host does not offer: it says so, and nothing else fails."""
+    assert "http.serve" in host.result("five.routes")
+    assert "io.http.routes" in host.ok("GET", "/api/packs/five/review")["host_keys"]
+    assert host.call("io.http.routes")[0] == 404
 
 
 def test_references_keep_their_type_and_are_never_expanded_twice(host: RunningHost) -> None:

@@ -23,6 +23,7 @@ from core_runtime.interface_registry import Entry
 from core_runtime.rules import frames
 from core_runtime.rules.contracts import ContractBroken
 from core_runtime.rules.frames import FrameError
+from core_runtime.rules.permission_kinds import host_key_permission
 from core_runtime.rules.schemas import Checkers, SchemaRefused
 from core_runtime.rules.values import ValueProblem, footprint, unpack
 
@@ -68,7 +69,9 @@ class Registrations:
         limits = session.limits
         if not session.rights().may_register(key):
             session.denied("interface.register", key)
-            raise ValueProblem("denied", f"{quote(key)} is not declared in provides, or not granted")
+            needed = host_key_permission(key)
+            why = f"has a meaning to the host and needs {needed}, granted" if needed else "is not granted"
+            raise ValueProblem("denied", f"{quote(key)} is not declared in provides, or {why}")
         if session.retired:
             raise refused("superseded", "a newer generation of this Pack has taken over")
         self._drop_expired()
