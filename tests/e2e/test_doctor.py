@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +25,10 @@ def issue(host: RunningHost, code: str) -> dict[str, Any]:
     return next((one for one in host.ok("GET", "/api/issues") if one["code"] == code), {})
 
 
-def fix(host: RunningHost, issue_id: str) -> dict[str, Any]:
+def fix(host: RunningHost, issue_id: str, fixup: str) -> dict[str, Any]:
+    """Have it mended as the issue suggests; by that fixup and no other."""
     [done] = host.ok("POST", "/api/doctor/fix", {"issue": issue_id})
-    assert done["success"], done
+    assert (done["success"], done["fixup"]) == (True, fixup), done
     return done
 
 
@@ -71,7 +74,7 @@ def test_changed_files_are_put_back_and_the_pack_runs_again(host: RunningHost) -
     setup = folder / "backend/components/main/setup.py"
     setup.write_text("raise SystemExit\n")
     host.until(lambda: issue(host, "pack_modified"), 20, "the change to be noticed")
-    fix(host, "pack_modified:thing")
+    fix(host, "pack_modified:thing", "restore_pack")
     assert setup.read_text() == SETUP
     host.until(lambda: host.status("thing")["status"] == "running", 20, "the Pack to run")
     assert host.result("thing.do") == "done"
@@ -87,7 +90,7 @@ def test_a_pack_that_failed_to_start_is_started_again(tmp_path: Path, isolation:
         host.ok("GET", "/api/doctor")
         assert issue(host, "pack_start_failed")["suggestions"][0]["fixup"] == "start_pack"
         index.files[filename] = data
-        fix(host, "packages_missing:first")
+        fix(host, "packages_missing:first", "fetch_packages")
         assert host.result("first.which")[0] == "3.0"
         host.ok("GET", "/api/doctor")
         assert issue(host, "packages_missing") == {}
@@ -103,7 +106,7 @@ def test_starting_is_offered_for_what_could_not_start(host: RunningHost) -> None
     host.until(lambda: issue(host, "pack_start_failed"), 20, "the failure to be told")
     shutil.rmtree(store)
     hidden.rename(store)
-    fix(host, "pack_start_failed:thing")
+    fix(host, "pack_start_failed:thing", "start_pack")
     assert host.result("thing.do") == "done"
     assert issue(host, "pack_start_failed") == {}
 
@@ -119,7 +122,7 @@ def test_an_engine_that_came_back_is_found_and_everything_starts(tmp_path: Path)
         assert issue(host, "docker_required")["suggestions"][0]["fixup"] == "probe_isolation"
         assert host.status("thing")["status"] == "approved"
         socket.symlink_to(os.environ["DOCKER_HOST"].removeprefix("unix://"))
-        assert "docker" in fix(host, "docker_required:isolation")["message"]
+        assert "docker" in fix(host, "docker_required:isolation", "probe_isolation")["message"]
         assert host.result("thing.do") == "done"
         assert issue(host, "docker_required") == {}
 
@@ -132,3 +135,33 @@ def test_nobody_chooses_what_a_fixup_acts_on(host: RunningHost) -> None:
     status, refused = host.request("POST", "/api/doctor/fix", {"issue": "x", "args": {"pack_id": "thing"}})
     assert status == 400, refused
     assert host.status("thing")["status"] == "running"
+
+
+def found_again(host: RunningHost, bring_back: Callable[[], object]) -> None:
+    """Approved while nothing isolates; it starts when somebody asks again, and not before."""
+    put(host)
+    assert host.approve("thing")["status"] == "approved"
+    told = issue(host, "docker_required")
+    assert told["severity"] == "error"
+    assert [offer["fixup"] for offer in told["suggestions"]] == ["probe_isolation"]
+    assert "no driver answered" in fix(host, told["id"], "probe_isolation")["message"]
+    assert issue(host, "docker_required")
+    assert host.call("thing.do")[0] != 200
+    bring_back()
+    assert "Packs run under" in fix(host, told["id"], "probe_isolation")["message"]
+    host.until(lambda: host.status("thing")["status"] == "running", 30, "the Pack to run")
+    assert host.result("thing.do") == "done"
+    assert issue(host, "docker_required") == {}
+
+
+@pytest.mark.embedded
+@pytest.mark.mount
+def test_a_sandbox_that_is_installed_late_is_found_when_asked(tmp_path: Path) -> None:
+    program = shutil.which("bwrap")
+    assert program
+    host = RunningHost(tmp_path / "home", "embedded")
+    hidden = f'mount --bind /dev/null {program} && exec "$@"'
+    host.prefix = ("unshare", "--mount", "--propagation", "private", "sh", "-c", hidden, "sh")
+    with host:
+        install = ["nsenter", "--target", str(host.pid), "--mount", "umount", program]
+        found_again(host, lambda: subprocess.run(install, check=True))

@@ -10,8 +10,9 @@ import asyncio
 import json
 import os
 import shutil
+import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -42,6 +43,8 @@ class World:
     def __init__(self, home: Path, host: Host, patch: pytest.MonkeyPatch) -> None:
         self.home, self.host, self.patch = home, host, patch
         self.user_data = home / "user_data"
+        self.afterwards: list[Callable[[], object]] = []
+        """What puts this process right again."""
 
     def put(self, pack_id: str = "alpha", **options: Any) -> Path:
         """A Pack's folder, seen by a scan."""
@@ -91,9 +94,13 @@ def little_memory(world: World) -> str:
 
 
 def many_open(world: World) -> str:
+    """The real limit of this process, down to a little more than it has open."""
     import resource
 
-    world.patch.setattr(resource, "getrlimit", lambda _which: (4, 4))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = sum(1 for _ in Path("/proc/self/fd").iterdir())
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + max(1, used // 10), hard))
+    world.afterwards.append(lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard)))
     return "host"
 
 
@@ -291,8 +298,9 @@ def bad_account(world: World) -> str:
 
 
 def nearly_full(world: World) -> str:
+    """A file of the size of its whole quota, without a byte on the disk."""
     world.approve()
-    world.patch.setattr(world.host.userdata, "usage", lambda _pack_id: (95, 100))
+    os.truncate(world.write("packs/alpha/notes.bin"), world.host.userdata._quota("alpha"))
     return "alpha"
 
 
@@ -366,8 +374,15 @@ CASES: tuple[tuple[str, Callable[[World], str], str], ...] = (
     ("token_unsafe", open_token, "renew_token"),
     ("update_undecided", staged, ""),
 )
-ELSEWHERE = {"start_pack", "restore_pack", "fetch_packages", "probe_isolation"}
-"""Fixups that act on sandboxes: performed in ``tests/e2e/test_doctor.py``."""
+ELSEWHERE = {
+    "fetch_packages": ("test_a_pack_that_failed_to_start_is_started_again",),
+    "probe_isolation": (
+        "test_an_engine_that_came_back_is_found_and_everything_starts", "test_a_sandbox_that_is_installed_late_is_found_when_asked",
+    ),
+    "restore_pack": ("test_changed_files_are_put_back_and_the_pack_runs_again",),
+    "start_pack": ("test_starting_is_offered_for_what_could_not_start",),
+}  # fmt: skip
+"""Fixups that act on sandboxes: performed by these tests of ``tests/e2e/test_doctor.py``."""
 ONLY_LOOKS = "scan_pack"
 """What it reads again is still broken here."""
 
@@ -380,11 +395,12 @@ def found(host: Host, code: str) -> dict[str, Issue]:
 def test_what_is_broken_is_found_named_and_mended(tmp_path, monkeypatch, code, break_, fixup) -> None:
     async def story() -> None:
         host = await opened_host(tmp_path)
+        world = World(tmp_path, host, monkeypatch)
         try:
             doctor = host.doctor = Doctor(host)
             await doctor.examine()
             assert found(host, code) == {}, "found before anything was broken"
-            subject = break_(World(tmp_path, host, monkeypatch))
+            subject = break_(world)
             looked = {one.code: one for one in await doctor.examine()}
             assert (looked[code].status, looked[code].found) == ("found", len(found(host, code)))
             issue = found(host, code)[subject]
@@ -396,9 +412,42 @@ def test_what_is_broken_is_found_named_and_mended(tmp_path, monkeypatch, code, b
                 assert done.success, done
                 assert (subject in found(host, code)) is (fixup == ONLY_LOOKS)
         finally:
+            for undo in world.afterwards:
+                undo()
             await host.close()
 
     asyncio.run(story())
+
+
+@pytest.mark.mount
+def test_a_small_file_system_is_found_with_little_room_and_few_files(tmp_path) -> None:
+    """A real one, of 64 megabytes and 2,000 files; and one that is filled to its last pages is an error."""
+    folder = tmp_path / "user_data"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m,nr_inodes=2000", "rumi-test", str(folder)], check=True)
+
+    async def story() -> None:
+        host = await opened_host(tmp_path)
+        try:
+            doctor = host.doctor = Doctor(host)
+            await doctor.examine()
+            (room,), (files,) = found(host, "disk_space_low").values(), found(host, "inodes_low").values()
+            assert room.severity == "error"
+            assert room.evidence["free_bytes"] < 64 << 20
+            assert files.evidence["free_files"] < 2_000
+            for number in range(100):
+                (folder / "cache" / f"{number}").parent.mkdir(exist_ok=True)
+                (folder / "cache" / f"{number}").touch()
+            await doctor.examine()
+            (fewer,) = found(host, "inodes_low").values()
+            assert fewer.evidence["free_files"] <= files.evidence["free_files"] - 100
+        finally:
+            await host.close()
+
+    try:
+        asyncio.run(story())
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 def test_every_check_is_broken_here() -> None:
@@ -408,9 +457,29 @@ def test_every_check_is_broken_here() -> None:
 
 
 def test_every_fixup_is_performed() -> None:
-    performed = {fixup for _, _, fixup in CASES if fixup} | ELSEWHERE
+    performed = {fixup for _, _, fixup in CASES if fixup} | ELSEWHERE.keys()
     assert performed == set(load_fixups())
     assert len(performed) >= 15
+
+
+def performed_by(tests: Mapping[str, ast.FunctionDef], name: str) -> set[str]:
+    """The fixups that a test of real sandboxes has performed: by itself, and by the functions beside it that it calls."""
+    found: set[str] = set()
+    for call in (node for node in ast.walk(tests[name]) if isinstance(node, ast.Call)):
+        called = getattr(call.func, "id", "")
+        if called == "fix":
+            found |= {str(call.args[2].value)} if isinstance(call.args[2], ast.Constant) else set()
+        elif called in tests and called != name:
+            found |= performed_by(tests, called)
+    return found
+
+
+def test_those_that_act_on_sandboxes_are_performed_by_the_tests_that_are_named() -> None:
+    source = (ROOT / "tests/e2e/test_doctor.py").read_text(encoding="utf-8")
+    tests = {node.name: node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)}
+    for fixup, names in ELSEWHERE.items():
+        for name in names:
+            assert fixup in performed_by(tests, name), (fixup, name)
 
 
 def test_every_fixup_is_known_that_an_issue_names(tmp_path) -> None:
