@@ -35,7 +35,7 @@ class FailingSteps:
         failed = result.status is model.Status.FAILED or result.status is model.Status.TIMEOUT
         if not failed and not self._counts:
             return
-        place = flow_id, result.path
+        place = result.flow or flow_id, result.path
         if result.status is model.Status.OK:
             if self._counts.pop(place, 0) >= TOLD_AFTER:
                 diagnostics.resolve(CODE, _subject(*place))

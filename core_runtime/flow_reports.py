@@ -35,6 +35,7 @@ class StepReport(Struct, frozen=True, gc=False):
         """JSON for the API."""
         error = self.result.error
         return {
+            "flow": self.result.flow,
             "step": self.result.path,
             "phase": self.result.phase,
             "handler": self.result.handler,
@@ -45,6 +46,15 @@ class StepReport(Struct, frozen=True, gc=False):
             "started_at": self.started_at,
             "duration_s": round(self.duration_s, 6),
         }
+
+
+class Under(Struct, frozen=True, gc=False):
+    """A step that has begun and not ended."""
+
+    flow: str
+    path: str
+    at_s: float
+    monotonic_s: float
 
 
 class RunReport(Struct):
@@ -64,6 +74,8 @@ class RunReport(Struct):
     answers: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=MAX_ANSWERS_KEPT))
     """With ``journal: memory``: what the run was answered with, the newest of it."""
     ended: int = 0
+    under_way: Mapping[str, Under] = field(default_factory=dict)
+    """Its steps that have begun and not ended."""
     bells: set[asyncio.Event] = field(default_factory=set)
     """Of those who wait for what comes next."""
 
@@ -89,6 +101,10 @@ class RunReport(Struct):
         self.ended += 1
         if self.bells:
             self.ring()
+
+    def going(self) -> list[str]:
+        """The paths of the flow's own steps that are under way."""
+        return sorted({one.path for one in self.under_way.values() if one.flow == self.flow})
 
     def ring(self) -> None:
         """Let those who wait look again."""

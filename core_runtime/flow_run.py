@@ -32,6 +32,7 @@ from core_runtime.diagnostics import record_failure
 from core_runtime.drivers.run_journal import Recorded
 from core_runtime.flow_calls import Body, Cut, Handlers, StepCalls, closed, within
 from core_runtime.flow_errors import as_exception, known_error
+from core_runtime.flow_reports import Under
 from core_runtime.flow_waits import appearance, heard, instant, published
 from core_runtime.rules.flow import asking, model
 from core_runtime.rules.flow.machine import Machine
@@ -66,7 +67,8 @@ class _Timer(Struct):
 class FlowRun:
     """Call ``drive`` once. ``emit`` takes what the run yields; without one it is dropped.
 
-    ``parent``: the Pack's call that began the run; what its steps call belongs to that.
+    ``parent``: the Pack's call that began the run; what its steps call belongs to that. ``under_way``: steps that have
+    begun and not ended.
     """
 
     kernel: Handlers
@@ -79,6 +81,7 @@ class FlowRun:
     journal: Journal | None = None
     history: deque[Recorded] = field(default_factory=deque)
     parent: Call | None = None
+    under_way: dict[str, Under] = field(default_factory=dict)
     _machine: Machine = field(init=False)
     _calls: StepCalls = field(init=False)
     _ready: deque[tuple[int, Any, model.FlowError | None]] = field(default_factory=deque)
@@ -86,7 +89,6 @@ class FlowRun:
     _work: dict[int, asyncio.Future[Any] | _Timer] = field(default_factory=dict)
     _places: dict[int, str] = field(default_factory=dict)
     _waiting: dict[str, asking.Asking] = field(default_factory=dict)
-    _began: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     async def drive(self) -> model.Outcome:
         """Run to the end. Cancelling this coroutine cancels the run, with its ``finally`` steps."""
@@ -170,9 +172,9 @@ class FlowRun:
     def _perform(self, effects: Sequence[asking.Effect]) -> None:
         for effect in effects:
             if isinstance(effect, asking.Ended):
-                self._ended(effect.result)
+                self._ended(effect.result, effect.place)
             elif isinstance(effect, asking.Began):
-                self._began[effect.path] = (time.time(), time.monotonic())
+                self.under_way[effect.place] = Under(effect.flow, effect.path, time.time(), time.monotonic())
             elif isinstance(effect, asking.Abandon):
                 self._abandon(effect.token)
             elif isinstance(effect, asking.Close):
@@ -311,12 +313,12 @@ class FlowRun:
         if self.journal is not None:
             self.journal.close()
 
-    def _ended(self, result: model.StepResult) -> None:
-        began = self._began.pop(result.path, None)
+    def _ended(self, result: model.StepResult, place: str) -> None:
+        began = self.under_way.pop(place, None)
         if self.history:
             return
         ended = time.monotonic()
         if began is None:
             self.note(result, time.time(), 0.0)
         else:
-            self.note(result, began[0], ended - began[1])
+            self.note(result, began.at_s, ended - began.monotonic_s)

@@ -226,6 +226,7 @@ class FlowRuns:
             self._kernel, plan, report.run_id, values, note, replace(self._surroundings, hooks=hooks), emit, kept,
             history, parent,
         )  # fmt: skip
+        report.under_way = run.under_way
         task = asyncio.ensure_future(self._drive(run, report, journal))
         self._live[report.run_id] = _Live(report, key, task, plan.flow.origin.pack)
         self._told(report)

@@ -189,15 +189,18 @@ class Abandon(Struct, eq=False):
 
 
 class Began(Struct, eq=False):
-    """Effect without an answer: a step begins."""
+    """Effect without an answer: a step begins. ``place``: its path, told from that of the same step elsewhere."""
 
     path: str
+    flow: str
+    place: str
 
 
 class Ended(Struct, eq=False):
     """Effect without an answer: a step ended."""
 
     result: StepResult
+    place: str
 
 
 Asking = Invoke | Open | Next | Sleep | Until | Listen | Await | Publish | Produce | Consult

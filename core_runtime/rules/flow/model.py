@@ -421,7 +421,10 @@ class Flow(Struct, frozen=True):
 
 
 class StepResult(Struct, frozen=True, gc=False):
-    """How one step ended. ``usable``: its output exists (it succeeded, or a default or a catch stood in)."""
+    """How one step ended. ``usable``: its output exists (it succeeded, or a default or a catch stood in).
+
+    ``flow``: whose step it is, of the flows that the run ran.
+    """
 
     path: str
     status: Status

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from core_runtime.rules.flow import model
 from core_runtime.rules.flow.asking import Ended, StepFailed
@@ -45,10 +46,16 @@ class Block(Struct, frozen=True, gc=False):
     place: str = ""
     depth: int = 0
     within: tuple[str, ...] = ()
+    usable: dict[str, bool] = field(default_factory=dict)
+    """Whether each step that has ended here left its output, by path: the same path in another iteration is another."""
 
     def at(self, place: str) -> Block:
         """The same, elsewhere."""
-        return Block(self.flow, self.phase, self.on_error, place, self.depth, self.within)
+        return Block(self.flow, self.phase, self.on_error, place, self.depth, self.within, {})
+
+    def placed(self, path: str) -> str:
+        """A step's path, told from that of the same step in another iteration or flow."""
+        return f"{self.place}{path}" if self.place else path
 
 
 @dataclass(slots=True)
@@ -58,12 +65,12 @@ class Run:
     plan: Plan
     run_id: str
     surroundings: Surroundings
-    memory: dict[tuple[Actors, str], Any] = field(default_factory=dict)
-    tasks: Tasks = field(init=False)
-    results: dict[str, model.StepResult] = field(default_factory=dict)
+    memory: dict[tuple[Actors, str], Any] = dataclasses.field(default_factory=dict)
+    tasks: Tasks = dataclasses.field(init=False)
+    results: dict[str, model.StepResult] = dataclasses.field(default_factory=dict)
     degraded: bool = False
     budget: int = 0
-    closed: dict[str, frozenset[str]] = field(default_factory=dict)
+    closed: dict[str, frozenset[str]] = dataclasses.field(default_factory=dict)
 
     def hears(self, hook: str, step: model.Step, flow: model.Flow) -> bool:
         """Whether hooks of that name are asked about the step."""
@@ -80,10 +87,11 @@ class Run:
             limit = self.plan.flow.limits.steps
             raise StepFailed(error_of("limit", f"The run took more than {limit} steps", path), stop=True)
 
-    def ended(self, result: model.StepResult) -> None:
+    def ended(self, result: model.StepResult, block: Block) -> None:
         """Record a step's result, and tell of it."""
         self.results[result.path] = result
-        self.tasks.effects.append(Ended(result))
+        block.usable[result.path] = result.usable
+        self.tasks.effects.append(Ended(result, block.placed(result.path)))
 
 
 class Returned(StepFailed):

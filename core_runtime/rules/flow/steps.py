@@ -106,11 +106,11 @@ class Steps:
         value = None
         settled = self._hooked if self.run.surroundings.hooks else self._settled
         for step in steps:
-            skip = self._skip_reason(step, scope)
+            skip = self._skip_reason(step, block, scope)
             if skip is not None:
                 value = self._skipped(step, block, scope, skip)
                 continue
-            self.run.tasks.effects.append(Began(step.path))
+            self.run.tasks.effects.append(Began(step.path, block.flow.id, block.placed(step.path)))
             routine = settled(step, block, scope)
             value = yield from (self._finished(routine, step, block, scope) if step.finally_ else routine)
         return value
@@ -220,14 +220,13 @@ class Steps:
             self.run.memory[key] = value
         return value
 
-    def _skip_reason(self, step: model.Step, scope: Scope) -> str | None:
+    def _skip_reason(self, step: model.Step, block: Block, scope: Scope) -> str | None:
         if not step.enabled:
             return "disabled in the document"
         if step.needs:
             parent = step.path.rpartition("/")[0]
             for need in step.needs:
-                result = self.run.results.get(f"{parent}/{need}" if parent else need)
-                if result is None or not result.usable:
+                if not block.usable.get(f"{parent}/{need}" if parent else need):
                     return f"upstream: {need} did not succeed"
         if step.when is not None:
             try:
@@ -372,7 +371,10 @@ class Steps:
         handler = step.action.handler if isinstance(step.action, model.Call) else ""
         attempts = error.attempt if error else 1
         self.run.ended(
-            model.StepResult(step.path, status, handler, block.phase.name, reason, error, usable, attempts)
+            model.StepResult(
+                step.path, status, handler, block.phase.name, reason, error, usable, attempts, block.flow.id
+            ),
+            block,
         )
 
 

@@ -343,3 +343,44 @@ def test_a_thousand_branches_end():
     _, outcome = play(f"  - {{id: p, as: r, parallel: {{branches: {{{branches}}}}}}}")
     assert outcome.status is RunStatus.OK
     assert outcome.variables["r"]["b999"] == 999
+
+
+def test_a_need_is_of_the_same_iteration():
+    def handler(args):
+        if args["fails"]:
+            raise Fails("own")
+        return 1
+
+    book = Playbook(
+        """
+flow: x
+steps:
+  - id: all
+    each: {in: [true, false], as: fails, parallel: 2, collect: "${ran}"}
+    do:
+      - {id: a, call: h, with: {fails: "${fails}"}, on_error: continue}
+      - {id: pause, call: later}
+      - {id: b, set: {ran: true}, needs: [a]}
+    as: ran
+  - {id: out, return: "${ran}"}
+""",
+        {"h": handler, "later": lambda args: Takes(1.0 if args else 0.0, None)},
+    )
+    assert book.run().output == [None, True]
+
+
+def test_a_need_is_of_the_same_flow():
+    book = Playbook(
+        """
+flow: x
+defaults: {on_error: continue}
+steps:
+  - {id: a, fail: {type: own, title: no}, on_error: continue}
+  - {id: sub, flow: y}
+  - {id: b, set: {ran: true}, needs: [a]}
+""",
+        {}, flows={"y": "flow: y\nsteps: [{id: a, set: {z: 1}}]"},
+    )  # fmt: skip
+    book.run()
+    assert (book.results["b"].status, book.results["b"].reason) == ("skipped", "upstream: a did not succeed")
+    assert (book.results["a"].flow, book.results["b"].flow) == ("y", "x")
