@@ -121,7 +121,8 @@ def explain(flow_id: str, step: str, without: str, as_new: bool) -> None:  # noq
         what = one.get("handler") or one.get("verb")
         by = ", ".join(map(str, one.get("acts_as") or [])) or say("the operator")
         place = show.safe(f"{origin.get('file')}:{origin.get('line')}", 200)
-        show.section(show.safe(f"{one.get('path')}: {what}", 200), [f"{place} · {by}", *_changes(one)])
+        from_where = f"{place} · {show.safe(origin.get('layer'), 20)} · {by}"
+        show.section(show.safe(f"{one.get('path')}: {what}", 200), [from_where, *_changes(one)])
     if found.get("changes"):
         show.section(say("Changes that left no step"), _changes(found))
     if found.get("style"):

@@ -1,8 +1,9 @@
 """Why a flow is as it is: each step with its origin, who it acts as, and what was done to it. Pure.
 
 Shapes:
-  * ``as_data``: ``{flow, version, digest, style, changes, steps: [{path, verb, handler, origin: {file, line, pack},
-    acts_as, changes}]}``; ``changes`` of the flow are those that touched no step of it (skipped, refused, removed).
+  * ``as_data``: ``{flow, version, digest, style, changes, steps: [{path, verb, handler,
+    origin: {file, line, pack, layer}, acts_as, changes}]}``; ``changes`` of the flow are those that touched no
+    step of it (skipped, refused, removed).
   * ``as_mermaid``: a flowchart in Mermaid's text form. What a document's author chose as text is escaped.
   * ``as_diff``: the composed documents with and without something, as a unified diff.
 """
@@ -16,14 +17,14 @@ from typing import Any
 
 from core_runtime.rules.flow import model
 from core_runtime.rules.flow.compose import Composition
-from core_runtime.rules.flow.plan import blocks_of
+from core_runtime.rules.flow.plan import Plan, blocks_of
 
 LABEL_CHARS = 60
 
 
 def as_data(found: Composition) -> dict[str, Any]:
     """Everything, as JSON."""
-    steps = list(every(step for _, block in found.plan.phases for step in block))
+    steps = [step for _, _, _, block in groups_of(found.plan) for step in every(block)]
     paths = {step.path for step in steps}
     return {
         "flow": found.plan.flow.id,
@@ -51,6 +52,13 @@ def difference(before: Any, after: Any, names: tuple[str, str] = ("then", "now")
     return "".join(f"{line}\n" for line in difflib.unified_diff(old, new, *names, lineterm="", n=2))
 
 
+def groups_of(plan: Plan) -> Iterator[tuple[str, str, bool, tuple[model.Step, ...]]]:
+    """The blocks of the flow itself, in their order: what kind, its words, whether it is sealed, its steps."""
+    yield from (("phase", phase.name, phase.sealed, steps) for phase, steps in plan.phases)
+    yield from (("catch", catch.error, False, catch.do) for catch in plan.flow.catch)
+    yield "finally", "", False, plan.flow.finally_
+
+
 def verb_of(step: model.Step) -> str:
     """The step's verb, as the document spells it."""
     return type(step.action).__name__.lower()
@@ -70,7 +78,10 @@ def _step(step: model.Step, found: Composition) -> dict[str, Any]:
         "verb": verb_of(step),
         "handler": step.action.handler if isinstance(step.action, model.Call) else "",
         "phase": step.phase,
-        "origin": {"file": step.origin.source, "line": step.origin.line, "pack": step.origin.pack},
+        "origin": {
+            "file": step.origin.source, "line": step.origin.line, "pack": step.origin.pack,
+            "layer": step.origin.layer.name.lower(),
+        },
         "acts_as": list(step.acts_as),
         "changes": [change.as_dict() for change in found.changes if change.step == step.path],
     }

@@ -82,6 +82,7 @@ class Origin(Struct, frozen=True):
     line: int = 0
     column: int = 0
     pack: str = ""
+    layer: Layer = Layer.CORE
 
     def __str__(self) -> str:
         return f"{self.source}:{self.line}:{self.column}"
@@ -434,6 +435,7 @@ class StepResult(Struct, frozen=True, gc=False):
     error: FlowError | None = None
     usable: bool = False
     attempts: int = 0
+    flow: str = ""
 
 
 class Outcome(Struct, frozen=True):

@@ -124,7 +124,7 @@ class Modifier:
 
     def origin(self, at: Path) -> model.Origin:
         """Where a part of it was written."""
-        return model.Origin(self.source, *self.where(at), self.pack)
+        return model.Origin(self.source, *self.where(at), self.pack, self.layer)
 
 
 def parse_modifier(

@@ -44,8 +44,8 @@ def parse_flow(
     ``supplied`` names, for steps by their place in the document, who else than ``pack`` supplied them; the steps below
     are theirs too.
     """
-    reader = _Reader(source, where, supplied or {}, pack)
-    flow = reader.flow(document, layer)
+    reader = _Reader(source, where, supplied or {}, pack, layer)
+    flow = reader.flow(document)
     if flow is None or reader.problems:
         raise invalid(source, reader.problems)
     return flow
@@ -53,7 +53,7 @@ def parse_flow(
 
 def step_problems(steps: Any, *, source: str, where: Where) -> list[Problem]:
     """What is wrong with steps of a document of another kind; ``where`` knows places from the list of steps on."""
-    reader = _Reader(source, where, {}, "")
+    reader = _Reader(source, where, {}, "", model.Layer.CORE)
     reader.steps(steps, (), "")
     return reader.problems
 
@@ -62,7 +62,7 @@ def step_problems(steps: Any, *, source: str, where: Where) -> list[Problem]:
 class _Reader(Steps):
     """One pass over one flow document."""
 
-    def flow(self, document: Any, layer: model.Layer) -> model.Flow | None:
+    def flow(self, document: Any) -> model.Flow | None:
         if not isinstance(document, Mapping):
             self.problem((), f"expected a map with the words flow and steps, got {kind_of(document)}")
             return None
@@ -96,7 +96,7 @@ class _Reader(Steps):
             sealed=self._flag(document, (), "sealed", default=False),
             tags=self._words(document.get("tags", []), ("tags",)),
             origin=self.origin(()),
-            layer=layer,
+            layer=self.layer,
         )
 
     def _phases(self, raw: Any) -> tuple[model.Phase, ...]:

@@ -91,6 +91,7 @@ class Reading:
     where: Where
     supplied: Mapping[Path, Supplied]
     pack: str
+    layer: model.Layer
     problems: list[Problem] = field(default_factory=list)
     step_count: int = 0
 
@@ -103,7 +104,8 @@ class Reading:
             for length in range(len(at), 0, -1):
                 if at[:length] in self.supplied:
                     return self.supplied[at[:length]]
-        return Supplied(model.Origin(self.source, *self.where(at), self.pack), (self.pack,) if self.pack else ())
+        place = model.Origin(self.source, *self.where(at), self.pack, self.layer)
+        return Supplied(place, (self.pack,) if self.pack else ())
 
     def problem(self, at: Path, text: str) -> None:
         if len(self.problems) < MAX_PROBLEMS:

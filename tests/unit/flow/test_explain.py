@@ -15,7 +15,9 @@ def test_each_step_has_its_origin_its_actors_and_its_changes():
     assert list(steps) == [
         "gather", "gather/history/load", "gather/search/find", "screen", "generate", "save",
     ]  # fmt: skip
-    assert steps["screen"]["origin"]["pack"] == "guard"
+    assert (steps["screen"]["origin"]["pack"], steps["screen"]["origin"]["layer"]) == ("guard", "ecosystem")
+    own = explain.as_data(composed(modifier(GUARD, pack="")))
+    assert [step["origin"]["layer"] for step in own["steps"] if step["path"] == "screen"] == ["user"]
     assert steps["screen"]["acts_as"] == ["guard"]
     assert steps["gather/search/find"]["acts_as"] == ["acme", "guard"]
     [change] = steps["gather/search/find"]["changes"]

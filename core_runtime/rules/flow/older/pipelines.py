@@ -218,7 +218,7 @@ def _flow(name: str, owner: Pipelines, placed: Sequence[_Placed]) -> tuple[Mappi
         if piece.disables:
             disabling[step["call"]] = step["id"]
         steps.append(step)
-        origin = model.Origin(one.source, *one.where(piece.at), one.pack)
+        origin = model.Origin(one.source, *one.where(piece.at), one.pack, one.layer)
         supplied["steps", number] = Supplied(origin, (one.pack,) if one.pack else ())
     document = {
         "flow": name, "vars": "${input}", "defaults": {**owner.defaults, "on_absent": "run"}, "steps": steps,
