@@ -23,12 +23,13 @@ from typing import Any, Final
 from msgspec import Struct
 from msgspec.structs import replace
 
-from backend_core.errors import ConflictError, RequestError, TooLargeError, quote
+from backend_core.errors import ConflictError, RequestError, RumiError, TooLargeError, quote
 from core_runtime.bus.calls import Call
 from core_runtime.diagnostics import StepDone
 from core_runtime.drivers.run_journal import Account, Recorded, RunJournal
 from core_runtime.drivers.run_seals import RunSeals
 from core_runtime.flow_calls import Handlers
+from core_runtime.flow_errors import known_error
 from core_runtime.flow_failing import FailingSteps
 from core_runtime.flow_files import KEPT_RUNS, RunFiles, unknown
 from core_runtime.flow_reports import MemoryJournal, RunReport, StepReport
@@ -51,6 +52,9 @@ _DIAGNOSTIC_STATUS = {
 }
 RUN_EVENT: Final = "flow.run"
 STEP_EVENT: Final = "flow.step"
+
+
+Began = Callable[[RunReport], None]
 
 
 class _Live(Struct):
@@ -79,12 +83,13 @@ class FlowRuns:
     async def run(
         self, plan: Plan, digest: str, values: Any, *, actor: str = "", emit: Emit | None = None,
         parts: Mapping[str, str] | None = None, parent: Call | None = None,
-        document: Any = None,
+        document: Any = None, began: Began | None = None,
     ) -> RunReport:  # fmt: skip
         """Run a flow to its end. Cancelling this coroutine cancels the run, with its ``finally`` steps.
 
         ``parts``: the digests of the flows that it can run, kept in its journal. ``parent``: the Pack's call that
-        began it. ``document``: the flow as it is, kept in its journal, so that a change can be shown.
+        began it. ``document``: the flow as it is, kept in its journal, so that a change can be shown. ``began`` is told
+        its report before its first step.
 
         Raises:
             RequestError: the input is not what the flow asks for. ConflictError: ``run_overlaps``.
@@ -105,11 +110,12 @@ class FlowRuns:
         if plan.flow.is_journalled():
             head = {"parts": dict(parts or {}), "hooks": sorted(hooks), "document": document}
             journal = self._files.begin(plan.flow, report, values, head)
-        return await self._start(plan, report, key, values, journal, deque(), emit, hooks, parent)
+        return await self._start(plan, report, key, values, journal, deque(), emit, hooks, parent, began)
 
     async def resume(
-        self, run_id: str, plan: Plan, digest: str, account: Account, parts: Mapping[str, str], document: Any = None
-    ) -> RunReport:
+        self, run_id: str, plan: Plan, digest: str, account: Account, parts: Mapping[str, str], document: Any = None,
+        began: Began | None = None,
+    ) -> RunReport:  # fmt: skip
         """Go on with a run that was cut off, from its last finished step. Only under a ``claim``."""
         if account.head.get("digest") != digest:
             raise ConflictError(
@@ -132,7 +138,7 @@ class FlowRuns:
         await self._take_turn(plan.flow, key)
         journal = self._files.reopen(plan.flow, run_id, account)
         hooks = frozenset(map(str, account.head.get("hooks") or ()))
-        return await self._start(plan, report, key, values, journal, deque(account.answers), None, hooks)
+        return await self._start(plan, report, key, values, journal, deque(account.answers), None, hooks, None, began)
 
     @contextlib.contextmanager
     def claim(self, run_id: str) -> Iterator[None]:
@@ -216,7 +222,7 @@ class FlowRuns:
     async def _start(
         self, plan: Plan, report: RunReport, key: str, values: Any, journal: RunJournal | None,
         history: deque[Recorded], emit: Emit | None, hooks: frozenset[str],
-        parent: Call | None = None,
+        parent: Call | None = None, began: Began | None = None,
     ) -> RunReport:  # fmt: skip
         def note(result: model.StepResult, started_at: float, duration_s: float) -> None:
             self._note(report, StepReport(result, started_at, duration_s))
@@ -230,6 +236,8 @@ class FlowRuns:
         task = asyncio.ensure_future(self._drive(run, report, journal))
         self._live[report.run_id] = _Live(report, key, task, plan.flow.origin.pack)
         self._told(report)
+        if began is not None:
+            began(report)
         try:
             return await task
         except asyncio.CancelledError:
@@ -265,9 +273,19 @@ class FlowRuns:
             if journal is not None:
                 self._files.end(run.plan.flow, report, self._live)
             raise
+        except Exception as exc:
+            report.duration_s = time.monotonic() - started
+            _failed(report, exc)
+            raise
         report.duration_s = time.monotonic() - started
         report.status, report.error = outcome.status, outcome.error
-        report.output = _bounded(outcome.output, run.plan.flow.limits.output_bytes)
+        try:
+            report.output = _bounded(outcome.output, run.plan.flow.limits.output_bytes)
+        except RequestError as exc:
+            _failed(report, exc)
+            if journal is not None:
+                self._files.end(run.plan.flow, report, self._live)
+            raise
         if journal is not None:
             self._files.end(run.plan.flow, report, self._live)
         return report
@@ -347,6 +365,13 @@ def _allowed(rule: model.Concurrency) -> float:
     if rule.mode is model.Overlap.PARALLEL:
         return rule.max or float("inf")
     return 1
+
+
+def _failed(report: RunReport, exc: Exception) -> None:
+    """The run itself could not be carried on; where it is journalled, it may be resumed."""
+    known = known_error(exc, report.flow) if isinstance(exc, RumiError) else None
+    report.status = model.RunStatus.FAILED
+    report.error = known or model.FlowError(f"error/{type(exc).__name__}", str(exc)[:500], instance=report.flow)
 
 
 def _bounded(output: Any, limit_bytes: int) -> Any:

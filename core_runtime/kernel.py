@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
-from backend_core.errors import HostError, NotFoundError, quote
+from backend_core.errors import HostError, NotFoundError, RumiError, quote
 from core_runtime.bus.calls import Call
 from core_runtime.drivers import cel
 from core_runtime.drivers.flow_view import FlowView
@@ -26,7 +26,7 @@ from core_runtime.flow_composer import FlowComposer, PackDocuments
 from core_runtime.flow_hooks import FlowHooks
 from core_runtime.flow_reports import RunReport
 from core_runtime.flow_run import Emit
-from core_runtime.flow_runs import FlowRuns
+from core_runtime.flow_runs import Began, FlowRuns
 from core_runtime.flow_triggers import FlowTriggers
 from core_runtime.handlers import table
 from core_runtime.handlers.host import Host
@@ -41,6 +41,9 @@ from core_runtime.rules.flow.run import Surroundings
 from core_runtime.rules.permissions import Allow
 
 RUNS_FOLDER = "runs"
+BEGIN_S: Final = 2.0
+"""How long somebody who only begins a run waits for another one's end before he is told that it waits."""
+MAX_ALONE: Final = 100
 
 
 class Kernel:
@@ -60,6 +63,7 @@ class Kernel:
         self._handlers: dict[str, KernelHandler] = dict(table.registered())
         self._plans: dict[str, Plan] = {}
         self._digests: dict[str, str] = {}
+        self._alone = 0
         surroundings = Surroundings(self._plans.get, self._may_run, random.random)  # noqa: S311 - jitter, no secret
         data = host.settings.home / "user_data"
         seals = partial(RunSeals.of, Keyring(data / "permissions"))
@@ -151,20 +155,61 @@ class Kernel:
         return as_diff(without[flow_id], after, (f"without {modifier}", f"with {modifier}"))
 
     async def run(
-        self, flow_id: str, *, values: Any = None, actor: str = "", emit: Emit | None = None
-    ) -> RunReport:
+        self, flow_id: str, *, values: Any = None, actor: str = "", emit: Emit | None = None,
+        began: Began | None = None,
+    ) -> RunReport:  # fmt: skip
         """Run the flow of that name as it is now. Cancelling this coroutine cancels the run."""
-        return await self.start(await self.flow(flow_id), values=values, actor=actor, emit=emit)
+        return await self.start(await self.flow(flow_id), values=values, actor=actor, emit=emit, began=began)
+
+    async def begin(self, flow_id: str, *, values: Any, actor: str) -> RunReport | None:
+        """Let a run go on by itself: its report once it has begun, None where it waits for another one's end."""
+        return await self._begun(flow_id, partial(self.run, flow_id, values=values, actor=actor))
+
+    async def begin_resuming(self, run_id: str) -> RunReport | None:
+        """As ``begin``, for a run that was cut off."""
+        return await self._begun(run_id, partial(self.resume, run_id))
+
+    async def _begun(self, name: str, work: Callable[..., Coroutine[Any, Any, RunReport]]) -> RunReport | None:
+        """What is refused before it begins is raised here; what ends it later is told by its report."""
+        if self._alone >= MAX_ALONE:
+            raise HostError(
+                "Too many runs are under way that nobody waits for", code="busy", detail=f"There are {self._alone}.",
+                hint="End some of them: rumi flow runs, rumi flow cancel RUN",
+            )  # fmt: skip
+        told: asyncio.Future[RunReport] = asyncio.get_running_loop().create_future()
+
+        def began(report: RunReport) -> None:
+            if not told.done():
+                told.set_result(report)
+
+        async def going() -> None:
+            self._alone += 1
+            try:
+                began(await work(began=began))
+            except RumiError as exc:
+                if told.cancelled():  # it had to wait, and nobody else is told
+                    raise
+                if not told.done():
+                    told.set_exception(exc)
+            finally:
+                self._alone -= 1
+
+        self.host.in_background(going(), f"run {name}")
+        try:
+            async with asyncio.timeout(BEGIN_S):
+                return await told
+        except TimeoutError:
+            return None
 
     async def start(
         self, composition: Composition, *, values: Any = None, actor: str = "", emit: Emit | None = None,
-        parent: Call | None = None,
+        parent: Call | None = None, began: Began | None = None,
     ) -> RunReport:  # fmt: skip
         """As ``run``, for a flow that was just looked up; ``parent`` is the Pack's call that began it."""
         parts = self._parts(composition.plan)
         report = await self.runs.run(
             composition.plan, composition.digest, values, actor=actor, emit=emit, parts=parts, parent=parent,
-            document=plain(composition.document) if composition.plan.flow.is_journalled() else None,
+            document=plain(composition.document) if composition.plan.flow.is_journalled() else None, began=began,
         )  # fmt: skip
         self.last_runs[composition.plan.flow.id] = report
         return report
@@ -174,14 +219,16 @@ class Kernel:
         await self.triggers.close()
         await self.runs.close()
 
-    async def resume(self, run_id: str) -> RunReport:
+    async def resume(self, run_id: str, *, began: Began | None = None) -> RunReport:
         """Go on with a journalled run that was cut off; what it has done is not done again."""
         with self.runs.claim(run_id):
             account = await asyncio.to_thread(self.runs.account, run_id)
             composition = await self.flow(str(account.head["flow"]))
             parts = self._parts(composition.plan)
             document = plain(composition.document)
-            return await self.runs.resume(run_id, composition.plan, composition.digest, account, parts, document)
+            return await self.runs.resume(
+                run_id, composition.plan, composition.digest, account, parts, document, began
+            )
 
     async def run_flow(self, flow: model.Flow | Plan, *, values: Any = None) -> RunReport:
         """Run a flow that no file holds."""

@@ -380,3 +380,72 @@ def test_what_is_remembered_of_failing_steps_is_bounded(tmp_path):
     assert [issue.subject for issue in diagnostics.issues()] == ["last p"]
     steps.keep(diagnostics, set())
     assert diagnostics.issues() == [], "its flow is gone"
+
+
+def test_a_run_whose_output_is_too_large_has_failed_and_says_so(tmp_path):
+    async def story(kernel):
+        with pytest.raises(RequestError) as caught:
+            await kernel.run("t.flow")
+        [told] = kernel.runs.listed()
+        return caught.value.code, told["status"], told["error"]["type"], told["resumable"]
+
+    big = flow({"id": "a", "set": {"x": "y" * 2000}}, output="${x}", journal="file", limits={"output_bytes": 1024})
+    assert tell(tmp_path, story, big) == ("output_too_large", "failed", "output_too_large", False)
+
+
+def test_a_run_can_be_begun_and_goes_on_by_itself(tmp_path):
+    async def story(kernel):
+        report = await kernel.begin("t.flow", values={}, actor="somebody")
+        await kernel.runs.news(report.run_id, 0)
+        begun = (report.status, report.going(), report.actor)
+        await asyncio.sleep(0)  # the wait is a task of its own
+        kernel.host.events.publish("test.go", {})
+        await kernel.runs.news(report.run_id, 2)
+        return begun, report.status, [step.result.path for step in report.steps], report.going()
+
+    waits = flow({"id": "a", "set": {"x": 1}}, {"id": "b", "wait": {"event": "test.go"}})
+
+    begun, status, steps, going = tell(tmp_path, story, waits)
+    assert begun == (None, ["b"], "somebody")
+    assert (status, steps, going) == (RunStatus.OK, ["a", "b"], [])
+
+
+def test_what_is_refused_before_a_run_begins_is_told_to_whoever_begins_it(tmp_path):
+    async def story(kernel):
+        with pytest.raises(RequestError) as caught:
+            await kernel.begin("t.flow", values={}, actor="")
+        with pytest.raises(NotFoundError):
+            await kernel.begin("no.flow", values={}, actor="")
+        with pytest.raises(NotFoundError):
+            await kernel.begin_resuming("0000000000000000")
+        return caught.value.code, kernel.host.diagnostics.issues()
+
+    strict = flow({"id": "a", "set": {"x": 1}}, input={"type": "object", "required": ["n"]})
+    assert tell(tmp_path, story, strict) == ("input_invalid", [])
+
+
+def test_a_run_that_waits_for_another_begins_later(tmp_path, monkeypatch):
+    monkeypatch.setattr("core_runtime.kernel.BEGIN_S", 0.01)
+
+    async def story(kernel):
+        first = await kernel.begin("t.flow", values={}, actor="")
+        second = await kernel.begin("t.flow", values={}, actor="")
+        kernel.runs.cancel(first.run_id)
+        for _ in range(1_000):
+            await asyncio.sleep(0)
+        return second, len(kernel.runs.listed())
+
+    one = flow({"id": "a", "wait": "1h"}, concurrency={"mode": "queue"})
+    assert tell(tmp_path, story, one) == (None, 2)
+
+
+def test_so_many_runs_go_on_by_themselves(tmp_path, monkeypatch):
+    monkeypatch.setattr("core_runtime.kernel.MAX_ALONE", 1)
+
+    async def story(kernel):
+        await kernel.begin("t.flow", values={}, actor="")
+        with pytest.raises(HostError) as caught:
+            await kernel.begin("t.flow", values={}, actor="")
+        return caught.value.code
+
+    assert tell(tmp_path, story, flow({"id": "a", "wait": "1h"})) == "busy"
