@@ -20,6 +20,7 @@ from core_runtime.event_bus import EventBus
 from core_runtime.ports import DriverStatus
 from core_runtime.rules.approval import State
 from core_runtime.rules.sandbox import DriverKind, Isolation, Level
+from core_runtime.rules.settings import Settings
 
 
 def metadata(pack_id: str, **changes: Any) -> PackMetadata:
@@ -154,13 +155,14 @@ class FakePrivileges:
         return {"did": params}
 
 
-def fake_host() -> Any:
+def fake_host(settings: Settings) -> Any:
     diagnostics = Diagnostics()
     isolation = Isolation(DriverKind.EMBEDDED, Level.STANDARD, findings=("no user namespace",))
     containers = [
         ContainerInfo("embedded-p-1", "p", 1, "embedded", Level.STANDARD, ContainerState.RUNNING, 1.0, 0, "", isolation, 42)
     ]
     return SimpleNamespace(
+        settings=settings,
         diagnostics=diagnostics,
         built=lambda _part: False,
         events=EventBus(diagnostics), history=None, tracer=None,

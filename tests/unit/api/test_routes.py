@@ -39,7 +39,7 @@ async def api_at(home: Path) -> AsyncIterator[Served]:
     settings = settings_in(home)
     faces = PackApiServer(settings)
     faces.bind()
-    api = Api(fake_host(), settings, faces.web_port)
+    api = Api(fake_host(settings), settings, faces.web_port)
     served = Served(settings, api, faces, Recorder(), Recorder())
     try:
         await faces.serve(api, build_api(api), served.web, lambda scope, refuse: refusal(refuse))

@@ -41,7 +41,7 @@ async def console_at(home: Path) -> AsyncIterator[Served]:
     settings = settings_in(home)
     faces = PackApiServer(settings)
     faces.bind()
-    api = Api(fake_host(), settings, faces.web_port, Phase.READY)
+    api = Api(fake_host(settings), settings, faces.web_port, Phase.READY)
     pages = Pages()
     served = Served(settings, api, faces, Recorder(), Recorder())
     try:
