@@ -7,6 +7,7 @@ nothing reaches this application that ``api.gate`` has not admitted.
 from __future__ import annotations
 
 import logging
+import random
 import secrets
 from collections.abc import Sequence
 
@@ -121,7 +122,7 @@ class _Resource:
 
 async def _run(api: Api, endpoint: Endpoint, call: Call) -> Response:
     """Expected errors become answers; anything else is a bug and ends at the fail-soft boundary as an Issue."""
-    reference = secrets.token_hex(4)
+    reference = f"{random.getrandbits(32):08x}"
     with fail_soft(api.host.diagnostics, f"api:{endpoint.name}", "api", step_id=reference) as outcome:
         try:
             result = await endpoint.run(api, call)

@@ -14,7 +14,7 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 import msgspec
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
 from backend_core.errors import AuthorError, RequestError, TooLargeError, quote
 from backend_core.parsing import parse_json
@@ -22,6 +22,8 @@ from core_runtime.api.lines import Lines
 from core_runtime.rules.identity import BODY_LIMIT_BYTES, LINES, body_too_large
 
 BODY_LIMIT_S = 20.0
+UNWATCHED_S = 0.05
+"""A call that lasts longer is watched for a client that went away."""
 PACK_ID = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 STEP_PATH = re.compile(r"[a-z0-9][a-z0-9/_-]{0,255}")
@@ -117,36 +119,64 @@ class Call:
     async def while_connected(self, work: Coroutine[Any, Any, T], lines: Lines | None = None) -> T:
         """Run ``work``; a client that goes away cancels it, which a Pack sees as the cancellation of its call.
 
-        ``lines``: what ``work`` reads of the body meanwhile.
+        ``lines``: what ``work`` reads of the body meanwhile. Raises ``ClientGone``.
         """
-        task = asyncio.ensure_future(work)
-        gone = asyncio.ensure_future(lines.until_gone() if lines is not None else until_gone(self._request.receive))
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None  # requests are served by tasks
+        over = left = False
+        watcher: asyncio.Task[None] | None = None
+
+        def ended(gone: asyncio.Task[None]) -> None:
+            nonlocal left
+            if not (over or gone.cancelled()):
+                left = True
+                task.cancel()
+
+        def watch() -> None:
+            nonlocal watcher
+            watcher = loop.create_task(lines.until_gone() if lines is not None else until_gone(self._request.receive))
+            watcher.add_done_callback(ended)
+
+        # most calls are over before it is worth a task to look whether somebody still waits for them
+        timer = loop.call_later(UNWATCHED_S, watch) if lines is None else None
+        if timer is None:
+            watch()
         try:
-            await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-            if task.done():
-                return task.result()
-            raise ClientGone
+            return await work
+        except asyncio.CancelledError:
+            if left and task.cancelling() == 1:
+                raise ClientGone from None
+            raise
         finally:
-            for waiting in (task, gone):
-                waiting.cancel()
-            await asyncio.gather(task, gone, return_exceptions=True)
+            over = True
+            if left:
+                task.uncancel()
+            if timer is not None:
+                timer.cancel()
+            if watcher is not None:
+                watcher.cancel()
+                await asyncio.gather(watcher, return_exceptions=True)
 
     async def _read(self) -> bytes:
-        read = bytearray()
+        read: list[bytes] = []
+        size = 0
         try:
             async with asyncio.timeout(BODY_LIMIT_S):
-                async for chunk in self._request.stream():
-                    read += chunk
-                    if len(read) > BODY_LIMIT_BYTES:
+                while True:
+                    message = await self._request.receive()
+                    if message["type"] == "http.disconnect":
+                        raise ClientGone
+                    read.append(message.get("body", b""))
+                    size += len(read[-1])
+                    if size > BODY_LIMIT_BYTES:
                         refuse = body_too_large()
                         raise TooLargeError(refuse.title, detail=refuse.detail, hint=refuse.hint)
-        except ClientDisconnect as exc:
-            raise ClientGone from exc
+                    if not message.get("more_body", False):
+                        return b"".join(read)
         except TimeoutError as exc:
             raise TooSlowError(
                 "The body took too long", detail=f"at most {BODY_LIMIT_S:.0f} s", hint="Send it again."
             ) from exc
-        return bytes(read)
 
 
 async def until_gone(receive: Any) -> None:

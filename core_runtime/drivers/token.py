@@ -41,7 +41,7 @@ class TokenFile:
     def current(self) -> bytes:
         """The token, or nothing when there is no usable one (``problem`` says why)."""
         try:
-            found = self._path.lstat()
+            found = os.lstat(self._path)
             seen = (found.st_ino, found.st_mtime_ns, found.st_mode)
             if seen != self._seen:
                 self._token = self._read()

@@ -23,6 +23,7 @@ import hmac
 import re
 from collections.abc import Mapping, Sequence
 from enum import Enum, StrEnum
+from functools import lru_cache
 
 from msgspec import Struct, field
 
@@ -182,9 +183,9 @@ def _path(facts: RequestFacts) -> Refuse | None:
 
 
 def _host(facts: RequestFacts, authority: Authority) -> Refuse | None:
-    if len(facts.host) == 1 and facts.host[0].lower() in _allowed_hosts(facts.peer.door, authority):
-        return None
     port = authority.web_port if facts.peer.door is Door.WEB else authority.api_port
+    if len(facts.host) == 1 and facts.host[0].lower() in _allowed_hosts(facts.peer.door, port):
+        return None
     return Refuse(
         421, "host_not_served", "This host name is not served here",
         f"expected exactly one Host header: localhost:{port}, 127.0.0.1:{port} or [::1]:{port}",
@@ -192,10 +193,10 @@ def _host(facts: RequestFacts, authority: Authority) -> Refuse | None:
     )  # fmt: skip
 
 
-def _allowed_hosts(door: Door, authority: Authority) -> frozenset[bytes]:
+@lru_cache(maxsize=8)  # one host has three doors; every request asks
+def _allowed_hosts(door: Door, port: int) -> frozenset[bytes]:
     if door is Door.SOCKET:
         return frozenset({b"localhost", b"rumi"})
-    port = authority.web_port if door is Door.WEB else authority.api_port
     names = ("localhost", "127.0.0.1", "[::1]")
     allowed = {f"{name}:{port}".encode() for name in names}
     return frozenset(allowed | {name.encode() for name in names} if port == 80 else allowed)

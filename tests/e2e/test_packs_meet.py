@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import threading
 from pathlib import Path
@@ -133,6 +134,34 @@ def run(context):
     host.ok("POST", "/api/containers/provider/start")
     assert host.result("c.ask", 3) == [3, 3], "what was held before it stopped answers again, too"
     assert (host.status("asker")["status"], generation()) == ("running", before), "nothing of it was restarted"
+
+
+WORKER = """
+import time
+
+def run(context):
+    ir, seen = context["interface_registry"], []
+
+    def work(args, ctx):
+        seen.append("begun")
+        until = time.monotonic() + 30
+        while not ctx["cancelled"]() and time.monotonic() < until:
+            time.sleep(0.005)
+        seen.append("cancelled" if ctx["cancelled"]() else "finished")
+
+    ir.register("c.work", work)
+    ir.register("c.seen", lambda args, ctx: list(seen))
+"""
+
+
+def test_a_client_that_hangs_up_cancels_its_call(host: RunningHost) -> None:
+    host.put_pack("c", one_component_pack("c", WORKER, provides=("c.work", "c.seen")))
+    host.approve("c")
+    connection = http.client.HTTPConnection("127.0.0.1", host.api_port, timeout=20)
+    connection.request("POST", "/api/interfaces/c.work/call", "{}", {"Host": f"localhost:{host.api_port}", "Content-Type": "application/json"})
+    host.until(lambda: host.result("c.seen") == ["begun"], 20, "the call to begin")
+    connection.close()
+    host.until(lambda: host.result("c.seen") == ["begun", "cancelled"], 20, "its end")
 
 
 def test_streams_arrive_as_server_sent_events(host: RunningHost) -> None:
