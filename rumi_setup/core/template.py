@@ -1,6 +1,9 @@
 """Makes a new Pack from `rumi_setup/defaults/pack`: a complete, working one with a component that answers.
 
 Placeholders in its files are `__pack_id__`, `__author__` and `__year__`; a file name may hold the first.
+
+Its files name their JSON Schema for editors, by a path to a folder beside the Pack: copies of the published ones lie
+there, so that an editor needs no network, and the Pack itself, with its digest, holds none of them.
 """
 
 from __future__ import annotations
@@ -19,6 +22,9 @@ from rumi_setup.core.words import say
 _PACK_ID = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 _AUTHOR = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 SOURCE = places.ROOT / "rumi_setup" / "defaults" / "pack"
+SCHEMAS = places.ROOT / "backend_core" / "ecosystem" / "spec" / "schema"
+BESIDE = ".rumi-schema"
+"""Hidden, so that no scan of Packs looks into it."""
 
 
 def new_pack(
@@ -40,6 +46,7 @@ def new_pack(
             next_steps=(say("Choose another id, or move that folder away."),), exit_code=USAGE,
         )  # fmt: skip
     parent.mkdir(parents=True, exist_ok=True)
+    _put_schemas(parent / BESIDE)
     values = {"__pack_id__": pack_id, "__author__": author, "__year__": time.strftime("%Y")}
     with tempfile.TemporaryDirectory(prefix=".new-", dir=parent) as temporary:
         made = Path(temporary) / pack_id
@@ -47,6 +54,20 @@ def new_pack(
             _copy(source, made / _filled(source.relative_to(SOURCE).as_posix(), values), values)
         made.rename(target)
     return target
+
+
+def _put_schemas(folder: Path) -> None:
+    """The schemas as this version publishes them; what is the same stays as it is."""
+    folder.mkdir(exist_ok=True)
+    for source in sorted(SCHEMAS.glob("*.schema.json")):
+        target, data = folder / source.name, source.read_bytes()
+        if target.is_file() and target.read_bytes() == data:
+            continue
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".", delete=False) as file:
+            file.write(data)
+        fresh = Path(file.name)
+        fresh.chmod(0o644)
+        fresh.replace(target)
 
 
 def _copy(source: Path, target: Path, values: dict[str, str]) -> None:

@@ -6,6 +6,7 @@ import json
 
 import jsonschema_rs
 import pytest
+import yaml
 
 from core_runtime.drivers import embedded_machine
 from rumi_setup.cli import codes
@@ -138,6 +139,21 @@ def test_the_editors_settings_name_schemas_that_fit_a_new_pack(tmp_path):
                 schema.validate(json.loads(path.read_text()))
                 matched.add(path.name)
     assert matched == {"ecosystem.json", "manifest.json", "permissions.json"}
+
+
+def test_the_guides_flow_names_its_schema_in_its_first_line(tmp_path):
+    file = "my_pack/backend/flows/my_pack.greet.flow.yaml"
+    texts = [marked_block(ROOT / f"docs/ecosystem{language}.md", f"example: {file}") for language in ("", ".ja")]
+    assert texts[0] == texts[1]
+    assert main(["pack", "new", "my_pack", "--into", str(tmp_path)]) == 0
+    put(tmp_path / "my_pack", {file.removeprefix("my_pack/"): texts[0]})
+    first = texts[0].splitlines()[0]
+    named = first.removeprefix("# yaml-language-server: $schema=")
+    assert named != first
+    schema = jsonschema_rs.Draft202012Validator(json.loads(((tmp_path / file).parent / named).resolve(strict=True).read_text()))
+    schema.validate(yaml.safe_load(texts[0]))
+    with Stage(tmp_path / "my_pack") as rumi:
+        assert rumi.call("my_pack.hello", {"name": "Rumi"}) == {"message": "Hello, Rumi!"}
 
 
 def test_without_what_it_requires_it_says_so(asks):

@@ -1,8 +1,12 @@
 import json
 import runpy
+from pathlib import Path
 
+import jsonschema
 import pytest
 
+from backend_core.ecosystem.registry import PackRegistry
+from core_runtime.pack_check import check_pack
 from rumi_setup.core import template
 from rumi_setup.core.problem import SetupError
 
@@ -50,4 +54,48 @@ def test_what_exists_is_never_overwritten(tmp_path) -> None:
     with pytest.raises(SetupError, match="exists already"):
         template.new_pack("one", home=tmp_path)
     assert mine.read_text() == "mine"
-    assert [p.name for p in (tmp_path / "ecosystem/packs").iterdir()] == ["one"]
+    assert sorted(p.name for p in (tmp_path / "ecosystem/packs").iterdir()) == [template.BESIDE, "one"]
+
+
+def as_an_editor(file: Path) -> jsonschema.Draft202012Validator:
+    """The schema that a file names, found by nothing but the file's own place."""
+    document = json.loads(file.read_text())
+    schema = json.loads((file.parent / document["$schema"]).resolve(strict=True).read_text())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    return jsonschema.Draft202012Validator(schema)
+
+
+@pytest.mark.parametrize("into", [None, "elsewhere/my packs"])
+def test_an_editor_finds_the_schema_of_each_file_without_a_network(tmp_path, into) -> None:
+    pack = template.new_pack("one", home=tmp_path, folder=tmp_path / into if into else None)
+    (tmp_path / "moved").mkdir()
+    pack.parent.rename(tmp_path / "moved/packs")
+    files = sorted((tmp_path / "moved/packs/one").rglob("*.json"))
+    assert [file.name for file in files] == ["manifest.json", "ecosystem.json", "permissions.json"]
+    for file, wrong in zip(files, ({"id": 1}, {"version": "one"}, {"permissions": [{"type": "no such"}]}), strict=True):
+        document, editor = json.loads(file.read_text()), as_an_editor(file)
+        assert list(editor.iter_errors(document)) == []
+        assert list(editor.iter_errors(document | wrong))
+
+
+def test_what_names_its_schema_is_what_it_would_be_without(tmp_path) -> None:
+    pack = template.new_pack("one", folder=tmp_path)
+    named = PackRegistry(tmp_path).scan()
+    assert list(named) == ["one"], "the schemas beside it are no Pack"
+    assert named["one"].metadata is not None
+    assert check_pack(pack).problems == ()
+    for file in pack.rglob("*.json"):
+        document = json.loads(file.read_text())
+        del document["$schema"]
+        file.write_text(json.dumps(document))
+    assert PackRegistry(tmp_path).scan()["one"].metadata == named["one"].metadata
+
+
+def test_the_schemas_beside_are_the_published_ones_and_are_renewed(tmp_path) -> None:
+    template.new_pack("one", folder=tmp_path)
+    folder = tmp_path / template.BESIDE
+    published = {file.name: file.read_bytes() for file in template.SCHEMAS.glob("*.json")}
+    assert {"ecosystem.schema.json", "flow.schema.json", "addon.schema.json"} <= set(published)
+    (folder / "flow.schema.json").write_text("{}")
+    template.new_pack("two", folder=tmp_path)
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == published
