@@ -40,7 +40,7 @@ def checked(checker: Checker | None, body: Raw, what: str, decode_nodes: int) ->
     if size > MAX_CHECKED_BYTES:
         raise refused(
             "value.too_large",
-            f"{what} take {size} bytes",
+            f"{what}: {size} bytes are too many",
             f"what a schema is to be checked against takes at most {MAX_CHECKED_BYTES}",
         )
     try:
@@ -49,5 +49,5 @@ def checked(checker: Checker | None, body: Raw, what: str, decode_nodes: int) ->
         raise refused(exc.type, f"{what}: {exc}") from exc
     problem = checker.problem(value, len(memoryview(body)))
     if problem is not None:
-        raise refused("schema", f"{what} do not fit the interface's schema", problem)
+        raise refused("schema", f"{what}: not what the interface's schema describes", problem)
     return Raw(_reencode(value))

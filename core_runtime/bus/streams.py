@@ -2,6 +2,7 @@
 
 Invariants:
   * A producer has no more items under way than its consumer granted; one that sends more is cut off.
+  * Where the interface has a schema of what it gives, each item fits it; the first that does not ends the stream.
   * A stream's deadline is a time without progress: each item and each credit starts it anew. What a stream that answers
     a call is fed by, in that call's arguments, is progress of both.
 
@@ -22,6 +23,7 @@ from backend_core.errors import quote
 from core_runtime.bus.calls import Call, Failure
 from core_runtime.bus.in_flight import InFlight
 from core_runtime.bus.large import Busy, sending_failed
+from core_runtime.bus.refusals import Refused, checked
 from core_runtime.rules import frames
 from core_runtime.rules.frames import FLAG_STREAM, FrameError
 from core_runtime.rules.routing import granted_credit
@@ -80,15 +82,18 @@ class Streams:
         call.progress()
         refs: Any = frame.refs
         try:
+            body = self._fitting(call, frame.body)
             if call.caller is None:
                 assert call.stream is not None
                 resolve = callee.references.resolver(frame.refs, call.key) if frame.refs else no_references
-                item = unpack(frame.body, resolve, max_nodes=self._limits.decode_nodes)
-                call.stream.feed(item, len(memoryview(frame.body)))
+                item = unpack(body, resolve, max_nodes=self._limits.decode_nodes)
+                call.stream.feed(item, len(memoryview(body)))
                 return
             if refs:
                 refs = callee.references.translate(refs, call.caller, (call.caller, call.key))
-            call.caller.send((frames.STREAM_ITEM, call.caller_id, refs, frame.body))
+            call.caller.send((frames.STREAM_ITEM, call.caller_id, refs, body))
+        except Refused as exc:
+            self._calls.abandon(call, exc.failure)
         except ValueProblem as exc:
             self._calls.abandon(call, Failure(exc.type, str(exc)))
         except FrameError as exc:
@@ -97,6 +102,12 @@ class Streams:
             if not isinstance(exc, Busy):
                 callee.limited("message", f"An item of {quote(call.key)}: {exc}.")
             self._calls.abandon(call, sending_failed(exc))
+
+    def _fitting(self, call: Call, body: Raw) -> Raw:
+        entry = call.entry
+        if entry is None or entry.checkers is None:
+            return body
+        return checked(entry.checkers.output, body, "an item of the stream", self._limits.decode_nodes)
 
     def credit(self, call: Call, n: int) -> None:
         """The consumer's STREAM_CREDIT; what would exceed the producer's window is swallowed."""

@@ -548,6 +548,47 @@ def test_schema_is_checked_both_ways_and_names_the_path(tmp_path):
     run(main())
 
 
+def test_each_item_of_a_stream_fits_the_schema_or_ends_it(tmp_path):
+    schemas = {"input": None, "output": {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}}
+
+    async def main():
+        async with rig(tmp_path) as r:
+            a, sa = await r.agent("a", provides={"k"})
+            b, _ = await r.agent("b", calls={"k"})
+            await a.registered("k", schemas=schemas)
+            # what opens the stream is no item
+            asked = b.call("k")
+            frame = await a.until(CALL)
+            a.send(RESULT, frame[1], 1, [], None)
+            assert (await b.answer(asked))[2] == 1
+            a.send(ITEM, frame[1], [], {"n": 1})
+            a.send(ITEM, frame[1], [[0, 7]], {"n": 2, "cb": reference(0)})
+            a.send(ITEM, frame[1], [], {"n": "three"})
+            a.send(ITEM, frame[1], [], {"n": 4})
+            assert (await b.until(ITEM))[3] == {"n": 1}
+            assert (await b.until(ITEM))[3]["n"] == 2
+            kind, title, detail, _, _ = (await b.until(END))[2]
+            assert (kind, title) == ("schema", "an item of the stream: not what the interface's schema describes")
+            assert "$.n" in detail
+            assert (await a.until(CANCEL))[1] == frame[1]
+            a.send(END, frame[1], None)
+            await eventually(lambda: not sa.incoming)
+            # the host reads the same
+            call = asyncio.ensure_future(r.bus.call("k"))
+            frame = await a.until(CALL)
+            a.send(RESULT, frame[1], 1, [], None)
+            stream = await call
+            a.send(ITEM, frame[1], [], {"n": 1})
+            a.send(ITEM, frame[1], [], [])
+            assert await anext(stream) == {"n": 1}
+            with pytest.raises(PackError) as caught:
+                await anext(stream)
+            assert caught.value.code == "schema"
+            assert (await a.until(CANCEL))[1] == frame[1]
+
+    run(main())
+
+
 def test_in_flight_limit_each_way(tmp_path):
     async def main():
         async with rig(tmp_path, limits=BusLimits(in_flight=6, orphans=3)) as r:
