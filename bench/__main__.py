@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from bench import calls, digest, downloads, flows, inside, known, plot, scale, served, starts, streams, values
+from bench import calls, develop, digest, downloads, flows, inside, known, plot, scale, served, starts, streams, values
 from bench.harness import Report
 
 GROUPS = {
@@ -17,6 +17,7 @@ GROUPS = {
     "known": known.run,
     "served": served.run,
     "starts": starts.run,
+    "develop": develop.run,
     "scale": scale.run,
     "digest": digest.run,
     "downloads": downloads.run,

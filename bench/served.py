@@ -96,7 +96,7 @@ def run(report: Report, *, quick: bool) -> None:
             home.chmod(0o755)
             port = free_port()
             _packs(home, known, running)
-            with _host(home, port):
+            with running_host(home, port):
                 _approve(home, port)
                 peer_port = free_port()
                 opened.enter_context(_process([sys.executable, "-c", SAME, str(peer_port)], peer_port, home))
@@ -181,7 +181,7 @@ def _starts(report: Report, home: Path, port: int, rounds: int, known: int, runn
             samples[START_PEER].append((time.perf_counter() - begun) * 1e6)
             held[MEMORY_PEER].append(proc_view.memory_bytes([peer.pid]))
         begun = time.perf_counter()
-        with _host(home, port, ready=False) as host:
+        with running_host(home, port, ready=False) as host:
             _answered(port, "/api/health")
             samples[started].append((time.perf_counter() - begun) * 1e6)
             _until_listed(port, known, begun)
@@ -213,11 +213,14 @@ def _approve(home: Path, port: int) -> None:
 
 
 @contextmanager
-def _host(home: Path, port: int, *, ready: bool = True) -> Iterator[subprocess.Popen[bytes]]:
+def running_host(
+    home: Path, port: int, *, ready: bool = True, isolation: str = "embedded"
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A host in a process of its own; ``ready``: when everything approved runs."""
     environment = {
         **os.environ,
         "RUMI_HOME": str(home),
-        "RUMI_ISOLATION": "embedded",
+        "RUMI_ISOLATION": isolation,
         "RUMI_API_PORT": str(port),
         "RUMI_WEB_PORT": str(free_port()),
     }

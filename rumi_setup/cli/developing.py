@@ -29,7 +29,7 @@ from rumi_setup.cli.main import json_option
 from rumi_setup.cli.words import say
 from rumi_setup.core import places
 
-POLL_S = 0.1
+POLL_S = 0.05
 _START_S = 420.0
 _NOT_PRIVATE = "folder_not_private"
 _ASKED = ("permissions", "host_keys", "replaces", "requires", "uses", "packages", "pack_identity", "flows", "addons")
@@ -52,10 +52,14 @@ def dev(folder: str, yes: bool, once: bool) -> int:  # noqa: FBT001 - click's si
         return codes.OK if done else codes.PACK_FAILED
     show.words(say("Watching {folder}; Ctrl-C ends it.", folder=show.safe(str(where))))
     try:
+        work.prepare()
         for _ in changes(where, seen):
             work.take()
+            work.prepare()
     except KeyboardInterrupt:
         pass
+    finally:
+        work.close()
     show.words(say("Nothing is approved by itself any more; what runs goes on, marked as in development."))
     show.next_step(f"./rumi pack approve {show.safe(work.pack_id)}")
     return codes.OK
@@ -108,7 +112,26 @@ class _Development:
         self._where = where
         self._yes = yes
         self._agreed: set[str] = set()
+        self._tool: author.Tool | None = None
         self.pack_id = where.name
+
+    def prepare(self) -> None:
+        """Have the tool ready that judges the next change: starting it takes longer than its judgement."""
+        self.close()
+        self._tool = author.Tool()
+
+    def close(self) -> None:
+        """End what was prepared."""
+        tool, self._tool = self._tool, None
+        if tool is not None:
+            tool.close()
+
+    def _validated(self) -> dict[str, Any]:
+        if self._tool is None or not self._tool.alive:
+            self.prepare()
+        assert self._tool is not None
+        found: dict[str, Any] = self._tool.ask("validate", source=str(self._where))
+        return found
 
     def take(self) -> bool:
         """Make what lies in the folder what runs; whether that came out well. What went wrong is told.
@@ -117,7 +140,7 @@ class _Development:
         """
         began = time.monotonic()
         try:
-            found = author.ask("validate", source=str(self._where))
+            found = self._validated()
             self.pack_id = str(found["pack_id"])
             if not found["valid"]:
                 for problem in found["problems"]:

@@ -22,6 +22,7 @@ ROWS = {
     "inside": "publish to 10 subscribers",
     "known": "scan of 100 Packs, unchanged",
     "served": "HTTP → Pack handler → JSON, embedded, 16 clients",
+    "develop": "saved file to its new answer, embedded",
     "starts": "start to first answer, embedded",
     "scale": "memory of an idle Pack, one of 10, embedded, plain",
     "digest": "digest of a tree, 5,000 files, 512 MB",
