@@ -83,9 +83,9 @@ class Call:
         )  # fmt: skip
 
     def text(self, name: str, form: re.Pattern[str] = NAME) -> str:
-        """A name of the query, ``""`` without one. Repeated or malformed: ``RequestError``."""
+        """A name of the query, ``""`` without one or with an empty one. Repeated or malformed: ``RequestError``."""
         values = self._request.query_params.getlist(name)
-        if not values:
+        if not any(values):
             return ""
         if len(values) == 1 and form.fullmatch(values[0]):
             return values[0]

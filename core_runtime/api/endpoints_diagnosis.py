@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any
 
 import msgspec
@@ -16,6 +17,10 @@ from core_runtime.rules.issue_words import title_ja
 
 HISTORY_LINES = 100
 HISTORY_LINES_MOST = 2000
+
+
+SUBJECT = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
+"""Of an issue: a Pack, a component, a file, a flow and its modifier, …"""
 
 
 class Fix(msgspec.Struct, forbid_unknown_fields=True):
@@ -36,7 +41,7 @@ async def issues(api: Api, call: Call) -> Any:
 async def history(api: Api, call: Call) -> Any:
     """What stood before, newest first; ``gone_ts`` is null for what was not resolved."""
     count = call.count("lines", HISTORY_LINES, HISTORY_LINES_MOST)
-    subject, code = call.text("subject"), call.text("code")
+    subject, code = call.text("subject", SUBJECT), call.text("code")
     await api.host.issues.tell()
     found = await asyncio.to_thread(api.host.issues.history.read, limit=count, subject=subject, code=code)
     return [{**asdict(row), "title_ja": title_ja(row.code)} for row in found]

@@ -97,7 +97,8 @@ def fix(issue_id: str, fixup: str) -> int:
 @click.option("--code", default="", help=say("Only issues of this kind."))
 @json_option
 def history(lines: int, subject: str, code: str) -> None:
-    found = link.ask("GET", f"/api/issues/history?{urlencode({'lines': lines, 'subject': subject, 'code': code})}")
+    asked = {"lines": lines, "subject": subject, "code": code}
+    found = link.ask("GET", f"/api/issues/history?{urlencode({name: value for name, value in asked.items() if value})}")
     if show.wants_json():
         show.data(found)
         return

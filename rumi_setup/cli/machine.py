@@ -29,8 +29,8 @@ def guarded(act: Callable[[], _T]) -> _T:
 
 @click.command(help=say("Set up whatever is missing, start the host and say where it is."))
 @click.option("--detach", "-d", is_flag=True, help=say("Leave it running in the background."))
-@click.option("--api-port", type=click.IntRange(1, 65535), default=8765, show_default=True)
-@click.option("--web-port", type=click.IntRange(1, 65535), default=5000, show_default=True)
+@click.option("--api-port", type=click.IntRange(1, 65535), envvar="RUMI_API_PORT", default=8765, show_default=True)
+@click.option("--web-port", type=click.IntRange(1, 65535), envvar="RUMI_WEB_PORT", default=5000, show_default=True)
 @click.option("--isolation", type=click.Choice(["auto", "docker", "embedded"]), envvar="RUMI_ISOLATION", default="auto")
 @click.option("--offline", metavar="DIR", type=click.Path(exists=True, file_okay=False),
               help=say("Install from a folder of wheels."))  # fmt: skip

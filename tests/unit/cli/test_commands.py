@@ -531,7 +531,7 @@ def test_issues_are_listed_mended_and_looked_up_later(host, capsys) -> None:
     host.answers |= {
         "GET /api/issues": [ISSUE],
         "POST /api/doctor/fix": [{"issue": ISSUE["id"], "fixup": "make_mount", "success": False, "message": "No room"}],
-        "GET /api/issues/history?lines=50&subject=data.x&code=": [ISSUE, {**ISSUE, "gone_ts": 5.0}],
+        "GET /api/issues/history?lines=50&subject=data.x": [ISSUE, {**ISSUE, "gone_ts": 5.0}],
     }
     code, out, _ = run(capsys, "issue", "list")
     assert (code, "./rumi issue fix mount_missing:data.x" in out, "\x1b" in out) == (0, True, False)

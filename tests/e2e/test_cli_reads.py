@@ -1,0 +1,84 @@
+"""Every command that only reads, asked of a real host with a Pack, a flow that ran and an issue that went: a host of the tests'
+own answers whatever a command asks, the real one does not.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import click
+import pytest
+
+from rumi_setup.cli.main import root
+from rumi_setup.core.initializer import initialise
+from tests.support.running_host import ROOT, RunningHost, one_component_pack
+
+READS = (
+    "status", "doctor", "events", "history", "history reader", "history --kind flow -n 3", "logs reader",
+    "pack list", "pack pending", "pack show reader", "pack review reader", "pack diff reader", "pack permissions reader",
+    "pack egress reader", "pack sbom reader", "interface list", "interface show reader.say", "interface edges",
+    "flow list", "flow explain reader.greet", "flow graph reader.greet", "flow plan reader.greet", "flow runs",
+    "privilege list", "secret list reader", "publisher list", "audit tail", "audit tail --lines 3", "audit verify",
+    "container list", "issue list", "issue history", "issue history --subject user_data/shared",
+    "issue history --code folder_missing --lines 3",
+)  # fmt: skip
+SETUP = """
+def run(context):
+    context["interface_registry"].register("reader.say", lambda args, ctx: args)
+"""
+FLOW = "flow: reader.greet\nsteps:\n  - {id: say, call: reader.say, with: {n: 1}}\n"
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningHost]:
+    files = one_component_pack("reader", SETUP, provides=("reader.say",))
+    files["backend/flows/reader.greet.flow.yaml"] = FLOW
+    home = tmp_path_factory.mktemp("reads") / "h"
+    initialise(home)
+    with RunningHost(home, "embedded") as running:
+        running.put_pack("reader", files)
+        running.approve("reader")
+        running.result("reader.say", 1)
+        running.ok("POST", "/api/flows/reader.greet/run", {"input": {}})
+        (home / "user_data/shared").rmdir()
+        running.ok("GET", "/api/doctor")
+        running.ok("POST", "/api/doctor/fix", {})
+        yield running
+
+
+def rumi(host: RunningHost, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "rumi_setup", *words]
+    environment = {**host._environment, "RUMI_LANG": "en"}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.embedded
+@pytest.mark.parametrize("words", READS)
+def test_a_command_that_reads_is_answered(host: RunningHost, words: str) -> None:
+    done = rumi(host, *words.split())
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() or words in {"pack pending", "issue list", "logs reader", "secret list reader", "publisher list"}
+    told = rumi(host, "--json", *words.split())
+    assert told.returncode == 0, told.stderr
+    if not words.startswith("flow graph"):  # Mermaid's text is what a program wants of it
+        json.loads(told.stdout)
+
+
+@pytest.mark.embedded
+def test_what_was_found_and_went_is_in_the_history(host: RunningHost) -> None:
+    out = rumi(host, "issue", "history", "--subject", "user_data/shared").stdout
+    assert "user_data/shared" in out
+    assert "stands" not in out
+
+
+def test_every_command_called_list_or_show_is_asked() -> None:
+    context = click.Context(root)
+    asked = {tuple(words.split()[:2]) for words in READS}
+    for name in root.list_commands(context):
+        group = root.get_command(context, name)
+        if isinstance(group, click.Group):
+            read = {"list", "show", "history", "runs", "tail", "verify", "pending"} & set(group.list_commands(context))
+            assert {(name, one) for one in read} - {("flow", "show"), ("pack", "verify")} <= asked, name
