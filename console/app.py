@@ -25,7 +25,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from backend_core.errors import RumiError
-from console import actions, decide, session, views
+from console import actions, decide, flows, session, views
 from console.desk import Desk
 from console.pages import HEADERS, HERE, POLICY, Pages, Reader
 from core_runtime.api.context import Api
@@ -42,8 +42,11 @@ LOOKING: tuple[tuple[str, Page], ...] = (
     ("/", views.first),
     ("/_rumi/", views.first),
     ("/_rumi/issues", views.issues),
-    ("/_rumi/runs", views.runs),
-    ("/_rumi/runs/{run_id}", views.run),
+    ("/_rumi/flows", flows.flows),
+    ("/_rumi/flows/{flow_id}", flows.flow),
+    ("/_rumi/runs", flows.runs),
+    ("/_rumi/runs/{run_id}", flows.run),
+    ("/_rumi/graph.css", flows.stylesheet),
     ("/_rumi/audit", views.audit),
     (_PACK, views.pack),
     (f"{_PACK}/review", decide.review),
@@ -56,7 +59,9 @@ DECIDING: tuple[tuple[str, Page], ...] = (
     ("/_rumi/close", session.close_session),
     ("/_rumi/scan", actions.scan),
     ("/_rumi/issues/mend", actions.mend),
+    ("/_rumi/flows/{flow_id}/run", flows.begin),
     ("/_rumi/runs/{run_id}/cancel", actions.cancel_run),
+    ("/_rumi/runs/{run_id}/resume", flows.resume),
     ("/_rumi/audit/acknowledge", actions.acknowledge),
     (f"{_PACK}/approve", decide.approve),
     (f"{_PACK}/reject", decide.reject),

@@ -14,6 +14,7 @@ from console.pages import Pages, Reader
 from core_runtime.api.call import PACK_ID
 from core_runtime.api.context import Api
 from core_runtime.api.operator import Operator, View
+from core_runtime.rules.flow.parse_steps import FLOW_ID
 from core_runtime.rules.sessions import Session
 
 
@@ -47,7 +48,10 @@ class Desk:
         return RedirectResponse(to, 303, {"cache-control": "no-store"})
 
     def back(self, request: Request) -> str:
-        """From a page that tells of a refusal: to the Pack it is about, or to the first page."""
+        """From a page that tells of a refusal: to the Pack or flow it is about, or to the first page."""
+        flow_id = request.path_params.get("flow_id", "")
+        if FLOW_ID.fullmatch(flow_id) and request.method == "POST":
+            return f"/_rumi/flows/{flow_id}"
         pack_id = request.path_params.get("pack_id", "")
         return f"/_rumi/packs/{pack_id}" if PACK_ID.fullmatch(pack_id) and request.method == "POST" else "/_rumi/"
 

@@ -9,8 +9,8 @@ Not here: the run (``core_runtime.flow_runs``), the page of one that is over (``
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from typing import Final
+from collections.abc import AsyncGenerator, Mapping
+from typing import Any, Final
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -22,6 +22,8 @@ from core_runtime.api.sse import PageStream
 from core_runtime.rules.sessions import Carrier
 
 ROWS: Final = 1_000
+MARKS: Final = {"skipped": "-", "ok": "✓", "cancelled": "■", "timeout": "✗", "failed": "✗", "going": "▶"}
+"""What stands in a step's box, beside its colour."""
 STEPS: Final = "<!--steps-->"
 """Where in the page steps are put in; no text of a Pack can be that, since it is escaped."""
 END: Final = "<!--end-->"
@@ -33,23 +35,45 @@ def streams(request: Request, reader: Reader) -> bool:
     return request.method == "GET" and not scripted
 
 
-def page(desk: Desk, reader: Reader, run: View) -> Response:
-    """The answer. ``HostError`` where too many streams are open."""
+def page(desk: Desk, reader: Reader, run: View, drawn: Mapping[str, Any]) -> Response:
+    """The answer; ``drawn``: see ``flows.drawn``. ``HostError`` where too many streams are open."""
     desk.api.streams.admit()
     headers = desk.pages.headers(reader)
-    return PageStream(desk.api.streams, _pieces(desk, reader, run), headers)
+    return PageStream(desk.api.streams, _pieces(desk, reader, run, drawn), headers)
 
 
-async def _pieces(desk: Desk, reader: Reader, run: View) -> AsyncGenerator[bytes, None]:
-    whole = desk.pages.text("run.html", reader, run={**run, "steps": []}, going=True, live=True, streams=True)
+async def _pieces(desk: Desk, reader: Reader, run: View, drawn: Mapping[str, Any]) -> AsyncGenerator[bytes, None]:
+    numbers = drawn["numbers"]
+    whole = desk.pages.text(
+        "run.html", reader, run={**run, "steps": []}, going=True, live=True, streams=True, states={}, marks=MARKS,
+        output="", **drawn,
+    )  # fmt: skip
     head, rest = whole.split(STEPS)
     before, after = rest.split(END)
     yield head.encode()
     seen = listed = 0
+    named: set[int] = set()
+    begun: set[int] = set()
     while run["status"] == "running":
+        begins = {numbers[path] for path in run["going"] if path in numbers} - begun
+        begun |= begins
+        if begins:
+            yield "".join(map(_going, sorted(begins))).encode()
         run, ended, steps = await desk.host.news(run["run_id"], seen)
         steps = steps[: ROWS - listed]
         seen, listed = ended, listed + len(steps)
-        if steps:
-            yield "".join(desk.pages.text("run_step.html", reader, step=step) for step in steps).encode()
+        lines = []
+        for step in steps:
+            number = numbers.get(step["step"]) if step["flow"] == run["flow"] else None
+            about = {"step": step, "run_flow": run["flow"], "at": number, "first": number not in named}
+            lines.append(desk.pages.text("run_step.html", reader, **about))
+            if number is not None:
+                named.add(number)
+        if lines:
+            yield "".join(lines).encode()
     yield (before + desk.pages.text("run_end.html", reader, run=run, left_out=seen - listed) + after).encode()
+
+
+def _going(number: int) -> str:
+    """What tells the drawing that a step has begun, and no reader."""
+    return f'<tr hidden class="at{number} s-going"></tr>\n'

@@ -14,6 +14,7 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from backend_core.errors import RumiError
+from console.flow_graph import clipped
 from console.text import shown
 from console.words import CATALOGUES, language
 from core_runtime.rules.identity import Refuse
@@ -60,6 +61,9 @@ class Pages:
         self._templates.filters["shown"] = shown
         self._templates.filters["moment"] = moment
         self._templates.filters["amount"] = amount
+        self._templates.filters["clipped"] = clipped
+        self._templates.filters["told"] = told
+        self._templates.filters["nearby"] = nearby
 
     def render(self, name: str, reader: Reader, status: int = 200, **values: Any) -> Response:
         """A whole page."""
@@ -97,6 +101,19 @@ def moment(value: object) -> str:
     if isinstance(value, (int, float)) and 0 < value < 1e11:
         return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(value))
     return shown(value, 40)
+
+
+def nearby(path: str) -> str:
+    """The end of a path, which tells files apart for a reader who knows where they lie."""
+    parts = path.split("/")
+    return path if len(parts) <= 3 else "…/" + "/".join(parts[-2:])
+
+
+def told(value: object, limit_chars: int) -> str:
+    """Several lines of text, each printable, together bounded."""
+    text = str(value)
+    lines = "\n".join(shown(line, limit_chars) for line in text[:limit_chars].split("\n"))
+    return f"{lines}…" if len(text) > limit_chars else lines
 
 
 def amount(value: float, unit: str) -> str:

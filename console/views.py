@@ -8,7 +8,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from backend_core.errors import RequestError
-from console import live
 from console.desk import Desk, pack_id_of
 from console.forms import modes, target_of
 from console.overview import overview
@@ -19,7 +18,6 @@ from core_runtime.api.operator import View
 LOG_LINES = 100
 AUDIT_LINES = 200
 EDGES = 50
-RUNS = 100
 _PRIVILEGE = "host."
 
 
@@ -58,22 +56,6 @@ async def issues(desk: Desk, request: Request) -> Response:
     reader = desk.reader(request)
     fixups = desk.host.fixups(reader.language)
     return desk.pages.render("issues.html", reader, issues=await desk.host.issues(), fixups=fixups)
-
-
-async def runs(desk: Desk, request: Request) -> Response:
-    found = await desk.host.runs()
-    return desk.pages.render("runs.html", desk.reader(request), flows=await desk.host.flows(), runs=found[:RUNS])
-
-
-async def run(desk: Desk, request: Request) -> Response:
-    """``live=1``: the page of a run that is under way goes on with it; only on request: it moves the text."""
-    found = await desk.host.run(str(request.path_params["run_id"]))
-    reader = desk.reader(request)
-    going = found["status"] == "running"
-    followed = going and request.query_params.get("live") == "1"
-    if followed and live.streams(request, reader):
-        return live.page(desk, reader, found)
-    return desk.pages.render("run.html", reader, run=found, going=going, live=followed, streams=False)
 
 
 def _held(item: View) -> View:

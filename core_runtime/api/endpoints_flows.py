@@ -22,6 +22,7 @@ from core_runtime.handlers.rehearsal import as_it_stands
 from core_runtime.kernel import Kernel
 from core_runtime.rules.flow import explain as explained
 from core_runtime.rules.flow import model
+from core_runtime.rules.flow import outline as outlined
 from core_runtime.rules.flow.compose import Composition
 from core_runtime.rules.flow.modifier import Modifier
 from core_runtime.rules.flow.older.pipelines import Pipelines, merged
@@ -66,6 +67,13 @@ async def flows_as_shown(kernel: Kernel) -> list[dict[str, Any]]:
     """Every flow as it would run now."""
     found = await kernel.flows()
     return [_shown(kernel, flow_id, composition) for flow_id, composition in sorted(found.items())]
+
+
+async def flow_explained(kernel: Kernel, flow_id: str) -> dict[str, Any]:
+    """One flow with what it says, each step's origin and changes, and its steps as a tree."""
+    found = await kernel.flow(flow_id)
+    tree = outlined.as_data(outlined.outline(found))
+    return {**_shown(kernel, flow_id, found), **explained.as_data(found), "outline": tree}
 
 
 async def show(api: Api, call: Call) -> Any:

@@ -17,7 +17,7 @@ from backend_core.errors import HostError
 from core_runtime.api import views
 from core_runtime.api.console_access import Opened
 from core_runtime.api.context import Api
-from core_runtime.api.endpoints_flows import flows_as_shown
+from core_runtime.api.endpoints_flows import flow_explained, flows_as_shown
 from core_runtime.diagnosis.doctor import Mended, current_issues
 from core_runtime.handlers import components, evidence, limits, metric_history, packs, permissions, secrets, updates
 from core_runtime.handlers.interfaces import edges
@@ -25,6 +25,7 @@ from core_runtime.kernel import Kernel
 from core_runtime.rules.identity import Refuse
 from core_runtime.rules.permissions import KINDS
 from core_runtime.rules.sessions import Session, code_of
+from core_runtime.rules.shown import plain
 
 AUDIT_LINES_MOST = 5000
 _CODE_REFUSED = "console_code_refused"
@@ -145,18 +146,27 @@ class Operator:
         """Every flow as it would run now, with what starts it."""
         return await flows_as_shown(self._kernel())
 
+    async def flow(self, flow_id: str) -> View:
+        """One flow, why it is so, and its steps as a tree. ``NotFoundError``."""
+        return await flow_explained(self._kernel(), flow_id)
+
+    async def flow_difference(self, flow_id: str, modifier: str) -> str:
+        """What one modifier makes of a flow."""
+        return await self._kernel().difference(flow_id, modifier)
+
     async def runs(self) -> list[View]:
         """Runs of flows, newest first."""
         return await asyncio.to_thread(self._kernel().runs.listed)
 
     async def run(self, run_id: str) -> View:
-        """One run with its steps so far."""
-        return (await asyncio.to_thread(self._kernel().runs.get, run_id)).as_dict()
+        """One run with its steps so far, the paths of those that are under way, and its output."""
+        report = await asyncio.to_thread(self._kernel().runs.get, run_id)
+        return {**report.as_dict(), "going": report.going(), "output": plain(report.output)}
 
     async def news(self, run_id: str, seen: int) -> tuple[View, int, list[View]]:
         """Waits: a run, how many of its steps are over, and those behind the first ``seen`` (the newest of many)."""
         report, steps = await self._kernel().runs.news(run_id, seen)
-        return report.summary(), report.ended, [step.as_dict() for step in steps]
+        return {**report.summary(), "going": report.going()}, report.ended, [step.as_dict() for step in steps]
 
     # --- deciding ----------------------------------------------------------------------------------------------------
 
@@ -248,6 +258,16 @@ class Operator:
     async def remove_secret(self, pack_id: str, name: str, *, actor: str) -> None:
         """Delete a value."""
         await secrets.remove(self._host, pack_id, name, actor=actor)
+
+    async def begin_run(self, flow_id: str, values: Any, *, actor: str) -> View | None:
+        """A run that goes on by itself, or None where it waits for another one's end."""
+        begun = await self._kernel().begin(flow_id, values=values, actor=actor)
+        return None if begun is None else begun.summary()
+
+    async def resume_run(self, run_id: str) -> View | None:
+        """Go on with a run that was cut off; as ``begin_run``."""
+        begun = await self._kernel().begin_resuming(run_id)
+        return None if begun is None else begun.summary()
 
     def cancel_run(self, run_id: str) -> None:
         """End a run that is under way; its ``finally`` steps run."""

@@ -6,7 +6,6 @@ With RUMI_SHOTS set to a folder, screenshots of each page are left there for a r
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import threading
@@ -15,18 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, expect
 
-from console.words import CATALOGUES
 from tests.support import wheels
 from tests.support.documents import ROOT
-from tests.support.machine import CHROMIUM_NAMES
 from tests.support.running_host import RunningHost
+from tests.support.watched import Watched, chromium, opened
 
 pytestmark = [pytest.mark.browser, pytest.mark.embedded, pytest.mark.slow]
 
-OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
 HOSTILE = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">\u202eexe.gnp\x1b[31m" + "説明" * 4000
 SETUP = """
 def hello(args):
@@ -65,54 +61,8 @@ SECOND = [*FIRST, {"type": "event.subscribe", "topics": ["other.*"], "reason": "
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    found = next(filter(None, map(shutil.which, CHROMIUM_NAMES)))
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=found, args=OPTIONS)
+    with chromium() as started:
         yield started
-        started.close()
-
-
-class Watched:
-    """A page that must raise no error and violate no policy."""
-
-    def __init__(self, browser: Browser, language: str, **options: Any) -> None:
-        self.language = language
-        self.words = CATALOGUES[language]
-        self.context = browser.new_context(locale="ja-JP" if language == "ja" else "en-US", **options)
-        self.page: Page = self.context.new_page()
-        self.page.set_default_timeout(15_000)
-        self.complaints: list[str] = []
-        self.page.on("console", lambda message: self.complaints.append(message.text) if message.type == "error" else None)
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-
-    def look(self, name: str, at: str) -> None:
-        """The page is accessible, in the reader's language, and untouched by what the Pack wrote."""
-        page = self.page
-        page.wait_for_url(re.compile(re.escape(f"/_rumi/{at}") + "$"))
-        assert page.evaluate("document.documentElement.lang") == self.language
-        assert "owned" not in page.title()
-        assert page.evaluate("document.querySelectorAll('main img, main script').length") == 0
-        assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth"), f"{name} is wider than the window"
-        self.shot(name)
-        found = Axe().run(page)
-        assert found.violations_count == 0, found.generate_report()
-
-    def shot(self, name: str) -> None:
-        shots = os.environ.get("RUMI_SHOTS")
-        if shots:
-            self.page.screenshot(path=f"{shots}/{name}-{self.language}.png", full_page=True)
-
-    def click(self, word: str) -> None:
-        self.page.get_by_role("button", name=self.words[word], exact=True).first.click()
-
-
-def opened(host: RunningHost, browser: Browser, language: str, **options: Any) -> Watched:
-    made = Watched(browser, language, **options)
-    made.page.goto(Path(host.ok("POST", "/api/console/open")["path"]).as_uri())
-    if options.get("java_script_enabled") is False:
-        made.page.get_by_role("button").click()
-    expect(made.page.get_by_role("heading", level=1)).to_have_text(made.words["overview"])
-    return made
 
 
 @pytest.mark.parametrize(("language", "options"), [("en", {"java_script_enabled": True}), ("ja", {"color_scheme": "dark", "viewport": {"width": 360, "height": 760}})])

@@ -1,0 +1,68 @@
+"""Forms from schemas."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from backend_core.errors import RequestError
+from console.fields import FIELDS_MOST, fields_of, value_of
+
+SCHEMA = {
+    "type": "object",
+    "required": ["name", "note"],
+    "properties": {
+        "name": {"type": "string", "title": "Name", "description": "Who", "default": "tea"},
+        "note": {"type": "string"},
+        "count": {"type": "integer", "default": 3},
+        "price": {"type": "number"},
+        "sure": {"type": "boolean"},
+        "size": {"enum": ["s", 2, None], "default": 2},
+        "rest": {"type": "array"},
+        "odd": True,
+    },
+}
+
+
+def filled(**texts: str) -> Any:
+    fields = fields_of(SCHEMA)
+    return value_of({field.key: [texts.get(str(field.name), "")] for field in fields}, fields)
+
+
+def test_each_plain_property_is_a_field_and_all_else_is_json() -> None:
+    fields = {field.name: field for field in fields_of(SCHEMA)}
+    assert {name: field.kind for name, field in fields.items()} == {
+        "name": "text", "note": "text", "count": "integer", "price": "number", "sure": "flag", "size": "choice", "rest": "json", "odd": "json",
+    }  # fmt: skip
+    assert (fields["name"].title, fields["name"].about, fields["name"].start, fields["name"].required) == ("Name", "Who", "tea", True)
+    assert (fields["count"].start, fields["size"].start, fields["size"].choices) == ("3", "1", (("s", "s"), (2, "2"), (None, "null")))
+    assert [field.key for field in fields.values()] == [f"f{n}" for n in range(8)]
+
+
+@pytest.mark.parametrize("schema", [None, True, {}, {"type": "object"}, {"properties": []}, {"properties": {}}, {"$ref": "#/x", "properties": {"a": {}}}, {"properties": {f"p{n}": {} for n in range(FIELDS_MOST + 1)}}])
+def test_what_is_no_plain_map_is_one_field_of_json(schema: Any) -> None:
+    [field] = fields_of(schema)
+    assert (field.name, field.kind, field.start) == (None, "json", "{}")
+    assert value_of({"f0": ['[1, {"a": null}]']}, (field,)) == [1, {"a": None}]
+    assert value_of({}, (field,)) == {}
+
+
+def test_a_filled_form_is_a_value_and_what_is_empty_is_left_out() -> None:
+    assert filled() == {"name": "", "note": ""}
+    assert filled(name="a\r\nb", count=" 3 ", price="1e3", sure="false", size="0", rest="[1]", odd="null") == {
+        "name": "a\nb", "note": "", "count": 3, "price": 1000.0, "sure": False, "size": "s", "rest": [1], "odd": None,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("texts", [{"count": "x"}, {"count": "1.5"}, {"count": "true"}, {"price": '"1"'}, {"price": "1e999"}, {"price": "NaN"}, {"sure": "1"}, {"size": "3"}, {"size": "x"}, {"size": "9" * 5000}, {"rest": "[1"}, {"rest": "[" * 100_0 + "]" * 100_0 + "]"}])
+def test_what_can_not_be_read_names_its_field(texts: dict[str, str]) -> None:
+    with pytest.raises(RequestError) as caught:
+        filled(**texts)
+    assert (caught.value.code, next(iter(texts)) in caught.value.detail) == ("input_invalid", True)
+
+
+def test_hostile_schemas_make_plain_forms() -> None:
+    hostile = {"properties": {"<b>": {"type": ["string", "null"], "enum": "abc", "title": ["x"]}, "\u202e": {"type": {}, "default": {"a": 1}}}, "required": "abc"}
+    assert [field.start for field in fields_of({"properties": {"a": {"type": "string", "default": "a\u202eb"}, "b": {"type": "string", "default": "a\nb"}}})] == ["", "a\nb"]
+    assert [(field.kind, field.required) for field in fields_of(hostile)] == [("json", False), ("json", False)]
