@@ -54,7 +54,10 @@ def isolation_view(api: Api) -> dict[str, Any]:
 
 async def containers(api: Api, call: Call) -> Any:
     del call
-    return [] if api.host.orchestrator is None else [views.container(info) for info in api.host.orchestrator.list()]
+    host = api.host
+    if host.orchestrator is None:
+        return []
+    return [views.container(info, host.bus.large_values(info.pack_id)) for info in host.orchestrator.list()]
 
 
 async def start(api: Api, call: Call) -> Any:

@@ -5,6 +5,7 @@ Not here: asking for those objects (``endpoints_*``), HTTP (``envelope``).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from core_runtime.approval_manager import PackStatus
@@ -45,8 +46,8 @@ def pack_status(status: PackStatus) -> dict[str, Any]:
     }
 
 
-def container(info: ContainerInfo) -> dict[str, Any]:
-    """One running instance."""
+def container(info: ContainerInfo, large_values: Mapping[str, Any] | None) -> dict[str, Any]:
+    """One running instance. ``large_values``: which way they go on its bus, None while it has no connection."""
     return {
         "id": info.id,
         "pack_id": info.pack_id,
@@ -59,6 +60,7 @@ def container(info: ContainerInfo) -> dict[str, Any]:
         "last_error": info.last_error or None,
         "pid": info.pid,
         "findings": list(info.isolation.findings) if info.isolation is not None else [],
+        "large_values": large_values,
     }
 
 

@@ -2,7 +2,7 @@
 
 Invariants:
   * HELLO comes once. An answer counts for what the host asked on this connection, and for nothing else.
-  * A body that came in chunks is put in its place before anybody looks at the frame.
+  * A body that came in chunks or in a memory file is put in its place before anybody looks at the frame.
 
 Not here: the session's tables and its life (``sessions``), where calls go (``router``).
 """
@@ -16,17 +16,19 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Raw
 
 from core_runtime.bus.calls import Failure
-from core_runtime.bus.large import in_chunks
+from core_runtime.bus.large import mark_of
 from core_runtime.bus.owner import Owner
 from core_runtime.bus.registrations import as_map, unpack_bounded
 from core_runtime.diagnostics import Severity
 from core_runtime.rules import frames
-from core_runtime.rules.frames import PROTOCOL_VERSION, FrameError
+from core_runtime.rules.frames import EXT_CHUNKED, EXT_STORED, PROTOCOL_VERSION, FrameError
 
 if TYPE_CHECKING:
     from core_runtime.bus.sessions import Session
 
 _WithBody = frames.CallFrame | frames.ResultFrame | frames.ItemFrame | frames.RequestFrame
+
+_MAY_BE_STORED = frozenset({frames.CallFrame, frames.ResultFrame})
 
 
 class FrameHandlers:
@@ -128,10 +130,16 @@ class FrameHandlers:
             self._router.result(call, frame)
 
     def _joined(self, frame: _WithBody) -> Failure | None:
-        """Put a body that came in chunks in its place; why not, where it was dropped."""
-        if not in_chunks(frame.body):
+        """Put a body that came apart from its frame in its place; why not, where it was dropped."""
+        mark = mark_of(frame.body)
+        if not mark:
             return None
-        body = self._session.large.body(frame)
+        if mark == EXT_CHUNKED:
+            body: Any = self._session.large.body(frame)
+        elif mark == EXT_STORED and type(frame) in _MAY_BE_STORED:
+            body = self._session.memory.body(frame)
+        else:
+            return None
         if isinstance(body, Failure):
             return body
         frame.body = body

@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from msgspec import Struct
+from msgspec import Raw, Struct
 
 from core_runtime.bus.calls import Call, CallContext, Failure, HostContext
 from core_runtime.bus.refusals import refused
@@ -74,7 +74,7 @@ class Holds:
         size_bytes = len(memoryview(frame.body))
         if len(hold.waiting) >= MAX_HELD or hold.held_bytes + size_bytes > MAX_HELD_BYTES:
             raise refused("limit", f"{hold.pack_id} changes hands, and too many calls wait for it", retryable=True)
-        body = frame.body.copy()  # it aliases the read buffer
+        body = Raw(bytes(memoryview(frame.body)))  # it aliases the read buffer, or is its sender's
         held = _Waiting(
             call, CallFrame(frame.id, frame.key, 0, frame.parent, frame.flags, frame.idempotency, frame.refs, body)
         )

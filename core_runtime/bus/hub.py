@@ -225,6 +225,7 @@ class Bus:
                     "in_flight": len(s.incoming),
                     "abandoned": s.abandoned,
                     "registrations": len(s.registrations),
+                    "large_values": s.memory.report(),
                     **s.stats.as_dict(),
                 }
                 for pack_id, s in self.sessions.items()
@@ -233,6 +234,11 @@ class Bus:
                 {"caller": caller, "key": key, **stats.as_dict()} for (caller, key), stats in self.router.edges.items()
             ],
         }
+
+    def large_values(self, pack_id: str) -> dict[str, Any] | None:
+        """Which way large values of the generation that serves go, and why; None where none is connected."""
+        session = self.sessions.get(pack_id)
+        return session.memory.report() if session is not None else None
 
     # --- for sessions
 
@@ -443,6 +449,7 @@ class Endpoint:
             async with asyncio.timeout(timeout_s):
                 if conn is None:
                     conn = await self._expected().accept(self._stranger)
+                    session.memory.direct = True
                 session.attach(await attach(conn, session, self._bus.limits, self._bus.turn))
                 both: tuple[asyncio.Future[Any], ...] = (session.greeted, session.closed)
                 await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)

@@ -65,7 +65,11 @@ class InFlight:
         assert caller is not None
         try:
             if call.caller_id > 0:
-                caller.send((frames.RESULT, call.caller_id, 0, refs, body))
+                frame = (frames.RESULT, call.caller_id, 0, refs, body)
+                if len(memoryview(body)) > self.limits.frame_bytes:
+                    caller.send_large(frame, call.callee)
+                else:
+                    caller.send(frame)
         except FrameError as exc:
             caller.references.withdraw(refs)
             if call.callee is not None and not isinstance(exc, Busy):

@@ -37,7 +37,7 @@ PIECE_BYTES: Final = 60 * 1024
 TURN_BYTES: Final = 512 * 1024
 FRAME_BYTES: Final = 512
 """What a frame that waits is charged beside its body."""
-_MARK: Final = b"\xd7\x04"
+_MARK: Final = bytes((0xD7, frames.EXT_CHUNKED))
 _MARK_BYTES: Final = 10
 _numbers = struct.Struct("<II")
 
@@ -53,10 +53,13 @@ def sending_failed(error: FrameError) -> Failure:
     return Failure("value.too_large", str(error))
 
 
-def in_chunks(body: Raw) -> bool:
-    """Whether a body says that it came in chunks; nobody's word may be passed on."""
+def mark_of(body: Raw) -> int:
+    """The extension type of a body that is elsewhere (in chunks, in a memory file), 0 of one that is here.
+
+    Nobody's word of where a body is may be passed on.
+    """
     view = memoryview(body)
-    return len(view) == _MARK_BYTES and view[0] == 0xD7 and view[1] == frames.EXT_CHUNKED
+    return view[1] if len(view) == _MARK_BYTES and view[0] == 0xD7 else 0
 
 
 class Room(Struct):

@@ -49,6 +49,7 @@ class Router:
         self.diagnostics = diagnostics
         self.limits = limits
         self.room = Room(limits.values_bytes)
+        self.memory_room = Room(limits.values_bytes)
         self.calls = InFlight(limits)
         self.sessions = self.calls.sessions
         self.edges = self.calls.edges
@@ -146,7 +147,11 @@ class Router:
             call.window = max(1, ahead)
         refs: list[tuple[int, int]] = []
         try:
-            body = Raw(pack(args, callee.references.exporter(refs, call)))
+            body: Any = None
+            if type(args) is bytes and len(args) > self.limits.frame_bytes:
+                body = callee.memory.stored(args)
+            if body is None:
+                body = Raw(pack(args, callee.references.exporter(refs, call)))
             if entry is not None and entry.checkers is not None:
                 body = checked(entry.checkers.input, body, "args", self.limits.decode_nodes)
             call.future = callee.loop.create_future()
@@ -369,7 +374,7 @@ class Router:
             callee.references.withdraw(refs)
             raise
 
-    def _send(self, call: Call, number: int, idempotency: str | None, refs: Any, body: Raw) -> None:
+    def _send(self, call: Call, number: int, idempotency: str | None, refs: Any, body: Any) -> None:
         """Put the CALL on the callee's wire and into its table."""
         callee = call.callee
         assert callee is not None
@@ -385,6 +390,9 @@ class Router:
         caller = call.caller.pack_id if call.caller is not None else None
         call.size_bytes = len(memoryview(body))
         if not callee.places.take(caller, call.size_bytes, congested=callee.congested):
+            if call.size_bytes > limits.value_bytes:
+                title = f"a value of {call.size_bytes} bytes exceeds the limit of {limits.value_bytes}"
+                raise refused("value.too_large", title, "send a stream, or write a file")
             callee.limited("busy", f"{len(callee.incoming)} calls wait for it, the newest of {quote(call.key)}.")
             raise refused("limit", f"{callee.pack_id} is busy", "too many calls wait for it", retryable=True)
         call.number = callee.next_id()
@@ -404,7 +412,10 @@ class Router:
             body,
         )
         try:
-            callee.send(frame)
+            if call.size_bytes > limits.frame_bytes:
+                callee.send_large(frame, call.caller)
+            else:
+                callee.send(frame)
         except FrameError as exc:
             if call.caller is not None and not isinstance(exc, Busy):
                 call.caller.limited("message", f"Its call of {quote(call.key)}: {exc}.")

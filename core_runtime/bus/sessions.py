@@ -27,6 +27,7 @@ from core_runtime.bus.channels import Channels
 from core_runtime.bus.complaints import Complaints
 from core_runtime.bus.frame_handlers import FrameHandlers
 from core_runtime.bus.large import LargeBodies
+from core_runtime.bus.memory import Memory
 from core_runtime.bus.mirrors import Mirror
 from core_runtime.bus.owner import Owner
 from core_runtime.bus.pack_events import PackEvents
@@ -39,6 +40,7 @@ from core_runtime.bus.registrations import Registrations, as_map
 from core_runtime.bus.shadow import Shadow, World
 from core_runtime.diagnostics import record_failure
 from core_runtime.drivers.link import Link
+from core_runtime.drivers.memory_file import Body
 from core_runtime.rules import frames
 from core_runtime.rules.contracts import NO_TERMS, Terms
 from core_runtime.rules.frames import PROTOCOL_VERSION, BusLimits, FrameError
@@ -89,6 +91,7 @@ class Session:
         self.registry = Registrations(self)
         self.registrations = self.registry.entries
         self.large = LargeBodies(self, owner.router.room)
+        self.memory = Memory(self, owner.router.memory_room)
         self.stats = EdgeStats()
         self.made = 0
         self.abandoned = 0
@@ -131,7 +134,13 @@ class Session:
             "lock": {},
             **(settings or {}),
         }
-        self.send((frames.WELCOME, 0, told))
+        second = self.memory.offer()
+        if second is None or self._link is None:
+            self.send((frames.WELCOME, 0, told))
+        else:
+            told["memory"] = {"from_bytes": self.limits.frame_bytes}
+            with second:
+                self._link.hand((frames.WELCOME, 0, told), second)
         self.ready = True
         self._by_kind = self.handlers.table()
         self._owner.welcomed(self)
@@ -245,6 +254,7 @@ class Session:
         self.registry.clear()
         self.references.clear()
         self.large.clear()
+        self.memory.clear()
         self.complaints.clear()
         if not self.greeted.done():
             self.greeted.cancel()
@@ -267,6 +277,23 @@ class Session:
             return False
         self.large.send(frame)
         return True
+
+    def send_large(self, frame: tuple[Any, ...], sender: Session | None) -> None:
+        """Queue a frame whose body may be longer than a frame. Raises ``FrameError`` when it can't go at all.
+
+        ``sender``: the Pack whose body it is, None for the host.
+        """
+        if self._link is None or self.dead:
+            return
+        in_order = self.send == self._link.send
+        if in_order and self.memory.send(frame, sender):
+            return
+        if type(frame[-1]) is Body:
+            if self.large.accepts and in_order:
+                self.large.send(frame)
+                return
+            frame = (*frame[:-1], Raw(frame[-1][:]))
+        self.send(frame)
 
     def keep_order(self, send: Callable[[tuple[Any, ...]], None] | None) -> None:
         """Send what comes through ``send`` from now on; None: straight to the link."""

@@ -36,6 +36,7 @@ from core_runtime.drivers.spares import Spares
 from core_runtime.drivers.tail import OutputTail
 from core_runtime.ports import TRIAL_PREFIX, DriverStatus
 from core_runtime.rules import bwrap_argv, seccomp
+from core_runtime.rules.frames import LARGEST_BYTES
 from core_runtime.rules.sandbox import AGENT_COMMAND, DriverKind, Level, Limits, SandboxSpec
 
 STAGE_FOLDER = "/run/rumi-sandbox"
@@ -213,7 +214,7 @@ class BubblewrapDriver:
 
     def _rlimits(self, spec: SandboxSpec) -> dict[str, int]:
         limits = spec.limits
-        out = {"CORE": 0, "NOFILE": limits.files, "FSIZE": max(limits.tmp_bytes, 1), "MSGQUEUE": 0}
+        out = {"CORE": 0, "NOFILE": limits.files, "FSIZE": max(limits.tmp_bytes, LARGEST_BYTES), "MSGQUEUE": 0}
         if self._cgroups is None:
             out["DATA"] = limits.memory_bytes  # per process only: the sampler adds them up
         if os.geteuid() == 0:

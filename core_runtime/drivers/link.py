@@ -265,6 +265,19 @@ class Link(asyncio.BufferedProtocol):
         else:
             self.flush()
 
+    def hand(self, frame: tuple[Any, ...], carried: socket.socket) -> None:
+        """Write the first frame of all, and a socket with it: the loops carry no descriptors. Raises ``FrameError``."""
+        if self.closed or self._transport is None:
+            return
+        data = bytearray()
+        append(data, frame, self._frame_bytes)
+        done = 0
+        with socket.socket(fileno=os.dup(self._fd)) as own, contextlib.suppress(OSError):
+            done = socket.send_fds(own, [data], [carried.fileno()])
+        self.bytes_out += len(data)
+        if done < len(data):
+            self._transport.write(bytes(data[done:]))
+
     def flush(self) -> None:
         """Hand what is queued to the transport."""
         self._queued = False

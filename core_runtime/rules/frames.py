@@ -55,6 +55,8 @@ FLAG_CLOSER: Final = 2
 WINDOW_SHIFT: Final = 8
 """From this bit on, flags of a host's CALL are how many items of a stream it wants under way at first; 0: the usual."""
 
+EXT_STORED: Final = 3
+"""Extension type of a whole body that lies in a memory file: fixext 8, number and size, u32 little endian."""
 EXT_CHUNKED: Final = 4
 """Extension type of a whole body that came in CHUNK frames before: fixext 8, number and size, u32 little endian."""
 
@@ -67,6 +69,8 @@ TITLE_CHARS, DETAIL_CHARS, TRACE_CHARS, LOG_CHARS = 500, 2_000, 8_000, 8_000
 REFS_PER_FRAME = NUMBERS_PER_FRAME = 1_024
 """A frame is the least that is done in one turn: what it may name bounds how long others wait for theirs."""
 KEY_CHARS = 256
+LARGEST_BYTES: Final = 64 * 1024 * 1024 + 4096
+"""Of one value: 64 MiB, and what stands around them."""
 
 U32 = Annotated[int, Meta(ge=0, le=2**32 - 1)]
 Key = Annotated[str, Meta(min_length=1, max_length=KEY_CHARS)]
@@ -296,7 +300,7 @@ class BusLimits(Struct, frozen=True):
     frame_bytes: int = 1024 * 1024
     in_flight: int = 1_024
     calls_per_s: int = 20_000
-    in_flight_bytes: int = 32 * 1024 * 1024
+    in_flight_bytes: int = LARGEST_BYTES
     depth: int = 32
     deadline_ms: int = 30_000
     stream_credit: int = 16
@@ -312,7 +316,7 @@ class BusLimits(Struct, frozen=True):
     request_bytes: int = 8 * 1024 * 1024
     channels: int = 256
     registry_bytes: int = 8 * 1024 * 1024
-    value_bytes: int = 32 * 1024 * 1024
+    value_bytes: int = LARGEST_BYTES
     values: int = 16
     values_bytes: int = 256 * 1024 * 1024
     register_burst: int = 2_000

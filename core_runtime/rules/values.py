@@ -114,10 +114,11 @@ def unpack(body: Raw | bytes, resolve: Callable[[int], Any] | None = None, *, ma
     A value that host code uses needs one: ``no_references`` for a frame without any.
     Raises ``ValueProblem`` (``value.malformed``, ``value.too_large``, ``value.too_deep``).
     """
-    data = bytes(memoryview(body))
+    data: bytes | memoryview = memoryview(body)
     if len(data) > _LONG_BYTES:
         containers = _SUSPICIOUS_CONTAINERS + 1  # its heads are fewer than its bytes: look at them alone
     else:
+        data = bytes(data)
         containers = len(data) - len(data.translate(None, _CONTAINER_BYTES))
     if containers > _SUSPICIOUS_CONTAINERS:
         check_nodes(data, max_nodes)
@@ -208,7 +209,7 @@ _FIXED_BYTES: Final = {
 }  # fmt: skip
 
 
-def check_nodes(data: bytes, max_nodes: int) -> None:
+def check_nodes(data: bytes | memoryview, max_nodes: int) -> None:
     """Walk the heads of a body without building it; more than ``max_nodes`` nodes raise ``value.too_large``."""
     position, size, open_nodes, seen = 0, len(data), 1, 0
     while open_nodes:

@@ -182,6 +182,7 @@ VARIABLE: dict[int, list[list[Any]]] = {
 }
 """What differs from run to run, where it is there at all."""
 OWN: dict[int, list[list[Any]]] = {
+    16: [[2, "memory"]],
     3: [[3], [4]],
     6: [[2, 1], [2, 2]],
     19: [[2, "asynchronous"], [2, "error", 1], [2, "error", 2]],

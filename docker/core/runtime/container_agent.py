@@ -53,10 +53,16 @@ EARLY_EVENTS = 4_096
 WITH_BODY = frozenset({CALL, RESULT, STREAM_ITEM, MIRROR, EVENT})
 IN_CHUNKS = frozenset({CALL, RESULT, STREAM_ITEM, REQUEST})
 """Kinds whose body may come in CHUNK frames before them."""
+IN_FILES = frozenset({CALL, RESULT})
+"""Kinds whose body may come in a memory file."""
 
 EXT_REFERENCE, EXT_DATE = 1, 2
 CHUNKED = b"\xd7\x04"
 """The head of a body that came in chunks: fixext 8 of type 4, then number and size."""
+STORED = b"\xd7\x03"
+"""The head of a body that lies in a memory file: fixext 8 of type 3, then number and size."""
+F_ADD_SEALS, SEALS = 1033, 15
+NEVER = 1 << 62
 OWN, HELD, SOURCE = 0, 1, 2
 SPACES = frozenset({OWN, HELD})
 CALL_SPACES = frozenset({OWN, HELD, SOURCE})
@@ -71,6 +77,7 @@ KEY_CHARS = 256
 CAUSES = 8
 READ_BYTES = 16 * 1024
 NODES = 131_072  # values of one body where most are containers
+FEW_NODES = 500
 CONTAINER_BYTES = bytes([*range(0x80, 0xA0), 0xDC, 0xDD, 0xDE, 0xDF])
 # head → (bytes of the number behind it, bytes beside what that counts, values for each; 0: it counts bytes)
 WIDTHS = {
@@ -103,9 +110,11 @@ PIECE_BYTES = 60 * 1024
 """Of a body that is sent in chunks; with its header it fits the buffer that the host reads into."""
 U32 = Struct("<I")
 NUMBER_SIZE = Struct("<II")
+I32 = Struct("@i")
 TIMEVAL = Struct("@ll")
 PLAIN = frozenset({dict, list, str, int, float, bool, type(None), bytes, tuple})
 LEAVES = frozenset({str, int, float, bool, type(None), bytes})
+HERE = frozenset({bytes, bytearray, memoryview})
 
 CURRENT: ContextVar[Any] = ContextVar("rumi_current", default=None)
 
@@ -598,7 +607,8 @@ class FastCodec:
         except IndexError:
             packer = self.packer(datetime=True)
         data: bytes = packer.pack(value)
-        self.pool.append(packer)  # not after an exception: that packer is not trusted again
+        if len(data) <= FRAME_BYTES:  # its buffer stays as large as what it packed
+            self.pool.append(packer)  # not after an exception: that packer is not trusted again
         return data
 
     def pack_with(self, value: Any, default: Callable[[Any], Any]) -> bytes:
@@ -662,22 +672,33 @@ def no_extensions(code: int, data: bytes) -> Any:
     raise ValueError(f"extension {code} is not expected here")
 
 
-def check_nodes(data: bytes) -> None:
+def check_nodes(data: Any) -> None:
     """Refuse a body of very many containers before they are made: a megabyte of empty maps would take 72 in memory.
 
-    The host does the same with what it decodes; what it only forwards costs who reads it. The bytes that may be heads
-    of containers are counted first, at the speed of a copy; only text or bytes full of them need the walk.
+    The host does the same with what it decodes; what it only forwards costs who reads it. A few values that take it all
+    are seen at once; else the bytes that may be heads of containers are counted, and only text or bytes full of them
+    need the whole walk.
     """
-    if len(data) - len(data.translate(None, CONTAINER_BYTES)) <= NODES:
+    if few_nodes(data, FEW_NODES):
         return
+    heads = 0
+    for start in range(0, len(data), PIECE_BYTES):
+        piece = bytes(data[start : start + PIECE_BYTES])
+        heads += len(piece) - len(piece.translate(None, CONTAINER_BYTES))
+    if heads > NODES and not few_nodes(data, NODES):
+        raise ValueRefused("value.too_large", "a value is too large to be read", f"more than {NODES} values in it")
+
+
+def few_nodes(data: Any, most: int) -> bool:
+    """Whether a body has no more than ``most`` values, containers or not."""
     at, size, left, seen = 0, len(data), 1, 0
     while left and at < size:
         code = data[at]
         at += 1
         left -= 1
         seen += 1
-        if seen + left > NODES:
-            raise ValueRefused("value.too_large", "a value is too large to be read", f"more than {NODES} values in it")
+        if seen + left > most:
+            return False
         if 0x80 <= code < 0x90:
             left += 2 * (code & 15)
         elif 0x90 <= code < 0xA0:
@@ -693,6 +714,7 @@ def check_nodes(data: bytes) -> None:
             at += (4, 8, 1, 2, 4, 8, 1, 2, 4, 8)[code - 0xCA]
         elif 0xD4 <= code < 0xD9:
             at += 1 + (1 << (code - 0xD4))
+    return True
 
 
 def are_refs(refs: Any, spaces: frozenset[int]) -> bool:
@@ -719,7 +741,7 @@ class Raw:
 
     __slots__ = ("data", "refs")
 
-    def __init__(self, data: bytes, refs: list[Any]) -> None:
+    def __init__(self, data: Any, refs: list[Any]) -> None:
         self.data = data
         self.refs = refs
 
@@ -993,12 +1015,28 @@ def c_function(name: str) -> Callable[..., int] | None:
 class SocketLink:
     """A connected stream socket."""
 
+    carries_files = True
+
     def __init__(self, sock: Any) -> None:
         self.sock = sock
         self.fd = sock.fileno()
         self.recv_into = sock.recv_into
         self.lock = allocate_lock()
         self.bounded = False
+        self.second = -1
+
+    def expect_second(self, on: bool) -> None:
+        """While ``on``: keep the second socket that comes with what is read."""
+        self.recv_into = self.recv_with if on else self.sock.recv_into
+
+    def recv_with(self, view: Any) -> int:
+        count, files, _ = receive_files(self.sock, view, 0)
+        for fd in files:
+            if self.second >= 0:
+                posix.close(fd)
+            else:
+                self.second = fd
+        return count
 
     def wait(self, until: float | None) -> bool:
         """Before a read: whether one is due now. The kernel bounds each read to a second while somebody has a deadline:
@@ -1030,6 +1068,8 @@ class SocketLink:
 class PipeLink:
     """Two descriptors: the container's attached stdio."""
 
+    carries_files = False
+
     def __init__(self, read_fd: int, write_fd: int) -> None:
         self.fd = read_fd
         self.write_fd = write_fd
@@ -1053,6 +1093,127 @@ class PipeLink:
                     view = view[posix.write(self.write_fd, view) :]
             except OSError:
                 leave(EXIT_LOST)
+
+
+def receive_files(sock: Any, view: Any, flags: int) -> tuple[int, list[int], bool]:
+    """One read, and the descriptors that came with it; whether some were lost, for want of room."""
+    import _socket
+
+    count, carried, told, _ = sock.recvmsg_into([view], _socket.CMSG_SPACE(8), flags | _socket.MSG_CMSG_CLOEXEC)
+    files = []
+    for level, kind, data in carried:
+        if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
+            files += [I32.unpack_from(data, at)[0] for at in range(0, len(data) - 3, 4)]
+    return count, files, bool(told & _socket.MSG_CTRUNC)
+
+
+class MemoryFiles:
+    """The second socket: large bodies in sealed memory files, one message with a descriptor for each."""
+
+    def __init__(self, fd: int, agent: Agent) -> None:
+        import _socket
+
+        self.sock = _socket.socket(fileno=fd)
+        self.agent = agent
+        self.given = 0
+        self.makes = True
+        try:
+            posix.close(posix.memfd_create("value", 1))
+        except (AttributeError, OSError):  # no such call, or the sandbox refuses it: what it sends goes in chunks
+            self.makes = False
+        self.sock.send(NUMBER_SIZE.pack(0, int(self.makes)))
+
+    def store(self, parts: list[Any]) -> Any:
+        """A sealed file with these bytes, mapped; None where that can't be made now."""
+        import fcntl
+        import mmap
+
+        try:
+            fd = posix.memfd_create("value", 3)  # MFD_CLOEXEC | MFD_ALLOW_SEALING
+        except OSError:
+            return None
+        try:
+            size = 0
+            for part in parts:
+                view = memoryview(part)
+                size += len(view)
+                while view:
+                    view = view[posix.write(fd, view) :]
+            fcntl.fcntl(fd, F_ADD_SEALS, SEALS)
+            # its own read-only description: a shared mapping of a writable one is refused by older kernels
+            reading = posix.open(f"/proc/self/fd/{fd}", posix.O_RDONLY | posix.O_CLOEXEC)
+            try:
+                mapped = mmap.mmap(reading, size, access=mmap.ACCESS_READ)
+            finally:
+                posix.close(reading)
+        except (OSError, ValueError):
+            posix.close(fd)
+            return None
+        return Stored(fd, mapped)
+
+    def give(self, stored: Stored) -> bytes:
+        """Send a file ahead; what its frame says of it, or nothing where it could not be sent. One at a time."""
+        import _socket
+
+        number = self.given % 0xFFFFFFFF + 1
+        told = NUMBER_SIZE.pack(number, len(stored))
+        carried = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, I32.pack(stored.fd))]
+        try:
+            self.sock.sendmsg([told], carried, _socket.MSG_DONTWAIT)
+        except OSError:
+            return b""
+        self.given = number
+        return STORED + told
+
+    def take(self, mark: bytes) -> Any:
+        """The body that ``mark`` names, mapped; nothing where this process has no room for it. The lead is held."""
+        import mmap
+        from _socket import MSG_DONTWAIT
+
+        number, size = NUMBER_SIZE.unpack_from(mark, 2)
+        message = bytearray(16)
+        while True:
+            try:
+                count, files, lost = receive_files(self.sock, message, MSG_DONTWAIT)
+            except OSError:
+                count, files, lost = 0, [], False
+            if not count:
+                raise ProtocolError("a body in a memory file that did not come")
+            came, told = NUMBER_SIZE.unpack_from(message)
+            if came == number and told == size:
+                break
+            for fd in files:  # of a frame that did not go out
+                posix.close(fd)
+        try:
+            return mmap.mmap(files[0], size, access=mmap.ACCESS_READ)
+        except (IndexError, OSError, ValueError) as exc:
+            if lost:
+                self.agent.refused["files"] = self.agent.refused.get("files", 0) + 1
+            self.agent.log(40, "stderr", f"a large value could not be taken: {exc}")
+            return b""
+        finally:
+            for fd in files:
+                posix.close(fd)
+
+
+class Stored:
+    """A body in a memory file that is to be sent."""
+
+    __slots__ = ("data", "fd")
+
+    def __init__(self, fd: int, data: Any) -> None:
+        self.fd = fd
+        self.data = data
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, part: slice) -> bytes:
+        piece: bytes = self.data[part]
+        return piece
+
+    def __del__(self) -> None:
+        posix.close(self.fd)
 
 
 def leave(code: int) -> NoReturn:
@@ -1719,7 +1880,7 @@ class Worker:
 
 
 class Large:
-    """A frame with its body in chunks before it; made as it is written, so that the body is there once."""
+    """A frame with its body before it, in a memory file or in chunks; those are made as they are written."""
 
     __slots__ = ("agent", "body", "start")
 
@@ -1733,6 +1894,12 @@ class Large:
 
     def __iter__(self) -> Iterator[bytes]:
         agent, body = self.agent, self.body
+        if type(body) is Stored:
+            mark = agent.files.give(body)
+            if mark:
+                frame = self.start + mark
+                yield U32.pack(len(frame)) + frame
+                return
         agent.next_large = number = agent.next_large % 0xFFFFFFFF + 1
         size = min(PIECE_BYTES, agent.frame_bytes // 2)
         for at in range(0, len(body), size):
@@ -1759,6 +1926,9 @@ class Agent:
         self.sources = 0
         self.threads = 48
         self.value_bytes = 0
+        # bodies in memory files, from this size on
+        self.files: Any = None
+        self.file_bytes = NEVER
         # bodies in chunks: those that come, and one after the other those that go
         self.coming: dict[int, bytearray] = {}
         self.large_lock = allocate_lock()
@@ -1822,6 +1992,10 @@ class Agent:
 
     def frame(self, head: list[Any], value: Any) -> Any:
         """``head`` + refs + ``value``: bytes, or a ``Large``. Raises ``ValueRefused`` with the path of what is none."""
+        if type(value) is bytes and len(value) > self.file_bytes and head[0] in IN_FILES:
+            # bytes alone need no packing: they are written where they go
+            first = b"\xc6" + len(value).to_bytes(4, "big")
+            return self._in_chunks(head[0], self._start(head), memoryview(value), first)
         try:
             data: bytes = self.codec.pack([*head, (), value])
         except (TypeError, ValueError, OverflowError, RecursionError):
@@ -1830,19 +2004,26 @@ class Agent:
         if size > MAX_DEPTH and isinstance(value, (dict, list, tuple)) and too_deep(value, MAX_DEPTH):
             raise refuse_value(value)
         if size > self.frame_bytes:
-            start = bytes([0x90 + len(head) + 2]) + b"".join(self.codec.pack(field) for field in head) + b"\x90"
+            start = self._start(head)
             return self._in_chunks(head[0], start, memoryview(data)[len(start) :])
         return U32.pack(size) + data
 
-    def _in_chunks(self, kind: int, start: bytes, body: Any) -> Any:
-        """A frame whose body goes before it, or the refusal. ``start``: the frame up to its body."""
-        size = len(body)
+    def _start(self, head: list[Any]) -> bytes:
+        """A frame without references up to its body."""
+        return bytes([0x90 + len(head) + 2]) + b"".join(self.codec.pack(field) for field in head) + b"\x90"
+
+    def _in_chunks(self, kind: int, start: bytes, body: Any, first: bytes = b"") -> Any:
+        """A frame whose body (``first``, ``body``) goes before it, or the refusal. ``start``: what is before those."""
+        size = len(first) + len(body)
         most = self.value_bytes if kind in IN_CHUNKS else 0
         if size > most or len(start) > self.frame_bytes - 16:
             self.refused["message"] = self.refused.get("message", 0) + 1
             text = f"{size} bytes at $, the limit is {most or self.frame_bytes}; send parts, or a stream"
             raise ValueRefused("value.too_large", "the value can't cross the bus", text)
-        return Large(self, start, body)
+        stored = self.files.store([first, body]) if size > self.file_bytes and kind in IN_FILES else None
+        if stored is not None:
+            return Large(self, start, stored)
+        return Large(self, start, memoryview(first + bytes(body)) if first else body)
 
     def _frame_with_refs(self, head: list[Any], value: Any) -> Any:
         refs: list[list[int]] = []
@@ -2082,6 +2263,8 @@ class Agent:
         body = data[at:]
         if len(body) == 10 and body[:2] == CHUNKED and kind in IN_CHUNKS:
             body = self.whole(body)
+        elif len(body) == 10 and body[:2] == STORED and kind in IN_FILES and self.files is not None:
+            body = self.files.take(body)
         return [*fields, Raw(body, refs)]
 
     def decode(self, raw: Raw) -> Any:
@@ -2103,6 +2286,8 @@ class Agent:
             if len(raw.data) > NODES:
                 check_nodes(raw.data)
             value = self.codec.unpack(raw.data, hook)
+            if type(raw.data) not in HERE:
+                raw.data.close()  # a memory file, which counts until it is let go of
         except RemoteError:
             self.release_refs(refs, made)
             raise
@@ -4427,10 +4612,15 @@ def greet(agent: Agent, landlock: int) -> None:
         "codec": agent.codec.name,
         "chunks": True,
         "sources": True,
+        "memory": agent.link.carries_files,
         "probe": probe(landlock),
     }
     agent.send(agent.plain_frame([HELLO, 0, hello]))
+    if agent.link.carries_files:
+        agent.link.expect_second(True)
     fields: Any = agent.read()
+    if agent.link.carries_files:
+        agent.link.expect_second(False)
     if len(fields) != 3 or fields[0] != WELCOME or fields[2].get("protocol") != PROTOCOL:
         raise ProtocolError("WELCOME with protocol 1 is expected first")
     settings = fields[2]
@@ -4442,6 +4632,14 @@ def greet(agent: Agent, landlock: int) -> None:
     agent.sources = int(limits.get("sources", 0))
     agent.threads = max(1, int(limits.get("threads", agent.threads)))
     agent.value_bytes = int(limits.get("value_bytes", 0))
+    if agent.link.carries_files and agent.link.second >= 0:
+        try:
+            agent.files = MemoryFiles(agent.link.second, agent)
+        except OSError:
+            agent.files = None  # no socket of ours, or nobody reads it: chunks
+        else:
+            if agent.files.makes:
+                agent.file_bytes = int(settings.get("memory", {}).get("from_bytes", agent.frame_bytes))
     agent.deadline_s = int(limits.get("deadline_ms", 30_000)) / 1000
     agent.pack_root = settings.get("paths", {}).get("pack", "/pack").rstrip("/")
     agent.packages = settings.get("paths", {}).get("packages", "").rstrip("/")

@@ -144,6 +144,7 @@ def test_containers_and_docker(tmp_path: Path, packs: FakePacks) -> None:
         assert [d["reason"] for d in status["drivers"]] == ["no engine answers", None]
         [container] = await data(served, "/api/containers")
         assert (container["id"], container["state"], container["level"], container["pid"]) == ("embedded-p-1", "running", "standard", 42)
+        assert container["large_values"] == {"way": "chunks", "detail": "p is a test's"}
         assert (await data(served, "/api/containers/p/start", "POST"))["status"] == "running"
         assert await refused(served, "/api/containers/new/start", "POST") == (403, "not_approved")
         assert (await data(served, "/api/containers/p", "DELETE"))["removed"] == ["embedded-p-1"]

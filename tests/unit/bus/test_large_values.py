@@ -1,4 +1,7 @@
-"""Values longer than a frame, with the real agent on both sides: bytes and whole bodies, every way that they can go."""
+"""Values longer than a frame, with the real agent on both sides: bytes and whole bodies, every way that they can go.
+
+All of it in memory files and in chunks.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import asyncio
 import pytest
 
 from backend_core.errors import PackError
+from core_runtime.drivers import memory_file
 from core_runtime.rules.frames import BusLimits
 from tests.support.joined import running
 from tests.support.raw_agent import rig
@@ -64,6 +68,12 @@ CALLER = """
 GIVES = {"a.echo", "a.size", "a.make", "a.fn", "a.async", "a.stream", "a.checked"}
 TAKES = {"b.echo", "b.items", "b.fn", "b.many"}
 MIB = 1024 * 1024
+
+
+@pytest.fixture(autouse=True, params=["memory files", "chunks"])
+def way(request, monkeypatch):
+    if request.param == "chunks":
+        monkeypatch.setattr(memory_file, "why_not", lambda: "this test wants chunks")
 
 
 def joined(test, tmp_path, **limits):

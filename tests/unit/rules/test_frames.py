@@ -141,10 +141,10 @@ def test_limits_and_what_welcome_tells_of_them():
     limits = BusLimits()
     expected = {
         "frame_bytes": 2**20, "in_flight": 1024, "depth": 32, "deadline_ms": 30_000, "stream_credit": 16, "sources": 16, "threads": 48, "orphans": 512,
-        "abandoned": 256, "in_flight_bytes": 2**25, "references": 65_536, "registrations": 1024, "subscriptions": 256, "requests": 128, "requests_at_once": 4,
+        "abandoned": 256, "in_flight_bytes": 2**26 + 4096, "references": 65_536, "registrations": 1024, "subscriptions": 256, "requests": 128, "requests_at_once": 4,
         "request_bytes": 2**23, "registry_bytes": 2**23, "register_burst": 2000, "register_per_s": 200, "backlog_bytes": 2**23,
         "backlog_hard_bytes": 2**25, "log_bytes_per_s": 65_536, "decode_nodes": 131_072, "credit_ahead": 4096,
-        "max_deadline_ms": 86_400_000, "channels": 256, "strays": 64, "value_bytes": 2**25, "values": 16, "values_bytes": 2**28,
+        "max_deadline_ms": 86_400_000, "channels": 256, "strays": 64, "value_bytes": 2**26 + 4096, "values": 16, "values_bytes": 2**28,
     }  # fmt: skip
     assert {name: getattr(limits, name) for name in expected} == expected
     told = BusLimits(
