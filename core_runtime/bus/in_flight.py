@@ -66,7 +66,7 @@ class InFlight:
         try:
             if call.caller_id > 0:
                 frame = (frames.RESULT, call.caller_id, 0, refs, body)
-                if len(memoryview(body)) > self.limits.frame_bytes:
+                if len(memoryview(body)) > self.limits.file_bytes:
                     caller.send_large(frame, call.callee)
                 else:
                     caller.send(frame)

@@ -164,7 +164,7 @@ class Memory:
             raise FrameError(str(exc)) from exc
         except OSError as exc:
             return Failure("limit", f"the host can't look into a memory file now: {exc.strerror}", retryable=True)
-        return body if size > self._limits.frame_bytes else Raw(body[:])
+        return body if size > self._limits.file_bytes else Raw(body[:])
 
     # --- to the agent
 

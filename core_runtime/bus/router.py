@@ -148,7 +148,7 @@ class Router:
         refs: list[tuple[int, int]] = []
         try:
             body: Any = None
-            if type(args) is bytes and len(args) > self.limits.frame_bytes:
+            if type(args) is bytes and len(args) > self.limits.file_bytes:
                 body = callee.memory.stored(args)
             if body is None:
                 body = Raw(pack(args, callee.references.exporter(refs, call)))
@@ -412,7 +412,7 @@ class Router:
             body,
         )
         try:
-            if call.size_bytes > limits.frame_bytes:
+            if call.size_bytes > limits.file_bytes:
                 callee.send_large(frame, call.caller)
             else:
                 callee.send(frame)

@@ -138,7 +138,7 @@ class Session:
         if second is None or self._link is None:
             self.send((frames.WELCOME, 0, told))
         else:
-            told["memory"] = {"from_bytes": self.limits.frame_bytes}
+            told["memory"] = {"from_bytes": self.limits.file_bytes}
             with second:
                 self._link.hand((frames.WELCOME, 0, told), second)
         self.ready = True

@@ -20,6 +20,7 @@ from typing import Annotated, Any, Final
 
 import msgspec
 from msgspec import Meta, Raw, Struct
+from msgspec.structs import force_setattr
 
 CALL: Final = 1
 RESULT: Final = 2
@@ -286,7 +287,9 @@ _set_length = struct.Struct("<I").pack_into
 class BusLimits(Struct, frozen=True):
     """Limits of one connection; those in ``told`` are told to the agent in WELCOME.
 
-    ``in_flight_bytes`` is what the arguments of the calls that a Pack was given and has not answered may take.
+    What is longer than ``file_bytes`` (at most ``frame_bytes``) goes in a memory file where that way is open, else in a
+    frame or in chunks. ``in_flight_bytes`` is what the arguments of the calls that a Pack was given and has not
+    answered may take.
     ``backlog_bytes`` is what a Pack may leave unread before new calls to it are refused, ``backlog_hard_bytes``
     before it is cut off. ``sources`` is how many streams the arguments of a call may hold. ``orphans`` bounds the
     calls in flight that name no parent (shedding a parent buys little), ``abandoned`` the cancelled calls that a Pack
@@ -298,6 +301,7 @@ class BusLimits(Struct, frozen=True):
     """
 
     frame_bytes: int = 1024 * 1024
+    file_bytes: int = 256 * 1024
     in_flight: int = 1_024
     calls_per_s: int = 20_000
     in_flight_bytes: int = LARGEST_BYTES
@@ -328,6 +332,11 @@ class BusLimits(Struct, frozen=True):
     credit_ahead: int = 4_096
     max_deadline_ms: int = 24 * 3600 * 1000
     strays: int = 64
+
+    def __post_init__(self) -> None:
+        """Nothing that is longer than a frame goes in one."""
+        if self.file_bytes > self.frame_bytes:
+            force_setattr(self, "file_bytes", self.frame_bytes)
 
     def told(self) -> dict[str, int]:
         """What WELCOME carries."""

@@ -2003,7 +2003,7 @@ class Agent:
         size = len(data)
         if size > MAX_DEPTH and isinstance(value, (dict, list, tuple)) and too_deep(value, MAX_DEPTH):
             raise refuse_value(value)
-        if size > self.frame_bytes:
+        if size > self.frame_bytes or (size > self.file_bytes and head[0] in IN_FILES):
             start = self._start(head)
             return self._in_chunks(head[0], start, memoryview(data)[len(start) :])
         return U32.pack(size) + data
@@ -2060,7 +2060,7 @@ class Agent:
                 raise refuse_value(value)
             start = bytes([0x90 + len(head) + 2])
             start += b"".join(pack(field) for field in head) + pack(refs)
-            if len(start) + len(body) > self.frame_bytes:
+            if len(start) + len(body) > self.frame_bytes or (len(body) > self.file_bytes and head[0] in IN_FILES):
                 return self._in_chunks(head[0], start, memoryview(body))
             data = start + body
         except ValueRefused:
