@@ -6,6 +6,7 @@ Invariant: looking costs at most a hundredth of the time, however long the check
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -13,11 +14,14 @@ from typing import Any
 from core_runtime.diagnosis.doctor import Doctor
 from core_runtime.diagnosis.record import IssueRecord
 from core_runtime.handlers.host import Host
+from core_runtime.handlers.starting import DECIDED
 from core_runtime.handlers.table import handler
 from core_runtime.rules.flow.values import parse_duration_s
 
 SHARE = 100
 """A look that took t seconds is followed by at least this many times t of rest."""
+SETTLE_S = 1.0
+"""What a decision starts or leaves waiting has shown itself by then."""
 
 
 @handler("diagnosis.watch")
@@ -31,7 +35,16 @@ async def watch_step(host: Host, args: Mapping[str, Any]) -> None:
 
 
 async def _watch(host: Host, every_s: float) -> None:
+    """Every so often, and soon after each decision about a Pack: whoever decided looks then."""
+    decided = asyncio.Event()
+    host.events.subscribe_events(DECIDED, lambda _event: decided.set(), "looking for what is wrong")
     while not host.closing:
+        decided.clear()
         begun = time.monotonic()
         await host.doctor.examine()
-        await asyncio.sleep(max(every_s, SHARE * (time.monotonic() - begun)))
+        rest_s = SHARE * (time.monotonic() - begun)
+        await asyncio.sleep(rest_s)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, every_s - rest_s)):
+                await decided.wait()
+                await asyncio.sleep(SETTLE_S)

@@ -165,3 +165,17 @@ def test_a_sandbox_that_is_installed_late_is_found_when_asked(tmp_path: Path) ->
     with host:
         install = ["nsenter", "--target", str(host.pid), "--mount", "umount", program]
         found_again(host, lambda: subprocess.run(install, check=True))
+
+
+def test_what_a_decision_leaves_waiting_is_an_issue_soon_and_no_longer_when_it_starts(host: RunningHost) -> None:
+    lacking = one_component_pack("lacking", "def run(context):\n    pass\n", provides=("lacking.key",), requires=("thing.do",))
+    host.put_pack("lacking", lacking)
+    host.approve("lacking")
+    host.until(lambda: issue(host, "pack_waits"), 60, "the waiting to be told though nobody asked the doctor")
+    told = issue(host, "pack_waits")
+    assert (told["subject"], "thing.do" in told["detail"]) == ("lacking", True)
+    assert told["hint"]
+    put(host)
+    host.approve("thing")
+    host.until(lambda: host.status("lacking")["status"] == "running", 30, "what waited to start by itself")
+    host.until(lambda: not issue(host, "pack_waits"), 60, "the issue to go")
