@@ -39,6 +39,8 @@ ACTOR = "test"
 START_S = 60.0
 CALL_S = 30.0
 MAX_EVENTS = 10_000
+LOOK_S = 0.05
+STILL = 6
 LEFT_OUT = shutil.ignore_patterns("__pycache__", ".pytest_cache", ".git")
 """Of the folder: what a test run or a checkout puts there, and a Pack would otherwise be approved with."""
 
@@ -131,11 +133,20 @@ class Stage:
             host.registry.register_handler(key, function)
         status = await packs.approve(host, self.pack_id, permissions=self._permissions, actor=ACTOR)
         if status.state.value != "running" or self._failures(host):
+            await self._printed(host)
             raise NotStarted(
                 f"{self.pack_id} does not run",
                 detail=". ".join(filter(None, (status.cause, *self._complaints(host)))),
                 hint=f"rumi pack validate {self._folder}; what it printed is above.",
             )
+
+    async def _printed(self, host: Host) -> None:
+        """What a Pack prints takes another way than its failure: wait until nothing more of it came for a moment."""
+        before, still = 0, 0
+        while still < STILL:
+            await asyncio.sleep(LOOK_S)
+            now = len(self._lines(host))
+            before, still = now, still + 1 if now == before else 0
 
     def _complaints(self, host: Host) -> list[str]:
         return [*(f"{one.title}: {one.detail}" for one in self._failures(host)), *map(quote, self._lines(host))]
