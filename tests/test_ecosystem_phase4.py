@@ -9,11 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
 from backend_core.ecosystem.active_ecosystem import load_active_ecosystem
 from backend_core.ecosystem.mounts import load_mounts
 from core_runtime.rules.approval import State
+from tests.support.documents import ROOT
 from tests.support.running_host import RunningHost, one_component_pack
 from tests.support.trust_home import SETUP as CODE
 from tests.support.trust_home import TrustHome
@@ -76,6 +78,8 @@ def test_a_grant_is_signed_as_the_format_says(tmp_path: Path) -> None:
     assert key_file.stat().st_mode & 0o777 == 0o600
     document = json.loads(home.grant_file().read_bytes())
     assert document["_hmac_signature"] == by_hand(document, key_text)
+    schema = json.loads((ROOT / "docker/core/schema/grant.schema.json").read_bytes())
+    jsonschema.Draft202012Validator(schema).validate(document)
     assert document["pack_id"] == "alpha"
     assert document["status"] == "approved"
     assert document["rejection_reason"] is None

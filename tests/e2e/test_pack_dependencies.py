@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -73,3 +75,62 @@ def test_a_pack_whose_dependency_does_not_start_waits_after_a_restart(tmp_path: 
         host.until(lambda: stands(host, "other")[0] == "running", 30, "the one that depends on nothing to run")
         assert stands(host, "shared")[0] == "modified"
         assert stands(host, "app") == ("approved", "waiting for Pack shared *, which is modified")
+
+
+USES = """
+def run(context):
+    ir = context["interface_registry"]
+    born = context["ts"]
+    held = ir.get("shared.add")
+    ir.register("app.sum", lambda args, ctx: ir.get("shared.add")(args, ctx) if ir.get("shared.add") else "nobody adds")
+    ir.register("app.held", lambda args, ctx: held(args, ctx))
+    ir.register("app.born", lambda args, ctx: born)
+"""
+ADDS = """
+def run(context):
+    context["interface_registry"].register("shared.add", lambda args, ctx: [sum(args), {version}])
+"""
+
+
+def said(host: RunningHost, args: Any) -> Any:
+    """What the held callable answers, or None while nobody does."""
+    return (host.call("app.held", args)[1]["data"] or {}).get("result")
+
+
+def test_a_dependency_that_stops_takes_nobody_along_and_is_met_again_when_it_returns(tmp_path: Path, isolation: str) -> None:
+    """Stopped, crashed, updated: the dependent is the same process throughout and needs nothing done."""
+
+    def shared(host: RunningHost, version: int) -> None:
+        files = dict(one_component_pack("shared", ADDS.format(version=version), provides=("shared.add",)))
+        ecosystem = {**json.loads(files["backend/ecosystem.json"]), "version": f"{version}.0.0"}
+        host.put_pack("shared", {**files, "backend/ecosystem.json": json.dumps(ecosystem)})
+
+    with RunningHost(tmp_path / "home", isolation) as host:
+        shared(host, 1)
+        files = dict(one_component_pack("app", USES, provides=("app.sum", "app.held", "app.born"), requires=("shared.add",)))
+        files["backend/ecosystem.json"] = json.dumps({"pack_id": "app", "version": "1.0.0", "dependencies": {"shared": ">=1"}})
+        host.put_pack("app", files)
+        host.approve("shared")
+        host.approve("app")
+        born = host.result("app.born")
+        assert host.result("app.sum", [1, 2]) == [3, 1]
+
+        host.ok("POST", "/api/containers/shared/stop")
+        assert host.status("app")["status"] == "running"
+        assert host.result("app.sum", [1, 2]) == "nobody adds"
+        status, refused = host.call("app.held", [1, 2])
+        assert status != 200
+        assert "shared.add" in json.dumps(refused), refused
+        host.ok("POST", "/api/containers/shared/start")
+        host.until(lambda: host.result("app.sum", [1, 2]) == [3, 1], 20, "the dependency to be met again")
+        assert host.result("app.held", [2, 2]) == [4, 1], "what it held from the start leads to the new generation"
+
+        pid = next(one["pid"] for one in host.ok("GET", "/api/containers") if one["pack_id"] == "shared")
+        os.kill(pid, signal.SIGKILL)
+        host.until(lambda: said(host, [3, 3]) == [6, 1], 30, "the dependency to come back by itself")
+
+        shared(host, 2)
+        host.approve("shared")
+        host.until(lambda: said(host, [1, 1]) == [2, 2], 30, "its new version to answer")
+        assert host.result("app.born") == born, "the dependent was never started again"
+        assert host.status("app")["status"] == "running"
