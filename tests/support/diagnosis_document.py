@@ -14,7 +14,7 @@ HEAD = """\
 # What is wrong, and what mends it / 問題と対処
 
 A failure anywhere in the host ends as an *issue*: a code that never changes, a subject, what is wrong, what to do next, and the chain of causes. The host also
-looks by itself: after its start and every five minutes, for at most a hundredth of the time.
+looks by itself: after its start, soon after each decision about a Pack, and every five minutes, for at most a hundredth of the time.
 
     ./rumi doctor                # this machine, this installation, every check of the running host
     ./rumi doctor --fix          # and mend what decides nothing for you
@@ -33,7 +33,7 @@ that decides nothing. On the bus: `issue.changed` (`{{id, code, severity, subjec
   `NAME.broken-TIME`.
 * *unasked*: `--fix` performs it. The others decide something, so they want to be named.
 
-ホストのどこかで起きた失敗は、必ず *issue* になります。変わらないコード、対象、何が問題か、次に何をするか、原因の連なりを持ちます。ホストは起動後と 5 分ごとに自分でも調べます（時間の
+ホストのどこかで起きた失敗は、必ず *issue* になります。変わらないコード、対象、何が問題か、次に何をするか、原因の連なりを持ちます。ホストは起動後、Packについて決定した少し後、そして 5 分ごとに自分でも調べます（時間の
 100 分の 1 まで）。`./rumi doctor` は全部を調べ、`--fix` は利用者の判断が要らないものを直します。`./rumi issue list|fix|history` は、いまの問題、1 つの修復、これまでの履歴です。
 修復の対象はつねに issue から取られ、頼んだ側からは取られません。実行前に監査記録へ書かれ、置き換えたものは `名前.broken-時刻` として残ります。「任せる」と書かれたものは `--fix` で
 行われ、ほかは 1 つずつ指定します。題名は利用者の言語で示され（API では `title` と `title_ja`）、詳細と次の手は英語です。
