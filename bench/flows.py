@@ -28,7 +28,7 @@ from core_runtime.drivers.run_journal import RunJournal
 from core_runtime.drivers.run_seals import RunSeals
 from core_runtime.handlers.host import Host
 from core_runtime.kernel import Kernel
-from core_runtime.rules.flow import model
+from core_runtime.rules.flow import endings, model
 from core_runtime.rules.flow.compose import Base, World, compose
 from core_runtime.rules.flow.modifier import parse_modifier
 from core_runtime.rules.flow.parse import parse_flow
@@ -171,7 +171,7 @@ def _flow(
         start = time.perf_counter()
         ended = await kernel.run_flow(wanted, values=values)
         took = time.perf_counter() - start
-        if ended.status is not model.RunStatus.OK:
+        if ended.status is not endings.RunStatus.OK:
             raise RuntimeError(f"the flow ended {ended.status}: {ended.error}")
         return took
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from msgspec import Struct, field
@@ -31,7 +32,6 @@ from core_runtime.rules.flow.brought import Brought
 from core_runtime.rules.flow.changes import Change, Status
 from core_runtime.rules.flow.compose import Base, Composition, World, compose, concerns
 from core_runtime.rules.flow.extend import MAX_DEPTH, extended, refused
-from core_runtime.rules.flow.model import EMPTY
 from core_runtime.rules.flow.modifier import Modifier, parse_modifier
 from core_runtime.rules.flow.older.pipelines import Merged, Pipelines, merged
 from core_runtime.rules.flow.older.read import FLOW_KEY, MODIFIER_KEY, read_older, style_of
@@ -57,7 +57,7 @@ class PackDocument(Struct, frozen=True):
     data: bytes
     key: str = ""
     fault: str = ""
-    since: Mapping[str, float] = field(default_factory=lambda: EMPTY)
+    since: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
 
 
 PackDocuments = Callable[[], Iterable[PackDocument]]

@@ -15,7 +15,7 @@ from typing import Final
 
 from backend_core.errors import quote
 from core_runtime.diagnostics import Diagnostics, Severity
-from core_runtime.rules.flow import model
+from core_runtime.rules.flow import endings
 
 TOLD_AFTER: Final = 10
 MAX_KEPT: Final = 1_000
@@ -28,15 +28,15 @@ class FailingSteps:
     def __init__(self) -> None:
         self._counts: OrderedDict[tuple[str, str], int] = OrderedDict()
 
-    def note(self, diagnostics: Diagnostics, flow_id: str, result: model.StepResult) -> None:
+    def note(self, diagnostics: Diagnostics, flow_id: str, result: endings.StepResult) -> None:
         """A step has ended."""
-        if result.status is model.Status.OK and not self._counts:
+        if result.status is endings.Status.OK and not self._counts:
             return
-        failed = result.status is model.Status.FAILED or result.status is model.Status.TIMEOUT
+        failed = result.status is endings.Status.FAILED or result.status is endings.Status.TIMEOUT
         if not failed and not self._counts:
             return
         place = result.flow or flow_id, result.path
-        if result.status is model.Status.OK:
+        if result.status is endings.Status.OK:
             if self._counts.pop(place, 0) >= TOLD_AFTER:
                 diagnostics.resolve(CODE, _subject(*place))
         elif failed:
@@ -54,7 +54,7 @@ class FailingSteps:
             del self._counts[place]
             diagnostics.resolve(CODE, _subject(*place))
 
-    def _tell(self, diagnostics: Diagnostics, place: tuple[str, str], result: model.StepResult) -> None:
+    def _tell(self, diagnostics: Diagnostics, place: tuple[str, str], result: endings.StepResult) -> None:
         error = result.error
         why = f"{error.type}: {error.title}" if error else result.status.value
         diagnostics.issue(

@@ -15,7 +15,7 @@ from typing import Any, Final
 from msgspec import Struct, field
 
 from core_runtime.drivers.run_journal import Account
-from core_runtime.rules.flow import model
+from core_runtime.rules.flow import endings
 from core_runtime.rules.values import ValueProblem, pack, unpack
 
 MAX_STEPS_KEPT: Final = 2_000
@@ -27,7 +27,7 @@ MAX_ANSWER_BYTES: Final = 4_096
 class StepReport(Struct, frozen=True, gc=False):
     """A step's result with what it took."""
 
-    result: model.StepResult
+    result: endings.StepResult
     started_at: float
     duration_s: float
 
@@ -65,10 +65,10 @@ class RunReport(Struct):
     digest: str
     started_at: float
     actor: str = ""
-    status: model.RunStatus | None = None
+    status: endings.RunStatus | None = None
     duration_s: float = 0.0
     steps: deque[StepReport] = field(default_factory=lambda: deque(maxlen=MAX_STEPS_KEPT))
-    error: model.FlowError | None = None
+    error: endings.FlowError | None = None
     output: Any = None
     resumable: bool = False
     answers: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=MAX_ANSWERS_KEPT))
@@ -88,11 +88,11 @@ class RunReport(Struct):
         if account.end is None:
             report.resumable = True
             return report
-        report.status = model.RunStatus(account.end["end"])
+        report.status = endings.RunStatus(account.end["end"])
         report.duration_s = float(account.end.get("duration_s", 0.0))
         report.output = account.end["output"]
         error = account.end.get("error")
-        report.error = model.FlowError(**error) if isinstance(error, dict) else None
+        report.error = endings.FlowError(**error) if isinstance(error, dict) else None
         return report
 
     def add(self, step: StepReport) -> None:
@@ -136,7 +136,7 @@ class MemoryJournal:
     def __init__(self, report: RunReport) -> None:
         self._answers = report.answers
 
-    def answer(self, place: str, value: Any, error: model.FlowError | None, *, stream: str = "") -> None:
+    def answer(self, place: str, value: Any, error: endings.FlowError | None, *, stream: str = "") -> None:
         """Tell of one answer."""
         told: dict[str, Any] = {"place": place}
         if stream:

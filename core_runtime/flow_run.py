@@ -34,7 +34,7 @@ from core_runtime.flow_calls import Body, Cut, Handlers, StepCalls, closed, with
 from core_runtime.flow_errors import as_exception, known_error
 from core_runtime.flow_reports import Under
 from core_runtime.flow_waits import appearance, heard, instant, published
-from core_runtime.rules.flow import asking, model
+from core_runtime.rules.flow import asking, endings, model
 from core_runtime.rules.flow.machine import Machine
 from core_runtime.rules.flow.plan import Plan
 from core_runtime.rules.flow.run import Surroundings
@@ -43,13 +43,13 @@ FAIR_TURNS: Final = 256
 """Answers in a row that need nobody, before others of the event loop have a turn."""
 
 Emit = Callable[[Any], Awaitable[None]]
-Note = Callable[[model.StepResult, float, float], None]
+Note = Callable[[endings.StepResult, float, float], None]
 
 
 class Journal(Protocol):
     """Where a run's answers are kept before they count."""
 
-    def answer(self, place: str, value: Any, error: model.FlowError | None, *, stream: str = "") -> None:
+    def answer(self, place: str, value: Any, error: endings.FlowError | None, *, stream: str = "") -> None:
         """Tell of one answer. ``RequestError`` for a value that can't be kept."""
 
     def close(self) -> None:
@@ -84,13 +84,13 @@ class FlowRun:
     under_way: dict[str, Under] = field(default_factory=dict)
     _machine: Machine = field(init=False)
     _calls: StepCalls = field(init=False)
-    _ready: deque[tuple[int, Any, model.FlowError | None]] = field(default_factory=deque)
+    _ready: deque[tuple[int, Any, endings.FlowError | None]] = field(default_factory=deque)
     _bell: asyncio.Event = field(default_factory=asyncio.Event)
     _work: dict[int, asyncio.Future[Any] | _Timer] = field(default_factory=dict)
     _places: dict[int, str] = field(default_factory=dict)
     _waiting: dict[str, asking.Asking] = field(default_factory=dict)
 
-    async def drive(self) -> model.Outcome:
+    async def drive(self) -> endings.Outcome:
         """Run to the end. Cancelling this coroutine cancels the run, with its ``finally`` steps."""
         self._machine = Machine(self.plan, run_id=self.run_id, values=self.values, surroundings=self.surroundings)
         self._calls = StepCalls(self.kernel, self.plan.flow.id, self.run_id, self.parent)
@@ -123,7 +123,7 @@ class FlowRun:
 
     # --- answers
 
-    def _answer(self, token: int, value: Any, error: model.FlowError | None) -> None:
+    def _answer(self, token: int, value: Any, error: endings.FlowError | None) -> None:
         self._work.pop(token, None)
         place = self._places.pop(token, None)
         if place is None:
@@ -137,7 +137,7 @@ class FlowRun:
                 self.journal.answer(place, None, error)
         self._perform(self._machine.answer(token, value, error))
 
-    def _ring(self, token: int, value: Any = None, error: model.FlowError | None = None) -> None:
+    def _ring(self, token: int, value: Any = None, error: endings.FlowError | None = None) -> None:
         self._ready.append((token, value, error))
         self._bell.set()
 
@@ -281,14 +281,14 @@ class FlowRun:
         else:
             self._ring(effect.token, value)
 
-    def _failure(self, effect: asking.Asking, exc: Exception) -> model.FlowError:
+    def _failure(self, effect: asking.Asking, exc: Exception) -> endings.FlowError:
         """The error as data: a ``RumiError`` by its code; a bug is an Issue, too."""
         path, attempt = getattr(effect, "path", ""), getattr(effect, "attempt", 1)
         if isinstance(exc, RumiError):
             return known_error(exc, path, attempt)
         name = getattr(effect, "handler", "") or effect.place
         record_failure(self.kernel.host.diagnostics, exc, name, self.plan.flow.id, step_id=effect.place)
-        return model.FlowError(f"error/{type(exc).__name__}", str(exc)[:500], instance=path, attempt=attempt)
+        return endings.FlowError(f"error/{type(exc).__name__}", str(exc)[:500], instance=path, attempt=attempt)
 
     def _abandon(self, token: int) -> None:
         place = self._places.pop(token, None)
@@ -313,7 +313,7 @@ class FlowRun:
         if self.journal is not None:
             self.journal.close()
 
-    def _ended(self, result: model.StepResult, place: str) -> None:
+    def _ended(self, result: endings.StepResult, place: str) -> None:
         began = self.under_way.pop(place, None)
         if self.history:
             return

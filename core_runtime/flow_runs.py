@@ -34,7 +34,7 @@ from core_runtime.flow_failing import FailingSteps
 from core_runtime.flow_files import KEPT_RUNS, RunFiles, unknown
 from core_runtime.flow_reports import MemoryJournal, RunReport, StepReport
 from core_runtime.flow_run import Emit, FlowRun
-from core_runtime.rules.flow import model
+from core_runtime.rules.flow import endings, model
 from core_runtime.rules.flow.explain import difference
 from core_runtime.rules.flow.plan import Plan
 from core_runtime.rules.flow.run import Surroundings
@@ -44,11 +44,11 @@ from core_runtime.tracing import maybe
 
 MAX_SHOWN_CHARS: Final = 20_000
 _DIAGNOSTIC_STATUS = {
-    model.Status.OK: "success",
-    model.Status.SKIPPED: "skipped",
-    model.Status.FAILED: "failed",
-    model.Status.TIMEOUT: "failed",
-    model.Status.CANCELLED: "failed",
+    endings.Status.OK: "success",
+    endings.Status.SKIPPED: "skipped",
+    endings.Status.FAILED: "failed",
+    endings.Status.TIMEOUT: "failed",
+    endings.Status.CANCELLED: "failed",
 }
 RUN_EVENT: Final = "flow.run"
 STEP_EVENT: Final = "flow.step"
@@ -224,7 +224,7 @@ class FlowRuns:
         history: deque[Recorded], emit: Emit | None, hooks: frozenset[str],
         parent: Call | None = None, began: Began | None = None,
     ) -> RunReport:  # fmt: skip
-        def note(result: model.StepResult, started_at: float, duration_s: float) -> None:
+        def note(result: endings.StepResult, started_at: float, duration_s: float) -> None:
             self._note(report, StepReport(result, started_at, duration_s))
 
         kept = MemoryJournal(report) if plan.flow.journal is model.Journal.MEMORY else journal
@@ -245,7 +245,7 @@ class FlowRuns:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
             if report.status is None:  # it was ended before its first step
-                report.status = model.RunStatus.CANCELLED
+                report.status = endings.RunStatus.CANCELLED
                 if journal is not None:
                     self._files.end(run.plan.flow, report, self._live)
             asking = asyncio.current_task()
@@ -269,7 +269,7 @@ class FlowRuns:
             with maybe(self._kernel.host.tracer, f"flow {report.flow}", rumi_flow=report.flow, rumi_run=report.run_id):
                 outcome = await run.drive()
         except asyncio.CancelledError:
-            report.status, report.duration_s = model.RunStatus.CANCELLED, time.monotonic() - started
+            report.status, report.duration_s = endings.RunStatus.CANCELLED, time.monotonic() - started
             if journal is not None:
                 self._files.end(run.plan.flow, report, self._live)
             raise
@@ -295,7 +295,7 @@ class FlowRuns:
         result, error = step.result, step.result.error
         host = self._kernel.host
         self._failing.note(host.diagnostics, report.flow, result)
-        if result.status is model.Status.OK and error is None and not result.reason:
+        if result.status is endings.Status.OK and error is None and not result.reason:
             host.diagnostics.step_done(
                 StepDone(
                     time.time(), result.phase or report.flow, result.path, result.handler, report.flow, report.run_id,
@@ -370,8 +370,8 @@ def _allowed(rule: model.Concurrency) -> float:
 def _failed(report: RunReport, exc: Exception) -> None:
     """The run itself could not be carried on; where it is journalled, it may be resumed."""
     known = known_error(exc, report.flow) if isinstance(exc, RumiError) else None
-    report.status = model.RunStatus.FAILED
-    report.error = known or model.FlowError(f"error/{type(exc).__name__}", str(exc)[:500], instance=report.flow)
+    report.status = endings.RunStatus.FAILED
+    report.error = known or endings.FlowError(f"error/{type(exc).__name__}", str(exc)[:500], instance=report.flow)
 
 
 def _bounded(output: Any, limit_bytes: int) -> Any:

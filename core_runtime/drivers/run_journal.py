@@ -38,7 +38,7 @@ from backend_core.errors import HostError, RequestError, TrustError, quote
 from backend_core.files import fsync_folder, private_folder, read_bounded, write_all
 from core_runtime.drivers.faults import hit
 from core_runtime.drivers.run_seals import RunSeals
-from core_runtime.rules.flow.model import FlowError, RunStatus
+from core_runtime.rules.flow.endings import FlowError, RunStatus
 from core_runtime.rules.values import ValueProblem, pack, unpack
 
 SUFFIX: Final = ".jsonl"

@@ -15,7 +15,7 @@ import pytest
 
 from backend_core.errors import AuthorError
 from core_runtime.flow_composer import read_document
-from core_runtime.rules.flow import model
+from core_runtime.rules.flow import endings, model
 from core_runtime.rules.flow.plan import walk_steps
 from tests.e2e.test_flows import flow_pack, run
 from tests.support.flows import Playbook, Takes
@@ -109,7 +109,7 @@ def test_a_thousand_branches_run_no_more_side_by_side_than_the_limit():
     document = json.dumps(branches(1_000, {"call": "acme.slow"}, limits={"parallel": 8}))
     book = Playbook(document, {"acme.slow": lambda _args: Takes(1)})
     outcome = book.run()
-    assert (outcome.status, len(outcome.output)) == (model.RunStatus.OK, 1_000)
+    assert (outcome.status, len(outcome.output)) == (endings.RunStatus.OK, 1_000)
     assert book.now == 125, "eight at a time, one second each"
 
 
@@ -127,7 +127,7 @@ def test_a_thousand_branches_run_no_more_side_by_side_than_the_limit():
 def test_a_thousand_times_a_thousand_steps_end_with_a_named_error(step):
     document = json.dumps({"flow": "t.wide", "steps": [{"id": "a", **step}]})
     outcome = Playbook(document, {}, values=list(range(1_000))).run()
-    assert (outcome.status, outcome.error.type) == (model.RunStatus.FAILED, "limit")
+    assert (outcome.status, outcome.error.type) == (endings.RunStatus.FAILED, "limit")
 
 
 # --- a real host ------------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from core_runtime.drivers.run_journal import RunJournal, read_account
 from core_runtime.drivers.run_seals import RunSeals
 from core_runtime.handlers.flows import documents
 from core_runtime.kernel import Kernel
-from core_runtime.rules.flow import model
+from core_runtime.rules.flow import endings, model
 from core_runtime.rules.flow.changes import Status
 from core_runtime.rules.flow.compose import Base, Composition, World, compose
 from core_runtime.rules.flow.explain import as_mermaid
@@ -173,14 +173,14 @@ def test_a_huge_index_is_absent():
 def test_flows_that_run_each_other_end_with_a_named_error():
     text = "flow: a.b\nsteps: [{id: again, flow: a.b}]\n"
     outcome = Playbook(text, {}, flows={"a.b": text}).run()
-    assert (outcome.status, outcome.error.type) == (model.RunStatus.FAILED, "limit")
+    assert (outcome.status, outcome.error.type) == (endings.RunStatus.FAILED, "limit")
 
 
 def test_a_text_that_doubles_ends_with_a_named_error():
     double = '[{id: more, set: {s: "${s}${s}"}, on_error: fail}]'
     text = f'flow: a.b\nvars: {{s: "x"}}\nsteps: [{{id: grow, loop: {{max: 60}}, do: {double}, on_error: fail}}]\n'
     outcome = Playbook(text, {}).run()
-    assert (outcome.status, outcome.error.type) == (model.RunStatus.FAILED, "expression")
+    assert (outcome.status, outcome.error.type) == (endings.RunStatus.FAILED, "expression")
 
 
 @pytest.mark.parametrize("change", ['["${s}", "${s}"]', '{a: "${s}", b: {c: "${s}"}}', '["${s}"]'])
@@ -189,7 +189,7 @@ def test_a_value_that_doubles_or_deepens_ends_with_a_named_error(change):
     grow = f"[{{id: more, set: {{s: {change}}}, on_error: fail}}]"
     text = f'flow: a.b\nvars: {{s: "x"}}\nsteps: [{{id: grow, loop: {{max: 90}}, do: {grow}, on_error: fail}}]\n'
     outcome = Playbook(text, {}).run()
-    assert (outcome.status, outcome.error.type) == (model.RunStatus.FAILED, "expression")
+    assert (outcome.status, outcome.error.type) == (endings.RunStatus.FAILED, "expression")
 
 
 @pytest.mark.parametrize("end", ['output: "${all}"', 'output: {text: "all: ${all}"}'])
@@ -198,7 +198,7 @@ def test_what_was_collected_is_bounded_when_it_is_written_out(end):
     each = '{id: e, each: {in: "${input.items}", collect: "${input.big}"}, do: [{id: s, set: {n: 1}}], as: all}'
     book = Playbook(f"flow: a.b\n{end}\nsteps: [{each}]", {}, values={"big": big, "items": items})
     outcome = book.run()
-    assert (outcome.status, outcome.error.type if outcome.error else None) == (model.RunStatus.FAILED, "expression")
+    assert (outcome.status, outcome.error.type if outcome.error else None) == (endings.RunStatus.FAILED, "expression")
 
 
 @pytest.mark.parametrize("place", ["before", "after"])
@@ -288,7 +288,7 @@ def test_a_changed_flow_below_refuses_to_resume(tmp_path):
         (folder / "inner.flow.json").write_text(json.dumps(inner))
         return caught.value.code, (await kernel.resume(run_id)).status, calls
 
-    assert tell(tmp_path, story) == ("flow_changed", model.RunStatus.OK, ["two"])
+    assert tell(tmp_path, story) == ("flow_changed", endings.RunStatus.OK, ["two"])
 
 
 HEAD = {"run": "f", "flow": "t.flow", "digest": "d", "started_at": 1, "actor": "", "input": "wA=="}

@@ -16,7 +16,7 @@ from backend_core.errors import AuthorError
 from core_runtime.flow_composer import Says, read_document
 from core_runtime.handlers import flows
 from core_runtime.kernel import Kernel
-from core_runtime.rules.flow import model
+from core_runtime.rules.flow import endings, model
 from core_runtime.rules.flow.changes import Status
 from core_runtime.rules.flow.compose import Base, World, compose
 from core_runtime.rules.flow.modifier import Modifier
@@ -120,7 +120,7 @@ def test_flows_that_run_each_other_end_where_they_would_begin_again():
     documents = [read(calling(names[(n + 1) % 3]), key=f"flow.{name}", pack="old") for n, name in enumerate(names)]
     play = played(compositions(documents), "e.a", {})
     assert play.machine.outcome is not None
-    assert play.machine.outcome.status is model.RunStatus.OK
+    assert play.machine.outcome.status is endings.RunStatus.OK
     assert [args for _, args in play.calls] == ["e.b", "e.c", "e.a", "e.a", "e.c", "e.a", "e.a"]
     assert play.machine.outcome.output["got"]["got"]["got"] == {"_error": "recursion"}
 

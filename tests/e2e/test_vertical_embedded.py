@@ -19,7 +19,7 @@ from core_runtime.handlers import packs
 from core_runtime.handlers.host import Host
 from core_runtime.kernel import Kernel
 from core_runtime.rules.approval import State
-from core_runtime.rules.flow.model import RunStatus
+from core_runtime.rules.flow.endings import RunStatus
 from core_runtime.rules.settings import Settings, run_dir_for
 from tests.support.documents import ROOT
 from tests.support.packs import manifest, minimal_pack, pack

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from core_runtime.rules.flow import asking, model
+from core_runtime.rules.flow import asking, endings
 from core_runtime.rules.flow.hooks import Hook, word_of
 from core_runtime.rules.flow.machine import Machine
 from core_runtime.rules.flow.parse import parse_flow
@@ -23,7 +23,7 @@ class Fails(Exception):  # noqa: N818  (read as a verb in transcripts)
 
     def __init__(self, kind: str, *, retryable: bool = False) -> None:
         super().__init__(kind)
-        self.error = model.FlowError(kind, f"failed with {kind}", retryable=retryable)
+        self.error = endings.FlowError(kind, f"failed with {kind}", retryable=retryable)
 
 
 class Takes:
@@ -64,15 +64,15 @@ class Playbook:
         self._listening: dict[int, asking.Listen] = {}
         self.handlers = dict(handlers)
         self.calls: list[tuple[str, Any]] = []
-        self.results: dict[str, model.StepResult] = {}
+        self.results: dict[str, endings.StepResult] = {}
         self.abandoned: list[int] = []
         self.sleeps: list[float] = []
         self.now = 0.0
-        self._due: list[tuple[float, int, Any, model.FlowError | None]] = []
+        self._due: list[tuple[float, int, Any, endings.FlowError | None]] = []
         self._awaiting: dict[int, str] = {}
         self._cancel_at: float | None = None
 
-    def run(self, *, cancel_at: float | None = None, appear: Mapping[float, str] | None = None) -> model.Outcome:
+    def run(self, *, cancel_at: float | None = None, appear: Mapping[float, str] | None = None) -> endings.Outcome:
         """Run to the end, cancelling at a time or letting handlers appear at times."""
         pending = sorted((appear or {}).items())
         self._take(self.machine.start())
@@ -164,7 +164,7 @@ class Playbook:
             return
         if request.timeout_s and delay > request.timeout_s:
             value, delay = None, request.timeout_s
-            error = model.FlowError("timeout", f"No result within {delay:g} s", retryable=True)
+            error = endings.FlowError("timeout", f"No result within {delay:g} s", retryable=True)
         heapq.heappush(self._due, (self.now + delay, request.token, value, error))
 
     def _construct(self, request: asking.Invoke, rounds: list[Mapping[str, Any]]) -> None:
@@ -180,7 +180,7 @@ class Playbook:
 
         assert request.body is not None
         if request.timeout_s:
-            late = model.FlowError("timeout", f"No result within {request.timeout_s:g} s", retryable=True)
+            late = endings.FlowError("timeout", f"No result within {request.timeout_s:g} s", retryable=True)
             heapq.heappush(self._due, (self.now + request.timeout_s, request.token, None, late))
         for values in rounds:
             effects = self.machine.run_body(request.token, request.body(values), ended)
@@ -199,13 +199,13 @@ class Playbook:
         if isinstance(value, Fails):
             value, error = None, value.error
         if request.idle_s is not None and delay > request.idle_s:
-            value, delay, error = None, request.idle_s, model.FlowError("timeout", "idle", retryable=True)
+            value, delay, error = None, request.idle_s, endings.FlowError("timeout", "idle", retryable=True)
         heapq.heappush(self._due, (self.now + delay, request.token, value, error))
 
-    def _asked(self, name: str, args: Any) -> tuple[Any, model.FlowError | None, float]:
+    def _asked(self, name: str, args: Any) -> tuple[Any, endings.FlowError | None, float]:
         handler = self.handlers.get(name)
         if handler is None:
-            return None, model.FlowError("missing", f"no {name}"), 0.0
+            return None, endings.FlowError("missing", f"no {name}"), 0.0
         self.calls.append((name, args))
         try:
             value = handler(args)

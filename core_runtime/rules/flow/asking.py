@@ -31,7 +31,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from core_runtime.rules.flow.model import FlowError, StepResult
+from core_runtime.rules.flow.endings import FlowError, StepResult
 
 
 class Interrupt(Exception):  # noqa: N818  (a signal, like StopIteration)

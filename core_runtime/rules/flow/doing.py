@@ -7,7 +7,7 @@ from typing import Protocol
 
 from msgspec import structs
 
-from core_runtime.rules.flow import model
+from core_runtime.rules.flow import endings, model
 from core_runtime.rules.flow.asking import Routine
 from core_runtime.rules.flow.plan import Plan
 from core_runtime.rules.flow.run import Block, Run
@@ -30,7 +30,7 @@ class Doing(Protocol):
     def guarded(self, routine: Routine, timeout_s: float, path: str, place: str, attempt: int = 1) -> Routine:
         """Run ``routine`` as a child that has ``timeout_s``."""
 
-    def skipped_missing(self, step: model.Step, block: Block, scope: Scope, error: model.FlowError) -> None:
+    def skipped_missing(self, step: model.Step, block: Block, scope: Scope, error: endings.FlowError) -> None:
         """Record that a step's handler is missing and that this is no failure."""
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from core_runtime.rules.flow import model
+from core_runtime.rules.flow import endings
 from core_runtime.rules.flow.asking import Effect, Interrupt, Result, Routine, StepFailed
 from core_runtime.rules.flow.plan import Plan
 from core_runtime.rules.flow.run import Returned, Run, Surroundings, flat_inputs
@@ -33,7 +33,7 @@ class Machine:
     ) -> None:
         """``values`` is the run's ``${input}``."""
         self.plan = plan
-        self.outcome: model.Outcome | None = None
+        self.outcome: endings.Outcome | None = None
         self._scope = Scope({"input": values, "run": {"id": run_id, "flow": plan.flow.id, "status": "ok"}})
         self._run = Run(plan, run_id, surroundings, budget=plan.flow.limits.steps)
         self._steps = Steps(self._run)
@@ -44,7 +44,7 @@ class Machine:
         self._tasks.run()
         return self._drain()
 
-    def answer(self, token: int, value: Any = None, error: model.FlowError | None = None) -> list[Effect]:
+    def answer(self, token: int, value: Any = None, error: endings.FlowError | None = None) -> list[Effect]:
         """The effects that follow from an effect's outcome."""
         self._tasks.answer(token, value, error)
         return self._drain()
@@ -71,15 +71,15 @@ class Machine:
             self.outcome = self._concluded(self._tasks.result.value, self._tasks.result.raised)
         return effects
 
-    def _concluded(self, output: Any, raised: StepFailed | Interrupt | None) -> model.Outcome:
-        status = model.RunStatus.DEGRADED if self._run.degraded else model.RunStatus.OK
+    def _concluded(self, output: Any, raised: StepFailed | Interrupt | None) -> endings.Outcome:
+        status = endings.RunStatus.DEGRADED if self._run.degraded else endings.RunStatus.OK
         error = None
         if isinstance(raised, Returned):
             output = raised.value
         elif isinstance(raised, StepFailed):
-            status, error = model.RunStatus.FAILED, raised.error
+            status, error = endings.RunStatus.FAILED, raised.error
         elif raised is not None:
-            status, error = model.RunStatus.CANCELLED, signal_error(raised.kind, "")
-        return model.Outcome(
+            status, error = endings.RunStatus.CANCELLED, signal_error(raised.kind, "")
+        return endings.Outcome(
             status, tuple(self._run.results.values()), error, output, flat_inputs(self._scope.flat())
         )

@@ -3,23 +3,20 @@
 Invariants:
   * A step has exactly one verb, which is the type of ``Step.action``; everything else on it is an adverb.
   * Every step knows its path (``parent/child``), unique within the flow, and the place in the file it came from.
-  * An error is data (``FlowError``), never an exception object.
 
-Not here: reading documents (``parse``), order (``plan``), execution (``machine``), files, time.
+Not here: how steps and runs end (``endings``), reading documents (``parse``), order (``plan``), running (``machine``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import IntEnum, StrEnum
-from types import MappingProxyType
 from typing import Any
 
-from msgspec import Struct, field
+from msgspec import Struct
 
 from core_runtime.rules.flow.values import Value
 
-EMPTY: Mapping[str, Any] = MappingProxyType({})
 KERNEL_PREFIX = "kernel:"
 STREAM_BUFFER = 16
 """How many items a handler may be ahead of its reader, where a flow does not say; what the bus lets it."""
@@ -31,25 +28,6 @@ class Layer(IntEnum):
     CORE = 0
     ECOSYSTEM = 1
     USER = 2
-
-
-class Status(StrEnum):
-    """Result of one step."""
-
-    OK = "ok"
-    SKIPPED = "skipped"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-    TIMEOUT = "timeout"
-
-
-class RunStatus(StrEnum):
-    """Result of one run. ``degraded``: it came to its end, but something on the way did not work."""
-
-    OK = "ok"
-    DEGRADED = "degraded"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
 
 
 class OnError(StrEnum):
@@ -86,32 +64,6 @@ class Origin(Struct, frozen=True):
 
     def __str__(self) -> str:
         return f"{self.source}:{self.line}:{self.column}"
-
-
-class FlowError(Struct, frozen=True):
-    """A failure as data. ``type`` is one of the kernel's words (missing, timeout, cancelled, …) or a Pack's own."""
-
-    type: str
-    title: str
-    detail: str = ""
-    instance: str = ""
-    retryable: bool = False
-    attempt: int = 1
-    cause: str = ""
-    pack: str = ""
-
-    def as_dict(self) -> dict[str, Any]:
-        """What ``${error.…}`` and reports see."""
-        return {
-            "type": self.type,
-            "title": self.title,
-            "detail": self.detail,
-            "instance": self.instance,
-            "retryable": self.retryable,
-            "attempt": self.attempt,
-            "cause": self.cause,
-            "pack": self.pack,
-        }
 
 
 class Retry(Struct, frozen=True):
@@ -419,30 +371,3 @@ class Flow(Struct, frozen=True):
     def own_blocks(self) -> tuple[tuple[Step, ...], ...]:
         """The flow's steps, and those of its own ``catch`` and ``finally``."""
         return (self.steps, *(catch.do for catch in self.catch), self.finally_)
-
-
-class StepResult(Struct, frozen=True, gc=False):
-    """How one step ended. ``usable``: its output exists (it succeeded, or a default or a catch stood in).
-
-    ``flow``: whose step it is, of the flows that the run ran.
-    """
-
-    path: str
-    status: Status
-    handler: str = ""
-    phase: str = ""
-    reason: str = ""
-    error: FlowError | None = None
-    usable: bool = False
-    attempts: int = 0
-    flow: str = ""
-
-
-class Outcome(Struct, frozen=True):
-    """How a run ended."""
-
-    status: RunStatus
-    results: tuple[StepResult, ...] = ()
-    error: FlowError | None = None
-    output: Any = None
-    variables: Mapping[str, Any] = field(default_factory=lambda: EMPTY)

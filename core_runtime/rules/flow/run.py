@@ -9,7 +9,7 @@ from typing import Any
 
 from msgspec import Struct, field
 
-from core_runtime.rules.flow import model
+from core_runtime.rules.flow import endings, model
 from core_runtime.rules.flow.asking import Ended, StepFailed
 from core_runtime.rules.flow.hooks import closed_steps
 from core_runtime.rules.flow.plan import Plan
@@ -67,7 +67,7 @@ class Run:
     surroundings: Surroundings
     memory: dict[tuple[Actors, str], Any] = dataclasses.field(default_factory=dict)
     tasks: Tasks = dataclasses.field(init=False)
-    results: dict[str, model.StepResult] = dataclasses.field(default_factory=dict)
+    results: dict[str, endings.StepResult] = dataclasses.field(default_factory=dict)
     degraded: bool = False
     budget: int = 0
     closed: dict[str, frozenset[str]] = dataclasses.field(default_factory=dict)
@@ -87,7 +87,7 @@ class Run:
             limit = self.plan.flow.limits.steps
             raise StepFailed(error_of("limit", f"The run took more than {limit} steps", path), stop=True)
 
-    def ended(self, result: model.StepResult, block: Block) -> None:
+    def ended(self, result: endings.StepResult, block: Block) -> None:
         """Record a step's result, and tell of it."""
         self.results[result.path] = result
         block.usable[result.path] = result.usable
@@ -105,13 +105,13 @@ class Returned(StepFailed):
 class Aborted(StepFailed):
     """A handler's word that the flow ends here, on its way out: nothing of the flow catches it, ``finally`` runs."""
 
-    def __init__(self, error: model.FlowError) -> None:
+    def __init__(self, error: endings.FlowError) -> None:
         super().__init__(error, stop=True)
 
 
-def error_of(kind: str, title: str, path: str, attempt: int = 1, *, retryable: bool = False) -> model.FlowError:
+def error_of(kind: str, title: str, path: str, attempt: int = 1, *, retryable: bool = False) -> endings.FlowError:
     """An error of the kernel's own."""
-    return model.FlowError(kind, title, instance=path, attempt=attempt, retryable=retryable)
+    return endings.FlowError(kind, title, instance=path, attempt=attempt, retryable=retryable)
 
 
 def resolved(value: Value | None, scope: Scope, path: str, default: Any = None) -> Any:

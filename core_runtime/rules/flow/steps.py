@@ -19,7 +19,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from core_runtime.rules.flow import model
+from core_runtime.rules.flow import endings, model
 from core_runtime.rules.flow.asking import Began, Consult, Fork, Interrupt, Joined, Routine, Sleep, StepFailed
 from core_runtime.rules.flow.calling import once_key
 from core_runtime.rules.flow.doing import CLOSED, as_child
@@ -136,7 +136,7 @@ class Steps:
             return self._skipped(step, block, scope, "skipped by a hook")
         if word == Word.ABORT:
             error = error_of("aborted", "A hook ended the run", step.path)
-            self._ended(step, block, model.Status.FAILED, error=error)
+            self._ended(step, block, endings.Status.FAILED, error=error)
             raise StepFailed(error, stop=True)
         value = None
         try:
@@ -189,23 +189,23 @@ class Steps:
                 hears = self.run.surroundings.hooks and self.run.hears(Hook.ERROR, step, block.flow)
                 value = yield from (self._tried if hears else self._once)(step, block, scope)
             except Returned:
-                self._ended(step, block, model.Status.OK, usable=True)
+                self._ended(step, block, endings.Status.OK, usable=True)
                 raise
             except Aborted as aborted:
-                self._ended(step, block, model.Status.FAILED, error=aborted.error)
+                self._ended(step, block, endings.Status.FAILED, error=aborted.error)
                 raise
             except StepFailed as failure:
                 return (yield from self._failed(step, block, scope, failure))
         except Upstream as missing:
             return self._skipped(step, block, scope, f"upstream: {missing.name} was not left by {missing.path}")
         except Interrupt as signal:
-            self._ended(step, block, model.Status.CANCELLED, error=signal_error(signal.kind, step.path))
+            self._ended(step, block, endings.Status.CANCELLED, error=signal_error(signal.kind, step.path))
             raise
         if value is CLOSED:
             return None
         if step.bind:
             scope.assign(step.bind, value)
-        self._ended(step, block, model.Status.OK, usable=True)
+        self._ended(step, block, endings.Status.OK, usable=True)
         return value
 
     def _once(self, step: model.Step, block: Block, scope: Scope) -> Routine:
@@ -239,15 +239,15 @@ class Steps:
     def _skipped(self, step: model.Step, block: Block, scope: Scope, reason: str) -> Any:
         value = self._stand_in(step, block, scope, owed=reason not in {"when", "disabled in the document"})
         self.run.degraded = self.run.degraded or reason.startswith("upstream")
-        self._ended(step, block, model.Status.SKIPPED, reason=reason, usable=step.default is not None)
+        self._ended(step, block, endings.Status.SKIPPED, reason=reason, usable=step.default is not None)
         return value
 
-    def skipped_missing(self, step: model.Step, block: Block, scope: Scope, error: model.FlowError) -> None:
+    def skipped_missing(self, step: model.Step, block: Block, scope: Scope, error: endings.FlowError) -> None:
         """Record that a step's handler is missing and that this is no failure; the run is degraded."""
         self.run.degraded = True
         self._stand_in(step, block, scope, owed=True)
         usable = step.default is not None
-        self._ended(step, block, model.Status.SKIPPED, reason="missing", error=error, usable=usable)
+        self._ended(step, block, endings.Status.SKIPPED, reason="missing", error=error, usable=usable)
 
     # -- failures
 
@@ -257,7 +257,7 @@ class Steps:
             for catch in step.catch:
                 if self._catches(catch, error, scope):
                     return (yield from self._caught(step, catch, block, scope, error))
-        status = model.Status.TIMEOUT if error.type == "timeout" else model.Status.FAILED
+        status = endings.Status.TIMEOUT if error.type == "timeout" else endings.Status.FAILED
         policy = model.OnError.STOP if failure.stop else step.on_error or block.on_error
         if failure.forgiven:
             policy = model.OnError.CONTINUE
@@ -269,27 +269,27 @@ class Steps:
         self._ended(step, block, status, error=error)
         raise StepFailed(error, stop=policy is model.OnError.STOP, final=failure.final)
 
-    def _catches(self, catch: model.Catch, error: model.FlowError, scope: Scope) -> bool:
+    def _catches(self, catch: model.Catch, error: endings.FlowError, scope: Scope) -> bool:
         if error.type == "cancelled" or not matches(catch.error, error.type, ANY):
             return False
         return truth(catch.when, scope.inner({catch.bind: error.as_dict()}), error.instance)
 
     def _caught(
-        self, step: model.Step, catch: model.Catch, block: Block, scope: Scope, error: model.FlowError
+        self, step: model.Step, catch: model.Catch, block: Block, scope: Scope, error: endings.FlowError
     ) -> Routine:
         inner = scope.inner({catch.bind: error.as_dict()})
         try:
             value = yield from self.steps(catch.do, replace(block, on_error=model.OnError.FAIL), inner)
         except Returned:
-            self._ended(step, block, model.Status.OK, reason=f"caught {error.type}", error=error, usable=True)
+            self._ended(step, block, endings.Status.OK, reason=f"caught {error.type}", error=error, usable=True)
             raise
         except StepFailed:
-            self._ended(step, block, model.Status.FAILED, error=error)
+            self._ended(step, block, endings.Status.FAILED, error=error)
             raise
         scope.merge(inner, without=(catch.bind,))
         if step.bind and step.default is not None:
             self._stand_in(step, block, scope, owed=False)
-        self._ended(step, block, model.Status.OK, reason=f"caught {error.type}", error=error, usable=True)
+        self._ended(step, block, endings.Status.OK, reason=f"caught {error.type}", error=error, usable=True)
         return value
 
     # -- attempts
@@ -365,20 +365,20 @@ class Steps:
         return None
 
     def _ended(
-        self, step: model.Step, block: Block, status: model.Status, *, reason: str = "",
-        error: model.FlowError | None = None, usable: bool = False,
+        self, step: model.Step, block: Block, status: endings.Status, *, reason: str = "",
+        error: endings.FlowError | None = None, usable: bool = False,
     ) -> None:  # fmt: skip
         handler = step.action.handler if isinstance(step.action, model.Call) else ""
         attempts = error.attempt if error else 1
         self.run.ended(
-            model.StepResult(
+            endings.StepResult(
                 step.path, status, handler, block.phase.name, reason, error, usable, attempts, block.flow.id
             ),
             block,
         )
 
 
-def signal_error(kind: str, path: str) -> model.FlowError:
+def signal_error(kind: str, path: str) -> endings.FlowError:
     """The error of what was interrupted."""
     title = "The run was cancelled" if kind == "cancelled" else "A surrounding step ran out of time"
-    return model.FlowError(kind, title, instance=path)
+    return endings.FlowError(kind, title, instance=path)

@@ -30,7 +30,7 @@ from core_runtime.rules.flow.asking import (
     Sleep,
     StepFailed,
 )
-from core_runtime.rules.flow.model import FlowError
+from core_runtime.rules.flow.endings import FlowError
 
 
 class _Task(Struct, eq=False):

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from core_runtime.rules.flow import blocks, calling, model
+from core_runtime.rules.flow import blocks, calling, endings, model
 from core_runtime.rules.flow.asking import Listen, Produce, Publish, Routine, Sleep, StepFailed, Until
 from core_runtime.rules.flow.doing import Doing, inherited
 from core_runtime.rules.flow.run import Aborted, Block, Returned, error_of, resolved, truth
@@ -84,11 +84,11 @@ def _plain(doing: Doing, step: model.Step, block: Block, scope: Scope) -> Routin
     raise AssertionError(step.action)
 
 
-def _failure(step: model.Step, action: model.Fail, scope: Scope) -> model.FlowError:
+def _failure(step: model.Step, action: model.Fail, scope: Scope) -> endings.FlowError:
     kind, title, detail = (str(resolved(v, scope, step.path) or "") for v in (action.type, action.title, action.detail))
     retryable = bool(resolved(action.retryable, scope, step.path))
     pack = step.acts_as[0] if len(step.acts_as) == 1 else ""
-    return model.FlowError(kind, title or kind, detail, step.path, retryable, pack=pack)
+    return endings.FlowError(kind, title or kind, detail, step.path, retryable, pack=pack)
 
 
 def _subflow(doing: Doing, step: model.Step, flow_id: str, block: Block, scope: Scope) -> Routine:

@@ -9,7 +9,7 @@ import pytest
 
 from core_runtime.bus.streams import AHEAD_BYTES, HostStream
 from core_runtime.kernel import Kernel
-from core_runtime.rules.flow.model import RunStatus
+from core_runtime.rules.flow.endings import RunStatus
 from core_runtime.rules.frames import CALL, RESULT, STREAM_ITEM
 from tests.support.hosts import bare_host
 from tests.support.joined import running

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from core_runtime.rules.flow.conditions import compile_condition
-from core_runtime.rules.flow.model import RunStatus
+from core_runtime.rules.flow.endings import RunStatus
 from core_runtime.rules.flow.values import ValueProblem, walk
 from tests.support.flows import Fails, Playbook, Takes
 

@@ -8,7 +8,7 @@ import pytest
 
 from core_runtime.drivers import cel
 from core_runtime.rules.flow import values
-from core_runtime.rules.flow.model import RunStatus
+from core_runtime.rules.flow.endings import RunStatus
 from core_runtime.rules.flow.scope import Scope
 from core_runtime.rules.flow.values import ExpressionFailed, ValueProblem, compile_value
 from tests.support.flows import Playbook

@@ -11,7 +11,7 @@ import pytest
 from core_runtime.api.endpoints_flows import ENDPOINTS
 from core_runtime.drivers import cel
 from core_runtime.flow_composer import Says, read_document
-from core_runtime.rules.flow import model, values
+from core_runtime.rules.flow import endings, model, values
 from core_runtime.rules.flow.changes import Status
 from core_runtime.rules.flow.compose import Base, World, compose
 from core_runtime.rules.flow.modifier import Modifier
@@ -81,7 +81,7 @@ def test_the_flow_of_the_page_gives_what_the_page_says() -> None:
     prices = {"tea": 3, "pot": 20}
     play = Playbook(ORDER, {"shop.price": lambda args: prices[args["name"]]}, values={"items": ["tea", "pot"]})
     outcome = play.run()
-    assert outcome.status is model.RunStatus.DEGRADED
+    assert outcome.status is endings.RunStatus.DEGRADED
     assert outcome.output == json.loads(marked_block(PAGES[0], "example: shop.order output"))
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import yaml
 
+from core_runtime.rules.flow.endings import RunStatus
 from core_runtime.rules.flow.hooks import MAX_RETRIES, Hook, closed_steps, word_of
-from core_runtime.rules.flow.model import RunStatus
 from core_runtime.rules.flow.parse import parse_flow
 from tests.support.flows import Fails, Playbook
 

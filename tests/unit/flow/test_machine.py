@@ -2,7 +2,7 @@
 
 import pytest
 
-from core_runtime.rules.flow.model import RunStatus
+from core_runtime.rules.flow.endings import RunStatus
 from tests.support.flows import Fails, Playbook, Takes
 
 

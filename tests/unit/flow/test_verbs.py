@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from core_runtime.rules.flow import asking
-from core_runtime.rules.flow.model import RunStatus
+from core_runtime.rules.flow.endings import RunStatus
 from tests.support.flows import Fails, Playbook
 
 HANDLERS = {"echo": lambda args: args}

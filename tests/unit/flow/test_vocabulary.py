@@ -6,7 +6,8 @@ import pytest
 
 from backend_core.errors import AuthorError
 from core_runtime.rules.flow import asking
-from core_runtime.rules.flow.model import Layer, RunStatus
+from core_runtime.rules.flow.endings import RunStatus
+from core_runtime.rules.flow.model import Layer
 from core_runtime.rules.flow.parse import parse_flow
 from core_runtime.rules.flow.plan import plan_flow
 from tests.support.flows import Fails, Playbook, Takes

@@ -8,7 +8,8 @@ import pytest
 
 from backend_core.errors import ConflictError, NotFoundError
 from core_runtime.kernel import Kernel
-from core_runtime.rules.flow.model import Layer, RunStatus
+from core_runtime.rules.flow.endings import RunStatus
+from core_runtime.rules.flow.model import Layer
 from core_runtime.rules.flow.parse import parse_flow
 from tests.support.hosts import bare_host, with_bus
 

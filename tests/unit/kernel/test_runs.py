@@ -18,7 +18,7 @@ from core_runtime.drivers.run_journal import RunJournal, read_account
 from core_runtime.drivers.run_seals import RunSeals
 from core_runtime.flow_failing import MAX_KEPT, TOLD_AFTER, FailingSteps
 from core_runtime.kernel import Kernel
-from core_runtime.rules.flow.model import RunStatus, Status, StepResult
+from core_runtime.rules.flow.endings import RunStatus, Status, StepResult
 from tests.support.hosts import bare_host, with_bus
 
 
