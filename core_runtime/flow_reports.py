@@ -74,6 +74,8 @@ class RunReport(Struct):
     answers: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=MAX_ANSWERS_KEPT))
     """With ``journal: memory``: what the run was answered with, the newest of it."""
     ended: int = 0
+    unattended: bool = False
+    """Whether a schedule began it: nobody chose its input."""
     under_way: Mapping[str, Under] = field(default_factory=dict)
     """Its steps that have begun and not ended."""
     bells: set[asyncio.Event] = field(default_factory=set)

@@ -83,13 +83,13 @@ class FlowRuns:
     async def run(
         self, plan: Plan, digest: str, values: Any, *, actor: str = "", emit: Emit | None = None,
         parts: Mapping[str, str] | None = None, parent: Call | None = None,
-        document: Any = None, began: Began | None = None,
+        document: Any = None, began: Began | None = None, unattended: bool = False,
     ) -> RunReport:  # fmt: skip
         """Run a flow to its end. Cancelling this coroutine cancels the run, with its ``finally`` steps.
 
         ``parts``: the digests of the flows that it can run, kept in its journal. ``parent``: the Pack's call that
         began it. ``document``: the flow as it is, kept in its journal, so that a change can be shown. ``began`` is told
-        its report before its first step.
+        its report before its first step. ``unattended``: a schedule begins it, so nobody chose its input.
 
         Raises:
             RequestError: the input is not what the flow asks for. ConflictError: ``run_overlaps``.
@@ -102,15 +102,17 @@ class FlowRuns:
                 detail=fault,
                 hint=f"Its schema: rumi flow explain {plan.flow.id}",
             )
-        report = RunReport(secrets.token_hex(8), plan.flow.id, digest, time.time(), actor)
-        hooks = self._kernel.hooks.present()
+        report = RunReport(secrets.token_hex(8), plan.flow.id, digest, time.time(), actor, unattended=unattended)
+        resting = self._failing.resting(digest) if unattended else frozenset()
+        around = replace(self._surroundings, hooks=self._kernel.hooks.present(), resting=resting)
         key = _key(plan.flow, values)
         await self._take_turn(plan.flow, key)
         journal = None
         if plan.flow.is_journalled():
-            head = {"parts": dict(parts or {}), "hooks": sorted(hooks), "document": document}
+            head = {"parts": dict(parts or {}), "hooks": sorted(around.hooks), "document": document}
+            head["resting"] = sorted(resting)
             journal = self._files.begin(plan.flow, report, values, head)
-        return await self._start(plan, report, key, values, journal, deque(), emit, hooks, parent, began)
+        return await self._start(plan, report, key, values, journal, deque(), emit, around, parent, began)
 
     async def resume(
         self, run_id: str, plan: Plan, digest: str, account: Account, parts: Mapping[str, str], document: Any = None,
@@ -138,7 +140,9 @@ class FlowRuns:
         await self._take_turn(plan.flow, key)
         journal = self._files.reopen(plan.flow, run_id, account)
         hooks = frozenset(map(str, account.head.get("hooks") or ()))
-        return await self._start(plan, report, key, values, journal, deque(account.answers), None, hooks, None, began)
+        resting = frozenset((str(flow), str(path)) for flow, path in account.head.get("resting") or ())
+        around = replace(self._surroundings, hooks=hooks, resting=resting)
+        return await self._start(plan, report, key, values, journal, deque(account.answers), None, around, None, began)
 
     @contextlib.contextmanager
     def claim(self, run_id: str) -> Iterator[None]:
@@ -221,7 +225,7 @@ class FlowRuns:
 
     async def _start(
         self, plan: Plan, report: RunReport, key: str, values: Any, journal: RunJournal | None,
-        history: deque[Recorded], emit: Emit | None, hooks: frozenset[str],
+        history: deque[Recorded], emit: Emit | None, around: Surroundings,
         parent: Call | None = None, began: Began | None = None,
     ) -> RunReport:  # fmt: skip
         def note(result: endings.StepResult, started_at: float, duration_s: float) -> None:
@@ -229,7 +233,7 @@ class FlowRuns:
 
         kept = MemoryJournal(report) if plan.flow.journal is model.Journal.MEMORY else journal
         run = FlowRun(
-            self._kernel, plan, report.run_id, values, note, replace(self._surroundings, hooks=hooks), emit, kept,
+            self._kernel, plan, report.run_id, values, note, around, emit, kept,
             history, parent,
         )  # fmt: skip
         report.under_way = run.under_way
@@ -295,6 +299,8 @@ class FlowRuns:
         result, error = step.result, step.result.error
         host = self._kernel.host
         self._failing.note(host.diagnostics, report.flow, result)
+        if report.unattended:
+            self._failing.note_unattended(host.diagnostics, report.flow, report.digest, result)
         if result.status is endings.Status.OK and error is None and not result.reason:
             host.diagnostics.step_done(
                 StepDone(

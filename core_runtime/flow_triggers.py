@@ -68,8 +68,8 @@ class Starting(Protocol):
     async def settle(self, *, decided: bool) -> None:
         """As ``flows``, and the operator's view of them follows."""
 
-    async def start(self, composition: Composition, *, values: Any, actor: str) -> RunReport:
-        """Run a flow to its end."""
+    async def start(self, composition: Composition, *, values: Any, actor: str, unattended: bool) -> RunReport:
+        """Run a flow to its end. ``unattended``: nobody chose its input."""
 
 
 class _Cause(Struct, frozen=True):
@@ -314,7 +314,9 @@ class FlowTriggers:
         _chain.set(cause.chain + 1)
         CURRENT.set(cause.event.trace if cause.event is not None else None)  # of this task
         with self._noted(armed):
-            report = await self._kernel.start(composition, values=values, actor=f"trigger: {armed.words()}")
+            report = await self._kernel.start(
+                composition, values=values, actor=f"trigger: {armed.words()}", unattended=cause.event is None
+            )
             status = report.status.value if report.status else ""
             self._note(armed, status, report.error.title if report.error else "", report.run_id)
 

@@ -203,13 +203,14 @@ class Kernel:
 
     async def start(
         self, composition: Composition, *, values: Any = None, actor: str = "", emit: Emit | None = None,
-        parent: Call | None = None, began: Began | None = None,
+        parent: Call | None = None, began: Began | None = None, unattended: bool = False,
     ) -> RunReport:  # fmt: skip
         """As ``run``, for a flow that was just looked up; ``parent`` is the Pack's call that began it."""
         parts = self._parts(composition.plan)
         report = await self.runs.run(
             composition.plan, composition.digest, values, actor=actor, emit=emit, parts=parts, parent=parent,
             document=plain(composition.document) if composition.plan.flow.is_journalled() else None, began=began,
+            unattended=unattended,
         )  # fmt: skip
         self.last_runs[composition.plan.flow.id] = report
         return report

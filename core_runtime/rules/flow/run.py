@@ -25,12 +25,15 @@ class Surroundings(Struct, frozen=True):
     """What a run asks about other flows. ``jitter`` gives numbers from 0 to 1 for the spread of retries.
 
     ``hooks``: those that were there when the run began, and no others, so that it can be answered again.
+    ``resting``: steps, by flow and path, that failed so often that they are left out where their failure would be
+    passed over; as of the run's begin, too.
     """
 
     plan_of: Callable[[str], Plan | None] = lambda _flow: None
     may_run: Callable[[Actors, str], bool] = lambda _actors, _flow: True
     jitter: Callable[[], float] = lambda: 0.5
     hooks: frozenset[str] = frozenset()
+    resting: frozenset[tuple[str, str]] = frozenset()
 
 
 class Block(Struct, frozen=True, gc=False):

@@ -35,6 +35,9 @@ ANY = "\0"
 """No separator: ``*`` in an error's pattern covers slashes as well."""
 
 
+RESTS = "disabled: it failed again and again"
+
+
 class Steps:
     """The steps of one run; see ``verbs.Doing``."""
 
@@ -234,11 +237,12 @@ class Steps:
                     return "when"
             except Upstream as missing:
                 return f"upstream: {missing.name} was not left by {missing.path}"
-        return None
+        resting = self.run.surroundings.resting
+        return RESTS if resting and (block.flow.id, step.path) in resting and _may_rest(step, block) else None
 
     def _skipped(self, step: model.Step, block: Block, scope: Scope, reason: str) -> Any:
         value = self._stand_in(step, block, scope, owed=reason not in {"when", "disabled in the document"})
-        self.run.degraded = self.run.degraded or reason.startswith("upstream")
+        self.run.degraded = self.run.degraded or reason.startswith(("upstream", "disabled:"))
         self._ended(step, block, endings.Status.SKIPPED, reason=reason, usable=step.default is not None)
         return value
 
@@ -376,6 +380,12 @@ class Steps:
             ),
             block,
         )
+
+
+def _may_rest(step: model.Step, block: Block) -> bool:
+    """Whether leaving it out is what its failure would be: the flow goes on without what it leaves. Nothing sealed."""
+    sealed = step.sealed or block.phase.sealed or block.flow.sealed
+    return (step.on_error or block.on_error) is model.OnError.CONTINUE and not step.catch and not sealed
 
 
 def signal_error(kind: str, path: str) -> endings.FlowError:

@@ -16,7 +16,7 @@ from core_runtime.drivers import run_journal
 from core_runtime.drivers.keys import Keyring
 from core_runtime.drivers.run_journal import RunJournal, read_account
 from core_runtime.drivers.run_seals import RunSeals
-from core_runtime.flow_failing import MAX_KEPT, TOLD_AFTER, FailingSteps
+from core_runtime.flow_failing import MAX_KEPT, REST_S, TOLD_AFTER, FailingSteps
 from core_runtime.kernel import Kernel
 from core_runtime.rules.flow.endings import RunStatus, Status, StepResult
 from tests.support.hosts import bare_host, with_bus
@@ -449,3 +449,89 @@ def test_so_many_runs_go_on_by_themselves(tmp_path, monkeypatch):
         return caught.value.code
 
     assert tell(tmp_path, story, flow({"id": "a", "wait": "1h"})) == "busy"
+
+
+WORKS = {"id": "s", "call": "acme.works", "with": "${input}", "as": "got"}
+
+
+def resting(tmp_path, step, *, kind="own/thing", words=None, story):
+    """``story(run)``: ``run(good=…, unattended=…)`` runs the flow, and gives the step's status and how often it was asked."""
+    asked = []
+
+    async def works(args, _ctx):
+        asked.append(args)
+        if args != "good":
+            raise RequestError("no such thing", code=kind)
+
+    async def whole(kernel):
+        async def run(value="bad", *, unattended=True):
+            report = await kernel.start(await kernel.flow("t.flow"), values=value, unattended=unattended)
+            statuses = [one.result.status.value for one in report.steps if one.result.path == "s"]
+            return statuses[-1], len(asked), report.status
+
+        return await story(kernel, run)
+
+    return tell(tmp_path, whole, flow(step, {"id": "then", "set": {"x": "${got}"}}, **(words or {})), keys={"acme.works": works})
+
+
+def test_a_step_that_fails_ten_times_in_a_row_rests_in_runs_that_schedules_begin(tmp_path, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr("core_runtime.flow_failing.time.monotonic", lambda: now[0])
+
+    async def story(kernel, run):
+        for _ in range(TOLD_AFTER):
+            assert (await run())[0] == "failed"
+        rested = await run()
+        hint = failing(kernel)[0].hint
+        by_hand = await run(unattended=False)
+        now[0] += REST_S + 1
+        tried = await run()
+        now[0] += REST_S + 1
+        longer = await run()
+        healed = await run("good", unattended=False)
+        after = await run()
+        return rested, hint, by_hand, tried, longer, healed, after, [issue.code for issue in failing(kernel)]
+
+    rested, hint, by_hand, tried, longer, healed, after, issues = resting(tmp_path, WORKS, story=story)
+    assert rested == ("skipped", TOLD_AFTER, RunStatus.DEGRADED)
+    assert "rumi flow run t.flow" in hint
+    assert by_hand[:2] == ("failed", TOLD_AFTER + 1), "whoever chooses an input suffers by his own only"
+    assert tried[:2] == ("failed", TOLD_AFTER + 2), "after a while it is tried"
+    assert longer[:2] == ("skipped", TOLD_AFTER + 2), "then it rests longer"
+    assert healed[:2] == ("ok", TOLD_AFTER + 3)
+    assert after[:2] == ("failed", TOLD_AFTER + 4), "it counts from the beginning"
+    assert issues == []
+
+
+@pytest.mark.parametrize(("step", "words", "kind"), [
+    ({**WORKS, "on_error": "fail"}, {}, "own/thing"),
+    ({**WORKS, "catch": [{"error": "none", "do": [{"id": "c", "set": {"y": 1}}]}]}, {}, "own/thing"),
+    ({**WORKS, "sealed": True}, {}, "own/thing"),
+    (WORKS, {"sealed": True}, "own/thing"),
+    (WORKS, {}, "schema"), (WORKS, {}, "denied"), (WORKS, {}, "limit"),
+])  # fmt: skip
+def test_what_guards_what_is_refused_and_what_is_sealed_never_rests(tmp_path, step, words, kind):
+    async def story(_kernel, run):
+        return [(await run())[1] for _ in range(TOLD_AFTER + 3)][-1]
+
+    assert resting(tmp_path, step, kind=kind, words=words, story=story) == TOLD_AFTER + 3
+
+
+def test_failures_of_runs_that_somebody_asked_for_let_nothing_rest(tmp_path):
+    async def story(_kernel, run):
+        for _ in range(TOLD_AFTER * 2):
+            await run(unattended=False)
+        return await run()
+
+    assert resting(tmp_path, WORKS, story=story)[:2] == ("failed", TOLD_AFTER * 2 + 1)
+
+
+def test_a_flow_that_was_changed_is_asked_again(tmp_path):
+    async def story(kernel, run):
+        for _ in range(TOLD_AFTER + 1):
+            before = await run()
+        path = kernel.host.settings.home / "user_data" / "flows" / "0.flow.json"
+        path.write_text(path.read_text().replace('"flow":', '"about": "other", "flow":'))
+        return before[0], (await run())[0]
+
+    assert resting(tmp_path, WORKS, story=story) == ("skipped", "failed")
