@@ -425,14 +425,15 @@ def test_what_is_refused_before_a_run_begins_is_told_to_whoever_begins_it(tmp_pa
 
 
 def test_a_run_that_waits_for_another_begins_later(tmp_path, monkeypatch):
-    monkeypatch.setattr("core_runtime.kernel.BEGIN_S", 0.01)
-
     async def story(kernel):
         first = await kernel.begin("t.flow", values={}, actor="")
+        monkeypatch.setattr("core_runtime.kernel.BEGIN_S", 0.01)
         second = await kernel.begin("t.flow", values={}, actor="")
         kernel.runs.cancel(first.run_id)
-        for _ in range(1_000):
-            await asyncio.sleep(0)
+        for _ in range(10_000):
+            if len(kernel.runs.listed()) == 2:
+                break
+            await asyncio.sleep(0.001)
         return second, len(kernel.runs.listed())
 
     one = flow({"id": "a", "wait": "1h"}, concurrency={"mode": "queue"})
