@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from backend_core.errors import AuthorError, ConflictError, HostError, RequestError, TrustError
+from core_runtime.diagnostics import Diagnostics
 from core_runtime.drivers import run_journal, run_reseal
 from core_runtime.drivers.keys import Keyring
 from core_runtime.drivers.run_journal import RunJournal, read_account
@@ -521,7 +522,7 @@ def test_a_flow_whose_bytes_differ_from_the_grant_is_not_loaded(tmp_path):
     approvals = SimpleNamespace(
         list=lambda: [SimpleNamespace(pack_id="acme")], grant=lambda _pack: grant, copy_path=lambda _digest: tmp_path
     )
-    host = SimpleNamespace(built=lambda _name: True, approvals=approvals)
+    host = SimpleNamespace(built=lambda _name: True, approvals=approvals, diagnostics=Diagnostics())
     assert [document.name for document in documents(host)] == ["acme:backend/flows/good.yaml"]
 
 
