@@ -85,7 +85,7 @@ class Memory:
             return None
         try:
             self._end, theirs = memory_file.pair()
-        except OSError:
+        except OSError:  # no descriptors left: large values go in chunks
             return None
         return theirs
 
@@ -175,7 +175,7 @@ class Memory:
             return None
         try:
             return memory_file.stored((b"\xc6" + len(value).to_bytes(4, "big"), value))
-        except OSError:
+        except OSError:  # no room for it: it goes in chunks
             return None
 
     def send(self, frame: tuple[Any, ...], sender: Session | None) -> bool:
@@ -188,7 +188,7 @@ class Memory:
             return False
         try:
             file = os.dup(body.file) if type(body) is Body else memory_file.made((memoryview(body),))
-        except OSError:
+        except OSError:  # as above: in chunks
             return False
         number = self._number % 0xFFFFFFFF + 1
         mark = memory_file.MARK.pack(number, size)
@@ -203,7 +203,7 @@ class Memory:
     def _handed(self, end: socket.socket, mark: bytes, file: int) -> bool:
         try:
             description = memory_file.reopened(file)
-        except OSError:
+        except OSError:  # as above: in chunks
             return False
         try:
             return memory_file.give(end, mark, description)

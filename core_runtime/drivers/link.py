@@ -272,7 +272,7 @@ class Link(asyncio.BufferedProtocol):
         data = bytearray()
         append(data, frame, self._frame_bytes)
         done = 0
-        with socket.socket(fileno=os.dup(self._fd)) as own, contextlib.suppress(OSError):
+        with socket.socket(fileno=os.dup(self._fd)) as own, contextlib.suppress(OSError):  # the loop tells
             done = socket.send_fds(own, [data], [carried.fileno()])
         self.bytes_out += len(data)
         if done < len(data):

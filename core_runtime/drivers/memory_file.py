@@ -104,7 +104,7 @@ def let_go(file: int) -> bool:
     fcntl.fcntl(file, _SET_SIGNAL, signal.SIGURG)
     try:
         fcntl.fcntl(file, _SET_LEASE, fcntl.F_WRLCK)
-    except OSError:
+    except OSError:  # somebody has: that is the answer
         return False
     fcntl.fcntl(file, _SET_LEASE, fcntl.F_UNLCK)
     return True
@@ -171,7 +171,7 @@ def taken(end: socket.socket) -> tuple[bytes, list[int]] | None:
     space = socket.CMSG_SPACE(2 * _descriptor.size)
     try:
         data, ancillary, flags, _ = end.recvmsg(MARK.size + 1, space, _FLAGS)
-    except OSError:
+    except OSError:  # nothing there, or the far end is gone
         return None
     files: list[int] = []
     for level, kind, carried in ancillary:
