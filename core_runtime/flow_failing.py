@@ -74,7 +74,7 @@ class FailingSteps:
 
     def note(self, diagnostics: Diagnostics, flow_id: str, result: endings.StepResult) -> None:
         """A step has ended."""
-        if result.status is endings.Status.OK and not self._counts:
+        if result.status is endings.Status.OK and not self._counts and not self._rests:
             return
         failed = result.status is endings.Status.FAILED or result.status is endings.Status.TIMEOUT
         if not failed and not self._counts:

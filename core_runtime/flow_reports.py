@@ -76,7 +76,7 @@ class RunReport(Struct):
     ended: int = 0
     unattended: bool = False
     """Whether a schedule began it: nobody chose its input."""
-    under_way: Mapping[str, Under] = field(default_factory=dict)
+    under_way: Mapping[tuple[str, str], Under] = field(default_factory=dict)
     """Its steps that have begun and not ended."""
     bells: set[asyncio.Event] = field(default_factory=set)
     """Of those who wait for what comes next."""

@@ -81,7 +81,7 @@ class FlowRun:
     journal: Journal | None = None
     history: deque[Recorded] = field(default_factory=deque)
     parent: Call | None = None
-    under_way: dict[str, Under] = field(default_factory=dict)
+    under_way: dict[tuple[str, str], Under] = field(default_factory=dict)
     _machine: Machine = field(init=False)
     _calls: StepCalls = field(init=False)
     _ready: deque[tuple[int, Any, endings.FlowError | None]] = field(default_factory=deque)
@@ -174,7 +174,8 @@ class FlowRun:
             if isinstance(effect, asking.Ended):
                 self._ended(effect.result, effect.place)
             elif isinstance(effect, asking.Began):
-                self.under_way[effect.place] = Under(effect.flow, effect.path, time.time(), time.monotonic())
+                began = Under(effect.flow, effect.path, time.time(), time.monotonic())
+                self.under_way[effect.place, effect.path] = began
             elif isinstance(effect, asking.Abandon):
                 self._abandon(effect.token)
             elif isinstance(effect, asking.Close):
@@ -314,7 +315,7 @@ class FlowRun:
             self.journal.close()
 
     def _ended(self, result: endings.StepResult, place: str) -> None:
-        began = self.under_way.pop(place, None)
+        began = self.under_way.pop((place, result.path), None)
         if self.history:
             return
         ended = time.monotonic()

@@ -304,8 +304,8 @@ class FlowRuns:
         if result.status is endings.Status.OK and error is None and not result.reason:
             host.diagnostics.step_done(
                 StepDone(
-                    time.time(), result.phase or report.flow, result.path, result.handler, report.flow, report.run_id,
-                    step.duration_s,
+                    step.started_at + step.duration_s, result.phase or report.flow, result.path, result.handler,
+                    report.flow, report.run_id, step.duration_s,
                 )
             )  # fmt: skip
         else:

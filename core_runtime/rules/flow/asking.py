@@ -188,15 +188,15 @@ class Abandon(Struct, eq=False):
     token: int
 
 
-class Began(Struct, eq=False):
-    """Effect without an answer: a step begins. ``place``: its path, told from that of the same step elsewhere."""
+class Began(Struct, eq=False, gc=False):
+    """Effect without an answer: a step begins. ``place`` tells it from the same step in another iteration or flow."""
 
     path: str
     flow: str
     place: str
 
 
-class Ended(Struct, eq=False):
+class Ended(Struct, eq=False, gc=False):
     """Effect without an answer: a step ended."""
 
     result: StepResult

@@ -56,10 +56,6 @@ class Block(Struct, frozen=True, gc=False):
         """The same, elsewhere."""
         return Block(self.flow, self.phase, self.on_error, place, self.depth, self.within, {})
 
-    def placed(self, path: str) -> str:
-        """A step's path, told from that of the same step in another iteration or flow."""
-        return f"{self.place}{path}" if self.place else path
-
 
 @dataclass(slots=True)
 class Run:
@@ -94,7 +90,7 @@ class Run:
         """Record a step's result, and tell of it."""
         self.results[result.path] = result
         block.usable[result.path] = result.usable
-        self.tasks.effects.append(Ended(result, block.placed(result.path)))
+        self.tasks.effects.append(Ended(result, block.place))
 
 
 class Returned(StepFailed):

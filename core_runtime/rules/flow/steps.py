@@ -28,7 +28,7 @@ from core_runtime.rules.flow.parse_scalars import RESERVED
 from core_runtime.rules.flow.plan import Plan
 from core_runtime.rules.flow.run import CALL_TIMEOUT_S, Aborted, Block, Returned, Run, error_of, resolved, truth
 from core_runtime.rules.flow.scope import Scope, Upstream
-from core_runtime.rules.flow.verbs import act
+from core_runtime.rules.flow.verbs import act, assign
 from core_runtime.rules.globs import matches
 
 ANY = "\0"
@@ -107,13 +107,15 @@ class Steps:
     def steps(self, steps: Sequence[model.Step], block: Block, scope: Scope) -> Routine:
         """Run steps one after another; the last one's value."""
         value = None
-        settled = self._hooked if self.run.surroundings.hooks else self._settled
+        around = self.run.surroundings
+        settled = self._hooked if around.hooks else self._settled
         for step in steps:
-            skip = self._skip_reason(step, block, scope)
-            if skip is not None:
-                value = self._skipped(step, block, scope, skip)
-                continue
-            self.run.tasks.effects.append(Began(step.path, block.flow.id, block.placed(step.path)))
+            if step.when is not None or step.needs or not step.enabled or around.resting:
+                skip = self._skip_reason(step, block, scope)
+                if skip is not None:
+                    value = self._skipped(step, block, scope, skip)
+                    continue
+            self.run.tasks.effects.append(Began(step.path, block.flow.id, block.place))
             routine = settled(step, block, scope)
             value = yield from (self._finished(routine, step, block, scope) if step.finally_ else routine)
         return value
@@ -189,8 +191,14 @@ class Steps:
         """The step's value after retries, catches and ``on_error``; recorded."""
         try:
             try:
-                hears = self.run.surroundings.hooks and self.run.hears(Hook.ERROR, step, block.flow)
-                value = yield from (self._tried if hears else self._once)(step, block, scope)
+                if self.run.surroundings.hooks and self.run.hears(Hook.ERROR, step, block.flow):
+                    value = yield from self._tried(step, block, scope)
+                elif type(step.action) is model.Set and _is_bare(step):
+                    self.run.spend(step.path)
+                    assign(step.action, step, scope)
+                    value = None
+                else:
+                    value = yield from self._once(step, block, scope)
             except Returned:
                 self._ended(step, block, endings.Status.OK, usable=True)
                 raise
@@ -380,6 +388,11 @@ class Steps:
             ),
             block,
         )
+
+
+def _is_bare(step: model.Step) -> bool:
+    """Whether nothing stands around the step's verb but its record."""
+    return step.once is None and step.retry is None and step.timeout_s is None
 
 
 def _may_rest(step: model.Step, block: Block) -> bool:

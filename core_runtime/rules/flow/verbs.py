@@ -22,8 +22,8 @@ from core_runtime.rules.flow.values import Value
 def act(doing: Doing, step: model.Step, block: Block, scope: Scope, attempt: int, timeout_s: float) -> Routine:
     """The step's verb, to be performed once."""
     match step.action:
-        case model.Set(values):
-            return _set(values, step, scope)
+        case model.Set():
+            return _set(step.action, step, scope)
         case model.Call():
             return calling.call(doing, step, block, scope, attempt, timeout_s)
         case model.Do(steps):
@@ -44,10 +44,15 @@ def act(doing: Doing, step: model.Step, block: Block, scope: Scope, attempt: int
             return _plain(doing, step, block, scope)
 
 
-def _set(values: Sequence[tuple[tuple[str, ...], Value]], step: model.Step, scope: Scope) -> Routine:
-    items = [(path, resolved(value, scope, step.path)) for path, value in values]
+def assign(action: model.Set, step: model.Step, scope: Scope) -> None:
+    """The verb ``set``, which asks for nothing: all values are resolved before the first is assigned."""
+    items = [(path, resolved(value, scope, step.path)) for path, value in action.values]
     for path, item in items:
         scope.assign(path, item)
+
+
+def _set(action: model.Set, step: model.Step, scope: Scope) -> Routine:
+    assign(action, step, scope)
     yield from ()  # a routine, like every verb
 
 
