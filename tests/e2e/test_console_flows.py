@@ -15,6 +15,7 @@ from tests.support.watched import Watched, chromium, opened
 
 pytestmark = [pytest.mark.browser, pytest.mark.embedded, pytest.mark.slow]
 
+WAIT_MS = 30_000
 HOSTILE = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">\u202eexe.gnp\u0085\x1b[31m" + "説明" * 200
 SETUP = """
 def run(context):
@@ -160,11 +161,11 @@ def test_the_drawing_of_a_run_that_is_followed_changes_as_it_goes(tmp_path: Path
         seen.click("flow_run")
         page.get_by_role("link", name=words["run_follow"]).click(no_wait_after=True)
         for name, mark in (("price", "✓"), ("nobody", "-"), ("bad", "✗"), ("hold", "▶"), ("quick", ""), ("tidy", "")):
-            expect(node(seen, name).locator(".mark:visible")).to_have_text([mark] if mark else [])
+            expect(node(seen, name).locator(".mark:visible")).to_have_text([mark] if mark else [], timeout=WAIT_MS)
         host.ok("POST", "/api/flows/shop.hurry/run", {})
-        expect(node(seen, "hold").locator(".mark:visible")).to_have_text(["✓"])
-        expect(node(seen, "tidy").locator(".mark:visible")).to_have_text(["✓"])
-        expect(page.get_by_role("status").filter(has_text=words["run_ended"])).to_be_visible()
+        expect(node(seen, "hold").locator(".mark:visible")).to_have_text(["✓"], timeout=WAIT_MS)
+        expect(node(seen, "tidy").locator(".mark:visible")).to_have_text(["✓"], timeout=WAIT_MS)
+        expect(page.get_by_role("status").filter(has_text=words["run_ended"])).to_be_visible(timeout=WAIT_MS)
         seen.shot("26-followed")
         assert seen.complaints == []
         seen.context.close()
