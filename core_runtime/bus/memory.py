@@ -186,6 +186,8 @@ class Memory:
         end = self._end
         if end is None or frame[0] not in KINDS or not self._is_open(size, theirs):
             return False
+        if theirs is not None and not memory_file.let_go(body.file):
+            return False  # its maker has it open besides, or it belongs to a user of whose files we are told nothing
         try:
             file = os.dup(body.file) if type(body) is Body else memory_file.made((memoryview(body),))
         except OSError:  # as above: in chunks

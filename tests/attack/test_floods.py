@@ -71,7 +71,7 @@ def run(context):
         return ir.get("victim.calls_itself")(args, ctx)
 
     def too_long(args, ctx):
-        return "x" * (33 << 20)
+        return "x" * (65 << 20)
 
     def endless(args, ctx):
         number = 0

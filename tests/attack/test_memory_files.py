@@ -440,10 +440,11 @@ def test_a_sender_that_opens_its_own_file_again_blames_nobody_but_its_own_room(t
         again = []
         for n in (1, 2):
             fd = memory(BODY)
-            again.append(os.open(f"/proc/self/fd/{fd}", os.O_RDONLY))
-            b.put(struct.pack("<II", n, len(BODY)), fd)
+            b.put(struct.pack("<II", n, len(BODY)), fd, keep=True)
             b.call("k", mark(n, len(BODY)))
             os.close((await a.in_file(CALL))[1])
+            again.append(os.open(f"/proc/self/fd/{fd}", os.O_RDONLY))
+            os.close(fd)
         b.call("k", b.stored(3, BODY))
         assert (await a.until(CALL))[-1].code == 4, "its own next one goes in chunks"
         assert not session.dead
@@ -453,6 +454,19 @@ def test_a_sender_that_opens_its_own_file_again_blames_nobody_but_its_own_room(t
         await eventually(lambda: session.memory.sent_bytes == 0)
 
     bus(test, tmp_path, BusLimits(frame_bytes=64 * KIB, value_bytes=256 * KIB, values=8, values_bytes=4096 * KIB))
+
+
+def test_one_that_its_sender_has_open_besides_is_not_handed_on_at_all(tmp_path):
+    async def test(_r, a, b, session):
+        fd = memory(BODY)
+        besides = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY)
+        b.put(struct.pack("<II", 1, len(BODY)), fd)
+        b.call("k", mark(1, len(BODY)))
+        assert (await a.until(CALL))[-1].code == 4
+        assert session.memory.sent_bytes == 0
+        os.close(besides)
+
+    bus(test, tmp_path)
 
 
 def test_all_held_together_stay_within_the_hosts_room_and_nobody_else_waits(tmp_path):

@@ -1124,9 +1124,8 @@ class MemoryFiles:
         self.sock.send(NUMBER_SIZE.pack(0, int(self.makes)))
 
     def store(self, parts: list[Any]) -> Any:
-        """A sealed file with these bytes, mapped; None where that can't be made now."""
+        """A sealed file with these bytes; None where that can't be made now."""
         import fcntl
-        import mmap
 
         try:
             fd = posix.memfd_create("value", 3)  # MFD_CLOEXEC | MFD_ALLOW_SEALING
@@ -1140,16 +1139,10 @@ class MemoryFiles:
                 while view:
                     view = view[posix.write(fd, view) :]
             fcntl.fcntl(fd, F_ADD_SEALS, SEALS)
-            # its own read-only description: a shared mapping of a writable one is refused by older kernels
-            reading = posix.open(f"/proc/self/fd/{fd}", posix.O_RDONLY | posix.O_CLOEXEC)
-            try:
-                mapped = mmap.mmap(reading, size, access=mmap.ACCESS_READ)
-            finally:
-                posix.close(reading)
-        except (OSError, ValueError):
+        except OSError:
             posix.close(fd)
             return None
-        return Stored(fd, mapped)
+        return Stored(fd, size)
 
     def give(self, stored: Stored) -> bytes:
         """Send a file ahead; what its frame says of it, or nothing where it could not be sent. One at a time."""
@@ -1197,20 +1190,19 @@ class MemoryFiles:
 
 
 class Stored:
-    """A body in a memory file that is to be sent."""
+    """A body in a memory file that is to be sent. It is opened once: the host hands on none that is open besides."""
 
-    __slots__ = ("data", "fd")
+    __slots__ = ("fd", "size")
 
-    def __init__(self, fd: int, data: Any) -> None:
+    def __init__(self, fd: int, size: int) -> None:
         self.fd = fd
-        self.data = data
+        self.size = size
 
     def __len__(self) -> int:
-        return len(self.data)
+        return self.size
 
     def __getitem__(self, part: slice) -> bytes:
-        piece: bytes = self.data[part]
-        return piece
+        return posix.pread(self.fd, min(part.stop, self.size) - part.start, part.start)
 
     def __del__(self) -> None:
         posix.close(self.fd)

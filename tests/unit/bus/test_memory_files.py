@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,7 @@ CALLER = """
 
         ir.register("b.upload", upload)
 """
+ROOT = Path(__file__).parents[3]
 GIVES = {"a.echo", "a.size", "a.make", "a.sleep", "a.stream", "a.async"}
 MIB = 1024 * 1024
 
@@ -147,6 +149,36 @@ def test_an_agent_that_can_make_none_sends_chunks_and_takes_files(tmp_path, prog
         assert (a.handed, a.taken) == (1, 0)
 
     joined(test, tmp_path, program)
+
+
+FILTERED = """if True:
+    import ctypes, os, platform, sys
+    sys.path.insert(0, sys.argv[1])
+    from core_runtime.rules.seccomp import bpf_program
+    program = bpf_program(platform.machine(), memfd=sys.argv[2] == "memfd")
+
+    class Program(ctypes.Structure):
+        _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_char_p)]
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.prctl(38, 1, 0, 0, 0) == 0
+    assert libc.prctl(22, 2, ctypes.byref(Program(len(program) // 8, program)), 0, 0) == 0, ctypes.get_errno()
+    os.execv(sys.argv[3], sys.argv[3:])
+"""
+
+
+@pytest.mark.parametrize(("memfd", "taken"), [("memfd", 2), ("none", 0)])
+def test_our_filter_lets_them_through_and_without_memfd_create_they_are_taken_only(tmp_path, memfd, taken):
+    """``none``: the filter of a sandbox whose memory nothing counts."""
+
+    async def test(r, a, _b):
+        assert await r.bus.call("a.echo", b"h" * 2 * MIB) == b"h" * 2 * MIB
+        assert (await r.bus.call("a.make", 3 * MIB))["data"] == b"x" * 3 * MIB
+        assert (a.handed, a.taken) == (1, taken)
+        report = r.bus.statistics()["packs"]["a"]["large_values"]
+        assert (report["way"], "goes in chunks" in report["detail"]) == ("memory files", not taken)
+
+    joined(test, tmp_path, (sys.executable, "-c", FILTERED, str(ROOT), memfd, *RUMIS))
 
 
 def test_a_call_that_is_given_up_leaves_nothing_behind(tmp_path):
