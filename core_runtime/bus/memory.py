@@ -1,8 +1,8 @@
 """Large bodies of one session that go in sealed memory files, over a socket of their own beside the connection.
 
-A body that is longer than a frame is written once, by its sender; its descriptor goes ahead over the second socket, and
-the frame names it. What a Pack sends to a Pack, the host checks and hands on without reading it. Where this way is not
-open, or not now, a body goes in chunks (``large``).
+A body beyond ``limits.file_bytes`` is written once, by its sender; its descriptor goes ahead over the second socket,
+and the frame names it. What a Pack sends to a Pack, the host checks and hands on without reading it. Where this way is
+not open, or not now, a body goes in its frame or in chunks (``large``).
 
 Invariants:
   * The second socket is read when a frame names a file, one message for each: what else lies in it is the sender's own
