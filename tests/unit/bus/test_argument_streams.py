@@ -43,6 +43,7 @@ READER = """
                 if item == args["until"]:
                     while not ctx["cancelled"]():
                         time.sleep(0.005)
+                    return  # what has arrived by then may still be read
         def twice(args, ctx):
             return [list(args["items"]), list(args["items"])]
         def keep(args, ctx):
