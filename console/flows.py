@@ -79,12 +79,12 @@ async def run(desk: Desk, request: Request) -> Response:
     going = found["status"] == "running"
     followed = going and request.query_params.get("live") == "1"
     shown = await drawn(desk, found)
+    shown["states"] = states(found, shown["numbers"])
     if followed and live.streams(request, reader):
         return live.page(desk, reader, found, shown)
     output = found["output"]
     return desk.pages.render(
         "run.html", reader, run=found, going=going, live=followed, streams=False, marks=MARKS, **shown,
-        states=states(found, shown["numbers"]),
         output="" if output is None else json.dumps(output, ensure_ascii=False, indent=1),
     )  # fmt: skip
 

@@ -36,7 +36,10 @@ def streams(request: Request, reader: Reader) -> bool:
 
 
 def page(desk: Desk, reader: Reader, run: View, drawn: Mapping[str, Any]) -> Response:
-    """The answer; ``drawn``: see ``flows.drawn``. ``HostError`` where too many streams are open."""
+    """The answer; ``drawn``: see ``flows.drawn``, and how each step is shown at first.
+
+    ``HostError`` where too many streams are open.
+    """
     desk.api.streams.admit()
     headers = desk.pages.headers(reader)
     return PageStream(desk.api.streams, _pieces(desk, reader, run, drawn), headers)
@@ -45,7 +48,7 @@ def page(desk: Desk, reader: Reader, run: View, drawn: Mapping[str, Any]) -> Res
 async def _pieces(desk: Desk, reader: Reader, run: View, drawn: Mapping[str, Any]) -> AsyncGenerator[bytes, None]:
     numbers = drawn["numbers"]
     whole = desk.pages.text(
-        "run.html", reader, run={**run, "steps": []}, going=True, live=True, streams=True, states={}, marks=MARKS,
+        "run.html", reader, run={**run, "steps": []}, going=True, live=True, streams=True, marks=MARKS,
         output="", **drawn,
     )  # fmt: skip
     head, rest = whole.split(STEPS)
