@@ -36,9 +36,9 @@ def bootstrap(argv: list[str]) -> int:
     parser.add_argument("--yes", action="store_true", help=say("answer yes to the question of `reset`"))
     run = parser.add_argument_group("--cli run")
     run.add_argument("--home", metavar="DIR", help=say("where ecosystem/ and user_data/ are"))
-    run.add_argument("--api-port", type=int, default=os.environ.get("RUMI_API_PORT", runner.API_PORT), metavar="N")
-    run.add_argument("--web-port", type=int, default=os.environ.get("RUMI_WEB_PORT", runner.WEB_PORT), metavar="N")
-    run.add_argument("--isolation", choices=runner.ISOLATIONS, default=os.environ.get("RUMI_ISOLATION", "auto"))
+    run.add_argument("--api-port", type=int, default=os.environ.get("RUMI_API_PORT") or runner.API_PORT, metavar="N")
+    run.add_argument("--web-port", type=int, default=os.environ.get("RUMI_WEB_PORT") or runner.WEB_PORT, metavar="N")
+    run.add_argument("--isolation", choices=runner.ISOLATIONS, default=os.environ.get("RUMI_ISOLATION") or "auto")
     options = parser.parse_args(argv)
     return _guarded(lambda _: _bootstrap_word(options), [])
 

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from rumi_setup.cli import machine
 from rumi_setup.core import entry, places, testing
 
 HOSTILE = ("json.py", "argparse.py", "rumi_setup.py", "runpy.py")
@@ -54,6 +55,32 @@ def test_it_speaks_japanese(tmp_path) -> None:
 
 def test_an_unknown_word_is_refused(tmp_path) -> None:
     assert _bootstrap(tmp_path, "--cli", "explode").returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("told", "words", "used"),
+    [
+        ({"RUMI_API_PORT": "1111", "RUMI_WEB_PORT": "2222", "RUMI_ISOLATION": "embedded"}, [], (1111, 2222, "embedded")),
+        ({"RUMI_API_PORT": "1111", "RUMI_WEB_PORT": "2222"}, ["--api-port", "3333"], (3333, 2222, "auto")),
+        ({"RUMI_API_PORT": "", "RUMI_WEB_PORT": "", "RUMI_ISOLATION": ""}, [], (8765, 5000, "auto")),
+    ],
+)
+def test_where_the_host_listens_is_said_in_the_environment_too(monkeypatch, told, words, used) -> None:
+    for name in ("RUMI_API_PORT", "RUMI_WEB_PORT", "RUMI_ISOLATION"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    asked = []
+
+    def up(home=None, detach=False, api_port=0, web_port=0, isolation=""):
+        asked.append((api_port, web_port, isolation))
+        return 0
+
+    monkeypatch.setattr("rumi_setup.core.installer.ensure", lambda *_: None)
+    monkeypatch.setattr("rumi_setup.core.runner.up", up)
+    assert entry.bootstrap(["--cli", "run", *words]) == 0
+    assert machine.up.main(words, standalone_mode=False) == 0
+    assert asked == [used, used]
 
 
 @pytest.mark.parametrize("words", [("setup", "--help"), ("test", "--version")])
