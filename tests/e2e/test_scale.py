@@ -25,8 +25,8 @@ def run(context):
     context["interface_registry"].register("{key}", echo)
 """
 COUNTS = {"embedded": 100, "docker": 30}
-DESCRIPTORS_PER_PACK = 4
-"""A connection, an output and a status pipe; one to spare."""
+DESCRIPTORS_PER_PACK = 5
+"""A connection with its second socket (ADR 0045), an output and a status pipe; one to spare."""
 WAKEUPS_PER_S = 2.0
 """What a Pack nobody calls may do on the average: the sign of life that the host asks it for is one in ten seconds."""
 
