@@ -197,6 +197,7 @@ class LargeBodies:
         self._going.append(going)
         self._by_id[frame[1]] = going
         self._session.keep_order(self._in_order)
+        self._session.owe()
         self._pump()
 
     def _in_order(self, frame: tuple[Any, ...]) -> None:

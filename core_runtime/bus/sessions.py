@@ -305,6 +305,11 @@ class Session:
         if self._link is not None:
             self._link.send(frame)
 
+    def owe(self) -> None:
+        """Something goes out to the Pack in later turns; see ``drivers.link``."""
+        if self._link is not None:
+            self._link.owe()
+
     def send_error(self, number: int, failure: Failure) -> None:
         """Answer a request with an error."""
         if number:

@@ -265,6 +265,12 @@ class Link(asyncio.BufferedProtocol):
         else:
             self.flush()
 
+    def owe(self) -> None:
+        """Something for this peer goes out in later turns: the reader whose turn it is has it for this one."""
+        if self._turn.reading and not self._queued and not self.closed:
+            self._queued = True
+            self._turn.waiting.append(self)
+
     def hand(self, frame: tuple[Any, ...], carried: socket.socket) -> None:
         """Write the first frame of all, and a socket with it: the loops carry no descriptors. Raises ``FrameError``."""
         if self.closed or self._transport is None:

@@ -59,18 +59,20 @@ class Turn:
         """Whether somebody else was read from lately, the partners of ``asking`` apart.
 
         A partner who has something for others as well is one of these others: else a link could stall whom it likes
-        by sending each of them a word.
+        by sending each of them a word. Two whose turns had something for each other alone stay partners in turns that
+        have nothing for anybody yet: a value that comes in pieces is the other's once it is whole.
         """
         partners.note(self.waiting)
         since = time.monotonic() - SHARED_FOR_S
         for link in [link for link, at in self.seen.items() if at < since]:
             del self.seen[link]
+        alone = asking.only if asking.mixed_at < since else None
         return any(
             link is not asking
             and (
-                link not in partners
-                or link.mixed_at >= since
-                or (link.only is not None and link.only is not asking)
+                link.mixed_at >= since
+                or not (link.only is asking or (link.only is None and link in partners))
+                or (link is not alone and link not in partners)
             )
             for link in self.seen
         )

@@ -6,6 +6,7 @@ All of it in memory files and in chunks.
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
@@ -97,6 +98,20 @@ def test_bytes_go_every_way_around_the_limit_of_a_frame(tmp_path, size):
         assert await r.bus.call("a.async", size) == b"x" * size
         assert await r.bus.call("a.size", b"h" * size) == size
         assert await r.bus.call("b.echo", size) == size
+
+    joined(test, tmp_path)
+
+
+def test_two_that_exchange_them_need_not_rest_for_each_other(tmp_path):
+    """Only whoever is stalled is rested for; else megabytes took a second where they take milliseconds."""
+
+    async def test(r):
+        await r.bus.call("b.echo", 2 * MIB)
+        asked, asking = (r.bus.sessions[pack_id]._link for pack_id in "ab")
+        assert (asking.only, asked.only) == (asked, asking)
+        asking.mixed_at = asked.mixed_at = 0.0
+        asked._turn.seen[asked] = time.monotonic()
+        assert not asking.shares()
 
     joined(test, tmp_path)
 

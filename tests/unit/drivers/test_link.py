@@ -10,9 +10,10 @@ import pytest
 import uvloop
 
 from core_runtime.drivers.link import BUFFER_BYTES, LONG_READ_BYTES, attach
-from core_runtime.drivers.turns import Turn
+from core_runtime.drivers.turns import Partners, Turn
 from core_runtime.rules import frames
 from core_runtime.rules.frames import BusLimits
+from core_runtime.rules.sharing import SHARED_FOR_S
 
 COUNT, SIZE = 600, 20_000
 """Twelve megabytes: far more than a socket takes, so that most of it waits in the transport."""
@@ -242,3 +243,39 @@ def test_a_partner_that_serves_others_is_no_reason_not_to_rest(to, answers, shar
         return peers[0].shared[-1]
 
     assert asyncio.run(story()) is shares
+
+
+@pytest.mark.parametrize(
+    ("then", "shares"),
+    [((), False), ((2,), True)],
+    ids=["two that had something for each other alone", "one that had something for a third meanwhile"],
+)
+def test_turns_that_have_nothing_for_anybody_yet_belong_to_the_two_that_call_each_other(monkeypatch, then, shares):
+    """Of a value in pieces nobody knows whose it is before it is whole, however long that takes."""
+    now = [100.0]
+    monkeypatch.setattr("core_runtime.drivers.turns.time.monotonic", lambda: now[0])
+    turn, links = Turn(), [Link() for _ in range(3)]
+
+    def read(reader, *receivers):
+        turn.seen[links[reader]] = now[0]
+        turn.waiting = [links[other] for other in receivers]
+        turn.end(links[reader])
+
+    read(0, 1)
+    read(1, 0)
+    now[0] += 10 * SHARED_FOR_S
+    for third in then:
+        read(1, third)
+    read(1, 0)
+    read(0)
+    assert turn.others(links[0], Partners()) is shares
+
+
+class Link:
+    """What a turn knows of one."""
+
+    only = None
+    mixed_at = 0.0
+
+    def flush(self):
+        pass
