@@ -25,8 +25,8 @@ def run(context):
     context["interface_registry"].register("{key}", echo)
 """
 COUNTS = {"embedded": 100, "docker": 30}
-DESCRIPTORS_PER_PACK = 5
-"""A connection with its second socket (ADR 0045), an output and a status pipe; one to spare."""
+DESCRIPTORS_PER_PACK = 4
+"""A connection and its second socket (ADR 0045), an output and a status pipe."""
 WAKEUPS_PER_S = 2.0
 """What a Pack nobody calls may do on the average: the sign of life that the host asks it for is one in ten seconds."""
 
@@ -52,7 +52,9 @@ def test_many_idle_packs_at_once(tmp_path: Path, isolation: str) -> None:
         for number, key in enumerate(packs.values()):
             assert host.result(key, {"number": number}) == {"number": number}
 
-        assert _descriptors(host.pid) - before <= DESCRIPTORS_PER_PACK * len(others)
+        # connections of our own requests close when the host comes to it
+        allowed = before + DESCRIPTORS_PER_PACK * len(others)
+        host.until(lambda: _descriptors(host.pid) <= allowed, 20, "no more descriptors than the Packs need")
         trees = {pack_id: [one["pid"], *proc_view.descendants(one["pid"])] for pack_id, one in containers.items()}
         plain = [proc_view.memory_bytes(pids) for number, pids in enumerate(trees.values()) if number % 10]
         coroutines = [proc_view.memory_bytes(pids) for number, pids in enumerate(trees.values()) if number % 10 == 0]
