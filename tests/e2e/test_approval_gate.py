@@ -139,8 +139,14 @@ def test_changes_are_noticed_without_being_asked(host: RunningHost) -> None:
     (folder / "backend/__pycache__/x.pyc").write_bytes(b"")
     host.until(lambda: host.status("hello")["status"] == "modified", 30, "the edit to be seen")
     answers = []
-    host.until(lambda: answers.append(host.call("service.hello")[0]) or answers[-1] == 404, 30, "its sandbox to have ended")
-    assert set(answers) <= {404, 502}, "while it ends it is unavailable, and never answers"
+
+    def gone() -> bool:
+        status, envelope = host.call("service.hello")
+        answers.append((status, envelope.get("code")))
+        return status == 404
+
+    host.until(gone, 30, "its sandbox to have ended")
+    assert set(answers) <= {(404, "missing"), (502, "unavailable")}, "while it is being stopped it says so, and never answers"
     assert host.ok("GET", "/api/containers") == []
 
 
