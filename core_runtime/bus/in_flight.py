@@ -179,8 +179,9 @@ class InFlight:
                 if call.deadline <= now:
                     late.append(call)
         for call in late:  # before the first of them is abandoned, and what it called with it
-            if call.callee is not None and self._is_to_blame(call):
-                call.callee.limited("time", f"It did not answer {quote(call.key)} within {call.budget_s:g} s.")
+            callee = call.callee
+            if callee is not None and not callee.unread and self._is_slow(call):
+                callee.limited("time", f"It did not answer {quote(call.key)} within {call.budget_s:g} s.")
         for call in late:
             title = f"no answer within {call.budget_s:g} s"
             self.abandon(call, Failure("timeout", title, f"{call.key} was cancelled", retryable=True))
@@ -188,7 +189,7 @@ class InFlight:
         if pending and self._loop is not None:
             self._loop.call_later(SWEEP_S, self._sweep)
 
-    def _is_to_blame(self, call: Call) -> bool:
+    def _is_slow(self, call: Call) -> bool:
         """Whether a late call's own handler is slow: it had the usual time, waits for no call of its own, and no
         consumer keeps it waiting.
         """

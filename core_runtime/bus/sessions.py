@@ -267,6 +267,11 @@ class Session:
         return self._link is not None and self._link.congested
 
     @property
+    def unread(self) -> bool:
+        """Whether the host has not read all that the Pack may have sent."""
+        return self._link is not None and self._link.unread
+
+    @property
     def shares(self) -> bool:
         """Whether others are served beside it now."""
         return self._link is not None and self._link.shares()

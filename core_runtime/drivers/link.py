@@ -116,13 +116,13 @@ class Link(asyncio.BufferedProtocol):
             began, self._asked_s = self._asked_s or time.thread_time(), 0.0
         turn = self._turn
         turn.reading = True
-        turn.seen[self] = time.monotonic()
+        turn.seen[self] = began_at = time.monotonic()
         try:
             self._handle(began)
         finally:
             turn.end(self)
             if self._resting:
-                self._rest(began)
+                self._rest(began, began_at)
 
     def eof_received(self) -> bool:
         """The peer will send nothing more: half-open connections serve nobody."""
@@ -217,16 +217,25 @@ class Link(asyncio.BufferedProtocol):
         # now: what is about to be written tells whom this turn was for
         self.shares()
 
-    def _rest(self, began: float) -> None:
-        """The turn is over, and all of it counts: what was copied from the kernel, handled, and written to others."""
+    def _rest(self, began: float, began_at: float) -> None:
+        """The turn is over, and all of it counts: what was copied from the kernel, handled, and written to others.
+
+        ``began`` is the processor's time of this thread, ``began_at`` the clock's.
+        """
         self._resting = False
         rest = 0.0
         if self._sharing:
-            rest = rest_s(time.thread_time() - began if began else TURN_S)
+            spent_s = time.thread_time() - began if began else TURN_S
+            rest = rest_s(spent_s, time.monotonic() - began_at)
         if rest:
             self._loop.call_later(rest, self._continue)
         else:
             self._loop.call_soon(self._continue)
+
+    @property
+    def unread(self) -> bool:
+        """Whether it was stopped from being read, so that more may lie there."""
+        return self._resuming
 
     def shares(self) -> bool:
         """Whether others are served beside it now."""

@@ -6,7 +6,8 @@ turn after turn while somebody else has something to do has shorter turns, and r
 
 A rest grows with the cube of the turn: twice the stall comes an eighth as often, since what others lose at their 99th
 percentile is the length of a stall wherever it meets more than one call in a hundred; and what kept the loop for long
-keeps its receiver busy for as long, on the same processors.
+keeps its receiver busy for as long, on the same processors. Where the receiver takes the processor from the loop in the
+middle of the turn that woke it, others wait for that as well.
 """
 
 from __future__ import annotations
@@ -20,18 +21,23 @@ SHARED_FOR_S: Final = 0.02
 """How long a connection counts as sharing the loop after somebody else was last served."""
 REST: Final = 5.0
 """Rests for each turn, of the shortest length that rests."""
-MIN_REST_S: Final = 0.001
-"""A loop's timers count milliseconds: less would be none."""
+MIN_REST_S: Final = 0.003
+"""A turn sets others to work, for about three times as long as itself, and all that has to be rare: with a millisecond
+between two turns a flood of small frames met every second call of others."""
+STOPPED_FACTOR: Final = 3.0
+"""Of the processor's time of a turn: more of the clock's time does not count, since it may be anybody's doing."""
 MAX_REST_S: Final = 0.5
 MAX_PLACE_REST_S: Final = 0.02
 """Of a place for requests: what took longer has waited, for a disk or for somebody outside, and cost nobody."""
 
 
-def rest_s(spent_s: float) -> float:
-    """Seconds of rest after a turn that took ``spent_s`` of the processor, others being served beside it.
+def rest_s(cpu_s: float, passed_s: float = 0.0) -> float:
+    """Seconds of rest after a turn that took ``cpu_s`` of the processor and ``passed_s`` by the clock, others being
+    served beside it.
 
     A turn within ``SHARED_TURN_S`` needs none: it is what everybody has.
     """
+    spent_s = max(cpu_s, min(passed_s, STOPPED_FACTOR * cpu_s))
     if spent_s <= SHARED_TURN_S:
         return 0.0
     return min(max(REST * spent_s * (spent_s / SHARED_TURN_S) ** 2, MIN_REST_S), MAX_REST_S)

@@ -354,6 +354,28 @@ def test_who_answers_too_late_is_told_of_and_not_who_waits_for_it(tmp_path):
     asyncio.run(main())
 
 
+def test_whose_answer_the_host_has_not_read_yet_is_not_told_of(tmp_path, monkeypatch):
+    """It may have answered long ago: who sends much while others are served is read from after a rest."""
+
+    async def main():
+        told: list[tuple[str, str, str]] = []
+        async with rig(tmp_path, limits=BusLimits(deadline_ms=400), on_limit=lambda *limit: told.append(limit)) as r:
+            a, _ = await r.agent("a", provides={"k"})
+            c, _ = await r.agent("c", calls={"k"})
+            await a.registered("k", 1)
+            waiting = c.call("k")
+            number = (await a.until(CALL))[1]
+            monkeypatch.setattr("core_runtime.drivers.link.Turn.others", lambda *_: True)
+            monkeypatch.setattr("core_runtime.drivers.link.rest_s", lambda *_: 1.0)
+            for _ in range(40):
+                a.send(LOG, 0, 20, "stdout", "x" * 100_000)
+            a.result(number, 1)
+            assert (await c.answer(waiting))[2] == "timeout"
+            assert [limit for _, limit, _ in told if limit == "time"] == []
+
+    asyncio.run(main())
+
+
 def test_a_full_user_data_folder_is_told(tmp_path):
     async def main():
         told: list[tuple[str, str, str]] = []

@@ -13,7 +13,7 @@ from core_runtime.drivers.link import BUFFER_BYTES, LONG_READ_BYTES, attach
 from core_runtime.drivers.turns import Partners, Turn
 from core_runtime.rules import frames
 from core_runtime.rules.frames import BusLimits
-from core_runtime.rules.sharing import SHARED_FOR_S
+from core_runtime.rules.sharing import SHARED_FOR_S, rest_s
 
 COUNT, SIZE = 600, 20_000
 """Twelve megabytes: far more than a socket takes, so that most of it waits in the transport."""
@@ -162,15 +162,18 @@ def test_who_stalls_the_loop_rests_where_others_are_served_and_only_there(factor
 
 
 class Writes(Takes):
-    """A peer whose frames are cheap to take, and for whose receiver writing them takes so much of the processor."""
+    """A peer whose frames are cheap to take, and for whose receiver writing them takes so much of the processor; then
+    the receiver has it instead for as long as that.
+    """
 
     only = None
     mixed_at = 0.0
 
-    def __init__(self, name, order, turn, writing_s):
+    def __init__(self, name, order, turn, writing_s, stopped_s=0.0):
         super().__init__(name, order)
         self.turn = turn
         self.writing_s = writing_s
+        self.stopped_s = stopped_s
 
     def on_frame(self, frame):
         super().on_frame(frame)
@@ -180,6 +183,28 @@ class Writes(Takes):
         until = time.thread_time() + self.writing_s
         while time.thread_time() < until:
             pass
+        if self.stopped_s:
+            time.sleep(self.stopped_s)
+
+
+@LOOPS
+def test_that_the_receiver_takes_the_processor_meanwhile_is_rested_from_too(factory):
+    async def story():
+        order, turn = [], Turn()
+        async with two(turn, Writes("stall", order, turn, 0.0003, 0.0006), Takes("quiet", order)) as (stalling, asking):
+            stalling.send(a_frame(40_000) * 6)
+            while order.count("stall") < 2:
+                asking.send(a_frame(1))
+                await asyncio.sleep(0)
+            began = time.monotonic()
+            while order.count("stall") < 6:
+                asking.send(a_frame(1))
+                await asyncio.sleep(0)
+        return time.monotonic() - began
+
+    # by the processor's time alone a rest would last a seventieth of a second
+    with asyncio.Runner(loop_factory=factory) as runner:
+        assert runner.run(story()) > 4 * rest_s(0.0009) / 2
 
 
 @LOOPS

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core_runtime.rules.sharing import MAX_REST_S, MIN_REST_S, REST, SHARED_TURN_S, TURN_S, rest_s
+from core_runtime.rules.sharing import MAX_REST_S, MIN_REST_S, REST, SHARED_TURN_S, STOPPED_FACTOR, TURN_S, rest_s
 
 SPENT = st.floats(min_value=0, max_value=10, allow_nan=False)
 
@@ -26,3 +26,14 @@ def test_more_is_never_rested_from_for_less(one, other):
 def test_twice_the_stall_comes_an_eighth_as_often(spent):
     assert rest_s(2 * spent) == 8 * rest_s(spent) or rest_s(2 * spent) == MAX_REST_S
     assert rest_s(spent) >= REST * spent
+
+
+@given(SPENT, SPENT)
+def test_a_turn_in_whose_middle_somebody_else_had_the_processor_counts_longer_up_to_a_limit(cpu, passed):
+    assert rest_s(cpu, passed) >= rest_s(cpu)
+    assert rest_s(cpu, passed) == rest_s(max(cpu, min(passed, STOPPED_FACTOR * cpu)))
+
+
+def test_a_machine_that_stops_the_process_is_nobodys_doing():
+    assert rest_s(SHARED_TURN_S / 10, 1.0) == 0.0
+    assert rest_s(SHARED_TURN_S, 1.0) == rest_s(STOPPED_FACTOR * SHARED_TURN_S) < MAX_REST_S
