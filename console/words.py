@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from console import words_flows
+from console import words_bus, words_flows
 
 LANGUAGES = ("en", "ja")
 
@@ -539,7 +539,10 @@ _JA = {
     "limit_registrations": "登録",
 }
 
-CATALOGUES: Mapping[str, Mapping[str, str]] = {"en": {**_EN, **words_flows.EN}, "ja": {**_JA, **words_flows.JA}}
+CATALOGUES: Mapping[str, Mapping[str, str]] = {
+    "en": {**_EN, **words_flows.EN, **words_bus.EN},
+    "ja": {**_JA, **words_flows.JA, **words_bus.JA},
+}
 
 
 def language(accept: str) -> str:

@@ -46,7 +46,9 @@
   document.addEventListener("submit", (event) => {
     event.preventDefault();
     const form = event.target;
-    show(form.action, { method: "POST", body: new URLSearchParams(new FormData(form)) }, true);
+    const fields = new URLSearchParams(new FormData(form));
+    if (form.method === "get") show(`${form.action}?${fields}`, {}, true);
+    else show(form.action, { method: "POST", body: fields }, true);
   });
   addEventListener("popstate", () => show(location.pathname + location.search, {}, false));
   show(location.pathname + location.search, {}, false);

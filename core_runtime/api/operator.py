@@ -13,7 +13,7 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from backend_core.errors import HostError
+from backend_core.errors import HostError, NotFoundError
 from core_runtime.api import views
 from core_runtime.api.console_access import Opened
 from core_runtime.api.context import Api
@@ -92,8 +92,19 @@ class Operator:
         """Every limit of a Pack: what it is, what is used, how often it was met."""
         return await limits.limits(self._host, pack_id)
 
-    def edges(self, pack_id: str) -> list[View]:
-        """Who called the Pack, and whom it called: how often, how it ended, how long it took."""
+    async def interfaces(self) -> list[View]:
+        """Every key with its owner, its providers and its contract, by key."""
+        return await packs.interfaces(self._host)
+
+    async def interface(self, key: str) -> View:
+        """One key, with who needs it. ``NotFoundError``."""
+        found = await packs.interface(self._host, key)
+        if found is None:
+            raise NotFoundError("No such interface", detail=f"nothing is registered under {key}")
+        return found
+
+    def edges(self, pack_id: str = "") -> list[View]:
+        """Who called the Pack, and whom it called (all, for ``""``): how often, how it ended, how long it took."""
         return edges(self._host, pack_id)
 
     async def minutes(self, pack_id: str, count: int) -> list[View]:

@@ -1,0 +1,89 @@
+"""Pages about interfaces: what is registered, by whom, under which contract, who uses it and how the calls end.
+
+Not here: calling one (the API and ``rumi call``), the calls of one Pack (``views.pack``).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from backend_core.errors import RequestError
+from console.desk import Desk
+from core_runtime.api.call import INTERFACE_KEY, PACK_ID
+from core_runtime.api.operator import View
+
+ROWS: Final = 200
+EDGES: Final = 100
+CALLERS: Final = 5
+FIND_CHARS: Final = 200
+
+
+async def interfaces(desk: Desk, request: Request) -> Response:
+    """``find`` chooses keys by a part of the key or of a Pack that provides it."""
+    find = request.query_params.get("find", "")[:FIND_CHARS].strip()
+    edges = desk.host.edges()
+    rows = listed(await desk.host.interfaces(), edges, find)
+    chosen = [edge for edge in edges if not find or find in edge["key"] or find in edge["caller"]]
+    return desk.pages.render(
+        "interfaces.html", desk.reader(request), rows=rows[:ROWS], left_out=max(0, len(rows) - ROWS), find=find,
+        edges=chosen[:EDGES],
+    )  # fmt: skip
+
+
+async def interface(desk: Desk, request: Request) -> Response:
+    """One key. ``NotFoundError`` where nothing provides it and nobody needs it."""
+    key = str(request.path_params["key"])
+    if not INTERFACE_KEY.fullmatch(key):
+        raise RequestError("This can't be an interface's key", code="key_invalid", hint="rumi interface list")
+    found = await desk.host.interface(key)
+    edges = [edge for edge in desk.host.edges() if edge["key"] == key]
+    [row] = listed([found], edges, "")
+    return desk.pages.render(
+        "interface.html", desk.reader(request), one=row, edges=edges[:EDGES],
+        documents=[(name, _document(found[name])) for name in ("input", "output", "meta") if found[name]],
+    )  # fmt: skip
+
+
+def listed(found: Sequence[View], edges: Sequence[View], find: str) -> list[View]:
+    """Each interface with what its page is (``""``: it has none), its Packs, and who called it, busiest first."""
+    callers: dict[str, list[Mapping[str, Any]]] = {}
+    for edge in edges:
+        callers.setdefault(edge["key"], []).append(edge)
+    return [
+        {
+            **one,
+            "page": f"/_rumi/interfaces/{one['key']}" if INTERFACE_KEY.fullmatch(one["key"]) else "",
+            "packs": [{"name": name, "is_pack": _is_pack(name)} for name in _packs(one)],
+            "standing": _standing(one),
+            "callers": callers.get(one["key"], [])[:CALLERS],
+            "more_callers": max(0, len(callers.get(one["key"], ())) - CALLERS),
+        }
+        for one in found
+        if not find or find in one["key"] or any(find in name for name in one["providers"])
+    ]
+
+
+def _packs(one: View) -> list[str]:
+    """Who answers first, then whoever else is registered."""
+    others = [name for name in one["providers"] if name != one["owner"]]
+    return [one["owner"], *others] if one["owner"] else others
+
+
+def _is_pack(name: str) -> bool:
+    return name != "host" and PACK_ID.fullmatch(name) is not None
+
+
+def _standing(one: View) -> str:
+    """The word for whether it may be called."""
+    if not one["available"]:
+        return "interface_missing"
+    return "interface_callable" if one["callable"] else "interface_value"
+
+
+def _document(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=1, default=str, skipkeys=True)
