@@ -1,4 +1,4 @@
-"""The words of the pages about interfaces, in English and Japanese; ``words`` puts them beside all others."""
+"""The words of the pages about interfaces and events; ``words`` puts them beside all others."""
 
 from __future__ import annotations
 
@@ -32,6 +32,18 @@ EN = {
     "interface_call": "Call it from a terminal:",
     "interface_edges": "Calls since the host started, busiest first",
     "interface_edges_none": "Nothing has been called yet.",
+    "events": "Events",
+    "events_text": "What the host and its Packs published, newest first, over restarts. Known secrets are hidden.",
+    "events_none": "Nothing is kept yet. What Packs publish, and what happens to them, appears here.",
+    "events_none_found": "Nothing of this is kept.",
+    "events_older": "Older",
+    "events_newest": "To the newest",
+    "events_follow": "What happens from now on:",
+    "event_topic": "Topic",
+    "event_topic_how": "* and ? stand for any characters.",
+    "event_source": "Published by",
+    "event_payload": "Payload",
+    "event_omitted": "not kept",
 }
 
 JA = {
@@ -64,4 +76,16 @@ JA = {
     "interface_call": "端末から呼び出すには:",
     "interface_edges": "ホストの起動以降の呼び出し (多い順)",
     "interface_edges_none": "まだ何も呼び出されていません。",
+    "events": "イベント",
+    "events_text": "ホストと Pack が発行したもの (新しい順、ホストの再起動をまたぐ)。既知のシークレットは隠します。",
+    "events_none": "まだ何も残されていません。Pack が発行したもの、Pack に起きたことがここに現れます。",
+    "events_none_found": "これに当たるものは残されていません。",
+    "events_older": "より古いもの",
+    "events_newest": "最新へ",
+    "events_follow": "これから起きること:",
+    "event_topic": "トピック",
+    "event_topic_how": "* と ? は任意の文字を表します。",
+    "event_source": "発行元",
+    "event_payload": "内容",
+    "event_omitted": "残されていません",
 }

@@ -28,6 +28,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -35,6 +36,7 @@ from backend_core.errors import RumiError, TrustError
 from core_runtime.diagnostics import Diagnostics, Severity, fail_soft
 from core_runtime.drivers.event_journal import EventJournal, Place, Retention, Row, Sealer
 from core_runtime.event_bus import NO_REPLAY, Event, RawPayload, Replay
+from core_runtime.rules.routing import matches
 from core_runtime.rules.shown import encode, plain
 from core_runtime.rules.subscriptions import OLDEST, place_of
 from core_runtime.rules.values import ValueProblem, pack, unpack
@@ -136,6 +138,14 @@ class EventHistory:
     async def newest(self, source: str, count: int) -> list[Row]:
         """The last events (of one source, if it is not ``""``) as the operator may see them, oldest first."""
         return await self._read(lambda journal: journal.newest(source, count)) or []
+
+    async def older(self, before: str, count: int, *, source: str = "", topic: str = "") -> list[Row] | None:
+        """Up to ``count`` events from before the one with this id (``""``: from the end), newest first.
+
+        As the operator may see them; ``topic``: exact or a glob, ``""`` for all. None for an id of no known run.
+        """
+        found: list[Row] | None = await self._read(partial(_older, before, count, source, topic))
+        return [] if found is None and not before else found
 
     def flush(self, timeout_s: float = _CLOSE_S) -> None:
         """Wait until everything that was noted so far is written. Blocks."""
@@ -286,6 +296,33 @@ class _Kept(Rows):
                 yield event
             if len(past) < len(page):
                 return
+
+
+class _Typed(Struct):
+    type: str
+
+
+def _older(before: str, count: int, source: str, topic: str, journal: EventJournal) -> list[Row] | None:
+    upto: int | None = None
+    if before:
+        place = place_of(before)
+        known = journal.place(place[0], place[1] - 1) if place is not None else None
+        if known is None:
+            return None
+        upto = known.seq
+    found: list[Row] = []
+    while len(found) < count:
+        page = journal.newest(source, PAGE, upto)
+        found += [row for row in reversed(page) if not topic or matches(topic, _topic(row))]
+        if len(page) < PAGE:
+            break
+        upto = page[0].seq - 1
+    return found[:count]
+
+
+def _topic(row: Row) -> str:
+    """As the operator sees it: the search must not tell a secret that is hidden in it."""
+    return msgspec.json.decode(row.shown, type=_Typed).type
 
 
 class _Load(Struct, frozen=True):

@@ -13,12 +13,15 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from backend_core.errors import HostError, NotFoundError
 from core_runtime.api import views
 from core_runtime.api.console_access import Opened
 from core_runtime.api.context import Api
 from core_runtime.api.endpoints_flows import flow_explained, flows_as_shown
 from core_runtime.diagnosis.doctor import Mended, current_issues
+from core_runtime.event_bus import PACK_SOURCE
 from core_runtime.handlers import components, evidence, limits, metric_history, packs, permissions, secrets, updates
 from core_runtime.handlers.interfaces import edges
 from core_runtime.kernel import Kernel
@@ -143,6 +146,18 @@ class Operator:
     def audit_finding(self) -> str:
         """What the start found wrong with the trail and nobody has acknowledged, or ``""``."""
         return self._host.evidence_fault
+
+    async def events(self, before: str, count: int, *, topic: str, pack_id: str) -> list[View]:
+        """Kept events older than the one with the id ``before`` (``""``: the newest), newest first.
+
+        ``topic``: exact, a glob, or ``""`` for all; ``pack_id`` ``""`` for everybody's. ``NotFoundError`` for an id of
+        no run of the host that is known.
+        """
+        source = f"{PACK_SOURCE}{pack_id}" if pack_id else ""
+        found = await self._host.history.older(before, count, source=source, topic=topic)
+        if found is None:
+            raise NotFoundError("No event of this id is known", code="event_unknown", hint="rumi events")
+        return [{**msgspec.json.decode(row.shown), "time_s": row.time_s} for row in found]
 
     async def issues(self) -> list[View]:
         """What is wrong, newest first."""

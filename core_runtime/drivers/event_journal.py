@@ -140,14 +140,16 @@ class EventJournal:
             )
             return [Row(*row) for row in found]
 
-    def newest(self, source: str, limit: int) -> list[Row]:
-        """The last rows (of one source, if it is not ``""``), oldest first."""
-        which, given = ("WHERE source = ?", (source,)) if source else ("", ())
+    def newest(self, source: str, limit: int, upto: int | None = None) -> list[Row]:
+        """The last rows up to the place ``upto`` (of one source, if it is not ``""``), oldest first."""
+        given: dict[str, object] = {"source = ?": source} if source else {}
+        given |= {} if upto is None else {"seq <= ?": upto}
+        which = f"WHERE {' AND '.join(given)}" if given else ""
         with self._reading() as db:
             found = db.execute(
                 "SELECT run, number, source, time_s, shown, sealed, seq FROM events "  # noqa: S608 - two constants
                 f"{which} ORDER BY seq DESC LIMIT ?",
-                (*given, limit),
+                (*given.values(), limit),
             )
             return [Row(*row) for row in found][::-1]
 

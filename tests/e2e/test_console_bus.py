@@ -1,7 +1,9 @@
-"""The console's pages about interfaces in a real browser: what there is, under which contract, who uses it."""
+"""The console's pages about interfaces and events in a real browser: what there is, who uses it, what happened."""
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, expect
 
+from console.events import PAGE
 from tests.support.documents import ROOT
 from tests.support.running_host import RunningHost, component, one_component_pack
 from tests.support.watched import chromium, opened
@@ -29,6 +32,11 @@ VISITOR = """
 def run(context):
     ir = context["interface_registry"]
     ir.register("visitor.look", lambda args: ir.get("shop.price")(args))
+"""
+SPEAKER = """
+def run(context):
+    bus = context["event_bus"]
+    context["interface_registry"].register("speaker.say", lambda args: bus.publish(args["topic"], args["data"]))
 """
 SIZES: list[tuple[str, dict[str, Any]]] = [("en", {}), ("ja", {"color_scheme": "dark", "viewport": {"width": 320, "height": 760}})]
 
@@ -104,4 +112,51 @@ def test_a_key_is_found_where_the_tab_carries_the_session(tmp_path: Path, browse
         expect(page.get_by_text(words["interfaces_not_found"])).to_be_visible()
         page.wait_for_url("**/interfaces?find=no.such")
         assert [text for text in seen.complaints if "401" not in text] == []
+        seen.context.close()
+
+
+@pytest.mark.parametrize(("language", "options"), SIZES)
+def test_events_are_read_newest_first_chosen_by_topic_and_page_by_page(tmp_path: Path, browser: Browser, language: str, options: dict[str, Any]) -> None:
+    with RunningHost(tmp_path / "home", "embedded") as host:
+        files = one_component_pack("speaker", SPEAKER, provides=("speaker.say",))
+        asks = [{"type": "event.publish", "topics": ["news.*"], "reason": "to speak"}]
+        host.put_pack("speaker", {**files, "backend/permissions.json": json.dumps({"pack_id": "speaker", "permissions": asks})})
+        host.approve("speaker")
+        for number in range(PAGE + 5):
+            host.result("speaker.say", {"topic": f"news.n{number % 2}", "data": {"n": number}})
+        host.result("speaker.say", {"topic": "news.last", "data": {HOSTILE: HOSTILE}})
+        seen = opened(host, browser, language, **options)
+        page, words = seen.page, seen.words
+        page.get_by_role("navigation").get_by_role("link", name=words["events"], exact=True).click()
+        page.wait_for_url("**/_rumi/events")
+        rows = page.locator("main tbody tr")
+        expect(rows).to_have_count(PAGE)
+        expect(rows.filter(has_text="news.last")).to_have_count(1)
+        page.goto(f"http://localhost:{host.web_port}/_rumi/packs/speaker")
+        page.get_by_role("main").get_by_role("link", name=words["events"], exact=True).click()
+        expect(page.get_by_role("heading", level=1)).to_contain_text("speaker")
+        expect(rows.nth(0)).to_contain_text("news.last")
+        expect(rows.nth(1)).to_contain_text(f'{{"n": {PAGE + 4}}}')
+        for forbidden in ("\u202e", "\x1b"):
+            assert forbidden not in page.content()
+        page.get_by_role("link", name=words["events_older"], exact=True).click()
+        page.wait_for_url("**/_rumi/events?pack=speaker&before=*")
+        expect(rows).to_have_text([re.compile(re.escape(f'{{"n": {number}}}')) for number in range(5, -1, -1)])
+        seen.look("33-older", page.url.partition("/_rumi/")[2])
+        page.get_by_role("link", name=words["events_newest"]).click()
+        page.wait_for_url("**/_rumi/events?pack=speaker")
+        page.get_by_label(words["event_topic"]).fill("news.l*")
+        page.keyboard.press("Enter")
+        page.wait_for_url("**/_rumi/events?topic=news.l*&pack=speaker")
+        expect(rows).to_have_count(1)
+        page.get_by_role("link", name=words["interface_all"]).click()
+        page.wait_for_url("**/_rumi/events")
+        seen.look("32-events", "events")
+        page.get_by_label(words["event_topic"]).fill("news.n1")
+        page.keyboard.press("Enter")
+        page.wait_for_url("**/_rumi/events?topic=news.n1")
+        expect(rows).to_have_count((PAGE + 5) // 2)
+        assert seen.complaints == []
+        assert page.goto(f"http://localhost:{host.web_port}/_rumi/events?before=00000000-1").status == 404
+        assert page.goto(f"http://localhost:{host.web_port}/_rumi/events?pack=%3Cb%3E").status == 400
         seen.context.close()

@@ -158,3 +158,50 @@ def test_publishing_from_many_threads_loses_and_doubles_nothing(tmp_path: Path) 
     for name in range(8):
         assert [number for thread, number in found if thread == name] == list(range(100))
     history.close()
+
+
+def older(history: EventHistory, before: str = "", count: int = 1000, **chosen: str) -> list[Any] | None:
+    found = asyncio.run(history.older(before, count, **chosen))
+    return None if found is None else [json.loads(row.shown)["data"] for row in found]
+
+
+def test_what_is_older_than_an_event_is_read_page_by_page_over_restarts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_history, "PAGE", 3)
+    history, bus, _ = opened(tmp_path)
+    for number in range(5):
+        bus.publish(f"old.{number % 2}", number, source="rumi:pack/a")
+    history.close()
+    history, bus, _ = opened(tmp_path)
+    for number in range(5, 9):
+        bus.publish(f"new.{number % 2}", number, source="rumi:pack/b")
+    assert older(history) == [8, 7, 6, 5, 4, 3, 2, 1, 0]
+    seen: list[Any] = []
+    before = ""
+    while rows := asyncio.run(history.older(before, 2)):
+        seen += [json.loads(row.shown)["data"] for row in rows]
+        before = f"{rows[-1].run}-{rows[-1].number}"
+    assert seen == [8, 7, 6, 5, 4, 3, 2, 1, 0]
+    assert older(history, topic="new.1") == [7, 5]
+    assert older(history, topic="*.1") == [7, 5, 3, 1]
+    assert older(history, topic="*.1", count=3) == [7, 5, 3]
+    assert older(history, topic="*.1", source="rumi:pack/a") == [3, 1]
+    assert older(history, topic="none") == []
+    assert older(history, f"{history.run}-7", topic="*.1") == [7, 5, 3, 1], "an id that is still to come, or is not kept"
+    assert [older(history, bad) for bad in ("00000000-3", "x", "-1")] == [None, None, None]
+    history.close()
+
+
+def test_a_topic_is_searched_as_the_operator_sees_it(tmp_path: Path) -> None:
+    redactions = Redactions()
+    redactions.learn("p", "hunter22-secret")
+    history, bus, _ = opened(tmp_path, redactions)
+    bus.publish("say.hunter22-secret", 1)
+    assert older(history, topic="say.*") == [1]
+    assert older(history, topic="*hunter22*") == []
+    history.close()
+
+
+def test_without_a_journal_there_is_nothing_older(tmp_path: Path) -> None:
+    history = EventHistory(Diagnostics(), lambda value: value)
+    assert older(history) == []
+    assert older(history, "00000000-1") is None
