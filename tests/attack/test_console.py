@@ -69,7 +69,7 @@ def test_the_owner_looks_without_a_session_and_decides_with_one(tmp_path: Path) 
         running.put_pack("demo", one_component_pack("demo", SETUP, provides=("demo.hello",)))
         running.ok("POST", "/api/packs/scan")
         visitor = Visitor(running.web_port)
-        for path in ("/", "/_rumi/", "/_rumi/packs/demo", "/_rumi/packs/demo/review", "/_rumi/audit", "/_rumi/issues"):
+        for path in ("/", "/_rumi/", "/_rumi/packs/demo", "/_rumi/packs/demo/review", "/_rumi/audit", "/_rumi/issues", "/_rumi/interfaces", "/_rumi/events"):
             looked = visitor.get(path)
             assert (looked.status, looked.csrf) == (200, "")
         visitor.open(code_in(invite(running)))

@@ -9,6 +9,7 @@ ways, so that a search that finds nothing is known to have looked in the right p
 from __future__ import annotations
 
 import base64
+import html
 import http.client
 import json
 import os
@@ -141,8 +142,8 @@ def everything_shown(host: RunningHost) -> dict[str, bytes]:  # noqa: F811
         if "get" in methods and path not in {"/api/events", "/api/openapi.json"}:
             asked = path.replace("{id}", "leaky").replace("{key}", "leak.fail").replace("{name}", "token")
             found[f"GET {asked}"] = got(host, host.api_port, asked)
-    for page in ("/", "/_rumi/"):
-        found[f"page {page}"] = got(host, host.web_port, page)
+    for page in ("/", "/_rumi/", "/_rumi/interfaces", "/_rumi/interfaces/leak.fail", "/_rumi/events", "/_rumi/events?topic=*leak*"):
+        found[f"page {page}"] = html.unescape(got(host, host.web_port, page).decode()).encode()
     for words in (
         "secret list leaky", "pack show leaky", "pack permissions leaky", "logs leaky", "audit tail", "doctor", "interface list",
         "interface edges", "events -n 1000", "interface edges --json", "events -n 1000 --json",
