@@ -36,6 +36,7 @@ from core_runtime.rules.flow import model, values
 from core_runtime.rules.flow.changes import Status
 from core_runtime.rules.flow.compose import Composition, World
 from core_runtime.rules.flow.explain import as_diff
+from core_runtime.rules.flow.parse_scalars import suggestion
 from core_runtime.rules.flow.plan import Plan, plan_flow, walk_steps
 from core_runtime.rules.flow.run import Surroundings
 from core_runtime.rules.permissions import Allow
@@ -140,10 +141,11 @@ class Kernel:
         """One flow as it would run now. ``NotFoundError`` when there is none."""
         found = await self.flows()
         if flow_id not in found:
+            known = f"Known flows: {', '.join(sorted(found)[:50]) or 'none'}."
             raise NotFoundError(
                 f"There is no flow {quote(flow_id, 80)}",
                 code="flow_unknown",
-                detail=f"Known flows: {', '.join(sorted(found)[:50]) or 'none'}.",
+                detail=f"{suggestion(flow_id, found)} {known}".lstrip(),
                 hint="A flow's file may have been refused; see the issues (rumi doctor).",
             )
         return found[flow_id]

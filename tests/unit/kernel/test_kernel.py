@@ -163,6 +163,32 @@ def test_flows_by_name(tmp_path):
     asyncio.run(story())
 
 
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ("shop.oder", "Did you mean 'shop.order'? Known flows: "),
+        ("zzz", "Known flows: "),
+        ("shop.order\x1b[2J" + "x" * 100_000, "Known flows: "),
+    ],
+)
+def test_an_unknown_flow_is_answered_with_the_nearest_one(tmp_path, asked, told):
+    folder = tmp_path / "flow" / "core"
+    folder.mkdir(parents=True)
+    (folder / "order.flow.yaml").write_text("flow: shop.order\nsteps: [{set: {x: 1}}]\n")
+    for number in range(60):  # more than are listed
+        (folder / f"{number}.flow.yaml").write_text(f"flow: a.{'b' * 20}{number}\nsteps: [{{set: {{x: 1}}}}]\n")
+
+    async def story():
+        kernel = Kernel(await with_bus(bare_host(tmp_path)))
+        for ask in (kernel.flow, kernel.run):
+            with pytest.raises(NotFoundError) as refused:
+                await ask(asked)
+            assert refused.value.detail.startswith(told)
+            assert "\x1b" not in str(refused.value)
+
+    asyncio.run(story())
+
+
 def test_a_name_is_bound_once(tmp_path):
     async def story():
         kernel = Kernel(bare_host(tmp_path))
