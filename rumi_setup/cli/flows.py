@@ -119,15 +119,21 @@ def explain(flow_id: str, step: str, without: str, as_new: bool) -> None:  # noq
     for one in found.get("steps") or []:
         origin = one.get("origin") or {}
         what = one.get("handler") or one.get("verb")
-        by = ", ".join(map(str, one.get("acts_as") or [])) or say("the operator")
         place = show.safe(f"{origin.get('file')}:{origin.get('line')}", 200)
-        from_where = f"{place} · {show.safe(origin.get('layer'), 20)} · {by}"
+        from_where = f"{place} · {show.safe(origin.get('layer'), 20)} · {_actor(one, origin)}"
         show.section(show.safe(f"{one.get('path')}: {what}", 200), [from_where, *_changes(one)])
     if found.get("changes"):
         show.section(say("Changes that left no step"), _changes(found))
     if found.get("style"):
         _older(found["style"], f"./rumi flow explain {show.safe(flow_id)} --as-new")
     show.next_step(f"./rumi flow graph {show.safe(flow_id)}")
+
+
+def _actor(one: Any, origin: Any) -> str:
+    """Who a step acts as, in the console's words: Packs, the host for an official flow's, else the operator."""
+    if packs := one.get("acts_as"):
+        return ", ".join(show.safe(pack, 80) for pack in packs)
+    return say("the host") if origin.get("layer") == "core" else say("the operator")
 
 
 def _older(style: Any, command: str) -> None:
