@@ -18,6 +18,7 @@ from typing import Any
 from core_runtime.rules.flow import model
 from core_runtime.rules.flow.compose import Composition
 from core_runtime.rules.flow.plan import Plan, blocks_of
+from core_runtime.rules.flow.values import Value
 
 LABEL_CHARS = 60
 
@@ -57,6 +58,35 @@ def groups_of(plan: Plan) -> Iterator[tuple[str, str, bool, tuple[model.Step, ..
     yield from (("phase", phase.name, phase.sealed, steps) for phase, steps in plan.phases)
     yield from (("catch", catch.error, False, catch.do) for catch in plan.flow.catch)
     yield "finally", "", False, plan.flow.finally_
+
+
+def lanes_of(step: model.Step) -> Iterator[tuple[str, str, tuple[model.Step, ...]]]:
+    """The blocks directly below a step in their order: what kind, its words, its steps.
+
+    Kinds: do, branch, when, default, catch, finally. Words: the branch's name, the condition, the errors' pattern.
+    """
+    match step.action:
+        case model.Do(steps):
+            yield "do", "", steps
+        case model.Parallel(branches):
+            yield from (("branch", name, steps) for name, steps in branches)
+        case model.Choose(cases):
+            for case in cases:
+                yield "default" if case.when is None else "when", as_written(case.when), case.do
+        case model.Each() | model.Loop() | model.Construct():
+            yield "do", "", step.action.do
+        case _:
+            pass
+    yield from (("catch", catch.error, catch.do) for catch in step.catch)
+    if step.finally_:
+        yield "finally", "", step.finally_
+
+
+def as_written(value: Value | None) -> str:
+    """A value as the document spells it."""
+    if value is None:
+        return ""
+    return value.source if isinstance(value.source, str) else json.dumps(value.source, ensure_ascii=False, default=str)
 
 
 def verb_of(step: model.Step) -> str:
@@ -117,11 +147,12 @@ class _Graph:
             found.append(f'  {node}["{_label(self._words(step))}"]')
             if last:
                 found.append(f"  {last} --> {node}")
-            for block in blocks_of(step):
+            for kind, words, block in lanes_of(step):
                 inner, _ = self._block(block, "")
                 if inner:
                     box = self._next()
-                    found += [f'  subgraph {box}["{_label(f"in {step.id}")}"]', *inner, "  end", f"  {node} -.-> {box}"]
+                    title = f"{kind} {words} in {step.id}" if words else f"{kind} in {step.id}"
+                    found += [f'  subgraph {box}["{_label(title)}"]', *inner, "  end", f"  {node} -.-> {box}"]
             last = node
         return found, last
 

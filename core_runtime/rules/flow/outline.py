@@ -8,7 +8,6 @@ Not here: places on a page (whoever draws), the list (``explain``). Pure.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
 from typing import Any
@@ -17,8 +16,7 @@ from msgspec import Struct
 
 from core_runtime.rules.flow import model
 from core_runtime.rules.flow.compose import Composition
-from core_runtime.rules.flow.explain import groups_of, verb_of
-from core_runtime.rules.flow.values import Value
+from core_runtime.rules.flow.explain import as_written, groups_of, lanes_of, verb_of
 
 
 class Lane(Struct, frozen=True):
@@ -76,26 +74,12 @@ class _Outline:
         number = next(self._numbers)
         by = () if step.acts_as == (self._owner,) else step.acts_as
         return Outlined(
-            number, step.id, step.path, verb_of(step), _what(step.action), _said(step.when), by,
+            number, step.id, step.path, verb_of(step), _what(step.action), as_written(step.when), by,
             step.path in self._changed, step.sealed, not step.enabled, tuple(self._lanes(step)),
         )  # fmt: skip
 
     def _lanes(self, step: model.Step) -> Iterator[Lane]:
-        match step.action:
-            case model.Do(steps):
-                yield Lane("do", "", self.steps(steps))
-            case model.Parallel(branches):
-                yield from (Lane("branch", name, self.steps(steps)) for name, steps in branches)
-            case model.Choose(cases):
-                for case in cases:
-                    yield Lane("default" if case.when is None else "when", _said(case.when), self.steps(case.do))
-            case model.Each() | model.Loop() | model.Construct():
-                yield Lane("do", "", self.steps(step.action.do))
-            case _:
-                pass
-        yield from (Lane("catch", catch.error, self.steps(catch.do)) for catch in step.catch)
-        if step.finally_:
-            yield Lane("finally", "", self.steps(step.finally_))
+        return (Lane(kind, words, self.steps(steps)) for kind, words, steps in lanes_of(step))
 
 
 def _what(action: model.Action) -> str:
@@ -105,28 +89,21 @@ def _what(action: model.Action) -> str:
         case model.Subflow(flow):
             return flow
         case model.Emit(topic):
-            return _said(topic)
+            return as_written(topic)
         case model.Wait(event=event) if event:
             return event
         case model.Wait(delay_s=delay_s) if delay_s is not None:
             return f"{delay_s:g}s"
         case model.Wait(until=until) if until is not None:
-            return _said(until)
+            return as_written(until)
         case model.Each(source, handler=handler):
-            return handler or _said(source)
+            return handler or as_written(source)
         case model.Construct(pack, name):
             return f"{pack}:{name}" if pack else name
         case model.Set(values):
             return ", ".join(".".join(path) for path, _ in values)
         case _:
             return ""
-
-
-def _said(value: Value | None) -> str:
-    """As it was written."""
-    if value is None:
-        return ""
-    return value.source if isinstance(value.source, str) else json.dumps(value.source, ensure_ascii=False, default=str)
 
 
 def as_data(groups: Sequence[Group]) -> list[Mapping[str, Any]]:
