@@ -25,11 +25,15 @@ MAX_ANSWER_BYTES: Final = 4_096
 
 
 class StepReport(Struct, frozen=True, gc=False):
-    """A step's result with what it took."""
+    """A step's result with what it took.
+
+    ``replayed``: it follows from what the run's journal tells; its times are those of reading that.
+    """
 
     result: endings.StepResult
     started_at: float
     duration_s: float
+    replayed: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """JSON for the API."""
@@ -42,6 +46,7 @@ class StepReport(Struct, frozen=True, gc=False):
             "status": self.result.status.value,
             "reason": self.result.reason,
             "attempts": self.result.attempts,
+            "replayed": self.replayed,
             "error": error.as_dict() if error else None,
             "started_at": self.started_at,
             "duration_s": round(self.duration_s, 6),

@@ -43,7 +43,8 @@ FAIR_TURNS: Final = 256
 """Answers in a row that need nobody, before others of the event loop have a turn."""
 
 Emit = Callable[[Any], Awaitable[None]]
-Note = Callable[[endings.StepResult, float, float], None]
+Note = Callable[[endings.StepResult, float, float, bool], None]
+"""A step's result, when it began (seconds since 1970), how long it took in seconds, whether the journal told it."""
 
 
 class Journal(Protocol):
@@ -89,6 +90,7 @@ class FlowRun:
     _work: dict[int, asyncio.Future[Any] | _Timer] = field(default_factory=dict)
     _places: dict[int, str] = field(default_factory=dict)
     _waiting: dict[str, asking.Asking] = field(default_factory=dict)
+    _replaying: bool = False
 
     async def drive(self) -> endings.Outcome:
         """Run to the end. Cancelling this coroutine cancels the run, with its ``finally`` steps."""
@@ -97,6 +99,7 @@ class FlowRun:
         cancelled = False
         turns = 0
         try:
+            self._replaying = bool(self.history)
             self._perform(self._machine.start())
             self._replay()
             while self._machine.outcome is None:
@@ -162,6 +165,7 @@ class FlowRun:
             elif isinstance(asked, asking.Next) and isinstance(asked.handle, Cut):
                 asked.handle.skip += 1
             self._perform(self._machine.answer(asked.token, value, recorded.error))
+        self._replaying = False
         left, self._waiting = list(self._waiting.values()), {}
         for asked in left:
             if asked.token in self._places:
@@ -316,10 +320,8 @@ class FlowRun:
 
     def _ended(self, result: endings.StepResult, place: str) -> None:
         began = self.under_way.pop((place, result.path), None)
-        if self.history:
-            return
         ended = time.monotonic()
         if began is None:
-            self.note(result, time.time(), 0.0)
+            self.note(result, time.time(), 0.0, self._replaying)
         else:
-            self.note(result, began.at_s, ended - began.monotonic_s)
+            self.note(result, began.at_s, ended - began.monotonic_s, self._replaying)

@@ -228,8 +228,8 @@ class FlowRuns:
         history: deque[Recorded], emit: Emit | None, around: Surroundings,
         parent: Call | None = None, began: Began | None = None,
     ) -> RunReport:  # fmt: skip
-        def note(result: endings.StepResult, started_at: float, duration_s: float) -> None:
-            self._note(report, StepReport(result, started_at, duration_s))
+        def note(result: endings.StepResult, started_at: float, duration_s: float, replayed: bool) -> None:  # noqa: FBT001
+            self._note(report, StepReport(result, started_at, duration_s, replayed))
 
         kept = MemoryJournal(report) if plan.flow.journal is model.Journal.MEMORY else journal
         run = FlowRun(
@@ -296,6 +296,8 @@ class FlowRuns:
 
     def _note(self, report: RunReport, step: StepReport) -> None:
         report.add(step)
+        if step.replayed:
+            return  # nothing was done; what it was when it was done counted then
         result, error = step.result, step.result.error
         host = self._kernel.host
         self._failing.note(host.diagnostics, report.flow, result)

@@ -209,7 +209,8 @@ def _ended(report: Any) -> None:
     else:
         show.data(report.get("output"))
         steps = [
-            (one.get("step"), one.get("status"), f"{float(one.get('duration_s') or 0):.3f}",
+            (one.get("step"), one.get("status"),
+             say("from the journal") if one.get("replayed") else f"{float(one.get('duration_s') or 0):.3f}",
              one.get("reason") or (one.get("error") or {}).get("title", ""))
             for one in report.get("steps") or []
         ]  # fmt: skip

@@ -404,6 +404,7 @@ JAPANESE: dict[str, str] = {
         "実行される形のフローを、現在の形式の文書として表示する。",
     "Written in an older style ({style}). In the form of today: {command}":
         "古い形式（{style}）で書かれています。現在の形式での表示: {command}",
+    "from the journal": "記録から",
     "the host": "ホスト",
     "the operator": "運用者",
     "Changes that left no step": "ステップに残らなかった変更",

@@ -144,6 +144,9 @@ def test_a_flow_is_explained_run_from_its_form_followed_and_resumed(tmp_path: Pa
         page.reload()
         expect(page.locator("#output ~ pre")).to_contain_text('"note": "hello"')
         assert colour(seen, "tidy") == named(seen, "good")
+        price, tidy = (page.get_by_role("row").filter(has=page.get_by_role("rowheader", name=name)) for name in ("price", "tidy"))
+        expect(price).to_contain_text(words["step_replayed"])
+        expect(tidy).not_to_contain_text(words["step_replayed"])
         seen.look("25-ended", f"runs/{run_id}")
         assert [text for text in seen.complaints if "422" not in text and "400" not in text] == []
         seen.context.close()

@@ -242,6 +242,7 @@ def test_a_journalled_run_goes_on_after_the_host_was_killed(host: RunningHost, n
     host.result("acme.open")
     report = host.ok("POST", f"/api/runs/{cut['run_id']}/resume")
     assert (report["status"], report["output"], host.result("acme.asked")) == ("ok", 800, [8])
+    assert [step["step"] for step in report["steps"] if step["replayed"]] == ["quick"], report
     status, envelope = host.request("POST", f"/api/runs/{cut['run_id']}/resume")
     assert (status, envelope["success"]) == (409, False), envelope
 

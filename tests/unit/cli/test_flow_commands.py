@@ -40,6 +40,17 @@ def step(path: str, layer: str, *acts_as: str) -> dict[str, object]:
             "acts_as": list(acts_as), "changes": []}  # fmt: skip
 
 
+@pytest.mark.parametrize(("language", "told"), [("en", "from the journal"), ("ja", "記録から")])
+def test_a_resumed_run_shows_which_steps_its_journal_told(host, capsys, monkeypatch, language, told) -> None:
+    monkeypatch.setenv("RUMI_LANG", language)
+    ended = {"status": "ok", "duration_s": 0.25, "reason": "", "error": None}
+    steps = [{"step": "a", **ended, "replayed": True}, {"step": "b", **ended, "replayed": False}, {"step": "c", **ended}]
+    host.answers["POST /api/runs/r1/resume"] = {"run_id": "r1", "status": "ok", "output": 1, "steps": steps}
+    _, out, err = run(capsys, "flow", "resume", "r1")
+    assert out == "1\n"
+    assert [line.strip() for line in err.splitlines()[1:4]] == [f"a · ok · {told}", "b · ok · 0.250", "c · ok · 0.250"]
+
+
 @pytest.mark.parametrize(
     ("language", "core", "user"), [("en", "the host", "the operator"), ("ja", "ホスト", "運用者")]
 )

@@ -10,7 +10,7 @@ import os
 
 import pytest
 
-from backend_core.errors import ConflictError, HostError, NotFoundError, RequestError, TrustError
+from backend_core.errors import ConflictError, HostError, NotFoundError, PackError, RequestError, TrustError
 from core_runtime.diagnostics import Diagnostics
 from core_runtime.drivers import run_journal
 from core_runtime.drivers.keys import Keyring
@@ -224,6 +224,51 @@ def test_a_run_cut_at_any_answer_resumes_to_the_same_end(tmp_path):
         answered = sum(b'@1","v"' in line for line in lines[1:cut])  # calls; items of the stream have numbers
         assert len(calls) + answered == 5, "each call was made once, before the cut or after it"
         assert read_account(path, seals_of(tmp_path)).end is not None
+
+
+def test_a_resumed_run_lists_what_its_journal_told_as_replayed(tmp_path):
+    whole = tell(tmp_path, lambda kernel: kernel.run("t.flow"), JOURNALLED, keys=keys([]))
+    assert not any(step["replayed"] for step in whole.as_dict()["steps"])
+    path = journal_of(tmp_path)
+    lines = path.read_bytes().splitlines(keepends=True)
+    seen = set()
+    for cut in range(1, len(lines)):
+        path.write_bytes(b"".join(lines[:cut]))
+        calls: list[tuple[int, str | None]] = []
+        report = tell(tmp_path, lambda kernel: kernel.resume(path.name.partition(".")[0]), JOURNALLED, keys=keys(calls))
+        steps = report.as_dict()["steps"]
+        assert sorted(step["step"] for step in steps) == sorted(step.result.path for step in whole.steps), cut
+        assert all(step["status"] == "ok" for step in steps)
+        anew = [step["step"] for step in steps if step["handler"] == "acme.step" and not step["replayed"]]
+        assert len(anew) == len(calls), (cut, "a step that was asked again is none that the journal told of")
+        seen.add(tuple(step["step"] for step in steps if step["replayed"]))
+    assert () in seen, "nothing was answered before the cut"
+    assert ("first", "many/x", "many/x", "many/x", "many", "s", "pause", "pay") in seen
+
+
+def test_a_replayed_failure_is_counted_once(tmp_path):
+    """By the run that had it: resuming it often makes no component look as if it failed often."""
+
+    async def fails(_args, _ctx):
+        raise PackError("No", code="no", pack_id="acme")
+
+    failing = flow(
+        {"id": "bad", "call": "acme.bad", "on_error": "continue"}, {"id": "pause", "wait": "1ms"}, journal="file"
+    )
+    tell(tmp_path, lambda kernel: kernel.run("t.flow"), failing, keys={"acme.bad": fails})
+    path = journal_of(tmp_path)
+    head = b"".join(path.read_bytes().splitlines(keepends=True)[:2])
+
+    async def often(kernel):
+        for _ in range(TOLD_AFTER + 1):
+            path.write_bytes(head)
+            report = await kernel.resume(path.name.partition(".")[0])
+        told = [(step.result.path, step.result.status.value, step.replayed) for step in report.steps]
+        return told, kernel.host.diagnostics.issues()
+
+    told, issues = tell(tmp_path, often, failing, keys={"acme.bad": fails})
+    assert told == [("bad", "failed", True), ("pause", "ok", False)]
+    assert [one for one in issues if one.code == "flow_step_failing"] == []
 
 
 def test_the_key_of_a_once_step_is_the_same_when_it_is_done_again(tmp_path):
