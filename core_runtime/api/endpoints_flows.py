@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from backend_core.errors import AuthorError, HostError, PackError, RumiError
+from backend_core.errors import AuthorError, HostError, NotFoundError, PackError, RumiError, quote
 from core_runtime.api.call import STEP_PATH, Call
 from core_runtime.api.context import Api
 from core_runtime.api.envelope import failure_body
@@ -26,6 +26,7 @@ from core_runtime.rules.flow import outline as outlined
 from core_runtime.rules.flow.compose import Composition
 from core_runtime.rules.flow.modifier import Modifier
 from core_runtime.rules.flow.older.pipelines import Pipelines, merged
+from core_runtime.rules.flow.parse_scalars import suggestion
 from core_runtime.rules.flow.rehearse import rehearse
 from core_runtime.rules.shown import plain
 from core_runtime.tracing import entering
@@ -83,17 +84,32 @@ async def show(api: Api, call: Call) -> Any:
 
 
 async def explain(api: Api, call: Call) -> Any:
-    """``step`` narrows to one; ``without`` names a modifier: the difference that it makes."""
+    """``step`` narrows to one; ``without`` names a modifier: the difference that it makes.
+
+    ``NotFoundError`` for a step that is not there.
+    """
     kernel = _kernel(api)
     composition = await kernel.flow(_flow_id(call))
     found = explained.as_data(composition)
     step, without = call.text("step", STEP_PATH), call.text("without")
     if step:
-        found["steps"] = [one for one in found["steps"] if one["path"] == step]
+        found["steps"] = [_step_of(found, step)]
     answer = {**found, "mermaid": explained.as_mermaid(composition)}
     if without:
         answer["difference"] = await kernel.difference(_flow_id(call), without)
     return answer
+
+
+def _step_of(found: dict[str, Any], path: str) -> dict[str, Any]:
+    paths: dict[str, dict[str, Any]] = {one["path"]: one for one in found["steps"]}
+    if path not in paths:
+        raise NotFoundError(
+            f"The flow {found['flow']} has no step {quote(path, 80)}",
+            code="step_unknown",
+            detail=suggestion(path, paths).lstrip(),
+            hint=f"A step is named by its path: rumi flow explain {found['flow']}",
+        )
+    return paths[path]
 
 
 async def plan(api: Api, call: Call) -> Any:

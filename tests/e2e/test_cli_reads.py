@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import click
 import pytest
 
+from rumi_setup.cli import codes
 from rumi_setup.cli.main import root
 from rumi_setup.core.initializer import initialise
 from tests.support.running_host import ROOT, RunningHost, one_component_pack
@@ -82,3 +83,22 @@ def test_every_command_called_list_or_show_is_asked() -> None:
         if isinstance(group, click.Group):
             read = {"list", "show", "history", "runs", "tail", "verify", "pending"} & set(group.list_commands(context))
             assert {(name, one) for one in read} - {("flow", "show"), ("pack", "verify")} <= asked, name
+
+
+@pytest.mark.embedded
+@pytest.mark.parametrize("words", ["run reader.gret", "explain reader.gret", "graph reader.gret", "plan reader.gret"])
+def test_an_unknown_flow_is_answered_with_the_nearest_one(host: RunningHost, words: str) -> None:
+    done = rumi(host, "flow", *words.split())
+    assert (done.returncode, done.stdout) == (codes.NOT_FOUND, "")
+    assert "Did you mean 'reader.greet'?" in done.stderr
+
+
+@pytest.mark.embedded
+def test_an_unknown_step_is_answered_with_the_nearest_one(host: RunningHost) -> None:
+    [step] = host.ok("GET", "/api/flows/reader.greet/explain")["steps"]
+    mistyped = f"{step['path']}s"
+    done = rumi(host, "flow", "explain", "reader.greet", mistyped)
+    assert (done.returncode, done.stdout) == (codes.NOT_FOUND, "")
+    assert f"Did you mean '{step['path']}'?" in done.stderr
+    status, envelope = host.request("GET", f"/api/flows/reader.greet/explain?step={mistyped}")
+    assert (status, envelope["code"]) == (404, "step_unknown")
