@@ -5,7 +5,7 @@ double a document at every operation; both matter when a stranger writes the pat
 
 Invariants:
   * A patch applies whole or not at all: the given document is never touched.
-  * Equality is JSON's (RFC 6902, 4.6): numbers by value, ``true`` is not ``1``, objects without order.
+  * Equality is JSON's (RFC 6902, 4.6): numbers by the value that was written, ``true`` is not ``1``, objects without order.
   * What ``copy`` and ``add`` may build is bounded, in values and in depth: whoever walks the result may recurse.
 
 Not here: which addon may patch what (``addon_manager``), reading files.
@@ -18,6 +18,7 @@ import json
 import re
 import urllib.parse
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from decimal import Decimal
 from typing import Any, Final
 
 from backend_core.errors import AuthorError, quote
@@ -81,12 +82,22 @@ def equal(one: Any, other: Any) -> bool:
     if isinstance(one, bool) or isinstance(other, bool):
         return one is other
     if isinstance(one, int | float) and isinstance(other, int | float):
-        return one == other
+        return one == other if type(one) is type(other) else _written(one) == _written(other)
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(equal(value, other[key]) for key, value in one.items())
     if isinstance(one, list) and isinstance(other, list):
         return len(one) == len(other) and all(map(equal, one, other))
     return type(one) is type(other) and bool(one == other)
+
+
+def _written(number: object) -> object:
+    """A number whose fraction is nothing, as the integer that its decimal spelling says: 1e30 is 10**30.
+
+    The double nearest to 10**30 is another integer; Python compares with that one.
+    """
+    if isinstance(number, float) and number.is_integer():
+        return int(Decimal(repr(number)))
+    return number
 
 
 def apply_patch(document: Any, patch: Sequence[Mapping[str, Any]]) -> Any:

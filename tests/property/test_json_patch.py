@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from fractions import Fraction
 
 import jsonpatch
 from hypothesis import given
@@ -88,6 +89,30 @@ def test_an_admitted_addon_changes_nothing_outside_its_prefix(document, patch, p
     if prefix:
         for key in document.keys() - {prefix[0]}:
             assert equal(resolve(after, format_pointer([key])), document[key])
+
+
+SIGNIFICANT = st.integers(-(10**15) + 1, 10**15 - 1)
+"""Fifteen digits: as many as a double gives back as they were written."""
+
+
+@given(SIGNIFICANT, st.integers(-30, 290), st.sampled_from([-1, 0, 0, 0, 1]))
+def test_numbers_are_equal_if_what_was_written_is(digits, exponent, off) -> None:
+    """RFC 6902, 4.6, against fractions: an integer near the number, or it itself, and the number in its other spelling."""
+    written = f"{digits}e{exponent}"
+    whole = int(Fraction(written)) + off
+    same = Fraction(written) == whole
+    assert equal(json.loads(written), whole) is same
+    assert equal([whole], [json.loads(written)]) is same
+
+
+@given(st.integers() | st.floats(allow_nan=False) | st.booleans(), st.integers(-1, 1))
+def test_equality_of_numbers_is_one_of_values_only(one, off) -> None:
+    """No two integers equal the same float, and true and false equal no number."""
+    near = int(one) + off if one not in {float("inf"), float("-inf")} else off
+    if equal(near, one):
+        assert not isinstance(one, bool)
+        assert not equal(near + 1, one)
+        assert not equal(near - 1, one)
 
 
 PLAIN = st.recursive(

@@ -211,6 +211,101 @@ def test_rfc_6902_section_5_a_test_that_fails_undoes_what_went_before() -> None:
     assert before == {"a": {"b": {"c": "foo"}}}
 
 
+SENTENCES = {
+    "4: members that are not defined for an operation are ignored": (
+        {"a": 1, "b": 2},
+        [{"op": "remove", "path": "/a", "value": 7, "from": "no pointer"}, {"op": "add", "path": "/c", "value": 3, "from": 9}],
+        {"b": 2, "c": 3}),
+    "4.1: elements at or above the index are shifted one to the right": (
+        [1, 2, 3], [{"op": "add", "path": "/0", "value": 0}, {"op": "test", "path": "/3", "value": 3}], [0, 1, 2, 3]),
+    "4.1: the index may equal the number of elements": (
+        {"a": [[], 1]}, [{"op": "add", "path": "/a/0/0", "value": 2}], {"a": [[2], 1]}),
+    "4.1: a member that exists is replaced, whatever its type was": (
+        {"a": [1, 2]}, [{"op": "add", "path": "/a", "value": {"b": None}}], {"a": {"b": None}}),
+    "4.2: elements above the index are shifted one to the left": (
+        [1, 2, 3, 4], [{"op": "remove", "path": "/1"}, {"op": "remove", "path": "/1"}], [1, 4]),
+    "4.2: a member whose value is null exists": ({"a": None}, [{"op": "remove", "path": "/a"}], {}),
+    "4.3: as a remove and an add at the same place, in an array": (
+        [1, 2, 3], [{"op": "replace", "path": "/1", "value": [9]}], [1, [9], 3]),
+    "4.3: a member whose value is null can be replaced": (
+        {"a": None}, [{"op": "replace", "path": "/a", "value": 0}], {"a": 0}),
+    "4.4: the target is looked up after the removal": (
+        [1, 2, 3], [{"op": "move", "from": "/0", "path": "/2"}], [2, 3, 1]),
+    "4.4: to the end of the array it comes from": ([1, 2, 3], [{"op": "move", "from": "/0", "path": "/-"}], [2, 3, 1]),
+    "4.4: from one array into another": (
+        [[1, 2], [3]], [{"op": "move", "from": "/0/0", "path": "/1/0"}], [[2], [1, 3]]),
+    "4.5: as an add, an array gets one more": ([1, 2], [{"op": "copy", "from": "/1", "path": "/0"}], [2, 1, 2]),
+    "4.5: as an add, a member that exists is replaced": (
+        {"a": 1, "b": [2]}, [{"op": "copy", "from": "/a", "path": "/b"}], {"a": 1, "b": 1}),
+    "4.6: the ordering of members is not significant, at any depth": (
+        [{"a": {"b": 1, "c": [{"d": 2, "e": 3}]}}],
+        [{"op": "test", "path": "", "value": [{"a": {"c": [{"e": 3, "d": 2}], "b": 1}}]}],
+        [{"a": {"b": 1, "c": [{"d": 2, "e": 3}]}}]),
+    "4.6: literals are equal if they are the same": (
+        [True, False, None],
+        [{"op": "test", "path": f"/{at}", "value": value} for at, value in enumerate((True, False, None))],
+        [True, False, None]),
+    "5: operations go on upon the result of the one before": (
+        {}, [{"op": "add", "path": "/a", "value": {}}, {"op": "add", "path": "/a/b", "value": [1]},
+             {"op": "move", "from": "/a/b", "path": "/c"}, {"op": "replace", "path": "/c/0", "value": 2}], {"a": {}, "c": [2]}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SENTENCES)
+def test_rfc_6902_sentence_by_sentence(name) -> None:
+    before, patch, after = SENTENCES[name]
+    assert equal(apply_patch(before, patch), after)
+
+
+REFUSING_SENTENCES = {
+    "4: op is one of six, in this spelling": ({}, {"op": "Add", "path": "/a", "value": 1}, "patch_invalid"),
+    "4: path is a string": ({}, {"op": "add", "path": None, "value": 1}, "patch_invalid"),
+    "4.1: the place it is added to is an object or an array": (
+        {"a": None}, {"op": "add", "path": "/a/b", "value": 1}, "patch_target"),
+    "4.1: the end of an array has nothing inside": ([[]], {"op": "add", "path": "/-/0", "value": 1}, "patch_target"),
+    "4.4: the index is counted after the removal": ([1, 2], {"op": "move", "from": "/0", "path": "/2"}, "patch_target"),
+    "4.4: from must exist, even where it is the target": ({}, {"op": "move", "from": "/a", "path": "/a"}, "patch_target"),
+    "4.4: the whole document can't move into itself": ({"a": 1}, {"op": "move", "from": "", "path": "/b"}, "patch_invalid"),
+    "4.5: from must exist": ({"a": 1}, {"op": "copy", "from": "/b", "path": "/c"}, "patch_target"),
+    "4.5: from is a pointer": ({"a": 1}, {"op": "copy", "from": "a", "path": "/c"}, "patch_invalid"),
+    "4.6: the place that is tested exists, even for null": ({}, {"op": "test", "path": "/a", "value": None}, "patch_target"),
+    "4.6: strings have the same code points": (["\u00e9"], {"op": "test", "path": "/0", "value": "e\u0301"}, "patch_test"),
+    "4.6: strings have the same number of characters": (["a"], {"op": "test", "path": "/0", "value": "a "}, "patch_test"),
+    "4.6: arrays have as many values": ([[1]], {"op": "test", "path": "/0", "value": [1, 1]}, "patch_test"),
+    "4.6: arrays have them at the same places": ([[1, 2]], {"op": "test", "path": "/0", "value": [2, 1]}, "patch_test"),
+    "4.6: objects have as many members (more there)": (
+        [{"a": 1, "b": 2}], {"op": "test", "path": "/0", "value": {"a": 1}}, "patch_test"),
+    "4.6: objects have as many members (fewer there)": (
+        [{"a": 1}], {"op": "test", "path": "/0", "value": {"a": 1, "b": None}}, "patch_test"),
+    "4.6: objects have the same names": ([{"a": 1}], {"op": "test", "path": "/0", "value": {"A": 1}}, "patch_test"),
+    "4.6: values are of the same type": ([[]], {"op": "test", "path": "/0", "value": {}}, "patch_test"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSING_SENTENCES)
+def test_rfc_6902_what_its_sentences_forbid(name) -> None:
+    before, operation, code = REFUSING_SENTENCES[name]
+    with pytest.raises(PatchError) as caught:
+        apply_patch(before, [operation])
+    assert caught.value.code == code
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("1" + "0" * 30, "1e30", True), ("1" + "0" * 308, "1e308", True), ("-1" + "0" * 23, "-1E+23", True),
+        ("1", "10e-1", True), ("0", "-0.0", True), ("9007199254740992", "9007199254740992.0", True),
+        ("9007199254740993", "9007199254740992.0", False), ("1000000000000000019884624838656", "1e30", False),
+        ("1" + "0" * 29 + "1", "1e30", False), ("1", "1.0000000000000002", False), ("1" + "0" * 400, "1e308", False),
+        ("true", "1", False), ("false", "0.0", False), ("null", "0", False), ('"1"', "1", False),
+    ],
+)  # fmt: skip
+def test_rfc_6902_section_4_6_numbers_by_their_value(one, other, same) -> None:
+    """What counts is the number that was written, not the binary fraction that stands for it."""
+    assert equal(json.loads(one), json.loads(other)) is same
+    assert equal(json.loads(other), json.loads(one)) is same
+
+
 # -- section 3 to 5, in the corners -----------------------------------------------------------------------------------------------
 
 
