@@ -39,6 +39,7 @@ from core_runtime.interface_registry import InterfaceRegistry
 from core_runtime.permission_manager import PermissionManager
 from core_runtime.ports import DriverStatus
 from core_runtime.rules.combination import PackNode
+from core_runtime.rules.next_step import ABSENT
 from core_runtime.rules.resolve import Unit
 from core_runtime.rules.sandbox import Isolation
 from core_runtime.rules.settings import Settings
@@ -104,10 +105,11 @@ class Failure(Struct, frozen=True):
 
 
 class Waiting(Struct, frozen=True):
-    """An approved Pack of which nothing can start yet: what it consists of, and the reason in a sentence."""
+    """An approved Pack of which nothing can start yet: what it consists of, why, and what to do about it."""
 
     units: tuple[Unit, ...]
     reason: str
+    next_step: str = ABSENT
 
 
 async def _no_flows() -> Sequence[PackNode]:

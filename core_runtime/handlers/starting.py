@@ -30,6 +30,7 @@ from core_runtime.handlers.host import Failure, Host, Waiting
 from core_runtime.handlers.isolation import DOCKER_TITLE, launch_request, no_isolation_issue, sandbox_target
 from core_runtime.rules.approval import State
 from core_runtime.rules.component_work import pack_key, pack_of, units_of
+from core_runtime.rules.next_step import next_step
 from core_runtime.rules.resolve import NOTHING, Blocked, Unit, resolve
 
 START_FAILED = "pack_start_failed"
@@ -56,7 +57,7 @@ async def _start_approved(host: Host, statuses: Sequence[PackStatus]) -> dict[st
     owners.settle(host)
     order, blocked = _order(host, approved, statuses)
     for pack_id, reasons in blocked.items():
-        host.waiting[pack_id] = Waiting(tuple(units_of(approved[pack_id])), reasons[0].reason)
+        host.waiting[pack_id] = _waiting(host, units_of(approved[pack_id]), reasons[0])
     places = asyncio.Semaphore(max(1, host.policy.parallel))
     starts: dict[str, asyncio.Task[bool]] = {}
 
@@ -181,6 +182,7 @@ async def park_idle(host: Host, pack_id: str) -> bool:
     await stop_one(host, pack_id, reason=reason)
     if found.metadata is not None:
         host.waiting[pack_id] = Waiting(tuple(units_of(found.metadata)), reason)
+        _tell_waiting(host)
     return True
 
 
@@ -334,7 +336,7 @@ def _must_wait(host: Host, metadata: PackMetadata, *, ordered: bool) -> bool:
     blocked = _blocked(host, looked_at)
     if len(blocked) < len(units):
         return False
-    host.waiting[metadata.pack_id] = Waiting(tuple(units), blocked[0].reason)
+    host.waiting[metadata.pack_id] = _waiting(host, units, blocked[0])
     _tell_waiting(host)
     return True
 
@@ -407,11 +409,19 @@ def _tell_waiting(host: Host) -> None:
     if not host.waiting:
         return
     units = [unit for waiting in host.waiting.values() for unit in waiting.units]
-    reasons: dict[str, str] = {}
+    first: dict[str, Blocked] = {}
     for blocked in _blocked(host, units, _elsewhere(host.approvals.list())):
-        reasons.setdefault(blocked.unit.pack_id, blocked.reason)
-    for pack_id, waiting in host.waiting.items():
-        host.waiting[pack_id] = replace(waiting, reason=reasons.get(pack_id, waiting.reason))
+        first.setdefault(blocked.unit.pack_id, blocked)
+    for pack_id, blocked in first.items():
+        host.waiting[pack_id] = _waiting(host, host.waiting[pack_id].units, blocked)
+
+
+def _waiting(host: Host, units: Iterable[Unit], blocked: Blocked) -> Waiting:
+    def owner(key: str) -> str:
+        entry = host.registry.resolve(key)
+        return entry.pack if entry is not None else ""
+
+    return Waiting(tuple(units), blocked.reason, next_step(blocked, owner))
 
 
 async def _start_woken(host: Host, pack_id: str) -> None:

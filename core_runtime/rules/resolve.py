@@ -72,6 +72,8 @@ class Blocked(Struct, frozen=True):
     """A unit that can't start. ``path`` alternates unit, key, unit, … to the root cause; ``key`` is its first key.
 
     A way of more than ``TOLD_STEPS`` steps has ``MORE`` in the place of its middle, a circle at its end.
+    ``misfit``: the last key is provided, by the waiting Pack ``provider`` or by what is there already, in a version out
+    of ``wanted``, the range that the last unit needs.
     """
 
     unit: Unit
@@ -79,6 +81,9 @@ class Blocked(Struct, frozen=True):
     path: tuple[str, ...]
     cycle: bool
     reason: str
+    misfit: bool = False
+    wanted: str = ""
+    provider: str = ""
 
 
 class Resolution(Struct, frozen=True):
@@ -193,7 +198,13 @@ class _Causes:
         name = unit.full_id
         cycle = name not in self._length
         path = (self._own_circle(name) or self._into_circle(name)) if cycle else self._to_gap(name)
-        return Blocked(unit, path[1], path, cycle, self._sentence(path, "" if cycle else self._end(path[-1])))
+        if cycle:
+            return Blocked(unit, path[1], path, cycle, self._sentence(path, ""))
+        last, key = path[-2:]
+        unfit, provider = self._misfit(key)
+        end = unfit or self._elsewhere.get(key, "which nothing that runs or is approved provides")
+        wanted = self._units[last].wanted(key)
+        return Blocked(unit, path[1], path, cycle, self._sentence(path, end), bool(unfit), wanted, provider)
 
     def _providers(self, key: str, wanted: str) -> dict[str, None]:
         stated = self._versions.get(key, {})
@@ -268,13 +279,14 @@ class _Causes:
                 return tuple(path)
         return (*path, MORE)
 
-    def _end(self, key: str) -> str:
-        """Why the last key of a way is not there: what provides it has another version, or nothing does."""
+    def _misfit(self, key: str) -> tuple[str, str]:
+        """Why what provides the last key of a way will not do, and which waiting Pack that is; "" for nothing."""
         if self._present.get(key):
-            return misfit(key, max(self._present[key]))
+            return misfit(key, max(self._present[key])), ""
         for name, version in self._versions.get(key, {}).items():
-            return misfit(key, version, self._units[name].pack_id)
-        return self._elsewhere.get(key, "which nothing that runs or is approved provides")
+            pack_id = self._units[name].pack_id
+            return misfit(key, version, pack_id), pack_id
+        return "", ""
 
     def _sentence(self, path: tuple[str, ...], end: str) -> str:
         """``end`` is empty for a circle."""

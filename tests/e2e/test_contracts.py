@@ -64,8 +64,9 @@ def test_a_pack_waits_for_its_range_and_starts_by_itself_when_an_update_brings_i
     assert seen["cause"] == sentence
     (needed,) = host.ok("GET", "/api/interfaces/store.items")["needed_by"]
     assert needed == {"pack_id": "reader", "wanted": ">=2,<3", "why_not": sentence}
-    waits = [issue for issue in host.ok("GET", "/api/doctor")["issues"] if issue["subject"] == "reader"]
-    assert sentence in json.dumps(waits)
+    (waits,) = [issue for issue in host.ok("GET", "/api/doctor")["issues"] if issue["subject"] == "reader"]
+    assert (waits["code"], waits["detail"]) == ("pack_waits", sentence)
+    assert "a version of 'store' that gives 'store.items' in >=2,<3, or one of 'reader'" in waits["hint"]
 
     host.ok("POST", "/api/packs/add", {"path": folder(tmp_path / "v2", store("2.0.0"))})
     review = host.ok("GET", "/api/packs/store/update")

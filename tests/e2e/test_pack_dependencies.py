@@ -35,6 +35,24 @@ def stands(host: RunningHost, pack_id: str) -> tuple[str, str | None]:
     return found["status"], found["cause"]
 
 
+def next_steps(host: RunningHost) -> dict[str, str]:
+    """What the doctor offers to do about each Pack that waits."""
+    return {one["subject"]: one["hint"] for one in host.ok("GET", "/api/doctor")["issues"] if one["code"] == "pack_waits"}
+
+
+NEXT_STEPS = {
+    "left": (
+        "Approving or starting does not help. 'left', 'right' need each other: bring a version of one that needs none of "
+        "the others (rumi pack add FOLDER, then rumi pack update ID)."
+    ),
+    "strict": (
+        "Approving or starting does not help. Bring a version of 'shared' in <2, or one of 'strict' that accepts what is "
+        "there (rumi pack add FOLDER, then rumi pack update ID)."
+    ),
+}
+NEXT_STEPS["right"] = NEXT_STEPS["left"]
+
+
 def test_what_a_pack_depends_on_runs_first_and_in_its_range(tmp_path: Path, isolation: str) -> None:
     with RunningHost(tmp_path / "home", isolation) as host:
         put(host, "app", dependencies={"shared": "^2.1"})
@@ -52,6 +70,7 @@ def test_what_a_pack_depends_on_runs_first_and_in_its_range(tmp_path: Path, isol
         host.until(lambda: stands(host, "app")[0] == "running", 30, "what waits for a Pack to start with it")
         assert stands(host, "strict") == OUT_OF_RANGE
         assert stands(host, "left") == IN_A_CIRCLE
+        assert next_steps(host) == NEXT_STEPS
         host.stop()
         host.start()
         for pack_id in ("app", "other", "shared"):
@@ -60,6 +79,7 @@ def test_what_a_pack_depends_on_runs_first_and_in_its_range(tmp_path: Path, isol
         assert started["shared"] < started["app"]
         assert stands(host, "strict") == OUT_OF_RANGE
         assert stands(host, "left") == IN_A_CIRCLE
+        assert next_steps(host) == NEXT_STEPS
 
 
 def test_a_pack_whose_dependency_does_not_start_waits_after_a_restart(tmp_path: Path, isolation: str) -> None:

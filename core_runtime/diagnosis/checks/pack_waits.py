@@ -1,4 +1,4 @@
-"""An approved Pack waits for an interface that nothing provides."""
+"""An approved Pack waits: for what is absent, for another that waits for it, or for another version."""
 
 from __future__ import annotations
 
@@ -21,6 +21,6 @@ def look(host: Host) -> Iterator[Found]:
             pack_id,
             f"The Pack {pack_id} waits",
             waiting.reason,
-            "Approve or start what provides it; this Pack then starts by itself.",
+            waiting.next_step,
             Severity.INFO,
         )
