@@ -34,7 +34,7 @@ from msgspec.structs import replace
 
 from backend_core.errors import RumiError, TrustError
 from core_runtime.diagnostics import Diagnostics, Severity, fail_soft
-from core_runtime.drivers.event_journal import EventJournal, Place, Retention, Row, Sealer
+from core_runtime.drivers.event_journal import EventJournal, Page, Place, Retention, Row, Sealer
 from core_runtime.event_bus import NO_REPLAY, Event, RawPayload, Replay
 from core_runtime.rules.routing import matches
 from core_runtime.rules.shown import encode, plain
@@ -174,9 +174,9 @@ class EventHistory:
 
     # --- reading
 
-    async def page(self, after_seq: int) -> list[Row]:
+    async def page(self, after_seq: int) -> Page:
         """The next rows; what was published by now is among them."""
-        return await self._read(lambda journal: journal.read(after_seq, PAGE)) or []
+        return await self._read(lambda journal: journal.read(after_seq, PAGE)) or Page([], complete=False)
 
     async def unsealed(self, rows: list[Row], sealer: Sealer, accepts: Callable[[str], object]) -> list[Event]:
         """The rows that open, and whose topics are accepted, as events."""
@@ -264,7 +264,7 @@ class EventHistory:
 
 
 class Rows:
-    """Rows after a place, page by page, until none is left."""
+    """Rows after a place, page by page, until none is left. ``complete``: as far as was read, none had gone."""
 
     def __init__(self, history: EventHistory, place: Place) -> None:
         self._history = history
@@ -273,9 +273,13 @@ class Rows:
 
     async def pages(self) -> AsyncIterator[list[Row]]:
         """Up to what was published when the last page was read."""
-        while page := await self._history.page(self._seq):
-            self._seq = page[-1].seq
-            yield page
+        while True:
+            page = await self._history.page(self._seq)
+            self.complete = self.complete and page.complete
+            if not page.rows:
+                return
+            self._seq = page.rows[-1].seq
+            yield page.rows
 
 
 class _Kept(Rows):

@@ -121,12 +121,18 @@ class Live(Struct):
             yield event("lost", {"events": None})
         if rows is None:
             return
+        told_of_gap = not rows.complete
         async for page in rows.pages():
+            if not (told_of_gap or rows.complete):  # it went while the pages before were sent
+                told_of_gap = True
+                yield event("lost", {"events": None})
             for row in page:
                 event_id = f"{row.run}-{row.number}"
                 if row.run == self.bus.run:
                     told.add(event_id)
                 yield event_bytes("event", row.shown, event_id)
+        if not (told_of_gap or rows.complete):
+            yield event("lost", {"events": None})
 
 
 async def kept(api: Api, call: Call) -> Any:

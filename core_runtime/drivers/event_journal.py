@@ -36,6 +36,8 @@ RUNS_KEPT: Final = 64
 _NONCE_BYTES: Final = 12
 _TOPIC_BYTES: Final = 2
 _AGE_CHECK_S: Final = 600.0
+_LAST_SEQ: Final = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'events'"
+"""The last one that was given, also when its row has gone."""
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS events (
     seq INTEGER PRIMARY KEY AUTOINCREMENT, run TEXT NOT NULL, number INTEGER NOT NULL, source TEXT NOT NULL,
@@ -81,6 +83,13 @@ class Place(Struct, frozen=True):
     complete: bool
 
 
+class Page(Struct, frozen=True):
+    """Rows after a place. ``complete``: nothing after that place had gone when they were read."""
+
+    rows: list[Row]
+    complete: bool
+
+
 class EventJournal:
     """One file. Everything but ``read``, ``place`` and ``oldest`` belongs to one writing thread."""
 
@@ -109,7 +118,7 @@ class EventJournal:
                 [(r.run, r.number, r.source, r.time_s, r.shown, r.sealed, r.size_bytes) for r in rows],
             )
             if missed:
-                self._gap("SELECT coalesce(max(seq), 0) + 1 FROM events")
+                self._gap(f"SELECT 1 + ({_LAST_SEQ})")
             for row in rows:
                 count = self._counts.setdefault(row.source, [0, 0])
                 count[0] += 1
@@ -131,14 +140,15 @@ class EventJournal:
         with self._reading() as db:
             return Place(0, _gap_of(db) == 0)
 
-    def read(self, after_seq: int, limit: int) -> list[Row]:
+    def read(self, after_seq: int, limit: int) -> Page:
         """At most ``limit`` rows in their order."""
         with self._reading() as db:
+            db.execute("BEGIN")  # rows and gap of one moment
             found = db.execute(
                 "SELECT run, number, source, time_s, shown, sealed, seq FROM events WHERE seq > ? ORDER BY seq LIMIT ?",
                 (after_seq, limit),
             )
-            return [Row(*row) for row in found]
+            return Page([Row(*row) for row in found], _gap_of(db) <= after_seq)
 
     def newest(self, source: str, limit: int, upto: int | None = None) -> list[Row]:
         """The last rows up to the place ``upto`` (of one source, if it is not ``""``), oldest first."""
@@ -173,8 +183,7 @@ class EventJournal:
         self._db.executescript(_SCHEMA)
         with self._change() as db:
             db.execute(
-                "INSERT OR IGNORE INTO runs VALUES (?, (SELECT coalesce(max(seq), 0) FROM sqlite_sequence "
-                "WHERE name = 'events'))",
+                f"INSERT OR IGNORE INTO runs VALUES (?, ({_LAST_SEQ}))",  # noqa: S608 - a constant
                 (run,),
             )
             db.execute(

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import http.client
 import json
+import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support.documents import ROOT
 from tests.support.running_host import RunningHost, one_component_pack
 
 pytestmark = pytest.mark.embedded
@@ -115,3 +119,28 @@ def test_what_was_missed_is_told_over_restarts_of_pack_and_host(tmp_path: Path) 
         host.until(lambda: [h["n"] for h in host.result("hearer.heard")] == [4, 5], 10, "what the Pack missed")
         with stream(host, "00000000-5") as events:
             assert next(events) == ("lost", {"events": None})
+
+
+def test_what_is_older_than_a_week_goes_and_rumi_events_says_so(tmp_path: Path) -> None:
+    with RunningHost(tmp_path / "h", "embedded") as host:
+        host.put_pack("speaker", pack("speaker", SPEAKER, {"type": "event.publish", "topics": ["news.*"]}, "speaker.say"))
+        host.approve("speaker")
+        for number in range(3):
+            host.result("speaker.say", {"n": number})
+        ids = [event["id"] for event in host.ok("GET", "/api/events/kept?pack=speaker") if event["type"] == "news.said"]
+        assert len(ids) == 3
+        host.stop()
+        with closing(sqlite3.connect(host.home / "user_data/events/journal.db")) as journal, journal:
+            assert journal.execute("UPDATE events SET time_s = time_s - 8 * 86400").rowcount > 3
+        host.start()
+        host.until(lambda: not {one["id"] for one in host.ok("GET", "/api/events/kept")} & set(ids), 20, "the old to go")
+        command = [sys.executable, "-m", "rumi_setup", "events", "--follow", "--since", ids[0]]
+        words = {**host._environment, "RUMI_LANG": "en", "PYTHONUNBUFFERED": "1"}
+        with subprocess.Popen(command, cwd=ROOT, env=words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as told:
+            assert told.stdout is not None
+            assert told.stderr is not None
+            try:
+                assert told.stderr.readline() == "Some events in between are no longer kept.\n"
+                assert ids[1] not in told.stdout.readline()
+            finally:
+                told.kill()

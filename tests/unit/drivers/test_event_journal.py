@@ -17,7 +17,7 @@ def row(number: int, run: str = RUN, source: str = "rumi:host", size: int = 10, 
 
 
 def numbers(journal: EventJournal, after: int = 0) -> list[int]:
-    return [found.number for found in journal.read(after, 1000)]
+    return [found.number for found in journal.read(after, 1000).rows]
 
 
 def test_rows_come_back_in_order_and_over_restarts(tmp_path: Path) -> None:
@@ -28,10 +28,10 @@ def test_rows_come_back_in_order_and_over_restarts(tmp_path: Path) -> None:
     journal.close()
     journal = EventJournal(path, NEXT)
     journal.append([row(2, NEXT)])
-    assert [(found.run, found.number, found.source) for found in journal.read(0, 10)] == [
+    assert [(found.run, found.number, found.source) for found in journal.read(0, 10).rows] == [
         (RUN, 1, "rumi:host"), (RUN, 5, "rumi:host"), (RUN, 6, "rumi:pack/a"), (NEXT, 2, "rumi:host"),
     ]  # fmt: skip
-    assert [found.number for found in journal.read(2, 1)] == [6]
+    assert [found.number for found in journal.read(2, 1).rows] == [6]
     assert [found.number for found in journal.newest("rumi:host", 2)] == [5, 2]
     assert [found.number for found in journal.newest("", 2)] == [6, 2]
     assert journal.totals()[0] == 4
@@ -63,7 +63,7 @@ def test_a_source_pushes_out_its_own_events_only(tmp_path: Path) -> None:
     journal.append([row(1), row(2)])
     for number in range(3, 103):
         journal.append([row(number, source="rumi:pack/loud")])
-    kept = journal.read(0, 1000)
+    kept = journal.read(0, 1000).rows
     assert [found.number for found in kept if found.source == "rumi:host"] == [1, 2]
     loud = [found.number for found in kept if found.source != "rumi:host"]
     assert 18 <= len(loud) <= 20
@@ -76,7 +76,7 @@ def test_a_source_pushes_out_its_own_events_only(tmp_path: Path) -> None:
     assert not journal.oldest().complete
     journal.append([row(200, source="rumi:pack/large", size=8_000), row(201, source="rumi:pack/large", size=8_000)])
     assert [found.number for found in journal.newest("rumi:pack/large", 9)] == [201]
-    assert journal.totals() == (len(journal.read(0, 1000)), sum(found.size_bytes for found in journal.read(0, 1000)))
+    assert journal.totals() == (len(journal.read(0, 1000).rows), sum(found.size_bytes for found in journal.read(0, 1000).rows))
     journal.close()
 
 
@@ -111,6 +111,43 @@ def test_what_was_missed_shows_as_a_gap(tmp_path: Path) -> None:
     assert place.complete
     journal.append([row(3)], missed=True)
     assert [place.complete for n in (1, 2, 3) if (place := journal.place(RUN, n))] == [False, False, False]
+    journal.close()
+
+
+def test_bytes_are_bounded_as_documented(tmp_path: Path) -> None:
+    """8 MiB of one source and 48 MiB together, with payloads of 15 KiB; who publishes little keeps what it has."""
+    journal = EventJournal(tmp_path / "j.db", RUN)
+    journal.append([row(1, source="quiet")])
+    for source in range(8):
+        for batch in range(6):
+            first = 2 + source * 600 + batch * 100
+            journal.append([row(first + n, source=f"loud{source}", size=15 * 1024) for n in range(100)])
+            kept = [found.size_bytes for found in journal.newest(f"loud{source}", 1000)]
+            assert sum(kept) <= 8 << 20
+            if source == 0:
+                assert [found.number for found in journal.newest("quiet", 10)] == [1]
+    assert 40 << 20 < journal.totals()[1] <= 48 << 20
+    gone, last = journal.place(RUN, 1), journal.place(RUN, 4801)
+    assert gone is not None
+    assert last is not None
+    assert (gone.complete, last.complete) == (False, True)
+    journal.close()
+
+
+def test_what_was_missed_after_everything_aged_is_a_gap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_journal, "_AGE_CHECK_S", 0.0)
+    journal = EventJournal(tmp_path / "j.db", RUN, Retention(age_s=1e9))
+    journal.append([row(number, time_s=1.0) for number in range(1, 10)])
+    assert numbers(journal) == []
+    journal.close()
+    journal = EventJournal(tmp_path / "j.db", "11111111")
+    place = journal.place("11111111", 0)
+    assert place is not None
+    assert place.complete, "of this run nothing has gone"
+    journal.append([], missed=True)
+    place = journal.place("11111111", 0)
+    assert place is not None
+    assert not place.complete
     journal.close()
 
 

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from core_runtime import event_history
+from core_runtime.api.live import Live
 from core_runtime.diagnostics import Diagnostics
+from core_runtime.drivers.event_journal import Retention
 from core_runtime.drivers.redactions import Redactions
 from core_runtime.event_bus import Event, EventBus, RawPayload
 from core_runtime.event_history import PAYLOAD_BYTES, EventHistory
@@ -94,6 +96,62 @@ def test_one_source_may_not_flood_and_the_gap_is_told(tmp_path: Path) -> None:
     assert [event["data"] for event in found if event["type"] == "quiet"] == [0, 500, 1000, 1500]
     assert history.unkept > 0
     assert not asyncio.run(bus.replay(since, lambda topic: True)).complete
+    history.close()
+
+
+def test_what_goes_while_somebody_reads_is_told_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow reader is on its first page when a flood pushes out what would have been its second."""
+    monkeypatch.setattr(event_history, "PAGE", 4)
+    history = EventHistory(Diagnostics(), Redactions().hide_any_in)
+    history.open(tmp_path, lambda: KEY, Retention(source_events=20))
+    bus = EventBus(Diagnostics(), history=history)
+
+    async def numbers(flood: int) -> tuple[list[int], bool]:
+        rows = await history.rows("oldest")
+        assert rows is not None
+        assert rows.complete
+        seen = []
+        async for page in rows.pages():
+            seen += [json.loads(row.shown)["data"] for row in page]
+            for number in range(flood):
+                bus.publish("t", 100 + number, source="rumi:pack/a")
+            flood = 0
+        return seen, rows.complete
+
+    for number in range(10):
+        bus.publish("t", number, source="rumi:pack/a")
+    assert asyncio.run(numbers(5)) == ([*range(10), *range(100, 105)], True)
+    seen, complete = asyncio.run(numbers(20))
+    assert seen[:4] == [0, 1, 2, 3]
+    assert 4 not in seen
+    assert not complete
+    history.close()
+
+
+def test_the_operators_stream_tells_what_went_between_two_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_history, "PAGE", 4)
+    history = EventHistory(Diagnostics(), Redactions().hide_any_in)
+    history.open(tmp_path, lambda: KEY, Retention(source_events=20))
+    bus = EventBus(Diagnostics(), history=history)
+    for number in range(10):
+        bus.publish("t", number, source="rumi:pack/a")
+
+    async def story() -> list[bytes]:
+        live = Live(bus, Redactions().hide_any_in, history)
+        stream = live.stream(f"{bus.run}-1")
+        got = [await anext(stream) for _ in range(3)]
+        for number in range(20):
+            bus.publish("t", 100 + number, source="rumi:pack/a")
+        while b'"data":119' not in got[-1]:
+            got.append(await anext(stream))
+        await stream.aclose()
+        live.close()
+        return got
+
+    got = asyncio.run(asyncio.wait_for(story(), 20))
+    names = [chunk.split(b"event: ", 1)[1].split(b"\n", 1)[0].decode() for chunk in got]
+    assert names[:6] == ["open", *["event"] * 4, "lost"]
+    assert names.count("lost") == 1
     history.close()
 
 
