@@ -58,7 +58,6 @@ def test_the_choices_of_the_operator_are_read_whole(tmp_path: Path) -> None:
     assert found.as_dict() == given
     assert not found.is_component_enabled("a:t:c")
     assert not found.is_addon_enabled("p", "d")
-    assert found.preferred_component("service") == "b"
     file.write_text('{"active_pack_identity":null}')
     assert load_active_ecosystem(file).as_dict() == {
         "active_pack_identity": None, "overrides": {}, "interface_overrides": {}, "disabled_components": [],
@@ -168,7 +167,8 @@ def host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     (data / "flows").mkdir(parents=True)
     (data / "mounts.json").write_text('{"version":"1.0","mounts":{"data.user":"./user_data","notes":"./user_data/shared/n"}}')
     (data / "active_ecosystem.json").write_text(
-        '{"active_pack_identity":"github:somebody/else","disabled_components":["other:service:main"],'
+        '{"active_pack_identity":"github:somebody/else","overrides":{"service":"elsewhere"},'
+        '"disabled_components":["other:service:main"],'
         '"interface_overrides":{"both.key":"second"}}'
     )
     (data / "flows/mine.flow.json").write_text(
@@ -193,6 +193,14 @@ def host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def test_all_approved_packs_run_whatever_is_active(host: RunningHost) -> None:
     assert host.status("mine")["status"] == "running"
     assert host.status("first")["status"] == "running"
+
+
+def test_preferred_components_decide_nothing_and_the_doctor_says_so(host: RunningHost) -> None:
+    assert host.result("mine.echo", {"n": 1}) == {"n": 1}, "its component of the type has another id"
+    [told] = [one for one in host.ok("GET", "/api/doctor")["issues"] if one["code"] == "overrides_unused"]
+    assert (told["subject"], "interface_overrides" in told["hint"]) == ("overrides", True)
+    kept = json.loads((host.home / "user_data/active_ecosystem.json").read_text())
+    assert kept["overrides"] == {"service": "elsewhere"}
 
 
 def test_the_operator_chooses_who_answers_a_key_that_two_provide(host: RunningHost) -> None:

@@ -1,6 +1,7 @@
 """The operator's choices among what is installed: what is switched off, and which Pack answers a contested interface.
 
-Invariant: all approved Packs run. ``active_pack_identity`` is kept for older installations and decides nothing.
+Invariant: all approved Packs run, with every component that is not switched off. ``active_pack_identity`` and
+``overrides`` (type → id) are kept as an older installation wrote them, and decide nothing.
 
 Not here: applying the choices (registry, lifecycle, addon_manager).
 """
@@ -39,10 +40,6 @@ class ActiveEcosystem(Struct, frozen=True):
     def is_addon_enabled(self, pack_id: str, addon_id: str, uuid: str = "") -> bool:
         """Whether an addon may be applied; the file may name it by id, by ``pack:id`` or by UUID."""
         return self.disabled_addons.isdisjoint({addon_id, f"{pack_id}:{addon_id}", uuid})
-
-    def preferred_component(self, component_type: str) -> str | None:
-        """The component id that the operator prefers for a type."""
-        return self.overrides.get(component_type)
 
     def with_component(self, full_id: str, *, enabled: bool) -> ActiveEcosystem:
         """These choices with one component switched on or off."""

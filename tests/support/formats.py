@@ -98,6 +98,9 @@ SECTIONS: Final[Mapping[str, tuple[int, tuple[Row, ...]]]] = {
         row("`active_ecosystem.json`", "active_pack_identity overrides interface_overrides disabled_components "
             "disabled_addons metadata", "test_the_choices_of_the_operator_are_read_whole"),
         row("all approved Packs run, whatever is active", "active_pack_identity", "test_all_approved_packs_run_whatever_is_active"),
+        row("`overrides` is kept as it was written and decides nothing", "overrides",
+            "test_the_choices_of_the_operator_are_read_whole",
+            "test_preferred_components_decide_nothing_and_the_doctor_says_so"),
         row("`interface_overrides` and `disabled_components` act", "interface_overrides disabled_components",
             "test_the_operator_chooses_who_answers_a_key_that_two_provide",
             "test_a_component_that_was_switched_off_does_not_start"),

@@ -263,9 +263,11 @@ def disabled_stranger(world: World) -> str:
     return "nobody:service:main"
 
 
-def preferred_stranger(world: World) -> str:
-    world.choose(lambda now: replace(now, overrides={"service": "nobody"}))
-    return "service"
+def preferred(world: World) -> str:
+    """Of a component that is there, too."""
+    world.approve()
+    world.choose(lambda now: replace(now, overrides={"service": "main"}))
+    return "overrides"
 
 
 def two_providers(world: World) -> str:
@@ -354,6 +356,7 @@ CASES: tuple[tuple[str, Callable[[World], str], str], ...] = (
     ("mount_outside", mount_elsewhere, ""),
     ("mounts_json_invalid", bad_mounts, "replace_mounts"),
     ("override_unknown", chosen_stranger, "forget_override"),
+    ("overrides_unused", preferred, "forget_overrides"),
     ("pack_in_development", developed, ""),
     ("pack_undecided", new_pack, ""),
     ("pack_unusable", copied_grant, "set_grant_aside"),
@@ -362,7 +365,6 @@ CASES: tuple[tuple[str, Callable[[World], str], str], ...] = (
     ("packages_missing", without_packages, "fetch_packages"),
     ("packs_folder_open", open_packs, "close_packs_folder"),
     ("permission_unused", idle_permission, "revoke_unused"),
-    ("preference_unknown", preferred_stranger, "forget_preference"),
     ("private_folder_open", open_folder, "close_folder"),
     ("publishers_unusable", forged_publishers, ""),
     ("quota_nearly_full", nearly_full, ""),

@@ -229,7 +229,6 @@ def test_the_operators_choices(tmp_path) -> None:
         True,
     ]
     assert not active.is_addon_enabled("q", "three", "uuid-of-three")
-    assert active.preferred_component("service") == "hello"
     assert active.as_dict() == {**document, "disabled_addons": sorted(document["disabled_addons"])}
 
 

@@ -1,14 +1,14 @@
-"""Drops the preference of a component that no Pack has."""
+"""Drops the preferences of components, which decide nothing."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
+from backend_core.ecosystem.spec.models import EMPTY
 from core_runtime.diagnosis.choices import change
 
 if TYPE_CHECKING:
@@ -20,13 +20,6 @@ AUTOMATIC = False
 
 
 async def perform(host: Host, args: Mapping[str, Any], actor: str) -> str:
-    del actor
-    kind = str(args["type"])
-    await asyncio.to_thread(
-        change,
-        host,
-        lambda active: replace(
-            active, overrides=MappingProxyType({one: which for one, which in active.overrides.items() if one != kind})
-        ),
-    )
-    return f"no component is preferred for {kind} any more"
+    del args, actor
+    await asyncio.to_thread(change, host, lambda active: replace(active, overrides=EMPTY))
+    return "active_ecosystem.json has no overrides any more"
