@@ -75,8 +75,10 @@ def run(context):
     context["interface_registry"].register("bystander.heard", lambda args, ctx: len(heard))
 """
 HOSTILE_KEYS = ("hostile.attack", "hostile.stream", "hostile.alive", "hostile.other")
-BUSY = {("server", f"limit_{which}") for which in ("busy", "cpu", "time", "values")}
-"""What the Pack that serves the hostile one may be said to have met: it is late with what it was flooded with."""
+BUSY = {("server", f"limit_{which}") for which in ("busy", "cpu", "time")}
+"""What the Pack that serves the hostile one may be said to have met: the hostile one's own streams, which nobody reads,
+lie before its later calls.
+"""
 OTHERS = {"server", "client", "keeper", "bystander"}
 
 

@@ -2278,8 +2278,6 @@ class Agent:
             if len(raw.data) > NODES:
                 check_nodes(raw.data)
             value = self.codec.unpack(raw.data, hook)
-            if type(raw.data) not in HERE:
-                raw.data.close()  # a memory file, which counts until it is let go of
         except RemoteError:
             self.release_refs(refs, made)
             raise
@@ -2287,6 +2285,13 @@ class Agent:
             self.release_refs(refs, made)
             detail = clean(str(exc))[:DETAIL_CHARS]
             raise ValueRefused("value.malformed", "a value could not be decoded", detail) from None
+        finally:
+            if type(raw.data) not in HERE:  # a memory file, which counts until it is let go of
+                raw.data, mapped = b"", raw.data
+                try:
+                    mapped.close()
+                except BufferError:  # a decoder that failed still looks into it
+                    del mapped  # it goes with the error
         if len(made) < len(refs):
             self.release_refs(refs, made)
         return value

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import mmap
 import sys
 from datetime import UTC, datetime, timedelta, timezone
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import msgpack
@@ -126,3 +127,26 @@ def test_error_types_that_a_pack_may_choose(text: str) -> None:
 @pytest.mark.parametrize("text", ["", "a", "/b", "a/", "A/b", "1a/b", "a/b c", "ä/b", "a/ü", "aB/c", "timeout"])
 def test_error_types_that_a_pack_may_not_choose(text: str) -> None:
     assert not agent.is_error_type(text)
+
+
+@pytest.mark.parametrize("codec", [pure, fast], ids=["in Python", "in C"])
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        (b"\xdd\x00\x0d\xbb\xa0" + b"\x80" * 900_000, "value.too_large"),
+        (b"\xc1" * 300_000, "value.malformed"),
+        (b"\xc6\x00\x04\x93\xe0" + b"x" * 300_000, ""),
+    ],
+    ids=["too many values", "no value", "a value"],
+)
+def test_a_memory_file_is_let_go_of_whatever_lies_in_it(codec: Any, body: bytes, why: str) -> None:
+    """Who held on to one that it could not read was said to keep the sender's memory."""
+    mapped = mmap.mmap(-1, len(body))
+    mapped.write(body)
+    reader = SimpleNamespace(codec=codec, release_refs=lambda *_: None)
+    try:
+        agent.Agent.decode(reader, agent.Raw(mapped, []))
+        refused = ""
+    except agent.ValueRefused as exc:
+        refused = exc.type
+    assert (refused, mapped.closed) == (why, True)
