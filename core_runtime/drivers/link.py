@@ -1,8 +1,9 @@
 """One connection to one Pack generation: listener, peer check, splitting into frames, batched writes, back-pressure.
 
 When something is written: what is sent while frames are being read leaves when that read has been dealt with, one write
-a connection, without another turn of the loop in between (a turn costs a system call and a context switch's delay);
-what is sent otherwise goes to the transport at once (uvloop's writes at the end of the turn).
+a connection, without another turn of the loop in between (a turn costs a system call and a context switch's delay).
+What is sent otherwise leaves at once, where the peer has said something since the last write. Where it has not, it is
+busy with that, and what else this turn of the loop has for it goes together: one write instead of one for each call.
 
 Invariants:
   * A listener accepts exactly one connection, from the expected user, and disappears from the file system with it.
@@ -36,6 +37,8 @@ from core_runtime.rules.sharing import SHARED_TURN_S, TURN_S, rest_s
 
 BUFFER_BYTES = 64 * 1024
 LONG_READ_BYTES = 2048
+TOGETHER_BYTES = 16 * 1024
+"""What waits for the end of the turn is little: the transport, which tells of a backlog, does not know of it."""
 """What is shorter is not worth a look at the processor's clock."""
 MAX_PATH_BYTES = 107
 _REFUSED_PEERS = 64
@@ -74,6 +77,8 @@ class Link(asyncio.BufferedProtocol):
         self._end = 0
         self._out = bytearray()
         self._queued = False
+        self._deferred = False
+        self._unanswered = False
         self._resuming = False
         self._resting = False
         self._asked_s = 0.0
@@ -111,6 +116,7 @@ class Link(asyncio.BufferedProtocol):
         self._full = self._end + nbytes == len(self._buffer)
         self._end += nbytes
         self.bytes_in += nbytes
+        self._unanswered = False
         began = 0.0
         if self._end - self._start > LONG_READ_BYTES:
             began, self._asked_s = self._asked_s or time.thread_time(), 0.0
@@ -265,14 +271,17 @@ class Link(asyncio.BufferedProtocol):
             if self._peer.on_long(frame):
                 return
             raise
-        if self._queued:
-            if len(self._out) > self._limits.backlog_hard_bytes:
-                self.abort(_UNREAD)
-        elif self._turn.reading:
+        if self._turn.reading and not self._queued:
             self._queued = True
             self._turn.waiting.append(self)
-        else:
+        elif self._queued:
+            if len(self._out) > self._limits.backlog_hard_bytes:
+                self.abort(_UNREAD)
+        elif not self._unanswered or len(self._out) > TOGETHER_BYTES:
             self.flush()
+        elif not self._deferred:
+            self._deferred = True
+            self._loop.call_soon(self.flush)
 
     def owe(self) -> None:
         """Something for this peer goes out in later turns: the reader whose turn it is has it for this one."""
@@ -295,12 +304,13 @@ class Link(asyncio.BufferedProtocol):
 
     def flush(self) -> None:
         """Hand what is queued to the transport."""
-        self._queued = False
+        self._queued = self._deferred = False
         transport = self._transport
         if self.closed or transport is None or not self._out:
             return
         out, self._out = self._out, bytearray()
         self.bytes_out += len(out)
+        self._unanswered = True
         if not transport.get_write_buffer_size():
             # straight to the kernel, which nearly always takes it; the transport's own way costs as much as the call
             try:

@@ -70,6 +70,57 @@ def test_frames_keep_their_order_while_the_socket_is_full_and_when_it_has_room_a
         runner.run(story())
 
 
+@pytest.mark.parametrize("factory", [uvloop.new_event_loop, asyncio.new_event_loop])
+def test_what_a_peer_gets_that_has_not_answered_yet_goes_in_one_write_a_turn(factory):
+    async def story():
+        near, far = socket.socketpair()
+        near.setblocking(False)
+        far.setblocking(False)
+        heard = asyncio.Event()
+
+        class Answers(Nobody):
+            def on_frame(self, frame):
+                heard.set()
+
+        link = await attach(near, Answers(), BusLimits(), Turn())
+
+        def numbers():
+            """Of the frames that lie at the other end now."""
+            try:
+                data = far.recv(65_536)
+            except BlockingIOError:
+                return []
+            found = []
+            while data:
+                size = int.from_bytes(data[:4], "little")
+                found.append(msgpack.unpackb(data[4 : 4 + size])[1])
+                data = data[4 + size :]
+            return found
+
+        def item(number):
+            link.send((frames.STREAM_ITEM, number, (), b"x"))
+
+        item(1)
+        assert numbers() == [1], "nothing is under way: it leaves at once"
+        for number in (2, 3, 4):
+            item(number)
+        assert numbers() == []
+        await asyncio.sleep(0.01)
+        assert numbers() == [2, 3, 4]
+        frame = msgpack.packb((frames.STREAM_END, 1, None))
+        far.send(len(frame).to_bytes(4, "little") + frame)
+        await asyncio.wait_for(heard.wait(), 10)
+        item(5)
+        assert numbers() == [5], "it has spoken since"
+        item(6)
+        link.abort("the end of the test")
+        far.close()
+        await asyncio.sleep(0.01)
+
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(story())
+
+
 class Takes:
     """A peer that notes each frame by its name, and spends so much of the processor on it."""
 
