@@ -19,7 +19,8 @@ import bisect
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Final
 
 import yaml
@@ -71,15 +72,8 @@ def load_json(data: bytes, *, source: str, limits: Limits = JSON_LIMITS) -> Docu
         return found[0]
 
     document = Document(None, source, locate)
-    refused = _Refusals(limits)
     try:
-        value = json.loads(
-            text,
-            object_pairs_hook=refused.pairs,
-            parse_int=refused.integer,
-            parse_float=refused.number,
-            parse_constant=refused.constant,
-        )
+        value = _decoder(limits)(text)
     except json.JSONDecodeError as exc:
         found_text = quote(text[exc.pos : exc.pos + 20]) if exc.pos < len(text) else "the end of the file"
         raise located_error(
@@ -109,6 +103,9 @@ _JSON_TOKEN: Final = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[\]{},]', re.DOTALL)
 
 def _measure_json(text: str, source: str, limits: Limits) -> None:
     """Bound nesting and the number of values in one linear pass, before anything is built."""
+    opened = text.count("[") + text.count("{")
+    if opened <= limits.depth and opened + text.count(",") <= limits.values:
+        return  # not even if all of them stood outside of text
     depth = values = 0
     for match in _JSON_TOKEN.finditer(text):
         mark = match.group()
@@ -154,8 +151,20 @@ class _Refusal(Exception):  # noqa: N818 - private control flow, turned into Aut
         self.title, self.expected, self.found, self.raw, self.repeated = title, expected, found, raw, repeated
 
 
+@lru_cache(maxsize=8)
+def _decoder(limits: Limits) -> Callable[[str], JSON]:
+    refused = _Refusals(limits)
+    decode_text: Callable[[str], JSON] = json.JSONDecoder(
+        object_pairs_hook=refused.pairs,
+        parse_int=refused.integer,
+        parse_float=refused.number,
+        parse_constant=refused.constant,
+    ).decode
+    return decode_text
+
+
 class _Refusals:
-    """Hooks for ``json.loads`` that stop at what JSON's grammar admits and we don't."""
+    """Hooks for a JSON decoder that stop at what JSON's grammar admits and we don't."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits

@@ -15,8 +15,7 @@ import threading
 import time
 import traceback
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Any
 
@@ -375,26 +374,38 @@ class Outcome:
         return self.error is None
 
 
-@contextmanager
-def fail_soft(
-    diagnostics: Diagnostics,
-    subject: str,
-    phase: str,
-    *,
-    step_id: str | None = None,
-    quiet: bool = False,
-) -> Iterator[Outcome]:
+class fail_soft(Outcome):  # noqa: N801  used as a statement; a class, since every request passes one
     """The fail-soft boundary: an exception of the block becomes an Issue and a failed event, and goes no further.
 
-    The caller looks at the yielded ``Outcome`` and disables what failed. ``quiet`` records the event only (for the
+    The caller looks at the ``Outcome`` that it is and disables what failed. ``quiet`` records the event only (for the
     recorder's own callbacks, which must not recurse). Decisions of trust never stand inside such a block.
     """
-    outcome = Outcome()
-    try:
-        yield outcome
-    except Exception as exc:  # noqa: BLE001  the one place where anything may end
-        outcome.error = exc
-        record_failure(diagnostics, exc, subject, phase, step_id=step_id, quiet=quiet)
+
+    __slots__ = ("_diagnostics", "_phase", "_quiet", "_step_id", "_subject")
+
+    def __init__(
+        self, diagnostics: Diagnostics, subject: str, phase: str, *, step_id: str | None = None, quiet: bool = False
+    ) -> None:
+        super().__init__()
+        self._diagnostics = diagnostics
+        self._subject = subject
+        self._phase = phase
+        self._step_id = step_id
+        self._quiet = quiet
+
+    def __enter__(self) -> Outcome:
+        """The outcome, as far as there is one."""
+        return self
+
+    def __exit__(self, _kind: object, exc: BaseException | None, _traceback: object) -> bool:
+        """The one place where anything may end; what no ``except Exception`` catches goes on."""
+        if not isinstance(exc, Exception):
+            return False
+        self.error = exc
+        record_failure(
+            self._diagnostics, exc, self._subject, self._phase, step_id=self._step_id, quiet=self._quiet
+        )
+        return True
 
 
 def record_failure(

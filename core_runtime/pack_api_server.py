@@ -116,8 +116,9 @@ class PackApiServer:
             await asyncio.gather(self._sweeper, return_exceptions=True)
         self._give_back.close()
 
-    def _authority(self, api: Api, uid: int | None) -> Authority:
-        return Authority(uid, self._settings.api_port, self.web_port, self._token.current(), api.access.living())
+    def _authority(self, api: Api, uid: int | None, token_shown: bool) -> Authority:  # noqa: FBT001  called by the gate
+        token = self._token.current() if token_shown else b""
+        return Authority(uid, self._settings.api_port, self.web_port, token, api.access.living())
 
     def _prepare_token(self, api: Api) -> None:
         """A token that can't be made or used is an issue, not an end: the owner's own connections need none."""

@@ -17,7 +17,7 @@ import contextlib
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Final
 
@@ -185,9 +185,17 @@ def maybe(tracer: Tracer | None, name: str, kind: int = INTERNAL, **attributes: 
         yield
 
 
-@contextlib.contextmanager
-def entering(tracer: Tracer | None, traceparent: str, name: str, **attributes: str) -> Iterator[None]:
+def entering(
+    tracer: Tracer | None, traceparent: str, name: str, **attributes: str
+) -> contextlib.AbstractContextManager[None]:
     """The block serves a request that came with this header."""
+    if tracer is None:
+        return within(span_of(traceparent))
+    return _entering(tracer, traceparent, name, attributes)
+
+
+@contextlib.contextmanager
+def _entering(tracer: Tracer, traceparent: str, name: str, attributes: Mapping[str, str]) -> Iterator[None]:
     with serving(tracer, traceparent, name, **attributes) as here, within(here):
         yield
 
@@ -205,11 +213,18 @@ def serving(tracer: Tracer | None, traceparent: str, name: str, **attributes: st
         yield here
 
 
-@contextlib.contextmanager
-def within(context: SpanContext | None) -> Iterator[None]:
+class within:  # noqa: N801  used as a statement; a class, since every request passes one
     """The block belongs to ``context``, whatever it was begun in; None: to nothing."""
-    token = CURRENT.set(context)
-    try:
-        yield
-    finally:
-        CURRENT.reset(token)
+
+    __slots__ = ("_context", "_token")
+
+    def __init__(self, context: SpanContext | None) -> None:
+        self._context = context
+
+    def __enter__(self) -> None:
+        """It begins."""
+        self._token = CURRENT.set(self._context)
+
+    def __exit__(self, *_exc: object) -> None:
+        """It is over, however."""
+        CURRENT.reset(self._token)

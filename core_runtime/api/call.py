@@ -50,9 +50,11 @@ class Call:
     def __init__(self, request: Request) -> None:
         self._request = request
         self.actor: str = request.scope["state"]["actor"]
-        self.wants_events = _wants_events(request.headers.get("accept", ""))
-        self.traceparent = request.headers.get("traceparent", "")[:128]
-        self.last_event_id = request.headers.get("last-event-id", "")[:64]
+        heads = dict(reversed(request.scope["headers"]))  # the first of each name, as everywhere
+        self.wants_events = _wants_events(heads.get(b"accept", b""))
+        self.traceparent = heads.get(b"traceparent", b"")[:128].decode("latin-1")
+        self.last_event_id = heads.get(b"last-event-id", b"")[:64].decode("latin-1")
+        self._kind: bytes = heads.get(b"content-type", b"").split(b";")[0].strip().lower()
 
     @property
     def pack_id(self) -> str:
@@ -71,7 +73,7 @@ class Call:
 
     def count(self, name: str, default: int, most: int) -> int:
         """A number of the query. Repeated, malformed or out of range: ``RequestError``."""
-        values = self._request.query_params.getlist(name)
+        values = self._request.query_params.getlist(name) if self._request.scope["query_string"] else ()
         if not values:
             return default
         text = values[0]
@@ -113,8 +115,7 @@ class Call:
 
     def lines(self) -> Lines | None:
         """The body as items, where it says that it is lines of JSON; once for each request."""
-        kind = self._request.headers.get("content-type", "").split(";")[0].strip().lower()
-        return Lines(self._request.receive) if kind == LINES.decode() else None
+        return Lines(self._request.receive) if self._kind == LINES else None
 
     async def while_connected(self, work: Coroutine[Any, Any, T], lines: Lines | None = None) -> T:
         """Run ``work``; a client that goes away cancels it, which a Pack sees as the cancellation of its call.
@@ -158,25 +159,30 @@ class Call:
                 await asyncio.gather(watcher, return_exceptions=True)
 
     async def _read(self) -> bytes:
-        read: list[bytes] = []
-        size = 0
+        if self._request.scope["state"].get("whole"):
+            return await self._read_all()
         try:
             async with asyncio.timeout(BODY_LIMIT_S):
-                while True:
-                    message = await self._request.receive()
-                    if message["type"] == "http.disconnect":
-                        raise ClientGone
-                    read.append(message.get("body", b""))
-                    size += len(read[-1])
-                    if size > BODY_LIMIT_BYTES:
-                        refuse = body_too_large()
-                        raise TooLargeError(refuse.title, detail=refuse.detail, hint=refuse.hint)
-                    if not message.get("more_body", False):
-                        return b"".join(read)
+                return await self._read_all()
         except TimeoutError as exc:
             raise TooSlowError(
                 "The body took too long", detail=f"at most {BODY_LIMIT_S:.0f} s", hint="Send it again."
             ) from exc
+
+    async def _read_all(self) -> bytes:
+        read: list[bytes] = []
+        size = 0
+        while True:
+            message = await self._request.receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGone
+            read.append(message.get("body", b""))
+            size += len(read[-1])
+            if size > BODY_LIMIT_BYTES:
+                refuse = body_too_large()
+                raise TooLargeError(refuse.title, detail=refuse.detail, hint=refuse.hint)
+            if not message.get("more_body", False):
+                return b"".join(read)
 
 
 async def until_gone(receive: Any) -> None:
@@ -194,5 +200,5 @@ def _formed(text: str, form: re.Pattern[str], code: str, what: str) -> str:
     )  # fmt: skip
 
 
-def _wants_events(accept: str) -> bool:
-    return any(part.split(";")[0].strip().lower() == "text/event-stream" for part in accept.split(","))
+def _wants_events(accept: bytes) -> bool:
+    return any(part.split(b";")[0].strip().lower() == b"text/event-stream" for part in accept.split(b","))

@@ -23,6 +23,7 @@ HEADERS = {
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
     "cross-origin-resource-policy": "same-origin",
 }
+_RAW_HEADERS = [(n.encode(), v.encode()) for n, v in {**HEADERS, "content-type": "application/json"}.items()]
 
 
 class Envelope(Response):
@@ -31,7 +32,14 @@ class Envelope(Response):
     media_type = "application/json"
 
     def __init__(self, content: bytes, status_code: int = 200, headers: Mapping[str, str] | None = None) -> None:
-        super().__init__(content, status_code, {**HEADERS, **(headers or {})})
+        super().__init__(content, status_code, headers)
+
+    def init_headers(self, headers: Mapping[str, str] | None = None) -> None:
+        """The usual ones are encoded once and not for each answer; given ones come in addition, or instead."""
+        if headers:
+            super().init_headers({**HEADERS, **headers})
+        else:
+            self.raw_headers = [*_RAW_HEADERS, (b"content-length", b"%d" % len(self.body))]
 
 
 def success(data: Any) -> Envelope:

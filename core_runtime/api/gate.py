@@ -38,12 +38,14 @@ _HEADERS = {
 
 
 class Gate:
-    """``authority`` is asked per request, so that a replaced token counts at once; ``refused`` renders a refusal."""
+    """``authority`` is asked per request, so that a replaced token counts at once, and told whether one was shown;
+    ``refused`` renders a refusal.
+    """
 
     def __init__(
         self,
         apps: dict[Door, ASGIApp],
-        authority: Callable[[], Authority],
+        authority: Callable[[bool], Authority],
         refused: Callable[[Scope, Refuse], Response],
         *,
         on_refusal: Callable[[Peer, Refuse], None] = lambda _peer, _refuse: None,
@@ -62,7 +64,7 @@ class Gate:
         if scope["type"] != "http":
             return
         facts = facts_of(scope)
-        decision = decide(facts, self._authority())
+        decision = decide(facts, self._authority(bool(facts.authorization)))
         decision = self._rated(facts.peer, decision)
         if isinstance(decision, Refuse):
             self._on_refusal(facts.peer, decision)

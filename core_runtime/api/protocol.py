@@ -7,6 +7,7 @@ Invariants:
     that nobody reads is given up after ``WRITE_STALL_LIMIT_S``. Strangers get few places of their own, so they can't
     take the owner's.
   * Refusals made here, before there is a request, have the envelope too.
+  * A request says of itself (``state["whole"]``) once all of its body has come: it needs no deadline to be read.
 
 The body of a request that was refused is read and thrown away instead of closing over it: closing with unread data
 resets the connection, and the client would lose the answer that tells it what was wrong.
@@ -20,7 +21,7 @@ import asyncio
 import socket
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from msgspec import Struct, field
 from uvicorn.config import Config
@@ -34,6 +35,7 @@ HEAD_LIMIT_S = 10.0
 HEAD_LIMIT_BYTES = 32 * 1024
 HEADER_COUNT_LIMIT = 100
 WRITE_STALL_LIMIT_S = 30.0
+_ANSWER, _DECLARED, _HEAD_END = b"HTTP/1.1 ", b"\r\ncontent-length: ", b"\r\n\r\n"
 STRANGER_CONNECTIONS = 32
 OWNER_CONNECTIONS = 512
 
@@ -63,6 +65,45 @@ class Door(Struct):
     connections: dict[bool, set[HostProtocol]] = field(default_factory=lambda: {True: set(), False: set()})
 
 
+class _WholeAnswers:
+    """A transport that writes the head of an answer of known length together with what follows.
+
+    uvicorn writes the two apart: a system call more for each answer, which wakes the client for a head alone.
+    """
+
+    __slots__ = ("_head", "_inner")
+
+    def __init__(self, inner: asyncio.Transport) -> None:
+        self._inner = inner
+        self._head = b""
+
+    def write(self, data: bytes) -> None:
+        if self._head:
+            data, self._head = self._head + data, b""
+        elif data.endswith(_HEAD_END) and data.startswith(_ANSWER) and _DECLARED in data:
+            self._head = data
+            return
+        self._inner.write(data)
+
+    def release(self) -> None:
+        """The answer is complete: one to HEAD has no body."""
+        if self._head:
+            self.write(b"")
+
+    def close(self) -> None:
+        self.release()
+        self._inner.close()
+
+    def abort(self) -> None:
+        self._inner.abort()
+
+    def is_closing(self) -> bool:
+        return self._inner.is_closing()
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return self._inner.get_extra_info(name, default)
+
+
 class HostProtocol(HttpToolsProtocol):
     """One connection. Made by ``pack_api_server`` for each accept."""
 
@@ -79,6 +120,9 @@ class HostProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._peer = self._prove(transport)
         super().connection_made(transport)
+        self._answers = _WholeAnswers(transport)
+        # a cast, no check: of a transport's methods uvicorn uses these
+        self.transport = cast("asyncio.Transport", self._answers)
         proven = self._peer.uid is not None and self._peer.uid == self._door.owner_uid
         others = self._door.connections[proven]
         others.add(self)
@@ -131,7 +175,12 @@ class HostProtocol(HttpToolsProtocol):
             # If the answer comes before our "continue", the body may follow or the next request: no way to tell.
             self.cycle.keep_alive = False
 
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        self.scope["state"]["whole"] = True
+
     def on_response_complete(self) -> None:
+        self._answers.release()
         super().on_response_complete()
         self._idle_since_s = time.monotonic()
 

@@ -166,20 +166,23 @@ def _path(facts: RequestFacts) -> Refuse | None:
         return Refuse(
             414, "path_too_long", "The path is too long", f"at most {PATH_LIMIT_BYTES} bytes; got {len(path)}"
         )
-    segments = path.split(b"/")[1:]
-    canonical = (
-        _PATH.fullmatch(path) is not None
-        and b"//" not in path
-        and not any(segment in {b".", b".."} for segment in segments)
-        and not any(int(escape, 16) in _FORBIDDEN_ESCAPES for escape in _ESCAPE.findall(path))
-    )
-    if canonical:
+    if _canonical(path):
         return None
     return Refuse(
         400, "path_not_canonical", "The path is not in its canonical form",
         "encoded slashes, dots or letters, empty segments, backslashes and control characters are refused",
         "Write the path as GET /api/openapi.json lists it.",
     )  # fmt: skip
+
+
+@lru_cache(maxsize=256)  # of a bounded length each; whoever calls often calls the same
+def _canonical(path: bytes) -> bool:
+    return (
+        _PATH.fullmatch(path) is not None
+        and b"//" not in path
+        and not any(segment in {b".", b".."} for segment in path.split(b"/")[1:])
+        and not any(int(escape, 16) in _FORBIDDEN_ESCAPES for escape in _ESCAPE.findall(path))
+    )
 
 
 def _host(facts: RequestFacts, authority: Authority) -> Refuse | None:
