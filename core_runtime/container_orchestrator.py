@@ -41,7 +41,7 @@ from core_runtime.ports import TRIAL_PREFIX, DriverStatus
 from core_runtime.rules.operator_view import render_operator_view
 from core_runtime.rules.restart import RestartPolicy
 from core_runtime.rules.sandbox import DriverKind, Isolation, Level, SandboxSpec
-from core_runtime.supervision import Supervised
+from core_runtime.supervision import ENGINE_GONE, Supervised
 
 PARALLEL_STARTS = 4
 DRAIN_S = 5.0
@@ -307,19 +307,26 @@ class ContainerOrchestrator:
             generation = Generation(request, spec, driver)
             try:
                 await generation.begin(self._bus, prepare, beside=beside)
-            except BaseException:
+            except BaseException as error:
                 for name, detail in (await generation.limits_met()).items():
                     self.tell("limited", request.pack_id, number, detail, name)
+                if isinstance(error, HostError) and error.code in ENGINE_GONE:
+                    await self.reattached()
                 raise
-            return generation
+        if not self.statuses[driver.kind].available:  # it came back while nothing of it ran and nobody asked
+            await self.reattached()
+        return generation
 
     async def reattached(self) -> bool:
-        """Whether the chosen driver works (again). Containers of the lost engine's time are removed then."""
+        """Whether the chosen driver works (again), told when that changed. What the lost one left is removed then."""
         driver = self._driver
         if driver is None:
             return False
         async with self._reattaching:  # many Packs ask at once
+            before = self.statuses[driver.kind].available
             status = self.statuses[driver.kind] = await driver.probe()
+            if status.available is not before:
+                self.tell("engine_back" if status.available else "engine_gone", "", 0, status.reason)
             if status.available:
                 with costs_only_itself(self.report, LEFT_OVER):
                     await driver.remove_leftovers(self._installation_id)

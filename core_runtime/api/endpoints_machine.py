@@ -16,6 +16,7 @@ from core_runtime.handlers import packs
 from core_runtime.rules.sandbox import DriverKind
 
 DOCKER_MISSING = "Docker is required but not available"
+ENGINE_LOST = "What isolates Packs does not answer any more"
 
 
 class Grant(msgspec.Struct, forbid_unknown_fields=True):
@@ -48,7 +49,7 @@ def isolation_view(api: Api) -> dict[str, Any]:
         "preference": api.settings.isolation,
         "isolation": views.isolation(chosen),
         "drivers": [views.driver(status) for status in statuses.values()],
-        "problem": DOCKER_MISSING if statuses and chosen is None else None,
+        "problem": ENGINE_LOST if api.host.lost_driver else DOCKER_MISSING if statuses and chosen is None else None,
     }
 
 

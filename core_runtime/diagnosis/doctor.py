@@ -90,6 +90,11 @@ class Doctor:
             for code in [code for code, subjects in self._standing.items() if subjects]:
                 await self._examine(self.checks[code])
 
+    async def look_again(self, code: str) -> None:
+        """Run one check: something happened that it looks at."""
+        async with self._one_at_a_time:
+            await self._examine(self.checks[code])
+
     async def mend(self, issue_id: str, fixup: str = "", *, actor: str) -> Mended:
         """Perform the fixup that an issue suggests (``fixup`` chooses one of several).
 

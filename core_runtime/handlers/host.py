@@ -157,7 +157,6 @@ class Host:
         self.flow_joins: Callable[[], Awaitable[Sequence[PackNode]]] = _no_flows
         """The flows that there are now, as what they join; the kernel's."""
         self.ready_to_serve = asyncio.Event()
-        self.statuses: tuple[DriverStatus, ...] = ()
         self.waiting: dict[str, Waiting] = {}
         self.starting: set[str] = set()
         self.failures: dict[str, Failure] = {}
@@ -172,6 +171,20 @@ class Host:
         self._locks: dict[str, asyncio.Lock] = {}
         self._background: set[asyncio.Task[Any]] = set()
         self._closing = False
+
+    @property
+    def statuses(self) -> tuple[DriverStatus, ...]:
+        """What each isolation driver said when it was last asked, which is not only at boot; none before that."""
+        orchestrator = self.orchestrator or self.prepared_orchestrator
+        return tuple(orchestrator.statuses.values()) if orchestrator is not None else ()
+
+    @property
+    def lost_driver(self) -> DriverStatus | None:
+        """What the driver that isolates Packs said, where it answers no more."""
+        if self.isolation is None:
+            return None
+        kind = self.isolation.driver
+        return next((status for status in self.statuses if status.kind is kind and not status.available), None)
 
     @property
     def sandboxes(self) -> ContainerOrchestrator:

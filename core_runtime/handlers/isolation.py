@@ -48,6 +48,7 @@ from core_runtime.rules.wheels import Target, target_of
 DOCKER_REQUIRED = "docker_required"
 DOCKER_TITLE = "Docker is required but not available"
 PACK_GAVE_UP = "pack_gave_up"
+ISOLATION_LOST = "isolation_lost"
 
 
 @handler("isolation.probe")
@@ -69,7 +70,6 @@ async def probe_step(host: Host, _args: Mapping[str, Any]) -> dict[str, Any]:
         report=host.diagnostics.mishap,
     )
     host.isolation = await orchestrator.choose()
-    host.statuses = tuple(orchestrator.statuses.values())
     host.prepared_orchestrator = orchestrator
     if host.isolation is None:
         no_isolation_issue(host)
@@ -223,7 +223,7 @@ def _withdraw(host: Host, pack_id: str, keys: Any) -> None:
 
 def _container_event(host: Host, event: ContainerEvent) -> None:
     """What happens to containers, as diagnostics and events; a Pack that is given up changes its state."""
-    failed = event.kind in {"crashed", "gave_up", "weaker", "degraded", "unhealthy", "limited"}
+    failed = event.kind in {"engine_gone", "crashed", "gave_up", "weaker", "degraded", "unhealthy", "limited"}
     host.diagnostics.record(
         phase="containers",
         status="failed" if failed else "success",
@@ -236,6 +236,8 @@ def _container_event(host: Host, event: ContainerEvent) -> None:
         f"container.{event.kind}",
         {"pack_id": event.pack_id, "generation": event.generation, "detail": event.detail, "at": event.at},
     )
+    if event.kind in {"engine_gone", "engine_back"} and host.built("doctor") and not host.closing:
+        host.in_background(host.doctor.look_again(ISOLATION_LOST), "look at the isolation")
     if event.kind == "limited":
         tell_limit(host, event.pack_id, event.cause, event.detail)
     if event.kind == "started" and not host.closing and _is_restarted(host, event.pack_id):

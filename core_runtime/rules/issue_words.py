@@ -48,6 +48,7 @@ TITLES_JA: Final[Mapping[str, str]] = MappingProxyType({
     "grant_without_pack": "決定済みのPackのフォルダがなくなりました",
     "inodes_low": "ファイルシステムに作れるファイルの数が残りわずかです",
     "interface_twice": "複数のPackが同じインターフェイスを提供しています",
+    "isolation_lost": "Packを隔離する手段が応答しなくなりました",
     "isolation_reduced": "このコンピュータの隔離は弱くなっています",
     "isolation_unlike_approved": "承認時より隔離が弱くなっています",
     "key_rotation_waits": "新しい署名鍵が次の起動を待っています",

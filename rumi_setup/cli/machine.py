@@ -71,7 +71,7 @@ def status() -> None:
     show.pairs([
         ("host", health.get("phase")), ("cause", health.get("cause")), ("console", health.get("web")),
         ("API", health.get("api")),
-        ("isolation", f"{chosen.get('driver')} ({chosen.get('level')})" if chosen else isolation.get("problem")),
+        ("isolation", _isolation(isolation, chosen)),
         ("bus transport", _transport(isolation, chosen)),
     ])  # fmt: skip
     counts: dict[str, int] = {}
@@ -93,6 +93,12 @@ def status() -> None:
 def issue_title(one: dict[str, Any]) -> str:
     """What the host calls it, in the reader's language where it has words for it."""
     return show.safe((language() == "ja" and one.get("title_ja")) or one.get("title"))
+
+
+def _isolation(isolation: dict[str, Any], chosen: dict[str, Any]) -> str:
+    """What isolates Packs and how strongly; what is wrong with it."""
+    facts = [f"{chosen.get('driver')} ({chosen.get('level')})" if chosen else "", isolation.get("problem") or ""]
+    return ": ".join(filter(None, facts))
 
 
 def _transport(isolation: dict[str, Any], chosen: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -73,6 +74,10 @@ def ends_without_a_trace(system: Restless) -> None:
     assert system.traces.mounts() == set()
 
 
+def isolation_lost(host: RunningHost) -> list[dict[str, Any]]:
+    return [one for one in host.ok("GET", "/api/issues") if one["code"] == "isolation_lost"]
+
+
 @pytest.mark.timeout(580)
 def test_random_faults(tmp_path: Path, isolation: str) -> None:
     kinds = {**EVERYWHERE, **ONLY[isolation]}
@@ -118,8 +123,18 @@ def test_an_engine_killed_under_load_comes_back_and_leaves_nothing(tmp_path: Pat
         while not codes & {"missing", "unavailable"}:
             codes.add(system.host.call("p0.work", {"hops": 3}, timeout_s=DEADLINE_S)[1].get("code"))
             assert time.monotonic() - begun < DEADLINE_S, "calls of a Pack whose engine is gone fail at once"
+        host = system.host
+        host.until(lambda: isolation_lost(host), 30, "the operator to be told")
+        assert not host.ok("GET", "/api/docker/status")["available"]
+        assert host.ok("GET", "/api/isolation")["problem"]
+        [told] = isolation_lost(host)
+        assert (told["subject"], told["severity"]) == ("isolation", "error")
+        assert "come back by themselves" in told["hint"]
+        assert not host.ok("GET", "/api/doctor")["healthy"]
         system.engine.start()
         system.quiet()
+        host.until(lambda: not isolation_lost(host), 30, "the issue to go with its cause")
+        assert host.ok("GET", "/api/docker/status")["available"]
         for _ in range(2):
             system.kill_the_engine()
             system.quiet()

@@ -173,6 +173,7 @@ def fake_host(settings: Settings) -> Any:
         audit=SimpleNamespace(tail=lambda count: [{"event": "approve", "seq": 1}][:count]),
         orchestrator=SimpleNamespace(list=lambda: containers),
         bus=SimpleNamespace(large_values=lambda pack_id: {"way": "chunks", "detail": f"{pack_id} is a test's"}),
+        lost_driver=None,
         statuses=(
             DriverStatus(DriverKind.DOCKER, False, Level.NONE, reason="no engine answers", hint="start it"),
             DriverStatus(DriverKind.EMBEDDED, True, Level.STANDARD, "0.8.0"),

@@ -1,4 +1,4 @@
-"""Asks the isolation drivers again on a machine where none answered, and starts what was approved."""
+"""Asks the isolation drivers again where none answered, or the one in use no more; starts what was approved."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ AUTOMATIC = True
 
 async def perform(host: Host, args: Mapping[str, Any], actor: str) -> str:
     del args, actor
+    if host.lost_driver is not None:
+        lost = host.lost_driver.kind.value
+        return f"{lost} {'answers again' if await host.sandboxes.reattached() else 'still does not answer'}"
     if host.isolation is not None:
         raise ConflictError(
             "There is an isolation",
@@ -28,7 +31,6 @@ async def perform(host: Host, args: Mapping[str, Any], actor: str) -> str:
         )
     orchestrator = host.sandboxes
     host.isolation = await orchestrator.choose()
-    host.statuses = tuple(orchestrator.statuses.values())
     host.approvals.base_runtime = await isolation.base_runtime(host)
     if host.isolation is None:
         isolation.no_isolation_issue(host)

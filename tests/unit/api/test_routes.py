@@ -149,7 +149,9 @@ def test_containers_and_docker(tmp_path: Path, packs: FakePacks) -> None:
         assert await refused(served, "/api/containers/new/start", "POST") == (403, "not_approved")
         assert (await data(served, "/api/containers/p", "DELETE"))["removed"] == ["embedded-p-1"]
         assert ("stop", "p") in packs.asked
-        served.api.host.isolation = None
+        served.api.host.lost_driver = served.api.host.statuses[0]
+        assert (await data(served, "/api/docker/status"))["problem"] == "What isolates Packs does not answer any more"
+        served.api.host.isolation = served.api.host.lost_driver = None
         status = await data(served, "/api/docker/status")
         assert (status["required"], status["problem"]) == (True, "Docker is required but not available")
 

@@ -143,6 +143,12 @@ def test_status_of_everything(host, capsys) -> None:
     assert json.loads(run(capsys, "status", "--json")[1])["running"] is True
 
 
+def test_status_says_that_the_engine_answers_no_more(host, capsys) -> None:
+    isolation = {"isolation": {"driver": "docker", "level": "standard"}, "problem": "It does not answer"}
+    host.answers |= {"GET /api/health": {}, "GET /api/packs": [], "GET /api/isolation": isolation, "GET /api/issues": []}
+    assert "docker (standard): It does not answer" in run(capsys, "status")[1]
+
+
 def test_status_and_doctor_say_which_way_the_bus_takes_and_why(host, capsys, tmp_path) -> None:
     docker = {"driver": "docker", "available": True, "level": "standard", "version": "20.10", "transport": "stdio: the \x1b[2Jnetwork"}
     embedded = {"driver": "embedded", "available": False, "reason": "Bubblewrap is not installed", "hint": "apt-get"}

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from console import overview
 from console.app import POLICY, Pages, build_console
@@ -22,7 +23,7 @@ from core_runtime.pack_api_server import PackApiServer
 from core_runtime.rules.approval import State
 from core_runtime.rules.frames import BusLimits
 from core_runtime.rules.limits_shown import rows
-from core_runtime.rules.sandbox import Limits
+from core_runtime.rules.sandbox import Level, Limits
 from tests.support.fake_host_api import FakePacks, fake_host, metadata, not_built
 from tests.support.http_faces import Recorder, Served, exchange, run, settings_in
 
@@ -169,6 +170,19 @@ def test_empty_states_say_what_to_do(tmp_path: Path, packs: FakePacks) -> None:
         _, _, text = await page(served, accept_language="ja")
         assert CATALOGUES["ja"]["isolation_wait"] in text
         assert CATALOGUES["ja"]["phase_starting"] in text
+
+    check(tmp_path, test)
+
+
+def test_an_engine_that_answers_no_more_is_not_shown_as_in_use(tmp_path: Path, packs: FakePacks) -> None:
+    async def test(served: Served) -> None:
+        _, _, text = await page(served)
+        assert CATALOGUES["en"]["in_use"] in text
+        docker, embedded = served.api.host.statuses
+        served.api.host.statuses = (docker, replace(embedded, available=False, level=Level.NONE, reason="it is gone"))
+        _, _, text = await page(served)
+        assert CATALOGUES["en"]["in_use"] not in text
+        assert "it is gone" in text
 
     check(tmp_path, test)
 

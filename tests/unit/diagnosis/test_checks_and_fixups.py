@@ -27,6 +27,7 @@ from core_runtime.diagnosis.doctor import Doctor
 from core_runtime.diagnosis.parts import load_checks, load_fixups
 from core_runtime.diagnostics import Issue
 from core_runtime.handlers.host import Failure, Host, Waiting
+from core_runtime.ports import DriverStatus
 from core_runtime.rules.decisions import deciding
 from core_runtime.rules.sandbox import DriverKind, Isolation, Level
 from tests.support.addons import add_guest, add_host, on_file
@@ -311,6 +312,25 @@ def reduced(world: World) -> str:
     return "isolation"
 
 
+def lost(world: World) -> str:
+    gone = DriverStatus(DriverKind.DOCKER, available=False, level=Level.NONE, reason="no answer", hint="systemctl start docker")
+    back = DriverStatus(DriverKind.DOCKER, available=True, level=Level.STANDARD)
+    orchestrator = SimpleNamespace(statuses={DriverKind.DOCKER: gone}, close=nothing)
+
+    async def reattached() -> bool:
+        orchestrator.statuses = {DriverKind.DOCKER: back}
+        return True
+
+    orchestrator.reattached = reattached
+    world.host.isolation = Isolation(DriverKind.DOCKER, Level.STANDARD)
+    world.patch.setattr(world.host, "orchestrator", orchestrator)
+    return "isolation"
+
+
+async def nothing() -> None:
+    pass
+
+
 def weaker_now(world: World) -> str:
     world.approve()
     world.host.isolation = Isolation(DriverKind.EMBEDDED, Level.REDUCED)
@@ -348,6 +368,7 @@ CASES: tuple[tuple[str, Callable[[World], str], str], ...] = (
     ("grant_without_pack", folder_gone, "remove_pack"),
     ("inodes_low", few_inodes, ""),
     ("interface_twice", two_providers, ""),
+    ("isolation_lost", lost, "probe_isolation"),
     ("isolation_reduced", reduced, ""),
     ("isolation_unlike_approved", weaker_now, ""),
     ("key_rotation_waits", next_key, ""),

@@ -224,6 +224,24 @@ def test_a_vanished_engine_degrades_and_comes_back(tell, monkeypatch):
         driver.available = True
         await s.until(lambda: len(s.prepared) == 2 and s.it.get("hello").state is ContainerState.RUNNING)
         assert [k for k in s.kinds() if k in {"degraded", "reattached", "gave_up"}] == ["degraded", "reattached"]
+        assert [k for k in s.kinds() if k.startswith("engine_")] == ["engine_gone", "engine_back"]
+
+    tell(story)
+
+
+def test_an_engine_that_vanishes_while_nothing_runs_is_told_by_the_start_that_meets_it(tell):
+    async def story(s):
+        driver = s.drivers[0]
+        driver.available, driver.fail = False, "engine_unavailable"
+        with pytest.raises(HostError):
+            await s.start()
+        assert not s.it.statuses[driver.kind].available
+        [told] = [event for event in s.events if event.kind == "engine_gone"]
+        assert (told.pack_id, told.detail) == ("", "it is switched off")
+        driver.available, driver.fail = True, None
+        await s.start("other")
+        assert s.it.statuses[driver.kind].available
+        assert s.kinds().count("engine_back") == 1
 
     tell(story)
 
