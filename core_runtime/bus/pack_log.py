@@ -34,11 +34,12 @@ class PackLog:
         self._budget = min(self._budget + (now - self._time) * self._rate, self._rate)
         self._time = now
         text = frame.text[:LOG_CHARS]
-        if self._budget < len(text):
+        size = len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
+        if self._budget < size:
             self.lost += 1
             self._dropped()
             return
-        self._budget -= len(text) + FRAME_COST
+        self._budget -= size + FRAME_COST
         if self.lost:
             lost, self.lost = self.lost, 0
             self._write(WARNING, "host", f"{lost} log frames were dropped (rate limit)")

@@ -24,7 +24,7 @@ async def limits(host: Host, pack_id: str) -> list[dict[str, Any]]:
     """Every limit of a Pack. ``NotFoundError`` for a Pack that is not there."""
     await packs.status(host, pack_id)
     disk_bytes, quota_bytes = await asyncio.to_thread(host.userdata.usage, pack_id)
-    used = {"disk": float(disk_bytes), **await _used(host, pack_id)}
+    used = {"disk": float(disk_bytes), "log_kept": float(host.log.held_bytes(pack_id)), **await _used(host, pack_id)}
     hits = {
         issue.code.removeprefix(ISSUE_PREFIX): (issue.count, issue.last_ts)
         for issue in host.diagnostics.issues(pack_id)

@@ -52,6 +52,7 @@ def rows(
         ("tmp", limits.tmp_bytes, "bytes", "writing to /tmp fails", "tmp_mb"),
         ("disk", quota_bytes, "bytes", "writing user data is refused", "disk_mb"),
         ("log", bus.log_bytes_per_s, "bytes/s", "further output is dropped", ""),
+        ("log_kept", limits.log_bytes_kept, "bytes", "its oldest lines are let go of", ""),
         ("message", bus.value_bytes, "bytes", "the call fails", ""),
         ("rate", bus.calls_per_s, "calls/s", "its further calls are refused", ""),
         ("values", bus.values, "", "further ones are refused", ""),

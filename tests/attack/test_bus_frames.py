@@ -442,6 +442,19 @@ def test_log_floods_are_dropped_and_counted(tmp_path):
     run(main())
 
 
+def test_log_rate_counts_bytes_whatever_the_characters(tmp_path):
+    async def main():
+        async with rig(tmp_path, limits=BusLimits(log_bytes_per_s=10_000)) as r:
+            a, sa = await r.agent("a")
+            for _ in range(5):
+                a.send(LOG, 0, 20, "stdout", "\U0001f600" * 2_000)  # 8,000 bytes
+            a.send(SUBSCRIBE, 1, "nothing")
+            await a.answer(1)
+            assert (len(r.logs), sa.log.lost) == (1, 4)
+
+    run(main())
+
+
 def test_publishing_and_subscribing_need_rights_at_each_event(tmp_path):
     async def main():
         async with rig(tmp_path) as r:

