@@ -32,11 +32,16 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(f"RUMI_TEST_REQUIRE names {sorted(unknown)}; there are {sorted(machine.OBSTACLES)}")
 
 
+LEFT_OUT = pytest.StashKey[bool]()
+"""For want of something that was not required, whatever else of it was."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         for name, obstacle in machine.OBSTACLES.items():
             if item.get_closest_marker(name) and name not in REQUIRED and obstacle():
                 item.add_marker(pytest.mark.skip(reason=f"[{name}] {obstacle()}"))
+                item.stash[LEFT_OUT] = True
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)  # outside pytest-timeout's: waiting for one's turn is no test's time
@@ -61,7 +66,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     report: pytest.TestReport = yield  # type: ignore[assignment]
     required = sorted(name for name in REQUIRED if item.get_closest_marker(name))
-    if report.skipped and required and not hasattr(report, "wasxfail"):
+    if report.skipped and required and not hasattr(report, "wasxfail") and not item.stash.get(LEFT_OUT, False):
         report.outcome = "failed"
         report.longrepr = f"skipped, but RUMI_TEST_REQUIRE names {', '.join(required)}: {report.longrepr}"
     return report  # type: ignore[return-value]

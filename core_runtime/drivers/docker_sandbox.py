@@ -24,7 +24,7 @@ from core_runtime.drivers.docker_stdio import AttachedBus
 from core_runtime.drivers.tail import SHOWN_LIMIT_BYTES, escape
 from core_runtime.ports import Exit
 from core_runtime.rules.docker_transport import Transport
-from core_runtime.rules.isolation import judge
+from core_runtime.rules.isolation import SANDBOXED_RUNTIMES, judge
 from core_runtime.rules.sandbox import DriverKind, Isolation, SandboxSpec
 
 if TYPE_CHECKING:
@@ -138,6 +138,8 @@ class DockerSandbox:
         return await asyncio.to_thread(self._count, self._watch.folders)
 
     def _count(self, group: Mapping[str, Path]) -> dict[str, float]:
+        if self._runtime in SANDBOXED_RUNTIMES:  # what its processes hold here is that kernel's, not the Pack's
+            return cgroup_reading.counted(group)
         files = proc_view.file_usage(cgroup_reading.processes(group), self._spec.limits.files)
         return cgroup_reading.counted(group) | files | proc_view.tmp_usage(self.pid)
 

@@ -6,8 +6,9 @@ Invariants:
   * ``standard`` needs all of: an own uid (or user namespace), our seccomp filter, no capability, no_new_privs, limits
     that a cgroup enforces, own network, process, mount and ipc namespaces. One missing → ``reduced``, and a sentence.
   * ``strong`` is ``standard`` and a kernel of its own, seen by both: the engine says that it used a runtime that has
-    one, and the kernel inside is not this machine's. What that kernel says of filters inside is not asked then: the
-    walls stand around it, where the host looks.
+    one, and the kernel inside is not this machine's. What that kernel says of filters inside is not asked then, nor of
+    its own device files: the walls stand around it, where the host looks. What it sees there is that kernel's monitor,
+    whose process namespace is no wall, nor are capabilities within a user namespace of the monitor's own.
   * A broken border (root of the host, a capability, a host namespace, a writable Pack, a visible canary, a foreign
     network interface) is ``none``: nothing may run there, whatever was granted.
 
@@ -39,6 +40,8 @@ LOOPBACK = frozenset({"lo"})
 KERNEL_TUNNELS = frozenset({"tunl0", "sit0", "gre0", "gretap0", "erspan0", "ip_vti0", "ip6_vti0", "ip6tnl0", "ip6gre0"})
 """Down devices that the kernel puts into every new network namespace when the module is loaded; they lead nowhere."""
 SANDBOXED_RUNTIMES = frozenset({"runsc", "kata", "kata-runtime", "io.containerd.runsc.v1", "io.containerd.kata.v2"})
+GUEST_DEVICES = frozenset({"/dev/fuse", "/dev/net/tun"})
+"""Device files that gVisor's kernel makes itself in every sandbox; they lead into that kernel."""
 SECCOMP_FILTER = 2
 
 
@@ -94,7 +97,7 @@ def judge(driver: DriverKind, spec: SandboxSpec, host: HostView | None, probe: M
     verdict = _Verdict()
     guest = host is not None and has_own_kernel(host.runtime, host.kernel, probe.get("kernel"))
     if host is not None:
-        _judge_host(verdict, spec, host)
+        _judge_host(verdict, spec, host, guest=guest)
         if host.runtime in SANDBOXED_RUNTIMES and not guest:
             verdict.findings.append(f"the runtime {host.runtime} shows this machine's own kernel inside")
     _judge_probe(verdict, spec, host, probe, guest=guest)
@@ -116,15 +119,16 @@ def has_own_kernel(runtime: str, outside: str, inside: Any) -> bool:
     return runtime in SANDBOXED_RUNTIMES and bool(outside) and isinstance(inside, str) and inside not in {"", outside}
 
 
-def _judge_host(verdict: _Verdict, spec: SandboxSpec, host: HostView) -> None:
+def _judge_host(verdict: _Verdict, spec: SandboxSpec, host: HostView, *, guest: bool) -> None:
     shared = host.shared_namespaces
+    walls = set(REQUIRED_NAMESPACES) - ({"pid"} if guest else set())
     if 0 in host.uids and "user" in shared:
         verdict.lower(Level.NONE, "the sandbox runs as root of the host")
     if host.cap_eff and "user" in shared:
         verdict.lower(Level.NONE, f"the sandbox holds capabilities ({host.cap_eff:#x})")
-    elif host.cap_eff:
+    elif host.cap_eff and not guest:
         verdict.lower(Level.REDUCED, f"the sandbox holds capabilities in its own user namespace ({host.cap_eff:#x})")
-    for name in sorted(shared.intersection(REQUIRED_NAMESPACES)):
+    for name in sorted(shared & walls):
         verdict.lower(Level.NONE, f"the sandbox shares the host's {name} namespace")
     for place in _pack_places(host.writable):
         verdict.lower(Level.NONE, f"{place} is writable inside the sandbox")
@@ -167,6 +171,8 @@ def _judge_probe(
     if _int(probe.get("seccomp")) != SECCOMP_FILTER and not guest:
         verdict.lower(Level.REDUCED, "the agent does not see a system-call filter")
     for path in _texts(probe.get("canaries")):
+        if guest and path in GUEST_DEVICES:
+            continue
         verdict.lower(Level.NONE, f"a file of the host is visible inside: {path!r:.120}")
     foreign = set(_texts(probe.get("interfaces"))) - LOOPBACK - KERNEL_TUNNELS
     if foreign:

@@ -21,7 +21,8 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 from rumi_setup.core import files, process
 from rumi_setup.core.docker_http import Engine, EngineError
@@ -29,7 +30,7 @@ from rumi_setup.core.problem import Attempt, SetupError
 from rumi_setup.core.words import say
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from rumi_setup.core.progress import Progress
 
@@ -137,9 +138,10 @@ def _need_cgroup() -> None:
         )
 
 
-def _launch(place: _Place) -> subprocess.Popen[bytes]:
+def _launch(place: _Place, more: Mapping[str, Any] = MappingProxyType({})) -> subprocess.Popen[bytes]:
+    """``more``: of the engine's own configuration file."""
     config = place.folder / "config.json"  # absolute paths throughout: a relative one makes the engine hang
-    files.write_json(config, {"deprecated-key-path": str(place.folder / "key.json")})
+    files.write_json(config, {"deprecated-key-path": str(place.folder / "key.json"), **more})
     argv: list[str | os.PathLike[str]] = [
         "dockerd", "-H", f"unix://{place.socket}",
         "--data-root", place.folder / "data", "--exec-root", place.folder / "x", "-p", place.folder / "pid",

@@ -15,7 +15,7 @@ from tests.support import engine, ordinary, relay
 
 ROOT = Path(__file__).resolve().parents[2]
 USER, ENGINE_GROUP = 61_184, 61_185
-SUITES = ["tests/contract/test_sandbox_drivers.py", "tests/attack/test_sandbox_escapes.py"]
+SUITES = ["tests/contract/test_sandbox_drivers.py", "tests/contract/test_orchestrated_packs.py", "tests/attack/test_sandbox_escapes.py"]
 SUITE_S = 400.0
 
 
@@ -31,10 +31,9 @@ def folder():
 
 @pytest.mark.docker
 @pytest.mark.embedded
+@pytest.mark.root  # a run that is an ordinary user's does the same directly
 @pytest.mark.timeout(SUITE_S + 60)
 def test_an_ordinary_user_gets_the_same_sandboxes(folder):
-    if os.geteuid() != 0:
-        pytest.skip("this whole run is an ordinary user's")
     with relay.for_group(engine.address(), folder, ENGINE_GROUP) as address, ordinary.delegated(USER) as joins:
         done = ordinary.run(
             [sys.executable, "-I", "-m", "pytest", "-q", "-p", "no:cacheprovider", *SUITES],

@@ -54,7 +54,7 @@ def _levels() -> str:
 
         Two witnesses: the host reads `/proc/PID` of the sandbox (`status`, `ns`, `cgroup`, `mountinfo`), and the agent says what it sees from inside before a byte
         of the Pack is loaded. The weaker one counts. `source` is `measured` where the host looked, `reported` where it can't: an engine on another machine, or a host without
-        root whose engine runs Packs under other users. A grant records driver, level and source; what is measured worse than granted is stopped.
+        root whose engine runs Packs under other users. Of the runtimes `runsc` (gVisor) is what the tests run (`tests/contract/test_gvisor.py`). A grant records driver, level and source; what is measured worse than granted is stopped.
         Writable inside, at most: {_names(WRITABLE_ALLOWED)}. Interfaces besides `lo` that the kernel adds by itself and that lead nowhere: {_names(sorted(KERNEL_TUNNELS))}.
 
         証人は二つです。ホストはサンドボックスの `/proc/PID` を読み、エージェントは Pack を読み込む前に内側から見えるものを報告します。弱い方が採用されます。

@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 
-from rumi_setup.core import checker
+from rumi_setup.core import checker, engine
 from rumi_setup.core.docker_http import Engine, EngineError
 
 NODE_MAJOR = 18
@@ -61,6 +61,18 @@ def netns_obstacle() -> str:
     return f"no network namespaces: {tried.stderr.strip()}" if tried.returncode else ""
 
 
+@functools.cache
+def gvisor_obstacle() -> str:
+    """Empty where gVisor runs a program and an engine of our own can be told of it."""
+    runsc = shutil.which("runsc")
+    if runsc is None:
+        return "no gVisor (apt install runsc)"
+    if engine.possible():
+        return f"no engine of our own: {engine.possible()}"
+    tried = subprocess.run([runsc, "--network=none", "--ignore-cgroups", "do", "true"], check=False, capture_output=True, text=True, timeout=60)
+    return f"gVisor does not run here: {tried.stderr.strip()[-200:]}" if tried.returncode else ""
+
+
 def root_obstacle() -> str:
     return "" if os.geteuid() == 0 else "acting as another user, or making what only root may, needs root"
 
@@ -78,5 +90,5 @@ def mount_obstacle() -> str:
 
 OBSTACLES = {
     "docker": docker_obstacle, "embedded": embedded_obstacle, "browser": browser_obstacle, "netns": netns_obstacle, "node": node_obstacle,
-    "root": root_obstacle, "mount": mount_obstacle,
+    "root": root_obstacle, "mount": mount_obstacle, "gvisor": gvisor_obstacle,
 }  # fmt: skip

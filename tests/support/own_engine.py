@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Self
+from types import MappingProxyType
+from typing import Any, Self
 
 from rumi_setup.core import base_image, engine, files, process
 from rumi_setup.core.docker_http import Engine
@@ -16,7 +18,9 @@ from rumi_setup.core.progress import Silent
 class OwnEngine:
     """``with OwnEngine() as own``: with the base image in it. Enter it on a thread that lives as long (death signal)."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, runtimes: Mapping[str, Mapping[str, Any]] = MappingProxyType({})) -> None:
+        """``runtimes``: as an engine's ``daemon.json`` names them, beside its own."""
+        self._more = {"runtimes": {name: dict(one) for name, one in runtimes.items()}} if runtimes else {}
         self._place = engine._Place(Path(tempfile.mkdtemp(prefix=engine._PREFIX, dir="/tmp")))
         self._child: subprocess.Popen[bytes] | None = None
 
@@ -45,7 +49,7 @@ class OwnEngine:
         engine._tear_down(self._place, self._child)
 
     def start(self) -> None:
-        self._child = engine._launch(self._place)
+        self._child = engine._launch(self._place, self._more)
         engine._wait(self._child, self._place)
 
     def kill(self) -> None:

@@ -44,3 +44,18 @@ def test_a_requirement_that_no_marker_has_is_refused(suite, monkeypatch) -> None
     monkeypatch.setenv("RUMI_TEST_REQUIRE", "dokcer")
     result = suite.runpytest_subprocess()
     assert result.ret == pytest.ExitCode.USAGE_ERROR
+
+
+def test_a_test_that_lacks_what_was_not_required_is_left_out_whatever_else_it_needs(suite, monkeypatch) -> None:
+    # as an ordinary user's run, which has an engine and is not root
+    suite.makepyfile("""
+import pytest
+@pytest.mark.embedded
+@pytest.mark.browser
+def test_needs_a_browser_too(): raise AssertionError("it ran")
+""")
+    monkeypatch.setenv("RUMI_TEST_REQUIRE", "embedded")
+    monkeypatch.setenv("PATH", "/nowhere")
+    result = suite.runpytest_subprocess("-p", "no:randomly", "-p", "no:cacheprovider")
+    result.assert_outcomes(skipped=1)
+    result.stdout.fnmatch_lines(["*1  [[]browser] no Chromium*"])
