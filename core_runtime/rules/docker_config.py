@@ -23,6 +23,7 @@ from core_runtime.rules.sandbox import (
     PACKAGES_MOUNT,
     RUNTIME_MOUNT,
     SOCKET_MOUNT,
+    Limits,
     SandboxSpec,
 )
 
@@ -31,6 +32,7 @@ LABEL_PACK = "rumi.pack"
 LABEL_GENERATION = "rumi.generation"
 
 SHM_BYTES = 16 * 1024 * 1024
+TMP_FILES = 16384
 NANO = 1_000_000_000
 
 MASKED_PATHS = (
@@ -55,6 +57,11 @@ READONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysr
 def container_name(spec: SandboxSpec) -> str:
     """Name for people. Never used to find a container: labels are, exactly."""
     return f"rumi-{spec.installation_id[:12]}-{spec.pack_id}-{spec.generation}"
+
+
+def tmp_options(limits: Limits) -> str:
+    """How ``/tmp`` is mounted."""
+    return f"rw,noexec,nosuid,nodev,size={limits.tmp_bytes},mode=1777,nr_inodes={TMP_FILES}"
 
 
 def labels(spec: SandboxSpec) -> dict[str, str]:
@@ -144,7 +151,7 @@ def _host_config(spec: SandboxSpec, *, apparmor: bool, mounts: bool) -> dict[str
         if mounts
         else [],
         "Tmpfs": {
-            "/tmp": f"rw,noexec,nosuid,nodev,size={limits.tmp_bytes},mode=1777,nr_inodes=16384",  # noqa: S108
+            "/tmp": tmp_options(limits),  # noqa: S108 - inside the sandbox
         },
         "MaskedPaths": list(MASKED_PATHS),
         "ReadonlyPaths": list(READONLY_PATHS),

@@ -10,10 +10,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from typing import Any
 
+from core_runtime.rules.docker_config import SHM_BYTES, tmp_options
 from core_runtime.rules.sandbox import (
     AGENT_COMMAND,
     AGENT_COMMAND_STDIO,
+    ENVIRONMENT,
     PACK_MOUNT,
     PACKAGES_MOUNT,
     RUNTIME_MOUNT,
@@ -44,7 +47,8 @@ def render_operator_view(
         isolation: last measured isolation; ``None`` before the first start.
         attached: whether the bus is the container's stdio and nothing is mounted.
     """
-    fields = _fields(spec, image, attached=attached)
+    container = json.loads(rendered.get("container.json", "{}")).get("HostConfig", {})
+    fields = _fields(spec, image, attached=attached) | _engines(container)
     out = {f"sandbox/{name}": fill(text, fields) for name, text in templates.items()}
     out |= {f"sandbox/{name}": text for name, text in rendered.items()}
     if isolation is not None:
@@ -78,6 +82,16 @@ def _volumes(spec: SandboxSpec) -> str:
     return "\n    ".join(lines)
 
 
+def _engines(container: Mapping[str, Any]) -> dict[str, str]:
+    """What depends on the engine: lines of the compose file, a comment where there is nothing to say."""
+    runtime = container.get("Runtime")
+    apparmor = [option for option in container.get("SecurityOpt", ()) if option.startswith("apparmor=")]
+    return {
+        "runtime": f"runtime: {json.dumps(runtime)}" if runtime else "# runtime: the engine's default",
+        "apparmor": f"- {apparmor[0].replace('=', ':')}" if apparmor else "# AppArmor: this engine has none",
+    }
+
+
 def _fields(spec: SandboxSpec, image: str, *, attached: bool) -> dict[str, str]:
     limits = spec.limits
     return {
@@ -91,8 +105,10 @@ def _fields(spec: SandboxSpec, image: str, *, attached: bool) -> dict[str, str]:
         "command": json.dumps(list(AGENT_COMMAND_STDIO if attached else AGENT_COMMAND)),
         "bus": "the container's stdio" if attached else SOCKET_MOUNT,
         "mounts": "stdin_open: true" if attached else _volumes(spec),
+        "environment": json.dumps(dict(sorted(ENVIRONMENT.items()))),
         "memory_bytes": str(limits.memory_bytes),
-        "tmp_bytes": str(limits.tmp_bytes),
+        "tmp_options": tmp_options(limits),
+        "shm_bytes": str(SHM_BYTES),
         "cpus": f"{limits.cpus:g}",
         "pids": str(limits.pids),
         "files": str(limits.files),

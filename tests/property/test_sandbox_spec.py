@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core_runtime.rules import bwrap_argv, docker_config
+from core_runtime.rules.docker_transport import Transport
 from core_runtime.rules.operator_view import render_operator_view
 from core_runtime.rules.sandbox import CEILING, FLOOR, Limits, MachineLimits, SandboxSpec, build_spec, limits_from_grant
 
@@ -59,9 +60,22 @@ TAKES = {
 """Every option that may appear, with its number of values; `--bind`, `--share-net`, `--cap-add` are not among them."""
 
 
-def check_docker(spec):
-    document = json.loads(json.dumps(docker_config.create_document(spec, "sha256:" + "0" * 64)))
+WAYS = [
+    {},
+    {"transport": Transport.STDIO},
+    {"runtime": "runsc", "apparmor": True},
+    {"transport": Transport.STDIO, "runtime": "runsc", "apparmor": True},
+]
+
+
+def check_docker(spec, **way):
+    document = json.loads(json.dumps(docker_config.create_document(spec, "sha256:" + "0" * 64, **way)))
     host = document["HostConfig"]
+    attached = way.get("transport") is Transport.STDIO
+    assert host.get("Runtime", "") == way.get("runtime", "")
+    assert ("apparmor=docker-default" in host["SecurityOpt"]) is way.get("apparmor", False)
+    assert {document[name] for name in ("AttachStdin", "OpenStdin", "StdinOnce")} == {attached}
+    assert document["NetworkDisabled"] is True
     assert host["Privileged"] is False
     assert host["ReadonlyRootfs"] is True
     assert host["CapDrop"] == ["ALL"]
@@ -75,7 +89,7 @@ def check_docker(spec):
         ("bind", spec.runtime_dir, "/opt/rumi", True),
         *([("bind", spec.packages_dir, "/packages", True)] if spec.packages_dir else []),
         ("bind", spec.socket_path, "/run/rumi/bus.sock", True),
-    ]
+    ] * (not attached)
     assert set(host["Tmpfs"]) == {"/tmp"}
     assert {"noexec", "nosuid", "nodev"} <= set(host["Tmpfs"]["/tmp"].split(","))
     assert host["Memory"] == host["MemorySwap"] > 0
@@ -117,9 +131,9 @@ def check_bwrap(spec):
     assert all(spec.pack_dir not in part for part in bwrap_argv.command_line(MACHINE, 3)) or len(spec.pack_dir) < 8
 
 
-@given(spec=GOOD)
-def test_every_valid_spec_is_safe_in_both_renderings(spec):
-    check_docker(spec)
+@given(spec=GOOD, way=st.sampled_from(WAYS))
+def test_every_valid_spec_is_safe_in_both_renderings(spec, way):
+    check_docker(spec, **way)
     check_bwrap(spec)
 
 
@@ -147,20 +161,42 @@ def test_a_resources_grant_never_exceeds_the_machine(resources, memory, cpus):
         )  # fmt: skip
 
 
-@given(spec=GOOD)
-def test_the_compose_file_for_the_operator_is_yaml_with_the_same_facts(spec):
+@given(spec=GOOD, way=st.sampled_from(WAYS))
+def test_the_compose_file_for_the_operator_is_yaml_with_the_same_facts(spec, way):
     import yaml
 
     from core_runtime.container_orchestrator import TEMPLATES
 
     template = (TEMPLATES / "docker-compose.pack.template.yml").read_text(encoding="utf-8")
+    document = docker_config.create_document(spec, "rumi-pack-base:1", **way)
     view = render_operator_view(
-        spec, {}, templates={"docker-compose.yml": template}, image="rumi-pack-base:1", isolation=None
-    )
+        spec, {"container.json": json.dumps(document)}, templates={"docker-compose.yml": template}, image="rumi-pack-base:1",
+        isolation=None, attached=way.get("transport") is Transport.STDIO,
+    )  # fmt: skip
     service = yaml.safe_load(view["sandbox/docker-compose.yml"])["services"][spec.pack_id]
-    assert service["read_only"] is True
-    assert service["cap_drop"] == ["ALL"]
-    assert service["volumes"][0]["source"] == spec.pack_dir
-    assert all(volume["read_only"] for volume in service["volumes"])
-    assert [v["source"] for v in service["volumes"] if v["target"] == "/packages"] == [p for p in (spec.packages_dir,) if p]
-    assert service["labels"]["rumi.pack"] == spec.pack_id
+    host = document["HostConfig"]
+    said = {
+        "Image": service["image"], "User": service["user"], "Entrypoint": service["entrypoint"], "Cmd": service["command"],
+        "Env": [f"{name}={value}" for name, value in service["environment"].items()], "WorkingDir": service["working_dir"],
+        "Hostname": service["hostname"], "OpenStdin": service.get("stdin_open", False), "Labels": service["labels"],
+        "StopSignal": service["stop_signal"], "Healthcheck": {"Test": ["NONE"]} if service["healthcheck"] == {"disable": True} else {},
+    }  # fmt: skip
+    assert said == {name: document[name] for name in said}
+    said = {
+        "ReadonlyRootfs": service["read_only"], "CapDrop": service["cap_drop"], "NetworkMode": service["network_mode"],
+        "IpcMode": service["ipc"], "CgroupnsMode": service["cgroup"], "Init": service["init"], "ShmSize": service["shm_size"],
+        "Memory": service["mem_limit"], "MemorySwap": service["memswap_limit"], "MemorySwappiness": service["mem_swappiness"],
+        "PidsLimit": service["pids_limit"], "OomScoreAdj": service["oom_score_adj"], "LogConfig": {"Type": service["logging"]["driver"], "Config": {}},
+        "Tmpfs": dict(one.split(":", 1) for one in service["tmpfs"]), "Runtime": service.get("runtime"),
+        "Ulimits": [{"Name": name, "Soft": value, "Hard": value} for name, value in service["ulimits"].items()],
+        "RestartPolicy": {"Name": service["restart"], "MaximumRetryCount": 0},
+        "Mounts": sorted((one["type"], one["source"], one["target"], one["read_only"]) for one in service.get("volumes", [])),
+    }  # fmt: skip
+    ours = dict(host, Mounts=sorted((one["Type"], one["Source"], one["Target"], one["ReadOnly"]) for one in host["Mounts"]))
+    assert said == {name: ours.get(name) for name in said}
+    assert abs(service["cpus"] - host["NanoCpus"] / 1e9) <= 1e-5 * max(1, service["cpus"])
+    options = {option.partition("=")[0].partition(":")[0]: option for option in host["SecurityOpt"]}
+    named = {option.partition(":")[0] for option in service["security_opt"]}
+    assert named == options.keys()
+    unsaid = ours.keys() - said.keys() - {"NanoCpus", "SecurityOpt", "Privileged", "AutoRemove"}
+    assert unsaid == {"MaskedPaths", "ReadonlyPaths"}, "what compose has no word for, and the file says so"

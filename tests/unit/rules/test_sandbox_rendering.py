@@ -150,7 +150,7 @@ MOUNTS = """volumes:
 def test_the_operators_view():
     everything = (
         "{{ pack_id }}|{{ installation_id }}|{{ generation }}|{{ digest }}|{{ image }}|{{ uid }}|{{ gid }}|{{ memory_bytes }}|"
-        "{{ tmp_bytes }}|{{ cpus }}|{{ pids }}|{{ files }}|{{ bus }}|{{ command }}|{{ mounts }}"
+        "{{ tmp_options }}|{{ cpus }}|{{ pids }}|{{ files }}|{{ bus }}|{{ command }}|{{ mounts }}"
     )
     isolation = Isolation(DriverKind.EMBEDDED, Level.STANDARD, "reported", ("one",), {"b": 1, "a": 2})
     view = render_operator_view(
@@ -158,7 +158,8 @@ def test_the_operators_view():
     )
     assert view == {
         "sandbox/Dockerfile": (
-            f"hello|0123456789abcdef|7|{'0' * 64}|base:1|1001|1002|104857600|10485760|1.5|50|60|"
+            f"hello|0123456789abcdef|7|{'0' * 64}|base:1|1001|1002|104857600|"
+            f"rw,noexec,nosuid,nodev,size=10485760,mode=1777,nr_inodes=16384|1.5|50|60|"
             f"/run/rumi/bus.sock|{json.dumps(COMMAND)}|{MOUNTS}"
         ),
         "sandbox/args.txt": "x",
