@@ -41,6 +41,10 @@ def bait():
         shm = Path(f"/dev/shm/rumi-{word}")
         shm.write_text("of the host")
         stack.callback(shm.unlink)
+        # what a careless host leaves open for whatever it starts: one that is a folder, one that is a file
+        for left in (os.open("/etc", os.O_RDONLY), os.open("/etc/passwd", os.O_RDONLY)):
+            os.set_inheritable(left, True)
+            stack.callback(os.close, left)
         os.environ["RUMI_TEST_SECRET"] = word
         stack.callback(os.environ.pop, "RUMI_TEST_SECRET")
         yield {

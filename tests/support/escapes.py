@@ -44,6 +44,15 @@ def connect(family, address, kind=socket.SOCK_STREAM):
     with socket.socket(family, kind) as one:
         one.settimeout(3)
         one.connect(address)
+def descriptors():
+    found = {}
+    for fd in os.listdir('/proc/self/fd'):
+        try:
+            found[fd] = os.readlink('/proc/self/fd/' + fd)
+        except OSError:
+            pass  # the one that listed them
+    return found
+inherited = descriptors()
 def everywhere():
     for folder, folders, files in os.walk('/'):
         if folder.startswith('/proc'):
@@ -129,6 +138,12 @@ _CODE = (
            "write('/proc/self/fd/%d' % os.open('/pack/marker.txt', os.O_RDONLY))", "EROFS / EACCES"),
     _tried("code", "plant_a_system_library", "put a library where programs look for it", "プログラムが探す場所にライブラリーを置く",
            "open('/usr/lib/planted.so', 'w')", "EROFS / EACCES"),
+    *(
+        _tried("code", f"run_from_{name}", f"put a program into {folder} and run it", f"{folder} にプログラムを置いて実行する",
+               f"(open('{folder}/planted', 'w').write('#!/bin/sh'), os.chmod('{folder}/planted', 0o755), os.posix_spawn('{folder}/planted', ['planted'], {{{{}}}}))",
+               "EACCES")
+        for name, folder in (("tmp", "/tmp"), ("shm", "/dev/shm"))
+    ),
     _tried("code", "plant_in_the_root", "make a file in /", "/ にファイルを作る", "open('/planted', 'w')", "EROFS / EACCES"),
 )  # fmt: skip
 
@@ -155,16 +170,8 @@ _LINKS = (
     Escape("proc_root", "links", "reach the host through /proc/*/root and cwd", "/proc/*/root と cwd からホストへ",
            "answer = 'found' if any(os.path.exists('/proc/%s/%s%s' % (pid, way, up) + {canary!r}) for pid in processes() for way in ('root', 'cwd') for up in ('', '/../../..')) else 'not there'", "not there"),
     Escape("inherited_descriptors", "links", "use a descriptor that the host left open", "ホストが開いたままの記述子を使う", """
-kinds = set()
-for fd in os.listdir('/proc/self/fd'):
-    try:
-        kinds.add(stat.S_IFMT(os.fstat(int(fd)).st_mode))
-        if stat.S_ISDIR(os.fstat(int(fd)).st_mode) and not os.readlink('/proc/self/fd/' + fd).startswith(('/proc', '/pack', '/')):
-            kinds.add('foreign folder')
-    except OSError:
-        pass
-foreign = [fd for fd in os.listdir('/proc/self/fd') if (os.readlink('/proc/self/fd/' + fd) if os.path.lexists('/proc/self/fd/' + fd) else '').startswith(({base!r}, {state!r}))]
-answer = 'found' if foreign or 'foreign folder' in kinds else 'not there'
+ours = ('/dev/null', 'pipe:', 'socket:', '/proc/')
+answer = 'not there' if len(inherited) <= 6 and all(target.startswith(ours) for target in inherited.values()) else 'found'
 """, "not there"),
     _tried("links", "hard_link_the_pack", "hard-link a file of the Pack to where it may write", "Pack のファイルを書ける場所へハードリンクする",
            "os.link('/pack/marker.txt', '/tmp/linked')", "EXDEV / EPERM / EACCES"),
@@ -192,6 +199,7 @@ _PROCESSES = (
            "answer = 'own only' if len(processes()) <= 3 else 'others'", "own only"),
     _tried("processes", "kill_a_process_of_the_host", "end a process of the host by its number", "番号でホストのプロセスを終わらせる",
            "os.kill({host_pid}, signal.SIGKILL)", "ESRCH / EPERM"),
+    _tried("processes", "signal_everybody", "signal everybody at once", "全員に一度にシグナルを送る", "os.kill(-1, signal.SIGTERM)", "ESRCH / EPERM"),
     _syscall("processes", "ptrace", "trace the sandbox's init", "サンドボックスの init をトレースする", 16, 1, 0, 0),
     _syscall("processes", "process_vm_readv", "read another process's memory", "他のプロセスのメモリーを読む", 1, 0, 0, 0, 0, 0),
     _syscall("processes", "process_vm_writev", "write another process's memory", "他のプロセスのメモリーへ書く", 1, 0, 0, 0, 0, 0),
@@ -293,7 +301,8 @@ answer = 'none' if set(found) <= {'/run/rumi/bus.sock'} else 'found'
 _NAMESPACES = (
     *(
         Escape(f"unshare_{name}", "namespaces", f"a new {name} namespace of its own", f"新しい {name} 名前空間", f"answer = call({NUMBERS.get('unshare', 272)}, {flag})", "EPERM")
-        for name, flag in (("user", 0x10000000), ("mount", 0x00020000), ("network", 0x40000000), ("process", 0x20000000), ("cgroup", 0x02000000))
+        for name, flag in (("user", 0x10000000), ("mount", 0x00020000), ("network", 0x40000000), ("process", 0x20000000), ("cgroup", 0x02000000),
+                           ("host name", 0x04000000), ("IPC", 0x08000000), ("time", 0x00000080))
     ),
     Escape("clone_user", "namespaces", "clone into a new user namespace", "clone で新しい user 名前空間", f"answer = call({NUMBERS.get('clone', 56)}, {0x10000000 | 17}, 0, 0, 0, 0)", "EPERM"),
     Escape("clone3", "namespaces", "hide such flags in clone3's structure", "そのフラグを clone3 の構造体に隠す", f"answer = call({NUMBERS.get('clone3', 435)}, 0, 0)", "ENOSYS"),

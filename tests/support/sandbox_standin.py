@@ -1,6 +1,7 @@
 """A tiny stand-in for the agent: connects to the bus socket and obeys Python source sent line by line. Tests only.
 
 It runs *inside* sandboxes, as `container_agent`, so that the isolation suites can attack the walls without the bus.
+Where `sandboxes.py` puts it, the agent's own `apply_landlock` stands below: the walls are those of a real start.
 One request = one line of JSON text holding source; the answer = one line of JSON: `{"ok": value}` or `{"error": text}`.
 """
 
@@ -12,7 +13,7 @@ import socket
 import sys
 
 
-def probe():
+def probe(landlock):
     """The same fields as HELLO's probe, as far as the isolation rules read them."""
     status = {}
     with open("/proc/self/status") as file:
@@ -38,7 +39,7 @@ def probe():
         "writable": writable,
         "env_names": sorted(os.environ),
         "canaries": [path for path in ("/root", "/home", "/var/run/docker.sock", "/etc/shadow") if readable(path)],
-        "landlock": 0,
+        "landlock": landlock,
         "python": sys.version.split()[0],
         "kernel": " ".join(os.uname()[2:4]),
     }
@@ -83,7 +84,7 @@ def main():
         bus = socket.socket(socket.AF_UNIX)
         bus.connect(sys.argv[sys.argv.index("--socket") + 1])
         stream = bus.makefile("rw", encoding="utf-8")
-    stream.write(json.dumps({"ok": probe()}) + "\n")
+    stream.write(json.dumps({"ok": probe(globals().get("apply_landlock", lambda: 0)())}) + "\n")
     stream.flush()
     space: dict[str, object] = {"bus": bus}
     for line in stream:

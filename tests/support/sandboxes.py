@@ -4,6 +4,7 @@ A `Cell` is one running sandbox. `cell.run(source)` executes Python source in it
 or raises `InsideError` with the text of the exception. The event loop runs in a thread, so that tests stay plain.
 """
 
+import ast
 import asyncio
 import concurrent.futures
 import contextlib
@@ -22,7 +23,7 @@ import pytest
 from core_runtime.containers import _admit, socket_name
 from core_runtime.drivers.bubblewrap import BubblewrapDriver
 from core_runtime.drivers.docker_engine import DockerDriver
-from core_runtime.drivers.runtime_folder import RuntimeFolder
+from core_runtime.drivers.runtime_folder import AGENT_SOURCE, RuntimeFolder
 from core_runtime.drivers.tree import read_tree
 from core_runtime.rules.sandbox import DriverKind, Limits, SandboxSpec
 from tests.support import engine, relay
@@ -86,7 +87,7 @@ class Yard:
 
     def spec(self, *, pack_id="hello", limits=None, uid=None):
         self._generation += 1
-        runtime = RuntimeFolder(self.base / "runtime", agent=STANDIN).build(self.run(self.driver.python()))
+        runtime = RuntimeFolder(self.base / "runtime", agent=self._agent()).build(self.run(self.driver.python()))
         own = uid or (
             self._first_uid + self._generation if os.geteuid() == 0 or self.kind is DriverKind.DOCKER else os.geteuid()
         )
@@ -102,6 +103,19 @@ class Yard:
             digest=read_tree(self.pack).digest,
             limits=limits or Limits(),
         )
+
+    def _agent(self):
+        """The stand-in with the wall that the agent itself puts up: its functions, word for word."""
+        path = self.base / "agent/standin.py"
+        if not path.exists():
+            real = AGENT_SOURCE.read_text(encoding="utf-8")
+            tree = ast.parse(real)
+            found = {node.name: ast.get_source_segment(real, node) for node in tree.body if isinstance(node, ast.FunctionDef)}
+            walls = "\n\n\n".join(found[name] for name in ("apply_landlock", "c_function"))
+            head = "from __future__ import annotations\nimport posix\nfrom struct import Struct\n"
+            path.parent.mkdir()
+            path.write_text(f"{head}{STANDIN.read_text(encoding='utf-8')}\n\n{walls}\n", encoding="utf-8")
+        return path
 
     def cell(self, **options):
         return Cell(self, self.spec(**options))
