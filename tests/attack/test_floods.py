@@ -50,6 +50,10 @@ import os, socket, sys, threading, time
 
 def run(context):
     ir = context["interface_registry"]
+    reached = {}
+
+    def count(name, number):
+        reached[name] = max(number, reached.get(name, 0))
 
     def hang(args, ctx):
         while True:
@@ -80,20 +84,42 @@ def run(context):
             yield "x" * 1000
 
     def log(args, ctx):
-        line, end, wrote = "y" * 4000 + "\n", time.monotonic() + args["s"], 0
-        while time.monotonic() < end and wrote < 1 << 30:
+        line, wrote, end = "y" * 4000 + "\n", 0, time.monotonic() + args["s"]
+        while wrote < 1 << 30 or time.monotonic() < end:
             wrote += sys.stdout.write(line)
-        return wrote
+            count("log", wrote)
+
+    def log_raw(args, ctx):
+        # past Python's own stream, to both descriptors
+        block, wrote, end = b"z" * 65536, 0, time.monotonic() + args["s"]
+        while wrote < 1 << 30 or time.monotonic() < end:
+            wrote += os.write(1 + wrote // 65536 % 2, block)
+            count("log_raw", wrote)
 
     def sockets(args, ctx):
+        # one process may hold 256 descriptors, so it takes many processes to hold ten thousand sockets
+        reading, writing = os.pipe()
+        for _ in range(50):
+            if os.fork() == 0:
+                held = []
+                try:
+                    while len(held) < 220:
+                        held.extend(socket.socketpair())
+                finally:
+                    os.write(writing, b"%d " % len(held))
+                    time.sleep(args["s"])
+                    os._exit(0)
+        told = b""
+        while told.count(b" ") < 50:
+            told += os.read(reading, 4096)
+        count("sockets", sum(map(int, told.split())))
         held = []
         try:
-            while len(held) < 10_000:
+            while True:
                 held.extend(socket.socketpair())
         except OSError:
             pass
         time.sleep(args["s"])
-        return len(held)
 
     def spin(args, ctx):
         end = time.monotonic() + args["s"]
@@ -160,13 +186,14 @@ def run(context):
         for thread in threads: thread.join()
 
     for name, fn in list(locals().items()):
-        if callable(fn) and name not in ("context", "ir"):
+        if callable(fn) and name not in ("context", "ir", "count"):
             ir.register("victim." + name, fn)
+    ir.register("victim.reached", lambda args, ctx: reached)
     ir.register("victim.alive", lambda args, ctx: True)
 """
 WAYS = (
     "hang", "hang_often", "calls_itself", "too_long", "endless", "log", "sockets", "spin", "fork", "memory", "disk",
-    "user_data", "inodes", "ask", "alive",
+    "user_data", "inodes", "ask", "alive", "log_raw", "reached",
 )  # fmt: skip
 
 
@@ -182,6 +209,8 @@ class Flood:
     how: str = "call"
     issue: str = ""
     pack: str = "victim"
+    reaches: int = 0
+    """How much of it there is in the end, as the victim counts."""
 
 
 FLOODS = {
@@ -191,8 +220,9 @@ FLOODS = {
     "an answer that is too long": Flood("too_long", issue="limit_message"),
     "an endless stream that is read": Flood("endless", how="read"),
     "a consumer that never reads": Flood("endless", times=4, how="never read"),
-    "a log of a gigabyte": Flood("log", issue="limit_log"),
-    "ten thousand sockets": Flood("sockets", issue="limit_files"),
+    "a log of a gigabyte": Flood("log", issue="limit_log", reaches=1 << 30),
+    "a gigabyte written to the descriptors themselves": Flood("log_raw", reaches=1 << 30),
+    "ten thousand sockets": Flood("sockets", issue="limit_files", reaches=10_000),
     "processor spin": Flood("spin"),
     "processor spin beyond a small limit": Flood("spin", issue="limit_cpu", pack="spinner"),
     "fork": Flood("fork", issue="limit_processes"),
@@ -240,6 +270,8 @@ def test_a_flood_harms_its_own_pack_only(host: RunningHost, name: str) -> None:
             assert time.monotonic() - asked < 5, "the management API waited for the flood"
             if flood.issue and not ratios:
                 issue_says_what_to_do(host, flood.issue, flood.pack, begun)
+        if flood.reaches:
+            host.until(lambda: reached(host, flood.key) >= flood.reaches, 60, "the flood to be as large as its name says")
         ratios.append(flooded_s / max(quiet_s, p99(host)))
         if ratios[-1] < FACTOR:
             break
@@ -272,6 +304,10 @@ def generations(host: RunningHost) -> dict[str, int]:
 def issues_of_others(host: RunningHost) -> set[tuple[str, str, int]]:
     issues = host.ok("GET", "/api/issues")
     return {(one["code"], one["subject"], one["count"]) for one in issues if one["subject"] in {"server", "client"}}
+
+
+def reached(host: RunningHost, key: str) -> int:
+    return int(host.result("victim.reached").get(key, 0))
 
 
 def p99(host: RunningHost) -> float:
