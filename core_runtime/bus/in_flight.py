@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 SWEEP_S = 0.025
 FAIR_TIME = 0.9
 """Of the usual deadline: what a call in the middle of a chain is left with is a little less."""
+OWN_AHEAD = 8
+"""So many calls that one caller has a Pack serve take the threads that it may have there, or most of them."""
 MAX_EDGES = 4_096
 _CANCELLED = Failure("cancelled", "the call that this one belongs to has ended")
 _ANSWERED = Failure("cancelled", "the call whose argument this stream is was answered")
@@ -178,9 +180,14 @@ class InFlight:
                 pending = True
                 if call.deadline <= now:
                     late.append(call)
+        queued: dict[Session, set[Call]] = {}
         for call in late:  # before the first of them is abandoned, and what it called with it
             callee = call.callee
-            if callee is not None and not callee.unread and self._is_slow(call):
+            if callee is None or callee.unread or not self._is_slow(call):
+                continue
+            if callee not in queued:
+                queued[callee] = _behind_their_callers_own(callee)
+            if call not in queued[callee]:
                 callee.limited("time", f"It did not answer {quote(call.key)} within {call.budget_s:g} s.")
         for call in late:
             title = f"no answer within {call.budget_s:g} s"
@@ -259,3 +266,20 @@ class InFlight:
                 caller, key = caller[:64], "(other keys)"
             edge = self.edges.setdefault((caller, key), EdgeStats())
         return edge
+
+
+def _behind_their_callers_own(callee: Session) -> set[Call]:
+    """Calls before which ``callee`` was given many of the same caller that somebody still waits for.
+
+    A caller has a share of a Pack's threads. Who keeps that busy (with streams that it does not read, say) waits for
+    itself, and what it waits for says nothing about the Pack that serves it.
+    """
+    ahead: dict[Session | None, int] = {}
+    behind: set[Call] = set()
+    for call in callee.incoming.values():
+        count = ahead.get(call.caller, 0)
+        if count >= OWN_AHEAD:
+            behind.add(call)
+        if not call.abandoned:
+            ahead[call.caller] = count + 1
+    return behind

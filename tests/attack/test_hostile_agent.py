@@ -75,10 +75,8 @@ def run(context):
     context["interface_registry"].register("bystander.heard", lambda args, ctx: len(heard))
 """
 HOSTILE_KEYS = ("hostile.attack", "hostile.stream", "hostile.alive", "hostile.other")
-BUSY = {("server", f"limit_{which}") for which in ("busy", "cpu", "time")}
-"""What the Pack that serves the hostile one may be said to have met: the hostile one's own streams, which nobody reads,
-lie before its later calls.
-"""
+BUSY = {("server", f"limit_{which}") for which in ("busy", "cpu")}
+"""What the Pack that serves the hostile one may be said to have met."""
 OTHERS = {"server", "client", "keeper", "bystander"}
 
 

@@ -97,6 +97,11 @@ SETTLING = 4
 """After how many of its first bursts of work the memory that was needed for them only goes back to the system."""
 ARENAS = -8
 """``mallopt``'s M_ARENA_MAX."""
+SHARED = -1
+"""A slot that is one of those that all callers share; others are a depth, and OWN_SLOT less a depth."""
+OWN_SLOT = -2
+HOSTS = frozenset({"", "kernel"})
+"""Callers that are no Pack."""
 LOOP_PATIENCE = 50
 """Ticks after which the lead is taken from an event loop that does not return to its select."""
 IDLE_S = 10.0
@@ -1408,9 +1413,9 @@ class Run:
     """One incoming call, from its frame to its answer."""
 
     __slots__ = (
-        "agent", "answered", "body", "cancelled", "context", "deadline", "depth", "detached", "gate", "granted", "id",
-        "idempotency", "parked", "sent", "serving", "slot", "stack", "started", "table_id", "target", "task", "thread",
-        "token",
+        "agent", "answered", "body", "caller", "cancelled", "context", "deadline", "depth", "detached", "gate",
+        "granted", "id", "idempotency", "parked", "sent", "serving", "slot", "stack", "started", "table_id", "target",
+        "task", "thread", "token",
     )  # fmt: skip
 
     def __init__(self, agent: Agent, number: int, target: Any, body: Any) -> None:
@@ -1423,6 +1428,7 @@ class Run:
         self.deadline = 0.0
         self.depth = 0
         self.slot: int | None = None
+        self.caller: Caller | None = None  # whose share its slot is of, from when it asks for one
         self.stack: Gate | None = None  # the waiting stack that this call may run on
         self.token: list[int] = []
         self.thread = 0
@@ -1871,6 +1877,176 @@ class Worker:
         self.job: Any = None
 
 
+class Caller:
+    """One direct caller: how many shared threads its calls hold, which of its own, and what of it waits."""
+
+    __slots__ = ("deepest", "held", "is_host", "own", "queues", "waiting")
+
+    def __init__(self, name: str) -> None:
+        self.is_host = name in HOSTS
+        self.held = 0
+        self.own: set[int] = set()
+        self.queues: dict[int, deque[Run]] = {}  # by depth; one that is empty stays
+        self.deepest = 0
+        self.waiting = 0
+
+
+class Slots:
+    """Which calls may have a thread. A run has its slot from when it may start until its handler, or stream, has ended.
+
+    There are three kinds, and a call takes the first that it may:
+
+    1. *Shared*, ``threads`` of them. A Pack holds no more of them than are free, so one whose calls never end leaves
+       half of what it found. The host itself may hold all.
+    2. *One for each depth* below the first, for any caller's call of that depth.
+    3. *A caller's own*, one for each depth: the first of them always, more while no more are its than are free of
+       ``threads // 2``.
+
+    Of those that wait, each caller has its turn, and of one caller the deepest call goes first: it is nearest to its
+    end. Nothing waits that may have a slot: each slot that is given back is followed by ``next`` until that has none.
+
+    **Why nothing waits for ever.** A thread that a call holds waits, of what goes over the bus, for what that call
+    calls, which is deeper by the host's word. Suppose that every handler ends when what it calls has ended, and that
+    something waits for a slot, in whichever Pack; let d be the depth of the deepest. What is deeper than d
+    has a thread, a stack that it runs on, or an event loop, and ends; hence so does every call of depth d that has a
+    slot. If d > 0, the slot of its depth (the second kind) is taken, else it would have that one, and by a call of
+    depth d: it is given back, and after a turn of each caller it is ours. If d = 0, only calls of depth 0 wait, all
+    that have slots end, and a shared one goes to whoever holds none, or less than the rest. Either way the deepest gets
+    its slot, and so on up. Shares take no part in this: they decide about the first kind and the third. (A plain
+    ceiling would stop chains that cross: A waits for B and B for A, each with all threads of the other.)
+
+    **With callers whose calls never end**, of which one can hold half of the first kind, all of the second and half of
+    the third, another caller is left with half of what they leave, and with one thread whatever they do: it is always
+    served. What such callers can still bring about is that calls of others which cross at more depths than these have
+    slots left (six beside one such caller, if the host holds all that is shared) wait for each other until the first
+    of their deadlines.
+
+    Not here: the producer of a stream waits, with its thread, for its consumer, which is above it. Who opens more
+    streams at once than it has slots, and reads none before the last has begun, waits for itself and for nobody else.
+    Nor coroutines, which hold no thread, and calls that run on the stack that waits for them.
+    """
+
+    __slots__ = ("callers", "depths", "left", "line", "mutex", "spare")
+
+    def __init__(self, mutex: Any, threads: int) -> None:
+        self.mutex = mutex
+        self.callers: dict[str, Caller] = {}
+        """By name. One that holds nothing stays: this is looked into for each call."""
+        self.line: deque[Caller] = deque()
+        """Those of whom something waits; whose turn is next comes first."""
+        self.depths: set[int] = set()
+        self.left = threads
+        self.spare = max(1, threads // 2)
+
+    def admit(self, run: Run) -> Run | None:
+        """``run`` with a slot, or None after queueing it."""
+        caller = self.callers.get(run.context[1])
+        if caller is None:
+            name = run.context[1]
+            caller = self.callers.setdefault(name, Caller(name))
+        run.caller = caller
+        with self.mutex:
+            left = self.left
+            if left > caller.held or (left and caller.is_host):
+                self.left = left - 1
+                caller.held += 1
+                run.slot = SHARED
+                return run
+        depth = run.depth
+        queue = caller.queues.get(depth)
+        if queue is None:
+            # outside of the lock: an allocation may collect garbage, and a Pack's __del__ may call the bus
+            queue = caller.queues.setdefault(depth, deque())
+        with self.mutex:
+            if self.place(run, caller):
+                return run
+            if not caller.waiting:
+                self.line.append(caller)
+            caller.waiting += 1
+            caller.deepest = max(caller.deepest, depth)
+            queue.append(run)
+        return None
+
+    def place(self, run: Run, caller: Caller) -> bool:
+        """Give ``run`` a slot if there is one for it; under the lock."""
+        left, depth = self.left, run.depth
+        if left > caller.held or (left and caller.is_host):
+            self.left = left - 1
+            caller.held += 1
+            run.slot = SHARED
+        elif depth and depth not in self.depths:
+            self.depths.add(depth)
+            run.slot = depth
+        elif depth not in caller.own and (not caller.own or self.spare > len(caller.own)):
+            self.spare -= 1
+            caller.own.add(depth)
+            run.slot = OWN_SLOT - depth
+        else:
+            return False
+        return True
+
+    def give_back(self, run: Run) -> Run | None:
+        """Free the slot of ``run``, if it has one; a queued run that has one now. More may: ``next``."""
+        slot, caller = run.slot, run.caller
+        if slot is None or caller is None:
+            return None
+        with self.mutex:
+            if slot == SHARED:
+                self.left += 1
+                caller.held -= 1
+            elif slot >= 0:
+                self.depths.discard(slot)
+            else:
+                self.spare += 1
+                caller.own.discard(OWN_SLOT - slot)
+            return self.turn() if self.line else None
+
+    def next(self) -> Run | None:
+        """A queued run that may start now, with its slot."""
+        with self.mutex:
+            return self.turn()
+
+    def turn(self) -> Run | None:
+        """As ``next``; under the lock, so nothing is allocated that a garbage collection looks at."""
+        line = self.line
+        left = len(line)
+        while left:
+            left -= 1
+            caller = line[0]
+            line.rotate(-1)
+            depth = caller.deepest
+            while depth >= 0:
+                queue = caller.queues.get(depth)
+                if queue and self.place(queue[0], caller):
+                    caller.waiting -= 1
+                    if not caller.waiting:
+                        line.pop()
+                    ready: Run = queue.popleft()
+                    return ready
+                depth -= 1
+        return None
+
+    def unqueue(self, run: Run) -> bool:
+        """Take a run out that waits; False when it does not (any more)."""
+        caller = run.caller
+        if caller is None:
+            return False
+        with self.mutex:
+            queue = caller.queues.get(run.depth)
+            if not queue or run not in queue:
+                return False
+            queue.remove(run)
+            caller.waiting -= 1
+            if not caller.waiting:
+                self.line.remove(caller)
+            return True
+
+    def queued(self) -> list[Run]:
+        """All that wait."""
+        queues = [queue for caller in list(self.callers.values()) for queue in list(caller.queues.values())]
+        return [run for queue in queues for run in list(queue)]
+
+
 class Large:
     """A frame with its body before it, in a memory file or in chunks; those are made as they are written."""
 
@@ -1916,7 +2092,6 @@ class Agent:
         self.deadline_s = 30.0
         self.stream_credit = 16
         self.sources = 0
-        self.threads = 48
         self.value_bytes = 0
         # bodies in memory files, from this size on
         self.files: Any = None
@@ -1954,9 +2129,7 @@ class Agent:
         self.network: Any = None
         # threads
         self.idle: list[Worker] = []
-        self.shared_used = 0
-        self.reserved_used: set[int] = set()
-        self.queued: dict[int, deque[Run]] = {}
+        self.share(48)
         self.token: list[int] = []
         self.ticker_asleep = False
         self.ticker_lock = allocate_lock()
@@ -1974,6 +2147,11 @@ class Agent:
         self.mapping_known = False
         self.refused: dict[str, int] = {}
         """How often a limit that the host can't see from outside was met here, by the limit's name. Told with PONG."""
+
+    def share(self, threads: int) -> None:
+        """Begin anew with so many threads that all callers share."""
+        self.slots = slots = Slots(self.mutex, threads)
+        self.admit = slots.admit
 
     # -- frames out
 
@@ -2431,7 +2609,7 @@ class Agent:
             self.cancel_run(run)
 
     def cancel_run(self, run: Run) -> None:
-        if run.slot is None and self.unqueue(run):
+        if run.slot is None and self.slots.unqueue(run):
             self.answer_unstarted(run)
             return
         for pending in list(self.pending.values()):
@@ -2507,8 +2685,8 @@ class Agent:
                 start_new_thread(self.end_after, (grace_ms / 1000,))
             except RuntimeError:  # no more can be started: calls may end all the same, and the host keeps the time
                 self.log(40, "stderr", "no thread can be started that would end this sandbox in time")
-            for run in [r for queue in list(self.queued.values()) for r in list(queue)]:
-                if self.unqueue(run):
+            for run in self.slots.queued():
+                if self.slots.unqueue(run):
                     run.answered = True
                     self.runs.pop(run.id, None)
                     self.refuse_call(run.id, run.target)
@@ -2618,69 +2796,7 @@ class Agent:
         RELEASE: on_release, MIRROR: on_mirror, EVENT: on_event, WELCOME: on_welcome,
     }  # fmt: skip
 
-    # -- slots: a plain ceiling would deadlock chains that cross (A waits for B waits for A), so each depth has one
-    #    slot of its own beside the shared ones, and the deepest call that waits goes first: it is nearest to its end
-
-    def admit(self, run: Run) -> Run | None:
-        """``run`` with a slot, or None after queueing it."""
-        with self.mutex:
-            if self.shared_used < self.threads:
-                self.shared_used += 1
-                run.slot = -1
-                return run
-            if run.depth not in self.reserved_used:
-                self.reserved_used.add(run.depth)
-                run.slot = run.depth
-                return run
-            if run.depth in self.queued:
-                self.queued[run.depth].append(run)
-                return None
-        first = deque((run,))  # outside of the lock: an allocation may collect garbage
-        with self.mutex:
-            if run.depth in self.queued:
-                self.queued[run.depth].append(run)
-            else:
-                self.queued[run.depth] = first
-        return self.requeue(run)
-
-    def requeue(self, run: Run) -> Run | None:
-        """A slot may have become free between the look and the queueing; then nobody else would start the run."""
-        with self.mutex:
-            free = self.shared_used < self.threads
-            if not free and run.depth in self.reserved_used:
-                return None
-        return self.admit(run) if self.unqueue(run) else None
-
-    def unqueue(self, run: Run) -> bool:
-        with self.mutex:
-            queue = self.queued.get(run.depth)
-            if queue is None or run not in queue:
-                return False
-            queue.remove(run)
-            if not queue:
-                del self.queued[run.depth]
-            return True
-
-    def give_back(self, slot: int | None) -> Run | None:
-        """Free a slot, or pass it to the queued run that it is for."""
-        if slot is None:
-            return None
-        with self.mutex:
-            if self.queued:
-                depth = max(self.queued) if slot == -1 else slot
-                queue = self.queued.get(depth)
-                if queue:
-                    run = queue.popleft()
-                    if not queue:
-                        del self.queued[depth]
-                    run.slot = slot
-                    ready: Run = run
-                    return ready
-            if slot == -1:
-                self.shared_used -= 1
-            else:
-                self.reserved_used.discard(slot)
-        return None
+    # -- slots
 
     def finish(self, run: Run) -> Run | None:
         """Bookkeeping after a run; the queued run, if any, that takes over its slot and must be started."""
@@ -2688,7 +2804,23 @@ class Agent:
             self.runs.pop(run.table_id, None)
             if self.draining:
                 self.leave_if_drained()
-        return self.give_back(run.slot)
+        ready = self.slots.give_back(run)
+        if ready is not None and self.slots.line:
+            self.start_more()
+        return ready
+
+    def start_more(self) -> None:
+        """What else may start now: one that ended can make room for two, of different callers."""
+        run = self.slots.next()
+        while run is not None:
+            try:
+                self.employ(run, False)
+            except RuntimeError:
+                self.turn_down(run)
+                self.done(run)
+                run = self.slots.give_back(run)
+            else:
+                run = self.slots.next()
 
     def done(self, run: Run) -> None:
         self.runs.pop(run.table_id, None)
@@ -2783,14 +2915,21 @@ class Agent:
             admitted = self.admit(run)
             if admitted is None:
                 return
-        try:
-            self.employ(run, False)
-        except RuntimeError:
-            run.answered = True
-            answer = run.refused(Refusal("limit", "no more threads can be started", "", True))
-            if answer is not None:
-                self.send(answer)
-            self.start(self.finish(run))
+        while run is not None:
+            try:
+                self.employ(run, False)
+            except RuntimeError:
+                self.turn_down(run)
+                run = self.finish(run)
+            else:
+                return
+
+    def turn_down(self, run: Run) -> None:
+        """Answer a run for which no thread can be started."""
+        run.answered = True
+        answer = run.refused(Refusal("limit", "no more threads can be started", "", True))
+        if answer is not None:
+            self.send(answer)
 
     def employ(self, run: Run | None, lead: bool) -> None:
         """Give a parked thread, or a new one, something to do. Raises RuntimeError where no thread can be started."""
@@ -4627,7 +4766,7 @@ def greet(agent: Agent, landlock: int) -> None:
     agent.in_flight = int(limits.get("in_flight", agent.in_flight))
     agent.stream_credit = int(limits.get("stream_credit", agent.stream_credit))
     agent.sources = int(limits.get("sources", 0))
-    agent.threads = max(1, int(limits.get("threads", agent.threads)))
+    agent.share(max(1, int(limits.get("threads", 48))))
     agent.value_bytes = int(limits.get("value_bytes", 0))
     if agent.link.carries_files and agent.link.second >= 0:
         try:

@@ -354,6 +354,53 @@ def test_who_answers_too_late_is_told_of_and_not_who_waits_for_it(tmp_path):
     asyncio.run(main())
 
 
+def test_who_is_late_with_what_stands_behind_its_callers_own_calls_is_not_told_of(tmp_path):
+    """A caller has a share of the threads: whoever keeps that busy waits for itself. Everybody else's calls count."""
+
+    async def main():
+        told: list[str] = []
+        limits = BusLimits(deadline_ms=300)
+        async with rig(tmp_path, limits=limits, on_limit=lambda _, limit, detail: told.append(f"{limit}: {detail}")) as r:
+            a, _ = await r.agent("a", provides={"long", "k"})
+            b, _ = await r.agent("b", calls={"long", "k"})
+            c, _ = await r.agent("c", calls={"k"})
+            await a.registered("long", 1)
+            await a.registered("k", 2)
+            for _ in range(8):
+                b.call("long", deadline_ms=60_000)
+                await a.until(CALL)
+            behind = [b.call("k") for _ in range(12)]
+            for number in behind:
+                assert (await b.answer(number))[2] == "timeout"
+            assert told == []
+            assert (await c.answer(c.call("k")))[2] == "timeout"
+            assert len(told) == 1
+            assert "'k'" in told[0]
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(("given_up", "calls"), [(0, 20), (20, 1)])
+def test_a_pack_that_answers_nobody_is_told_of_however_much_one_caller_calls(tmp_path, given_up, calls):
+    """The first of very many calls count, and what was given up stands before nothing."""
+
+    async def main():
+        told: list[str] = []
+        limits = BusLimits(deadline_ms=300)
+        async with rig(tmp_path, limits=limits, on_limit=lambda _, limit, __: told.append(limit)) as r:
+            a, _ = await r.agent("a", provides={"k"})
+            b, _ = await r.agent("b", calls={"k"})
+            await a.registered("k", 1)
+            for number in [b.call("k", deadline_ms=20) for _ in range(given_up)]:
+                assert (await b.answer(number))[2] == "timeout"
+            assert told == [], "they wanted it sooner than usual"
+            for number in [b.call("k") for _ in range(calls)]:
+                assert (await b.answer(number))[2] == "timeout"
+            assert told == ["time"]
+
+    asyncio.run(main())
+
+
 def test_whose_answer_the_host_has_not_read_yet_is_not_told_of(tmp_path, monkeypatch):
     """It may have answered long ago: who sends much while others are served is read from after a rest."""
 
