@@ -11,6 +11,8 @@ from wire import Wire
 
 HOUR_MS = 3_600_000
 DEPTH = 32
+FLAT = 60
+"""Calls that take what all depths share, before the others go for what each depth has of its own."""
 SETTLED_S = 2.0
 
 
@@ -73,6 +75,8 @@ class Greedy:
     def depths(self):
         """A few calls that do not end, at every depth there is."""
         parent = 0
+        for _ in range(FLAT):
+            self.hold("server.slow", 10**6)
         for _ in range(DEPTH):
             parent = self.deeper(parent)
             assert parent
@@ -85,7 +89,7 @@ class Greedy:
         for _ in range(DEPTH // 2):
             self.call("server.back", None, parent)
             came = self.incoming(3)
-            for _ in range(8):
+            for _ in range(8 if parent else FLAT):
                 self.hold("server.slow", 10**6, parent)
             if came is None:
                 return
