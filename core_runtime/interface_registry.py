@@ -179,10 +179,10 @@ class InterfaceRegistry:
                     self._tell(observer, callback, key, None, self.get(key))
         return observer
 
-    def unobserve(self, observer: str) -> bool:
+    def unobserve(self, observer_id: str) -> bool:
         """Stop one observer; False when unknown."""
         with self._lock:
-            return self._observers.pop(observer, None) is not None
+            return self._observers.pop(observer_id, None) is not None
 
     def unobserve_all(self, pattern: str | None = None) -> int:
         """Stop every observer, or those registered with exactly this key or glob; returns how many."""

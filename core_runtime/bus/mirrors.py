@@ -42,12 +42,23 @@ class Mirror:
         self._diagnostics = diagnostics
         self._numbers: dict[str, dict[tuple[int, int], int]] = {}
         self._late: set[str] = set()
+        self._early: dict[str, Slot] = {}
         self.shown: set[str] = set()
+
+    def push_early(self, key: str) -> None:
+        """Tell of a change that is about to be pushed, before anything else is sent; not that nothing is left."""
+        slot = self._session.world.slot(key)
+        if slot is not None:
+            self.push(key)
+            self._early[key] = slot
 
     def push(self, key: str) -> None:
         """Tell the agent what it may know of ``key`` now."""
         session = self._session
         if not session.ready or session.dead:
+            return
+        early = self._early.pop(key, None)
+        if early is not None and early is session.world.slot(key):
             return
         if session.congested:
             self._late.add(key)

@@ -138,13 +138,17 @@ class Registrations:
             ) from exc
 
     def unregister(self, frame: frames.UnregisterFrame) -> None:
-        """UNREGISTER."""
+        """UNREGISTER. What is under the key still is told before the answer, so that it never seems to be gone."""
         removed = 0
+        keys: set[str] = set()
         # a frame may name tens of thousands: unknown ones cost no step of ours each
         for number in sorted(self.entries.keys() & frame.registrations):
             entry = self._forget(number)
             if entry is not None:
                 removed += self._session.world.remove({number}, entry.key)
+                keys.add(entry.key)
+        for key in keys:
+            self._session.mirror.push_early(key)
         self._session.reply(frame.id, removed)
 
     def clear(self) -> None:

@@ -74,3 +74,12 @@ def test_the_guide_works(host: RunningHost) -> None:
     host.approve("greeter")
     host.approve("caller")
     assert host.result("example.report", {"name": "Ada"}) == json.loads(marked_block(GUIDES["en"], "example: answer"))
+
+
+def test_the_example_of_the_registrys_reference_works(host: RunningHost) -> None:
+    document = ROOT / "docs/reference/registry.md"
+    keys = ("example.colour", "example.mood", "example.tour")
+    setup = marked_block(document, "example: skies/setup.py provides " + ", ".join(keys))
+    host.put_pack("skies", one_component_pack("skies", setup, provides=keys))
+    host.approve("skies")
+    assert host.result("example.tour", {}) == json.loads(marked_block(document, "example: tour"))

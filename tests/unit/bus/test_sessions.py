@@ -152,6 +152,20 @@ def test_register_options(tmp_path):
     asyncio.run(main())
 
 
+def test_who_takes_back_is_told_what_answers_instead_before_it_is_answered(tmp_path):
+    async def main():
+        async with rig(tmp_path) as r:
+            a, _ = await r.agent("a", provides={"k"})
+            await a.registered("k", 1)
+            over = await a.registered("k", 2, override=True)
+            await a.mirror("k", lambda m: m[4] == [[1, 2]])
+            a.send(UNREGISTER, 90, [over])
+            assert (await a.answer(90))[4] == 1
+            assert a.mirrors["k"][4] == [[1, 1]], "else it would seem for a moment as if nothing were there"
+
+    asyncio.run(main())
+
+
 def test_data_with_callables_is_registered_mirrored_and_released(tmp_path):
     async def main():
         async with rig(tmp_path) as r:
@@ -334,7 +348,7 @@ def test_limits_of_single_calls_that_are_met_are_told(tmp_path):
 def test_who_answers_too_late_is_told_of_and_not_who_waits_for_it(tmp_path):
     async def main():
         told: list[tuple[str, str, str]] = []
-        async with rig(tmp_path, limits=BusLimits(deadline_ms=400), on_limit=lambda *limit: told.append(limit)) as r:
+        async with rig(tmp_path, limits=BusLimits(deadline_ms=2_000), on_limit=lambda *limit: told.append(limit)) as r:
             a, _ = await r.agent("a", provides={"k"}, calls={"l"})
             b, _ = await r.agent("b", provides={"l"})
             c, _ = await r.agent("c", calls={"k"})
