@@ -742,13 +742,26 @@ def read_date(data: bytes) -> Any:
 
 
 class Raw:
-    """A body not yet decoded, with the references that it may point to."""
+    """A body not yet decoded, with the references that it may point to.
 
-    __slots__ = ("data", "refs")
+    It holds them as long as it lives: what nobody takes out of it is given back with it, whatever became of its frame.
+    """
 
-    def __init__(self, data: Any, refs: list[Any]) -> None:
+    __slots__ = ("agent", "data", "refs")
+
+    def __init__(self, data: Any, refs: list[Any], agent: Agent) -> None:
         self.data = data
         self.refs = refs
+        self.agent = agent
+        for space, number in refs:
+            if space != HELD:
+                with agent.mutex:
+                    agent.holds[number] = agent.holds.get(number, 0) + 1
+
+    def __del__(self) -> None:
+        for space, number in self.refs:
+            if space != HELD:
+                self.agent.released.append(number)
 
 
 def refuse_value(value: Any, streams: bool = False) -> ValueRefused:
@@ -1176,6 +1189,8 @@ class MemoryFiles:
             except OSError:
                 count, files, lost = 0, [], False
             if not count:
+                for fd in files:
+                    posix.close(fd)
                 raise ProtocolError("a body in a memory file that did not come")
             came, told = NUMBER_SIZE.unpack_from(message)
             if came == number and told == size:
@@ -1455,6 +1470,7 @@ class Run:
         self.thread = get_ident()
         self.started = True
         if self.cancelled:
+            self.body = None
             return self.refused(cancelled_refusal())
         try:
             result = self.invoke()
@@ -1476,6 +1492,10 @@ class Run:
         """The answer, if any is due now, for what is no plain value."""
         kind = type(result)
         if hasattr(kind, "__next__"):
+            if self.stack is not None and self.id:  # who reads it may wait below us on this stack
+                self.detached = True
+                self.agent.hand_over_stream(self, result)
+                return None
             return self.streamed(result) if self.id else None
         if hasattr(kind, "__await__") or hasattr(kind, "__anext__") or hasattr(kind, "__aiter__"):
             self.agent.detach(self, result)
@@ -1553,6 +1573,7 @@ class Run:
         frame = None
         try:
             if self.cancelled:
+                self.body = None
                 if hasattr(type(result), "close"):
                     result.close()
                 raise cancelled_refusal()  # noqa: TRY301 - answered below, like every other end
@@ -2435,7 +2456,7 @@ class Agent:
             body = self.whole(body)
         elif len(body) == 10 and body[:2] == STORED and kind in IN_FILES and self.files is not None:
             body = self.files.take(body)
-        return [*fields, Raw(body, refs)]
+        return [*fields, Raw(body, refs, self)]
 
     def decode(self, raw: Raw) -> Any:
         """Decode a body. Raises ``ValueRefused`` (``value.malformed``)."""
@@ -2457,10 +2478,8 @@ class Agent:
                 check_nodes(raw.data)
             value = self.codec.unpack(raw.data, hook)
         except RemoteError:
-            self.release_refs(refs, made)
             raise
         except Exception as exc:  # noqa: BLE001 - a decoder's failures are of many classes, all mean the same
-            self.release_refs(refs, made)
             detail = clean(str(exc))[:DETAIL_CHARS]
             raise ValueRefused("value.malformed", "a value could not be decoded", detail) from None
         finally:
@@ -2470,8 +2489,6 @@ class Agent:
                     mapped.close()
                 except BufferError:  # a decoder that failed still looks into it
                     del mapped  # it goes with the error
-        if len(made) < len(refs):
-            self.release_refs(refs, made)
         return value
 
     def come_in(self, ref: Any) -> Any:
@@ -2484,14 +2501,6 @@ class Agent:
         with self.mutex:
             self.holds[number] = self.holds.get(number, 0) + 1
         return ArgumentStream(self, number) if space == SOURCE else Function(self, number=number)
-
-    def release_refs(self, refs: list[Any], made: dict[int, Any]) -> None:
-        """Give back the references of a frame that nothing took up."""
-        for index, (space, number) in enumerate(refs):
-            if space != HELD and index not in made:
-                with self.mutex:
-                    self.holds[number] = self.holds.get(number, 0) + 1
-                self.released.append(number)
 
     def dispatch(self, fields: list[Any]) -> Run | None:
         """Act on one frame. A run that may start now, in a slot of its own, is the caller's to start."""
@@ -2555,10 +2564,9 @@ class Agent:
         gate.nudge()
         return True
 
-    def on_result(self, number: int, flags: int, refs: list[Any], body: Any) -> None:
+    def on_result(self, number: int, flags: int, _refs: list[Any], body: Any) -> None:
         pending = self.pending.get(number)
         if pending is None:
-            self.release_refs(refs, {})
             return
         if flags & FLAG_STREAM:
             pending.stream = StreamState(self, number) if pending.channel is None else pending.channel
@@ -2639,14 +2647,12 @@ class Agent:
             self.send(self.plain_frame([ERROR, run.id, *self.error_fields(cancelled_refusal())]))
         self.leave_if_drained()
 
-    def on_item(self, number: int, refs: list[Any], body: Any) -> None:
+    def on_item(self, number: int, _refs: list[Any], body: Any) -> None:
         pending = self.pending.get(number)
         stream = pending.stream if pending is not None else None
-        if stream is None:
-            self.release_refs(refs, {})
-            return
-        stream.items.append(body)
-        stream.arrived()
+        if stream is not None:
+            stream.items.append(body)
+            stream.arrived()
 
     def on_end(self, number: int, error: Any) -> None:
         pending = self.pending.pop(number, None)
@@ -2865,8 +2871,8 @@ class Agent:
             mode = self.mode
             if mode is not None and mode.offer():
                 return None
-            fields = self.read()
-            run = self.dispatch(fields)  # type: ignore[arg-type]  # without `until` there is always a frame
+            # kept in no name: what came would live until the next frame
+            run = self.dispatch(self.read())  # type: ignore[arg-type]  # without `until` there is always a frame
             if run is not None and (run.target.slow or mode is not None or run.stack is not None):
                 if run.stack is None:
                     self.start(run)
@@ -3070,6 +3076,7 @@ class Agent:
             if fields is None:
                 return True
             run = self.dispatch(fields)
+            fields = None  # it would live until the next frame
             if run is None:
                 continue
             if run.stack is gate:
@@ -3198,6 +3205,7 @@ class Agent:
             await future
         except BaseException:
             self.give_up(pending)
+            pending.reply = None
             raise
         finally:
             timer.cancel()
@@ -3261,9 +3269,13 @@ class Agent:
         self.mode.spawn(run, awaitable)
 
     def hand_over_stream(self, run: Run, iterator: Any) -> None:
-        """An asynchronous handler gave a plain iterator: its code may block, so a thread drains it."""
-        self.mode.runs.discard(run)
+        """A plain iterator that must not be drained here, since its code may block the loop, or its reader waits below
+        it: a thread of its own does it.
+        """
+        if self.mode is not None:
+            self.mode.runs.discard(run)
         rest = Run(self, run.id, IteratorTarget(iterator), None)
+        rest.granted = run.granted
         rest.context, rest.deadline, rest.depth, rest.cancelled = run.context, run.deadline, run.depth, run.cancelled
         if run.id:
             self.runs[run.id] = rest

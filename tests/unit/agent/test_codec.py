@@ -143,9 +143,9 @@ def test_a_memory_file_is_let_go_of_whatever_lies_in_it(codec: Any, body: bytes,
     """Who held on to one that it could not read was said to keep the sender's memory."""
     mapped = mmap.mmap(-1, len(body))
     mapped.write(body)
-    reader = SimpleNamespace(codec=codec, release_refs=lambda *_: None)
+    reader = SimpleNamespace(codec=codec)
     try:
-        agent.Agent.decode(reader, agent.Raw(mapped, []))
+        agent.Agent.decode(reader, agent.Raw(mapped, [], reader))
         refused = ""
     except agent.ValueRefused as exc:
         refused = exc.type
