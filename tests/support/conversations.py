@@ -2,7 +2,8 @@
 
 A Pack's component is written twice, ``setup.py`` for the agent of Rumi and ``setup.js`` for the one in ``node_agent``: both
 must hold the same conversation, word for word, except for texts that each language words itself.
-``AGENT_FRAME`` stands for one frame of the agent, ``AGENT_PAIR`` for two whose order says nothing; ``python -m tests.support.vectors`` records what the real one says.
+``AGENT_FRAME`` stands for one frame of the agent, ``AGENT_PAIR`` for two whose order says nothing, ``AGENT_FILE`` for its
+next message on the second socket, ``File`` for one of the host's; ``WithSecond`` is a frame that brings that socket. ``python -m tests.support.vectors`` records what the real one says.
 """
 
 from __future__ import annotations
@@ -14,9 +15,33 @@ import msgpack
 
 AGENT_FRAME = "agent"
 AGENT_PAIR = "two of the agent's, in either order"
+AGENT_FILE = "a message of the agent's on the second socket"
 REF = msgpack.ExtType(1, b"\x00")
 REF_2 = msgpack.ExtType(1, b"\x01")
 NO_CONTEXT: list[Any] = ["", "kernel", [], None]
+
+
+@dataclass(frozen=True)
+class File:
+    """A memory file, and the message that brings it."""
+
+    number: int
+    data: bytes
+
+    def mark(self) -> bytes:
+        """The message, and what a frame says of it."""
+        return self.number.to_bytes(4, "little") + len(self.data).to_bytes(4, "little")
+
+    def body(self) -> msgpack.ExtType:
+        """The body of the frame that names it."""
+        return msgpack.ExtType(3, self.mark())
+
+
+@dataclass(frozen=True)
+class WithSecond:
+    """A frame with the descriptor of the second socket."""
+
+    frame: list[Any]
 
 
 @dataclass(frozen=True)
@@ -108,7 +133,36 @@ REQUESTS: list[tuple[str, dict[str, Any], Any]] = [
     ("journal.record", {"created": ["a"], "modified": [], "scope": "alpha:service:one"}, None),
 ]
 
+FILE_LIMITS = {"limits": SMALL, "memory": {"from_bytes": 600}}
+FILES = [File(number, msgpack.packb({"data": bytes([number]) * 1200})) for number in range(1, 4)]
+ECHO = """
+        def run(context):
+            context["interface_registry"].register("alpha.echo", lambda args, ctx: args)
+        """
+ECHO_JS = """
+        exports.run = ({ registry }) => registry.register("alpha.echo", (args) => args);
+        """
+
 CONVERSATIONS: dict[str, Conversation] = {
+    "memory_files": Conversation(
+        "Bodies in memory files both ways over a second socket; a file whose frame did not go out is passed over; a short body stays in its frame.",
+        [
+            AGENT_FRAME, WithSecond([17, 0, {**WELCOME[2], **FILE_LIMITS}]), AGENT_FILE, run_phase(), *registered(1),
+            FILES[0], call(10, 1, FILES[0].body()), AGENT_FRAME, AGENT_FILE,
+            FILES[1], FILES[2], call(11, 1, FILES[2].body()), AGENT_FRAME, AGENT_FILE,
+            call(12, 1, "short"), AGENT_FRAME,
+        ],
+        ECHO,
+    ),
+    "memory_files_not_taken": Conversation(
+        "An agent that the second socket did not reach: its long bodies go in chunks, and a body in a memory file means nothing to it.",
+        [
+            AGENT_FRAME, [17, 0, {**WELCOME[2], **FILE_LIMITS}], run_phase(), *registered(1),
+            *ONE, call(10, 1, ONE_BODY), *[AGENT_FRAME] * 4, call(11, 1, FILES[0].body()), AGENT_FRAME, call(12, 1, "short"), AGENT_FRAME,
+        ],
+        ECHO,
+        ECHO_JS,
+    ),
     "chunks": Conversation(
         "Bodies longer than a frame, two at once, and one beyond the limit; an answer and an item of a stream that are.",
         [

@@ -6,7 +6,9 @@ A step is one of
 * ``["open", "alpha", {grant}]``: it connects and is welcomed (``contracts``, ``ranges``: as its manifest has them); ``["beside", …]``: as its next generation, beside the one that serves,
   under a name of its own (``alpha.2``); ``["take over", "alpha.2"]``; ``["close", "alpha"]``; ``["revoke", "alpha", {grant}]``;
 * ``["call", key, args, timeout_s]``: the operator calls; ``["outcome", {"value": …}]`` or ``{"error": type}``: what came of it;
-* ``["do", "alpha", "ping" | "phase" | "shutdown"]``: what supervision asks of an agent.
+* ``["do", "alpha", "ping" | "phase" | "shutdown"]``: what supervision asks of an agent;
+* ``["alpha", File]``, ``["alpha", READY]``: it sends that on the second socket; ``["alpha", HOST_FILE]``: the host's next
+  message there; ``["ended", "alpha"]``: the host has closed the connection.
 
 ``python -m tests.support.host_conversations`` records what the host says.
 """
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import tempfile
 from typing import Any
 
@@ -27,10 +30,14 @@ from core_runtime.bus.channels import Channel
 from core_runtime.rules.contracts import Terms
 from core_runtime.rules.frames import BusLimits
 from tests.support import vectors
-from tests.support.conversations import REF, in_chunks
+from tests.support.conversations import REF, File, in_chunks
+from tests.support.file_agent import FileAgent, memory
 from tests.support.raw_agent import MIRROR, WAIT_S, Grant, RawAgent, Rig, rig
 
 HOST = "host"
+HOST_FILE = "a file of the host's"
+READY = File(0, b"")
+"""The first message of an agent on the second socket, which has no file and says 1 in place of a size."""
 # fmt: off
 OPTIONS = {"if_absent": False, "ttl_ms": None, "override": False, "source": None}
 COMPONENT = {"full_id": "alpha:service:one", "type": "service", "id": "one", "pack_id": "alpha", "dir": "backend/components/one"}
@@ -45,6 +52,9 @@ UNKNOWN = msgpack.ExtType(9, b"")
 
 LONG, LONG_BODY = in_chunks(3, b"x" * 5000)
 TOO_LONG, TOO_LONG_BODY = in_chunks(4, b"x" * 9000)
+
+
+STORED = [File(number, msgpack.packb(b"s" * size)) for number, size in ((1, 2000), (2, 9000), (3, 2000))]
 
 
 def register(number: int, key: str, ref: int | None = 1, value: Any = None, **more: Any) -> list[Any]:
@@ -152,6 +162,21 @@ CONVERSATIONS: dict[str, tuple[str, list[list[Any]]]] = {
         *[["alpha", piece] for piece in LONG], ["alpha", [2, 1, 0, [], LONG_BODY]], *[["beta", HOST]] * 4,
         *[["beta", piece] for piece in TOO_LONG], ["beta", call(2, "k", TOO_LONG_BODY)], ["beta", HOST],
     ]),
+    "memory_files": (
+        "A value beyond `from_bytes` (here: 1,000) goes in a memory file and comes back in one; one is too long (here: 8,192); one did not come, which ends the connection.", [
+        ["open", "alpha", {"provides": ["k"], "memory": True}], ["alpha", READY], ["alpha", register(1, "k")], ["alpha", HOST], ["alpha", HOST],
+        ["open", "beta", {"calls": ["k"], "memory": True}], ["beta", READY], ["beta", HOST],
+        ["beta", STORED[0]], ["beta", call(1, "k", STORED[0].body())], ["alpha", HOST], ["alpha", HOST_FILE],
+        ["alpha", STORED[0]], ["alpha", [2, 1, 0, [], STORED[0].body()]], ["beta", HOST], ["beta", HOST_FILE],
+        ["beta", STORED[1]], ["beta", call(2, "k", STORED[1].body())], ["beta", HOST],
+        ["beta", call(3, "k", STORED[2].body())], ["ended", "beta"],
+    ]),
+    "memory_files_to_one_side": ("What one Pack sends in a memory file, another that takes none gets in chunks.", [
+        ["open", "alpha", {"provides": ["k"], "chunks": True}], ["alpha", register(1, "k")], ["alpha", HOST], ["alpha", HOST],
+        ["open", "beta", {"calls": ["k"], "memory": True}], ["beta", READY], ["beta", HOST],
+        ["beta", STORED[0]], ["beta", call(1, "k", STORED[0].body())], ["alpha", HOST], ["alpha", HOST], ["alpha", HOST],
+        ["alpha", [2, 1, 0, [], "got it"]], ["beta", HOST],
+    ]),
     "schema": ("Arguments and a result that do not fit the schemas of the interface.", [
         ["open", "alpha", {"provides": ["k"]}], ["alpha", register(1, "k", schemas={"input": NUMBER, "output": NUMBER})], ["alpha", HOST], ["alpha", HOST],
         ["open", "beta", {"calls": ["k"]}], ["beta", HOST],
@@ -218,7 +243,7 @@ CONVERSATIONS: dict[str, tuple[str, list[list[Any]]]] = {
         ["alpha", [64, 2, "http.fetch", 0, [], {"method": "GET", "url": "http://elsewhere/", "headers": [], "length": 0, "plain": True}]], ["alpha", HOST],
     ]),
 }
-LIMITS = {"depth": {"depth": 1}, "limit": {"in_flight": 4}, "too_large": {"frame_bytes": 4096}, "chunks": {"frame_bytes": 4096, "value_bytes": 8192}, "registry": {"registrations": 3}, "arguments_unread": {"sources": 1}}
+LIMITS = {"depth": {"depth": 1}, "limit": {"in_flight": 4}, "too_large": {"frame_bytes": 4096}, "chunks": {"frame_bytes": 4096, "value_bytes": 8192}, "memory_files": {"frame_bytes": 4096, "value_bytes": 8192, "file_bytes": 1000}, "memory_files_to_one_side": {"frame_bytes": 2048, "value_bytes": 8192, "file_bytes": 1000}, "registry": {"registrations": 3}, "arguments_unread": {"sources": 1}}
 # fmt: on
 ANY: dict[int, list[list[Any]]] = {
     1: [[3], [7, 0]],
@@ -229,6 +254,18 @@ ANY: dict[int, list[list[Any]]] = {
     51: [[3, "id"], [3, "time"]],
 }
 """What differs from run to run, or is worded for people."""
+
+
+class _Filer(FileAgent):
+    """An agent with a second socket that says nothing by itself."""
+
+    says_ready = False
+
+    def raw(self, data: bytes) -> None:
+        if self.writer is None:  # HELLO, before what comes is read
+            self.sock.sendall(data)
+        else:
+            super().raw(data)
 
 
 class Stage:
@@ -249,6 +286,23 @@ class Stage:
     async def receive(self, name: str) -> list[Any]:
         """The next frame for a Pack."""
         return await self._agents[name].read()
+
+    async def send_file(self, name: str, message: bytes, data: bytes | None) -> None:
+        """A message of a Pack on the second socket."""
+        self._filer(name).put(message, *([] if data is None else [memory(data)]))
+
+    async def receive_file(self, name: str) -> tuple[bytes, bytes]:
+        """The host's next message there, and what is in its file."""
+        number, size, fd = self._filer(name).taken()
+        try:
+            return number.to_bytes(4, "little") + size.to_bytes(4, "little"), os.pread(fd, size, 0)
+        finally:
+            os.close(fd)
+
+    def _filer(self, name: str) -> _Filer:
+        agent = self._agents[name]
+        assert isinstance(agent, _Filer)
+        return agent
 
     async def act(self, step: list[Any]) -> Any:
         """Any step but a frame; what came of it, for ``outcome``."""
@@ -271,7 +325,7 @@ class Stage:
             name, generation, lambda: r.grants[name], socket_path=place, beside=beside, terms=agreed(grant)
         )
         connected = asyncio.ensure_future(endpoint.connected(WAIT_S))
-        agent = await RawAgent.connect(place)
+        agent = await (_Filer if grant.get("memory") else RawAgent).connect(place)
         agent.raw(vectors.encode(hello(grant)))
         session = await connected
         r.agents.append(agent)
@@ -289,6 +343,9 @@ class Stage:
 
     async def _close(self, name: str) -> None:
         await self._agents.pop(name).close()
+
+    async def _ended(self, name: str) -> None:
+        await self._agents[name].ended()
 
     async def _revoke(self, name: str, grant: dict[str, Any]) -> None:
         self._rig.grants[name] = granted(grant)
@@ -318,7 +375,7 @@ class Stage:
 
 def hello(grant: dict[str, Any]) -> list[Any]:
     """HELLO of an agent that takes what a step says it takes."""
-    takes = {what: True for what in ("chunks", "sources") if grant.get(what)}
+    takes = {what: True for what in ("chunks", "sources", "memory") if grant.get(what)}
     return [*HELLO[:2], {**HELLO[2], **takes}]
 
 
@@ -384,6 +441,12 @@ def _planned(name: str) -> list[dict[str, Any]]:
             planned.append({"step": step})
         elif step[1] is HOST:
             planned.append({"pack": step[0], "from": "host"})
+        elif step[1] is HOST_FILE:
+            planned.append({"pack": step[0], "from": "host", "message": ""})
+        elif step[1] is READY:
+            planned.append({"pack": step[0], "from": "agent", "message": "0000000001000000"})
+        elif isinstance(step[1], File):
+            planned.append({"pack": step[0], **vectors.message_entry("agent", step[1].mark(), step[1].data)})
         else:
             planned.append({"pack": step[0], "from": "agent", "hex": vectors.encode(step[1]).hex()})
     return planned
@@ -396,6 +459,11 @@ async def _one(stage: Stage, step: dict[str, Any]) -> dict[str, Any]:
             name, *grant = step["step"][1:]
             return {"step": step["step"], "frames": [_entry(name, "agent", hello(*grant)), _entry(name, "host", came)]}
         return {"step": ["outcome", came] if step["step"][0] == "outcome" else step["step"]}
+    if "message" in step:
+        if step["from"] == "host":
+            return {"pack": step["pack"], **vectors.message_entry("host", *await stage.receive_file(step["pack"]))}
+        await stage.send_file(step["pack"], bytes.fromhex(step["message"]), bytes.fromhex(step["file"]) if "file" in step else None)
+        return step
     if step["from"] == "agent":
         data = bytes.fromhex(step["hex"])
         await stage.send(step["pack"], data)

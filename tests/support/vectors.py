@@ -5,6 +5,9 @@
 ``any`` lists paths into the value whose content differs from run to run (times, versions): they are not compared.
 ``own`` lists those that each implementation words itself (titles of errors): compared for the agent of Rumi only.
 ``either`` marks a frame of the agent that may come before or after the next one.
+``second: true`` marks the frame with which the descriptor of the second socket goes. An entry with ``message`` in place of
+``hex`` is a message on that socket: its bytes, and with ``file`` those of the memory file whose descriptor it carries. An
+agent that receives no descriptors leaves out the conversations that have any (``has_descriptors``).
 ``host.json``: the same for the host as the end that is tried, see ``host_conversations``.
 ``values.json``: single values and their MessagePack.
 ``refused.json``: what must end the connection, or one call; ``by`` says which end must refuse it.
@@ -17,6 +20,7 @@ Tags in JSON: ``{"$bytes": hex}``, ``{"$ext": [code, hex]}``, ``{"$map": [[key, 
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -28,7 +32,21 @@ from typing import Any, Self
 import msgpack
 
 from tests.support import machine
-from tests.support.conversations import AGENT_FRAME, AGENT_PAIR, CONVERSATIONS, WELCOME, call, error, result, run_phase
+from tests.support.conversations import (
+    AGENT_FILE,
+    AGENT_FRAME,
+    AGENT_PAIR,
+    CONVERSATIONS,
+    FILES,
+    WELCOME,
+    File,
+    WithSecond,
+    call,
+    error,
+    result,
+    run_phase,
+)
+from tests.support.file_agent import memory
 
 VECTORS = Path(__file__).parents[1] / "vectors"
 AGENT = Path(__file__).parents[2] / "docker" / "core" / "runtime" / "container_agent.py"
@@ -47,10 +65,15 @@ def load(name: str) -> list[dict[str, Any]]:
 
 
 def frames_of(conversation: dict[str, Any]) -> list[dict[str, Any]]:
-    """The frames of an entry of ``transcripts`` or ``host``."""
+    """The frames of an entry of ``transcripts`` or ``host``; without what went over the second socket."""
     if "frames" in conversation:
-        return list(conversation["frames"])
+        return [frame for frame in conversation["frames"] if "hex" in frame]
     return [frame for step in conversation["steps"] for frame in step.get("frames", [step] if "hex" in step else [])]
+
+
+def has_descriptors(conversation: dict[str, Any]) -> bool:
+    """Whether it can be held only by who receives descriptors."""
+    return any("message" in entry for entry in [*conversation.get("frames", ()), *conversation.get("steps", ())])
 
 
 def to_json(value: Any) -> Any:
@@ -114,6 +137,7 @@ class Wire:
             path.write_text(dedent(text), encoding="utf-8")
         self.sock, theirs = socket.socketpair()
         self.sock.settimeout(20)
+        self.second: socket.socket | None = None
         command = [*(program or [sys.executable, "-I", "-S", str(AGENT)]), "--fd", str(theirs.fileno())]
         self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()])
         theirs.close()
@@ -123,6 +147,8 @@ class Wire:
 
     def __exit__(self, *exc: object) -> None:
         self.sock.close()
+        if self.second is not None:
+            self.second.close()
         self.process.wait(10)
         self.folder.cleanup()
 
@@ -145,6 +171,35 @@ class Wire:
         if fields[0] == 17:
             fields = [*fields[:2], {**fields[2], "paths": {"pack": str(self.root)}}]
         self.sock.sendall(encode(fields))
+
+    def send_second(self, fields: Any) -> None:
+        """A frame, with whose first byte the agent's end of a second socket goes."""
+        self.second, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.second.settimeout(20)
+        data = encode([*fields[:2], {**fields[2], "paths": {"pack": str(self.root)}}])
+        with theirs:
+            socket.send_fds(self.sock, [data], [theirs.fileno()])
+
+    def send_file(self, file: File) -> None:
+        """A memory file."""
+        assert self.second is not None
+        fd = memory(file.data)
+        try:
+            socket.send_fds(self.second, [file.mark()], [fd])
+        finally:
+            os.close(fd)
+
+    def receive_file(self) -> tuple[bytes, bytes | None]:
+        """The agent's next message on the second socket, and what is in the file that it brought, if it brought one."""
+        assert self.second is not None
+        data, files, _, _ = socket.recv_fds(self.second, 64, 4)
+        if not files:
+            return data, None
+        (fd,) = files
+        try:
+            return data, os.pread(fd, os.fstat(fd).st_size, 0)
+        finally:
+            os.close(fd)
 
     def begin(self) -> int:
         """HELLO to PHASE_DONE of a component that registers one callable; the number of that."""
@@ -241,6 +296,9 @@ def _refused() -> list[dict[str, str]]:
         ("a reference to nothing", "d40100"), ("an array as a key", "819001"), ("an extension that means nothing", "d40900"),
         ("a moment with too many nanoseconds", "d7ffffffffff00000000"), ("a moment of three bytes", "c703ff000000"), ("a date that is none", "d602736f6f6e"),
     ]  # fmt: skip
+    nowhere = encode([1, 1, "k", 0, 0, 0, None, [], FILES[0].body()])
+    entries.append({"name": "a body in a memory file without a second socket", "by": "host", "hex": nowhere.hex(), "outcome": "protocol"})
+    bodies.append(("a memory file without a second socket", msgpack.packb(FILES[0].body()).hex()))
     return entries + [{"name": f"body: {name}", "by": "agent", "hex": data, "outcome": "value.malformed"} for name, data in bodies]
 
 
@@ -278,6 +336,14 @@ def record(name: str) -> dict[str, Any]:
             elif step is AGENT_PAIR:
                 pair = sorted(wire.receive() for _ in range(2))
                 frames += [{**_of_agent(pair[0]), "either": True}, _of_agent(pair[1])]
+            elif step is AGENT_FILE:
+                frames.append(message_entry("agent", *wire.receive_file()))
+            elif isinstance(step, File):
+                wire.send_file(step)
+                frames.append(message_entry("host", step.mark(), step.data))
+            elif isinstance(step, WithSecond):
+                wire.send_second(step.frame)
+                frames.append({**_entry("host", step.frame, to_json(step.frame)), "second": True})
             else:
                 wire.send(step)
                 frames.append(_entry("host", step, to_json(step)))
@@ -291,6 +357,11 @@ def _of_agent(fields: list[Any]) -> dict[str, Any]:
     return entry | ({"any": varying} if varying else {}) | ({"own": own} if own else {})
 
 
+def message_entry(origin: str, message: bytes, data: bytes | None) -> dict[str, Any]:
+    """What went over the second socket."""
+    return {"from": origin, "message": message.hex()} | ({} if data is None else {"file": data.hex()})
+
+
 def _entry(origin: str, fields: list[Any], value: Any) -> dict[str, Any]:
     return {"from": origin, "kind": KINDS[fields[0]], "value": value, "hex": encode(from_json(value)).hex()}
 
@@ -300,8 +371,11 @@ def play(transcript: dict[str, Any], wire: Wire, *, foreign: bool = False) -> li
     problems = []
     frames = iter(transcript["frames"])
     for frame in frames:
+        if "message" in frame:
+            problems += _played_message(frame, wire)
+            continue
         if frame["from"] == "host":
-            wire.send(from_json(frame["value"]))
+            (wire.send_second if frame.get("second") else wire.send)(from_json(frame["value"]))
             continue
         expected = [frame, next(frames)] if frame.get("either") else [frame]
         for want, got in zip(expected, sorted(wire.receive() for _ in expected), strict=True):
@@ -310,6 +384,14 @@ def play(transcript: dict[str, Any], wire: Wire, *, foreign: bool = False) -> li
             if seen != told:
                 problems.append(f"{want['kind']}: expected {told}, got {seen}")
     return problems
+
+
+def _played_message(entry: dict[str, Any], wire: Wire) -> list[str]:
+    if entry["from"] == "host":
+        wire.send_file(File(int.from_bytes(bytes.fromhex(entry["message"])[:4], "little"), bytes.fromhex(entry["file"])))
+        return []
+    seen = message_entry("agent", *wire.receive_file())
+    return [] if seen == entry else [f"on the second socket: expected {entry}, got {seen}"]
 
 
 def main() -> None:

@@ -86,9 +86,31 @@ def test_each_operation_is_asked_for() -> None:
 
 
 def test_each_extension_travels() -> None:
-    codes = {int(code) for code in re.findall(r"^\| (-?\d) \| [a-z]+[:,]", REFERENCE, re.MULTILINE)}
+    codes = {int(code) for code in re.findall(r"^\| (-?\d) \| [a-z]", REFERENCE, re.MULTILINE)}
+    assert codes == {-1, 1, 2, 3, 4}
     said = set(re.findall(r'"\$ext": \[(-?\d+)', (vectors.VECTORS / "transcripts.json").read_text() + (vectors.VECTORS / "values.json").read_text()))
     assert codes <= {int(code) for code in said}
+
+
+@pytest.mark.parametrize("name", ["transcripts", "host"])
+def test_memory_files_go_both_ways_with_what_stands_around_them(name: str) -> None:
+    """What a frame names went over the second socket; and there is a conversation in which it can not."""
+    said = [one for one in vectors.load(name) if one["name"].startswith("memory_files")]
+    for one in (each for each in said if each["name"] == "memory_files"):
+        entries = one.get("frames") or one["steps"]
+        for sender in ("agent", "host"):
+            brought = {(e.get("pack"), e["message"]) for e in entries if "file" in e and e["from"] == sender}
+            marks = {(e.get("pack"), e["value"][-1]["$ext"][1]) for e in entries if e.get("kind") in {"CALL", "RESULT"} and e["from"] == sender and _in_file(e)}
+            assert marks & brought, sender
+        assert any(e.get("message") == "0000000001000000" and "file" not in e for e in entries)
+        assert any((f["value"][2].get("memory") or {}).get("from_bytes") for f in vectors.frames_of(one) if f["kind"] == "WELCOME")
+    assert len(said) == 2
+    assert any(not vectors.has_descriptors(one) or any(f["kind"] == "CHUNK" for f in vectors.frames_of(one)) for one in said)
+
+
+def _in_file(entry: dict[str, Any]) -> bool:
+    body = entry["value"][-1]
+    return isinstance(body, dict) and body.get("$ext", [0])[0] == 3
 
 
 def test_the_limits_are_those_of_welcome() -> None:

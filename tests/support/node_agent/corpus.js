@@ -57,7 +57,8 @@ for (const entry of load("values")) {
   else if (Buffer.from(encode(decode(Buffer.from(entry.hex, "hex")))).toString("hex") !== entry.hex) problems.push(entry.name);
   count += 1;
 }
-for (const { name, frames } of load("transcripts")) for (const entry of frames) (checkFrame(name, entry), count++);
+// what goes over the second socket has no frame; it can't be received here
+for (const { name, frames } of load("transcripts")) for (const entry of frames) if (entry.hex) (checkFrame(name, entry), count++);
 for (const { name, steps } of load("host")) {
   for (const entry of steps.flatMap((step) => step.frames ?? (step.hex ? [step] : []))) (checkFrame(name, entry), count++);
 }
