@@ -120,7 +120,8 @@ class Result:
 FILES = (
     "rules/frames.py", "rules/values.py", "rules/routing.py", "drivers/link.py", "container_agent.py", "bus/sessions.py", "bus/router.py",
     "bus/registrations.py", "bus/references.py", "bus/streams.py", "bus/in_flight.py", "bus/channels.py", "bus/pack_events.py",
-    "bus/pack_requests.py", "bus/mirrors.py", "bus/calls.py", "bus/refusals.py", "bus/host_functions.py",
+    "bus/pack_requests.py", "bus/mirrors.py", "bus/calls.py", "bus/refusals.py", "bus/host_functions.py", "bus/frame_handlers.py",
+    "bus/large.py", "bus/memory.py", "drivers/memory_file.py", "bus/places.py",
 )  # fmt: skip
 
 

@@ -30,7 +30,7 @@ from core_runtime.rules import frames, values
 from core_runtime.rules.frames import BusLimits, FrameError
 from core_runtime.rules.values import ValueProblem
 from tests.support import vectors
-from tests.support.raw_agent import Grant, Rig
+from tests.support.raw_agent import Grant, RawAgent, Rig
 
 Target = Callable[[bytes], None]
 NODES = 20_000
@@ -267,6 +267,9 @@ def _linked(stream: bytes, step: int) -> list[bytes]:
 class Sessions:
     """A real bus with two Packs: one whose frames are fuzzed, one that must not notice."""
 
+    limits = BusLimits(registrations=64, references=256, in_flight=32)
+    agents = RawAgent
+
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
         self._problems: list[str] = []
@@ -294,7 +297,8 @@ class Sessions:
         self._loop.run_until_complete(work)
 
     async def _open(self) -> None:
-        self._rig = Rig(self._folder.name, limits=BusLimits(registrations=64, references=256, in_flight=32), requests=_serve)
+        self._rig = Rig(self._folder.name, limits=self.limits, requests=_serve)
+        self._rig.kind = self.agents
         await self._rig.bus.start()
         self._good, _ = await self._rig.agent("beta", provides={"j"}, calls={"k"})
         await self._good.registered("j")
@@ -326,6 +330,10 @@ class Sessions:
                 break
         await asyncio.sleep(0)
         await asyncio.sleep(0)
+        await self._after(refused=refused)
+
+    async def _after(self, *, refused: bool) -> None:
+        session = self._session
         for agent in (self._good, self._agent):
             agent.reader._buffer.clear()  # type: ignore[attr-defined]  # nobody reads it
         if refused or session.dead or session.congested or len(session.incoming) > 4:
@@ -355,6 +363,10 @@ def seeds(name: str) -> list[bytes]:
     """What a target begins with: the frames of ``tests/vectors``, and what earlier runs kept."""
     kept = Path(__file__).parent / "corpus" / f"{name}.hex"
     found = [bytes.fromhex(line) for line in kept.read_text().split()] if kept.exists() else []
+    if name.endswith("files"):
+        from tests.fuzz import files  # as in ``target``
+
+        return [*found, *files.seeds(name)]
     conversations = [*vectors.load("transcripts"), *vectors.load("host")]
     said = {sender: [bytes.fromhex(f["hex"]) for c in conversations for f in vectors.frames_of(c) if f["from"] == sender] for sender in ("agent", "host")}
     sender = "agent" if name.startswith("host") or name == "session" else "host"
@@ -370,16 +382,18 @@ def seeds(name: str) -> list[bytes]:
 TARGETS: dict[str, Target] = {
     "host_frame": host_frame, "host_value": host_value, "host_stream": host_stream, "agent_frame": agent_frame, "agent_stream": agent_stream,
 }  # fmt: skip
-NAMES = (*TARGETS, "session")
+NAMES = (*TARGETS, "session", "files", "agent_files")
 
 
 @contextlib.contextmanager
 def target(name: str) -> Iterator[Target]:
     """A target that is ready."""
-    if name in TARGETS:
-        yield TARGETS[name]
+    from tests.fuzz import files  # it builds on this module
+
+    if name in TARGETS or name == "agent_files":
+        yield TARGETS.get(name, files.agent_files)
         return
-    sessions = Sessions()
+    sessions = Sessions() if name == "session" else files.FileSessions()
     try:
         yield sessions
     finally:

@@ -48,7 +48,7 @@ class FileAgent(RawAgent):
         return agent
 
     def hello(self) -> None:
-        told = {"protocols": [1], "agent": "raw", "python": "3", "codec": "c", "chunks": True, "memory": True, "probe": {}}
+        told = {"protocols": [1], "agent": "raw", "python": "3", "codec": "c", "chunks": True, "memory": True, "sources": True, "probe": {}}
         body = msgpack.packb([HELLO, 0, told])
         self.sock.sendall(struct.pack("<I", len(body)) + body)
 

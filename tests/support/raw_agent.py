@@ -203,6 +203,8 @@ class Rig:
         )
         self.grants: dict[str, Grant] = {}
         self.agents: list[RawAgent] = []
+        self.kind: type[RawAgent] | None = None
+        """Of the agents that connect from now on; the plain one unless a test says otherwise."""
 
     async def agent(
         self, pack_id: str, generation: int = 1, *, welcome: bool = True, terms: Terms = NO_TERMS, **grant: Any
@@ -216,7 +218,7 @@ class Rig:
             terms=terms,
         )
         waiting = asyncio.ensure_future(endpoint.connected(WAIT_S))
-        agent = await RawAgent.connect(endpoint.path)
+        agent = await (self.kind or RawAgent).connect(endpoint.path)
         agent.hello()
         session = await waiting
         self.agents.append(agent)
