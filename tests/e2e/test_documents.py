@@ -76,8 +76,8 @@ def test_the_guide_works(host: RunningHost) -> None:
     assert host.result("example.report", {"name": "Ada"}) == json.loads(marked_block(GUIDES["en"], "example: answer"))
 
 
-def test_the_example_of_the_registrys_reference_works(host: RunningHost) -> None:
-    document = ROOT / "docs/reference/registry.md"
+def test_the_example_of_the_reference_of_interfaces_works(host: RunningHost) -> None:
+    document = ROOT / "docs/reference/interfaces.md"
     keys = ("example.colour", "example.mood", "example.tour")
     setup = marked_block(document, "example: skies/setup.py provides " + ", ".join(keys))
     host.put_pack("skies", one_component_pack("skies", setup, provides=keys))
