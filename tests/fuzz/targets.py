@@ -51,9 +51,6 @@ def agent_module() -> Any:
     return sys.modules["fuzzed_agent"]
 
 
-# --- the host's parser
-
-
 def host_frame(data: bytes) -> None:
     """One frame for the host, and each body in it by every walk that the host makes over one."""
     try:
