@@ -40,6 +40,7 @@ def run(context):
     ir.register("server.echo", lambda args, ctx: args)
     ir.register("server.count", count)
     ir.register("server.slow", slow)
+    ir.register("server.read", lambda args, ctx: sum(1 for _ in args["items"]))
 """
 CLIENT = """
 import time
@@ -81,7 +82,7 @@ OTHERS = {"server", "client", "keeper", "bystander"}
 
 
 def hostile_pack() -> dict[str, str]:
-    uses = ("server.echo", "server.count", "server.slow", "keeper.echo", "client.idle", *HOSTILE_KEYS[:2])
+    uses = ("server.echo", "server.count", "server.slow", "server.read", "keeper.echo", "client.idle", *HOSTILE_KEYS[:2])
     files = one_component_pack("hostile", source(become), provides=HOSTILE_KEYS, uses=uses)
     files["backend/components/main/program.py"] = source(hostile)
     files["backend/components/main/wire.py"] = source(wire)
@@ -100,7 +101,7 @@ def permissions(pack_id: str, type_: str, topic: str) -> str:
 @pytest.fixture(scope="module")
 def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningHost]:
     with RunningHost(tmp_path_factory.mktemp("hostile") / "home", "embedded") as running:
-        running.put_pack("server", one_component_pack("server", SERVER, provides=("server.echo", "server.count", "server.slow")))
+        running.put_pack("server", one_component_pack("server", SERVER, provides=("server.echo", "server.count", "server.slow", "server.read")))
         client = one_component_pack("client", CLIENT, provides=("client.p99", "client.served", "client.idle"), uses=("server.echo", "keeper.echo"))
         running.put_pack("client", client)
         running.put_pack("keeper", one_component_pack("keeper", KEEPER, provides=("keeper.echo",)))

@@ -21,15 +21,25 @@ DRIVERS = [*PLAIN, *ASYNCHRONOUS, *LEDGERS]
 MORTAL = [*PLAIN, *ASYNCHRONOUS]
 """Those that are killed."""
 WORK = tuple(f"{name}.work" for name in (*PLAIN, *ASYNCHRONOUS, *LEDGERS))
+COUNT = tuple(f"{name}.count" for name in MORTAL)
+"""What reads a stream that it is given whole."""
+PATIENCE_S = 12.0
+"""How long after its calls a Pack waits for the streams that it passed to be closed."""
 
 COMMON = """
 import os, random, time
 
 LOST = "the host was silent"
+LONG = (300_000, 700_000, 1_500_000, 4_000_000)
+TIMEOUTS = (None, None, None, 0.005, 0.05, 2.0)
+HOW = ("value", "value", "value", "raise", "stream", "deep", "large", "echo", "read", "read")
 
 def kind_of(exc):
     text = str(exc)
     return "LOST" if LOST in text else getattr(exc, "type", type(exc).__name__)
+
+def blob(seed, size):
+    return bytes((seed + n) & 255 for n in range(16)) * (size // 16)
 
 def made(how, args):
     if how == "raise":
@@ -40,16 +50,52 @@ def made(how, args):
             value = [value]
         return value
     if how == "large":
-        return b"x" * (2 << 20)
+        return blob(args["seed"], 2 << 20)
+    if how == "echo":
+        return args["blob"]
     return {"seed": args["seed"], "data": b"x" * args["size"]}
 
 def more(chance):
-    return {
+    told = {
         "depth": chance.choice((0, 0, 1, 2, 3)), "seed": chance.randrange(1 << 30), "size": chance.choice((0, 10, 1000, 100_000)),
-        "nap": chance.choice((0, 0, 0, 0.002, 0.02, 0.2)), "how": chance.choice(("value", "value", "value", "raise", "stream", "deep", "large")),
+        "nap": chance.choice((0, 0, 0, 0.002, 0.02, 0.2)), "how": chance.choice(HOW),
     }
+    if told["how"] == "echo":
+        told["blob"] = blob(told["seed"], chance.choice(LONG))
+    return told
 
-TIMEOUTS = (None, None, None, 0.005, 0.05, 2.0)
+def deeper(args, chance):
+    # what one that is called calls itself: the same, one level down; a stream that it was given it passes on, or keeps for itself
+    told = {**args, "depth": args["depth"] - 1, "seed": args["seed"] + 1}
+    passed = args["how"] == "read" and chance.random() < 0.5
+    if args["how"] == "read" and not passed:
+        told["how"] = "value"
+        del told["items"]
+    return told, passed
+
+def sizes(args):
+    # of the items of a stream in arguments, one of them sometimes longer than a frame
+    chance = random.Random(args["seed"] ^ 5)
+    most = chance.randrange(40)
+    large = chance.randrange(160)
+    return [1_200_000 if number == large else 1000 for number in range(most)]
+
+def stop_of(args):
+    return args["seed"] % 9 if args["seed"] % 3 == 0 else None
+
+def said(args, result):
+    # how a call ended that was answered with a value, and whether that is what it had to be
+    how = args["how"]
+    if how == "echo":
+        return "echo" if result == args["blob"] else "WRONG"
+    if how == "large":
+        return "large" if len(result) == 2 << 20 and result[:16] * 2 == result[16:48] else "WRONG"
+    if how == "read":
+        most = len(sizes(args))
+        if result["bad"] or result["read"] > most or (result["whole"] and result["read"] != most):
+            return "WRONG"
+        return "read whole" if result["whole"] else "read in part"
+    return "value"
 """
 
 PLAIN_CODE = """
@@ -60,44 +106,81 @@ def run(context):
         for number in range(args["seed"] % 60):
             yield number
 
+    def feed(args, mine):
+        token = object()
+        mine.append(token)
+        try:
+            for number, size in enumerate(sizes(args)):
+                if number % 16 == 7:
+                    time.sleep(args["nap"] / 10)
+                yield [number, size, b"y" * size]
+        finally:
+            mine.remove(token)
+
+    def read(args):
+        count, stop = 0, stop_of(args)
+        for number, size, data in args["items"]:
+            if number != count or len(data) != size:
+                return {"bad": True, "read": count, "whole": False}
+            count += 1
+            if count == stop:
+                return {"bad": False, "read": count, "whole": False}
+        return {"bad": False, "read": count, "whole": True}
+
     def work(args, ctx):
         chance = random.Random(args["seed"])
         if args["depth"] > 0:
+            told, passed = deeper(args, chance)
+            inner = ir.get(chance.choice(WORK))
+            if passed and inner is not None:
+                return inner(told, ctx)
             try:
-                inner = ir.get(chance.choice(WORK))
                 if inner is not None:
-                    finish(inner({**args, "depth": args["depth"] - 1, "seed": args["seed"] + 1}, ctx, timeout_s=chance.choice(TIMEOUTS)), chance)
+                    finish(told, inner(told, ctx, timeout_s=chance.choice(TIMEOUTS)), chance)
             except Exception:
                 pass
         end = time.monotonic() + args["nap"]
         while time.monotonic() < end and not ctx["cancelled"]():
             time.sleep(0.001)
+        if args["how"] == "read":
+            return read(args)
         return items(args) if args["how"] == "stream" else made(args["how"], args)
 
-    def finish(result, chance):
+    def finish(args, result, chance):
         if hasattr(result, "__next__"):
             for number, _ in enumerate(result):
                 if number == 20 and chance.random() < 0.5:
                     result.close()
                     return "left"
             return "stream"
-        return "value"
+        return said(args, result)
 
     def drive(args, ctx):
-        chance, answers = random.Random(args["seed"]), {}
+        chance, answers, mine = random.Random(args["seed"]), {}, []
         for _ in range(args["calls"]):
             target = ir.get(chance.choice(args["targets"]))
             if target is None:
                 how = "not there"
             else:
+                told = more(chance)
+                given = {**told, "items": feed(told, mine)} if told["how"] == "read" else told
                 try:
-                    how = finish(target(more(chance), ctx, timeout_s=chance.choice(TIMEOUTS)), chance)
+                    how = finish(told, target(given, ctx, timeout_s=chance.choice(TIMEOUTS)), chance)
                 except Exception as exc:
                     how = kind_of(exc)
             answers[how] = answers.get(how, 0) + 1
+        end = time.monotonic() + PATIENCE_S
+        while mine and time.monotonic() < end:
+            time.sleep(0.01)
+        if mine:
+            answers["LEFT OPEN"] = len(mine)
         return {"answers": answers}
 
+    def count(args, ctx):
+        return sum(1 for _ in args)
+
     ir.register(NAME + ".work", work)
+    ir.register(NAME + ".count", count)
     ir.register(NAME + ".drive", drive)
     ir.register(NAME + ".die", lambda args, ctx: os._exit(9))
 """
@@ -112,19 +195,45 @@ def run(context):
         for number in range(args["seed"] % 60):
             yield number
 
+    async def feed(args, mine):
+        token = object()
+        mine.append(token)
+        try:
+            for number, size in enumerate(sizes(args)):
+                if number % 16 == 7:
+                    await asyncio.sleep(args["nap"] / 10)
+                yield [number, size, b"y" * size]
+        finally:
+            mine.remove(token)
+
+    async def read(args):
+        count, stop = 0, stop_of(args)
+        async for number, size, data in args["items"]:
+            if number != count or len(data) != size:
+                return {"bad": True, "read": count, "whole": False}
+            count += 1
+            if count == stop:
+                return {"bad": False, "read": count, "whole": False}
+        return {"bad": False, "read": count, "whole": True}
+
     async def work(args, ctx):
         chance = random.Random(args["seed"])
         if args["depth"] > 0:
+            told, passed = deeper(args, chance)
+            inner = ir.get(chance.choice(WORK))
+            if passed and inner is not None:
+                return await inner(told, ctx)
             try:
-                inner = ir.get(chance.choice(WORK))
                 if inner is not None:
-                    await finish(await inner({**args, "depth": args["depth"] - 1, "seed": args["seed"] + 1}, ctx, timeout_s=chance.choice(TIMEOUTS)), chance)
+                    await finish(told, await inner(told, ctx, timeout_s=chance.choice(TIMEOUTS)), chance)
             except Exception:
                 pass
         await asyncio.sleep(args["nap"])
+        if args["how"] == "read":
+            return await read(args)
         return items(args) if args["how"] == "stream" else made(args["how"], args)
 
-    async def finish(result, chance):
+    async def finish(args, result, chance):
         if hasattr(result, "__anext__"):
             number = 0
             async for _ in result:
@@ -133,14 +242,14 @@ def run(context):
                     await result.aclose()
                     return "left"
             return "stream"
-        return "value"
+        return said(args, result)
 
-    async def one(args, ctx, chance):
+    async def one(args, ctx, chance, mine):
         target = ir.get(chance.choice(args["targets"]))
         if target is None:
             return "not there"
         timeout_s = chance.choice(TIMEOUTS)
-        task = asyncio.ensure_future(whole(target, more(chance), ctx, timeout_s, chance))
+        task = asyncio.ensure_future(whole(target, more(chance), ctx, timeout_s, chance, mine))
         if chance.random() < 0.15:
             await asyncio.sleep(chance.choice((0, 0.001, 0.01)))
             task.cancel()
@@ -151,17 +260,30 @@ def run(context):
         except Exception as exc:
             return kind_of(exc)
 
-    async def whole(target, args, ctx, timeout_s, chance):
-        return await finish(await target(args, ctx, timeout_s=timeout_s), chance)
+    async def whole(target, told, ctx, timeout_s, chance, mine):
+        given = {**told, "items": feed(told, mine)} if told["how"] == "read" else told
+        return await finish(told, await target(given, ctx, timeout_s=timeout_s), chance)
 
     async def drive(args, ctx):
-        chance, answers = random.Random(args["seed"]), {}
+        chance, answers, mine = random.Random(args["seed"]), {}, []
         for _ in range(args["calls"] // 6):
-            for how in await asyncio.gather(*(one(args, ctx, chance) for _ in range(6))):
+            for how in await asyncio.gather(*(one(args, ctx, chance, mine) for _ in range(6))):
                 answers[how] = answers.get(how, 0) + 1
+        end = time.monotonic() + PATIENCE_S
+        while mine and time.monotonic() < end:
+            await asyncio.sleep(0.01)
+        if mine:
+            answers["LEFT OPEN"] = len(mine)
         return {"answers": answers}
 
+    async def count(args, ctx):
+        number = 0
+        async for _ in args:
+            number += 1
+        return number
+
     ir.register(NAME + ".work", work)
+    ir.register(NAME + ".count", count)
     ir.register(NAME + ".drive", drive)
     ir.register(NAME + ".die", lambda args, ctx: os._exit(9))
 """
@@ -178,6 +300,7 @@ def run(context):
     ir.register("server.echo", lambda args, ctx: args)
     ir.register("server.count", count)
     ir.register("server.slow", slow)
+    ir.register("server.read", lambda args, ctx: sum(1 for _ in args["items"]))
 """
 METER = """
 import time
@@ -205,14 +328,14 @@ def source(module: Any) -> str:
 def files(name: str) -> dict[str, str]:
     """The Pack of that name."""
     if name in PLAIN or name in ASYNCHRONOUS:
-        head = f"NAME = {name!r}\nWORK = {WORK!r}\n"
+        head = f"NAME = {name!r}\nWORK = {WORK!r}\nPATIENCE_S = {PATIENCE_S!r}\n"
         code = head + COMMON + (PLAIN_CODE if name in PLAIN else ASYNC_CODE)
-        return one_component_pack(name, code, provides=(f"{name}.work", f"{name}.drive", f"{name}.die"), uses=WORK)
+        return one_component_pack(name, code, provides=(f"{name}.work", f"{name}.count", f"{name}.drive", f"{name}.die"), uses=WORK)
     if name in LEDGERS:
         return _taken(name, ledger, (f"{name}.drive", f"{name}.work"), WORK)
     if name in HOSTILE:
         provides = ("hostile.attack", "hostile.stream", "hostile.alive", "hostile.other")
-        made = _taken(name, hostile, provides, ("server.echo", "server.count", "server.slow", *provides[:2], *WORK[:3]))
+        made = _taken(name, hostile, provides, ("server.echo", "server.count", "server.slow", "server.read", *provides[:2], *WORK[:3]))
         topics = {"type": "event.publish", "topics": ["storm.*"], "reason": "for the soak"}
         made["backend/permissions.json"] = json.dumps({"pack_id": name, "permissions": [topics]})
         return made
@@ -238,7 +361,7 @@ class _Peaceful:
 
 
 _PEACEFUL = {
-    "server": _Peaceful(SERVER, ("server.echo", "server.count", "server.slow")),
+    "server": _Peaceful(SERVER, ("server.echo", "server.count", "server.slow", "server.read")),
     "meter": _Peaceful(METER, ("meter.p99",), ("keeper.echo",)),
     "keeper": _Peaceful(KEEPER, ("keeper.echo",)),
 }

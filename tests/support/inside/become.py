@@ -1,6 +1,7 @@
 """A component that ends its Pack's agent at once: the process goes on as ``program.py`` beside it, which holds the bus.
 
-What the agent had read and not yet handled goes along, so that the program begins exactly where the agent stopped.
+What the agent had read and not yet handled goes along, so that the program begins exactly where the agent stopped; so
+does the second socket, over which memory files go, with how many the agent had sent.
 """
 
 import os
@@ -15,6 +16,9 @@ def run(_context):
     agent = current.agent
     rest = bytes(agent.view[agent.head : agent.tail]).hex()
     fd = agent.link.sock.fileno()
-    os.set_inheritable(fd, True)
+    second, given = (agent.files.sock.fileno(), agent.files.given) if agent.files is not None else (-1, 0)
+    for one in (fd, second):
+        if one >= 0:
+            os.set_inheritable(one, True)
     program = __file__.rpartition("/")[0] + "/program.py"
-    os.execv("/proc/self/exe", ["python3", "-I", program, str(fd), str(current.id), rest])
+    os.execv("/proc/self/exe", ["python3", "-I", program, str(fd), str(current.id), rest, str(second), str(given)])

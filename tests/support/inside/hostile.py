@@ -5,12 +5,13 @@ What it does costs it its connection in most cases; then its process ends here a
 
 import os
 import random
+import socket
 import struct
 import sys
 import time
 
 sys.path.insert(0, __file__.rpartition("/")[0])
-from wire import OPTIONS, REF, Wire, frame
+from wire import MARK, OPTIONS, REF, SEALS, STORED, frame, memory, msgpack, played
 
 BOMB = b"\xdd" + struct.pack(">I", 900_000) + b"\x80" * 900_000
 
@@ -145,8 +146,194 @@ def register_storm(number):
     return b"".join(frame(32, number + n, "hostile.other", OPTIONS, {"m": "x" * 500}, None, [[0, 100 + n]], REF) for n in range(200))
 
 
+# --- long values
+
+BODY = msgpack.packb(b"v" * 1_000_000)
+BODY_BYTES = len(BODY)
+HELD = []  # what it keeps open
+CUT = []  # what it cuts when it was sent
+
+
+def in_file(number, size=BODY_BYTES):
+    return msgpack.ExtType(STORED, MARK.pack(number, size))
+
+
+def held(fd):
+    HELD.append(os.dup(fd))
+    return fd
+
+
+def shrinking():
+    """Its size was right when it was sent."""
+    fd = memory(BODY, seals=0)
+    CUT.append(os.dup(fd))
+    return fd
+
+
+def one_socket():
+    near, far = socket.socketpair()
+    far.close()
+    return near.detach()
+
+
+FILES = {
+    "without seals": lambda: memory(BODY, seals=0),
+    "that may still be written": lambda: memory(BODY, seals=SEALS & ~8),
+    "that may still be cut": lambda: memory(BODY, seals=SEALS & ~2),
+    "that may be unsealed": lambda: memory(BODY, seals=SEALS & ~1),
+    "that is cut meanwhile": shrinking,
+    "of holes": lambda: memory(size=len(BODY)),
+    "that is too short": lambda: memory(BODY[:1000]),
+    "that is too long": lambda: memory(BODY, size=len(BODY) + 4096),
+    "that is a device": lambda: os.open("/dev/zero", os.O_RDONLY),
+    "that is a folder": lambda: os.open("/", os.O_RDONLY),
+    "that is a pipe": lambda: os.pipe()[0],
+    "that is a socket": one_socket,
+}
+"""One file each, none of which is what its frame says."""
+NAMES = {
+    "of another number": lambda wire: (wire.put(MARK.pack(9, len(BODY)), memory(BODY)), in_file(1)),
+    "of another size": lambda wire: (wire.put(MARK.pack(1, len(BODY)), memory(BODY)), in_file(1, len(BODY) - 1)),
+    "that did not come": lambda wire: (None, in_file(1)),
+    "of which no descriptor came": lambda wire: (wire.put(MARK.pack(1, len(BODY))), in_file(1)),
+    "of which two came": lambda wire: (wire.put(MARK.pack(1, len(BODY)), memory(BODY), memory(BODY)), in_file(1)),
+    "in half a message": lambda wire: (wire.put(b"\1\0", memory(BODY)), in_file(1)),
+}
+
+
+def files_that_are_none(wire, until):
+    """One lie, then another: each ends the connection."""
+    calls = iter(range(1 << 20, 1 << 30))
+    while time.monotonic() < until:
+        lie = random.choice([*FILES, *NAMES])
+        if lie in FILES:
+            body = (wire.put(MARK.pack(1, len(BODY)), FILES[lie]()), in_file(1))[1]
+            for fd in CUT:
+                os.ftruncate(fd, 10)
+        else:
+            body = NAMES[lie](wire)[1]
+        wire.send(1, next(calls), "server.echo", 0, 0, 0, None, [], body)
+        wait(wire, until)
+
+
+def one_file_named_twice(wire, until):
+    mark = MARK.pack(wire.given + 1, len(BODY))
+    wire.put(mark, memory(BODY))
+    wire.raw(b"".join(frame(1, 9000 + n, "server.echo", 0, 0, 0, None, [], msgpack.ExtType(STORED, mark)) for n in range(2)))
+    wait(wire, until)
+
+
+def huge_files(wire, until):
+    """Empty pages, as many as the sandbox lets a file have, and the largest size that fits its name."""
+    number = 9100
+    while time.monotonic() < until:
+        wire.given += 1
+        mark = MARK.pack(wire.given, 2**32 - 1)
+        wire.put(mark, memory(size=1 << 25))
+        wire.send(1, number, "server.echo", 0, 0, 0, None, [], msgpack.ExtType(STORED, mark))
+        number += 1
+        drain(wire)
+
+
+def files_that_it_keeps(wire, until):
+    """It keeps its own open, and those with which they come back."""
+    number = 1 << 21
+    while time.monotonic() < until:
+        mark = MARK.pack(wire.given + 1, len(BODY))
+        if len(HELD) < 40:
+            file = held(memory(BODY))
+            if wire.put(mark, file):
+                wire.given += 1
+                wire.send(1, number, "server.echo", 0, 0, 0, None, [], msgpack.ExtType(STORED, mark))
+        else:
+            wire.send(1, number, "server.echo", 0, 0, 0, None, [], wire.body(BODY))
+        number += 1
+        while wire.read(time.monotonic() + 0.005) is not None:
+            take_one(wire)
+
+
+def take_one(wire):
+    """The next file that it was handed, for good."""
+    try:
+        _, carried, _, _ = wire.second.recvmsg(16, socket.CMSG_SPACE(4), socket.MSG_DONTWAIT)
+        HELD.extend(struct.unpack("i", carried[0][2][:4]))
+    except OSError:
+        return
+
+
+def files_that_nobody_named(wire, until):
+    """A flood of the second socket; between it, calls in good order."""
+    bait = memory(BODY)
+    number = 1 << 22
+    while time.monotonic() < until:
+        for _ in range(200):
+            wire.put(MARK.pack(7, len(BODY)), *[os.dup(bait) for _ in range(8)])
+        number += 1
+        wire.send(1, number, "server.echo", 0, 0, 0, None, [], None)
+        drain(wire)
+
+
+def long_values(wire, until):
+    """In good order, as fast as they go, in files and in chunks; the answers are not looked at."""
+    number = 1 << 23
+    while time.monotonic() < until:
+        number += 1
+        wire.send(1, number, "server.echo", 0, 0, 0, None, [], wire.body(b"v" * 3_000_000, chunks=number % 2 == 0))
+        drain(wire)
+
+
+def chunks_that_lie(wire, until):
+    """As many unfinished bodies as it may have, as long as they may be; then one that did not come."""
+    at = 0
+    while time.monotonic() < until - 0.5:
+        at = at % 16 + 1
+        wire.send(8, at, b"c" * 60_000)
+        drain(wire)
+    wire.send(1, 9200, "server.echo", 0, 0, 0, None, [], msgpack.ExtType(4, MARK.pack(1, 5)))
+    wait(wire, until)
+
+
+def streams_in_arguments(wire, until):
+    """Passes streams and lies as their producer: more than it may, in two numbers at once, twice, never, half."""
+    number = 1 << 24
+    while time.monotonic() < until:
+        for how in range(5):
+            number += 2
+            refs = [[2, number], [2, number + 1]] if how == 1 else [[2, number]]
+            wire.send(1, number, "server.read", 2000, 0, 0, None, refs, {"items": REF})
+            got = wire.read(until)
+            while got is not None and not (got[0] == 1 and got[2] == number):
+                if got[0] == 21:
+                    wire.send(22, got[1], {"threads": 1, "stuck": 0, "calls": 0})
+                got = wire.read(min(until, time.monotonic() + 0.5))
+            if got is None:
+                continue
+            if how != 3:
+                wire.send(2, got[1], 1, [], None)
+            if how == 2:
+                wire.send(2, got[1], 0, [], "an answer too")
+                wire.send(6, got[1], None)
+            elif how == 4 and random.random() < 0.3:
+                for item in range(2000):
+                    wire.send(5, got[1], [], item)
+            elif how != 3:
+                for item in range(10):
+                    wire.send(5, got[1], [], item)
+                wire.send(37, 0, [number])
+                if how == 0:
+                    wire.send(6, got[1], ["hostile/enough", "t" * 499, "", True, ""])
+
+
 ATTACKS = {
     "nothing": wait,
+    "memory files that are none": files_that_are_none,
+    "a memory file that is named twice": one_file_named_twice,
+    "huge memory files": huge_files,
+    "memory files that it keeps": files_that_it_keeps,
+    "memory files that nobody named": files_that_nobody_named,
+    "long values without end": long_values,
+    "chunks that lie": chunks_that_lie,
+    "streams in arguments that lie": streams_in_arguments,
     "forged answers": forged_answers,
     "used ids": used_ids,
     "half frames": half_frames,
@@ -180,8 +367,7 @@ ATTACKS = {
 }
 
 
-def main():
-    wire = Wire(sys.argv)
+def main(wire):
     wire.begin(["hostile.attack", "hostile.stream", "hostile.alive"])
     while True:
         got = wire.read()
@@ -201,4 +387,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    played(main)
