@@ -45,10 +45,14 @@ class Bisect(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Invoke(msgspec.Struct, forbid_unknown_fields=True):
-    """``args`` is what the handler gets; ``timeout`` in seconds, which a body of lines has in the query."""
+    """``args`` is what the handler gets; ``timeout`` in seconds, which a body of lines has in the query.
+
+    ``idempotency_key`` reaches the handler as it is: one that acted for it before need not act again.
+    """
 
     args: Any = msgspec.field(default_factory=dict)
     timeout: Annotated[float, msgspec.Meta(gt=0, le=TIMEOUT_MOST_S)] | None = None
+    idempotency_key: Annotated[str, msgspec.Meta(min_length=1, max_length=256)] | None = None
 
 
 async def interfaces(api: Api, call: Call) -> Any:
@@ -71,7 +75,7 @@ async def invoke(api: Api, call: Call) -> Any:
 
 
 async def _result(api: Api, key: str, body: Invoke) -> Response | dict[str, Any]:
-    result = await packs.call(api.host, key, body.args, body.timeout)
+    result = await packs.call(api.host, key, body.args, body.timeout, idempotency_key=body.idempotency_key)
     if not isinstance(result, AsyncIterator):
         return {"result": plain(result)}
     items: list[Any] = []
@@ -112,7 +116,7 @@ async def _items(api: Api, key: str, body: Invoke, traceparent: str) -> AsyncGen
     try:
         with traced as here, body.args.blamed() if isinstance(body.args, Lines) else contextlib.nullcontext():
             with within(here):
-                result = await packs.call(api.host, key, body.args, body.timeout)
+                result = await packs.call(api.host, key, body.args, body.timeout, idempotency_key=body.idempotency_key)
             if isinstance(result, AsyncIterator):
                 async for item in result:
                     yield event("item", plain(item))

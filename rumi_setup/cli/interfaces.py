@@ -27,24 +27,36 @@ _LEVELS = {1: "DEBUG", 2: "INFO", 3: "WARNING", 4: "ERROR", 5: "CRITICAL"}
 @click.argument("key")
 @click.argument("arguments", required=False, metavar="[JSON]")
 @click.option("--timeout", "timeout_s", type=click.FloatRange(0, 3600, min_open=True), help=say("Seconds to wait."))
+@click.option(
+    "--idempotency-key", help=say("Reaches the handler: give the same one again when you try the same call again.")
+)
 @click.option("--stream", is_flag=True, help=say("Print items as they come, one JSON document a line."))
 @click.option(
     "--lines", is_flag=True, help=say("Pass standard input as a stream: one JSON value a line, read as it is used.")
 )
 @json_option
 def call(
-    key: str, arguments: str | None, timeout_s: float | None, stream: bool, lines: bool  # noqa: FBT001
+    key: str,
+    arguments: str | None,
+    timeout_s: float | None,
+    idempotency_key: str | None,
+    stream: bool,  # noqa: FBT001
+    lines: bool,  # noqa: FBT001
 ) -> None:
     path = f"/api/interfaces/{quote(key, safe='')}/call"
     body: Any = {"args": parsed(arguments or "{}")}
     if lines:
         if arguments is not None:
             raise click.UsageError(say("With --lines the argument is what comes on standard input."))
+        if idempotency_key is not None:
+            raise click.UsageError(say("Lines are read once, so a call with --lines has no idempotency key."))
         source: Any = sys.stdin.buffer
         body = link.Feed(iter(lambda: source.read1(_PIECE_BYTES), b""))  # what is there, not all of it
         path += f"?timeout={math.ceil(timeout_s)}" if timeout_s else ""
     elif timeout_s is not None:
         body["timeout"] = timeout_s
+    if idempotency_key is not None and not lines:
+        body["idempotency_key"] = idempotency_key
     wait_s = (timeout_s or link.TIMEOUT_S) + _MARGIN_S  # the host's own deadline comes first
     if stream:
         for event, item in link.stream(path, body, timeout_s=wait_s):

@@ -95,6 +95,10 @@ JAPANESE: dict[str, str] = {
     "Call an interface with JSON arguments; `-` reads them from standard input.":
         "JSON の引数でインターフェースを呼び出します。`-` なら標準入力から読みます。",
     "Seconds to wait.": "待つ秒数。",
+    "Lines are read once, so a call with --lines has no idempotency key.":
+        "行は一度しか読まれないので、--lines の呼び出しに冪等キーはありません。",
+    "Reaches the handler: give the same one again when you try the same call again.":
+        "ハンドラーに届くキー。同じ呼び出しをやり直すときは、同じものを渡します。",
     "Print items as they come, one JSON document a line.": "届いた順に、1 行に 1 つの JSON を出力します。",
     "Every key that can be called, and who provides it.": "呼び出せるすべてのキーと、その提供元。",
     "One key: who provides it and what it takes.": "1 つのキーの提供元と引数。",

@@ -62,6 +62,7 @@ class FakePacks:
         self.keys: dict[str, Callable[[Any], Any]] = {}
         self.cancelled = asyncio.Event()
         self.scans_find: dict[str, PackStatus] = {}
+        self.idempotency_key: str | None = None
 
     def add(self, pack_id: str, state: State = State.PENDING, **changes: Any) -> None:
         self.known[pack_id] = PackStatus(pack_id, state, **{"metadata": metadata(pack_id), **changes})
@@ -124,7 +125,8 @@ class FakePacks:
     async def interface(self, host: Any, key: str) -> dict[str, Any] | None:
         return next((one for one in await self.interfaces(host) if one["key"] == key), None)
 
-    async def call(self, _host: Any, key: str, args: Any, timeout_s: float | None) -> Any:
+    async def call(self, _host: Any, key: str, args: Any, timeout_s: float | None, *, idempotency_key: str | None = None) -> Any:
+        self.idempotency_key = idempotency_key
         self.asked.append(("call", key, args, timeout_s))
         if key not in self.keys:
             raise NotFoundError(f"Nothing provides {key}", code="missing")

@@ -181,6 +181,14 @@ def test_calls(tmp_path: Path, packs: FakePacks) -> None:
         assert await data(served, "/api/interfaces/service.hello/call", "POST") == {"result": {"message": "Hello, World!"}}
         await data(served, "/api/interfaces/service.hello/call", "POST", {"args": {}, "timeout": 2})
         assert packs.asked[-1] == ("call", "service.hello", {}, 2)
+        assert packs.idempotency_key is None
+        await data(served, "/api/interfaces/service.hello/call", "POST", {"args": {}, "idempotency_key": "order-7"})
+        assert packs.idempotency_key == "order-7"
+        await events(served, "/api/interfaces/service.hello/call", b'{"args": {}, "idempotency_key": "order-8"}')
+        assert packs.idempotency_key == "order-8"
+        for wrong in (b'""', b'"%b"' % (b"x" * 257), b"7"):
+            body = b'{"idempotency_key": %b}' % wrong
+            assert await refused(served, "/api/interfaces/service.hello/call", "POST", body) == (400, "body_invalid")
         assert await refused(served, "/api/interfaces/no.such/call", "POST") == (404, "missing")
         assert await refused(served, "/api/interfaces/-x/call", "POST") == (400, "key_invalid")
         assert [entry["key"] for entry in await data(served, "/api/interfaces")] == ["service.hello"]

@@ -80,6 +80,8 @@ def test_call_passes_json_and_shows_the_result(host, capsys) -> None:
     assert host.asked[-1].body == {"args": {"name": 1}, "timeout": 2.5}
     assert host.asked[-1].headers["Host"] == "rumi"
     assert host.asked[-1].headers["Content-Type"] == "application/json"
+    run(capsys, "call", "service.hello", '{"name": 1}', "--idempotency-key", "order-7")
+    assert host.asked[-1].body == {"args": {"name": 1}, "idempotency_key": "order-7"}
 
 
 def test_call_reads_arguments_from_standard_input(host, capsys, monkeypatch) -> None:
@@ -117,6 +119,8 @@ def test_lines_and_an_argument_are_one_too_many(host, capsys) -> None:
     code, _, err = run(capsys, "call", "a.b", "{}", "--lines")
     assert (code, host.asked) == (codes.USAGE, [])
     assert "standard input" in err
+    code, _, err = run(capsys, "call", "a.b", "--lines", "--idempotency-key", "k")
+    assert (code, host.asked, "idempotency" in err) == (codes.USAGE, [], True)
 
 
 def test_a_stream_that_breaks_says_why(host, capsys) -> None:
