@@ -25,6 +25,7 @@ class RunningHost:
 
     def __init__(self, home: Path, isolation: str, environment: Mapping[str, str] | None = None, entry: Path = ROOT / "app.py") -> None:
         self.home = home
+        self.isolation = isolation
         self._entry = entry
         self.packs = home / "ecosystem" / "packs"
         self.log = home / "host.log"
