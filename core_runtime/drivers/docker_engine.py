@@ -33,7 +33,16 @@ from core_runtime.ports import DriverStatus
 from core_runtime.rules import docker_config, seccomp
 from core_runtime.rules.docker_transport import Candidate, Transport, candidates
 from core_runtime.rules.isolation import SANDBOXED_RUNTIMES, has_own_kernel
-from core_runtime.rules.sandbox import PACK_MOUNT, PACKAGES_MOUNT, RUNTIME_MOUNT, DriverKind, Level, SandboxSpec
+from core_runtime.rules.sandbox import (
+    PACK_MOUNT,
+    PACKAGES_MOUNT,
+    RUNTIME_MOUNT,
+    DriverKind,
+    Level,
+    MachineLimits,
+    SandboxSpec,
+    within,
+)
 
 if TYPE_CHECKING:
     from aiodocker.containers import DockerContainer
@@ -82,6 +91,8 @@ class DockerDriver:
         self._apparmor = False
         self._visible = False
         self._kernel = ""
+        self._machine: MachineLimits | None = None
+        """The engine's own, where it says."""
         self._guest = False
         self._trials = itertools.count(1)
         self.live: set[str] = set()
@@ -191,6 +202,9 @@ class DockerDriver:
     async def _info(self) -> Mapping[str, Any]:
         info = await self._engine.info()
         options = info.get("SecurityOptions") or []
+        memory, cpus = info.get("MemTotal"), info.get("NCPU")
+        if isinstance(memory, int) and memory > 0 and isinstance(cpus, int) and cpus > 0:
+            self._machine = MachineLimits(memory, cpus)
         self._apparmor = any("name=apparmor" in str(option) for option in options)
         return info
 
@@ -313,6 +327,8 @@ class DockerDriver:
             return await docker.containers.create(dict(document), name=docker_config.container_name(spec))
 
     def _document(self, spec: SandboxSpec, image_id: str, transport: Transport) -> dict[str, Any]:
+        if self._machine is not None:
+            spec = replace(spec, limits=within(spec.limits, self._machine))
         return docker_config.create_document(
             spec, image_id, runtime=self._runtime, apparmor=self._apparmor, transport=transport
         )

@@ -19,6 +19,7 @@ from enum import IntEnum, StrEnum
 from typing import Any
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 MIB = 1024 * 1024
 
@@ -182,6 +183,15 @@ def limits_from_grant(resources: Mapping[str, Any], machine: MachineLimits, base
         tmp_bytes=min(tmp, machine.memory_bytes),
         log_bytes_per_s=start.log_bytes_per_s,
         log_bytes_kept=start.log_bytes_kept,
+    )
+
+
+def within(limits: Limits, machine: MachineLimits) -> Limits:
+    """The same limits, no more than a machine has: an engine's may be smaller than the host's, and refuses more."""
+    return replace(
+        limits,
+        memory_bytes=min(limits.memory_bytes, max(machine.memory_bytes, FLOOR.memory_bytes)),
+        cpus=min(limits.cpus, float(max(machine.cpus, 1))),
     )
 
 

@@ -65,6 +65,13 @@ def test_measure_does_not_believe_an_agent_that_hides_a_leak(yard):
         assert yard.run(one.sandbox.measure({})).level is Level.NONE
 
 
+def test_more_than_the_machine_has_is_all_of_it(yard):
+    # a grant is held against the host's machine; an engine's may be smaller, and would refuse it
+    with cell(yard, limits=replace(Limits(), cpus=512.0, memory_bytes=1 << 40)) as one:
+        assert one.run("answer = 1") == 1
+        assert yard.run(one.sandbox.measure(one.probe)).level is Level.STANDARD
+
+
 def test_exit_is_told_with_its_code(yard):
     with cell(yard) as one:
         with pytest.raises(InsideError):

@@ -23,6 +23,7 @@ from core_runtime.rules.sandbox import (
     SandboxSpec,
     build_spec,
     limits_from_grant,
+    within,
 )
 
 FIELDS = {
@@ -228,6 +229,19 @@ def test_each_limit_has_a_floor_and_a_ceiling(name):
 
 
 MACHINE_LIMITS = MachineLimits(1024 * MIB, 4)
+
+
+@pytest.mark.parametrize(
+    ("limits", "machine", "expected"),
+    [
+        (Limits(), MACHINE_LIMITS, Limits()),
+        (Limits(cpus=8.0, pids=300), MACHINE_LIMITS, Limits(cpus=4.0, pids=300)),
+        (Limits(memory_bytes=2048 * MIB), MACHINE_LIMITS, Limits(memory_bytes=1024 * MIB)),
+        (Limits(memory_bytes=64 * MIB, cpus=2.0), MachineLimits(1, 0), Limits(memory_bytes=FLOOR.memory_bytes, cpus=1.0)),
+    ],
+)
+def test_an_engine_is_asked_for_no_more_than_it_has(limits, machine, expected):
+    assert within(limits, machine) == expected
 
 
 @pytest.mark.parametrize(
