@@ -258,10 +258,15 @@ def test_websockets_through_the_proxy(host: NetworkedHost, scheme: str) -> None:
     assert host.result("net.websockets", {"url": f"{scheme}://api.example.com/ws"}) == ["one", 500]
 
 
-def test_curl_where_the_sandbox_has_one(host: NetworkedHost) -> None:
-    if not host.result("net.has_curl"):
-        assert host.result("net.urllib", {"url": "https://api.example.com/echo"})["status"] == 200
+def test_curl(host: NetworkedHost) -> None:
+    """The embedded sandbox shows the machine's programs, so its curl; the base image has none."""
+    found = host.result("net.has_curl")
+    if host.isolation == "docker":
+        assert not found, "then it can be tried here too"
         return
+    if shutil.which("curl") is None:
+        pytest.skip("no curl on this machine (apt install curl)")
+    assert found
     for url in ("https://api.example.com/echo", "http://api.example.com/echo", "http://other.example.com/echo"):
         assert json.loads(host.result("net.curl", {"url": url})["text"])["target"] == "/echo"
 
