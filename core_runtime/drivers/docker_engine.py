@@ -319,7 +319,7 @@ class DockerDriver:
                 await docker_parcel.discard(self._engine, image)
             raise
         own = image if parcel is not None else ""
-        return DockerSandbox(self._engine, spec, container, self.live, image=own), parcel
+        return DockerSandbox(self._engine, spec, container, self.live, image=own, kernel=self._kernel), parcel
 
     async def _create(self, spec: SandboxSpec, document: Mapping[str, Any]) -> DockerContainer:
         docker = await self._engine.docker()

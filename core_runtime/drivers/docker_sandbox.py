@@ -34,10 +34,19 @@ STDOUT = 1
 
 
 class DockerSandbox:
-    """One container. ``live`` is the driver's set of running ids; ``image`` is removed with the container, if any."""
+    """One container. ``live`` is the driver's set of running ids; ``image`` is removed with the container, if any;
+    ``kernel`` the release that the engine's machine runs.
+    """
 
     def __init__(
-        self, engine: EngineClient, spec: SandboxSpec, container: DockerContainer, live: set[str], *, image: str = ""
+        self,
+        engine: EngineClient,
+        spec: SandboxSpec,
+        container: DockerContainer,
+        live: set[str],
+        *,
+        image: str = "",
+        kernel: str = "",
     ) -> None:
         self.id = container.id
         self.pid = 0
@@ -47,6 +56,7 @@ class DockerSandbox:
         self._container = container
         self._live = live
         self._image = image
+        self._kernel = kernel
         self._runtime = ""
         self._watch: GroupWatch | None = None
         self._last: Mapping[str, float] = {}
@@ -108,7 +118,7 @@ class DockerSandbox:
     async def measure(self, probe: Mapping[str, Any]) -> Isolation:
         """The host's look at the agent's process, where the engine runs on this machine."""
         view = await asyncio.to_thread(self._look) if self.pid else None
-        return judge(DriverKind.DOCKER, self._spec, view, probe)
+        return judge(DriverKind.DOCKER, self._spec, view, probe, runtime=self._runtime, kernel=self._kernel)
 
     async def wait(self) -> Exit:
         """When the container is gone."""

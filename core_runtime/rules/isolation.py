@@ -85,7 +85,15 @@ class _Verdict(Struct):
         self.findings.append(sentence)
 
 
-def judge(driver: DriverKind, spec: SandboxSpec, host: HostView | None, probe: Mapping[str, Any]) -> Isolation:
+def judge(
+    driver: DriverKind,
+    spec: SandboxSpec,
+    host: HostView | None,
+    probe: Mapping[str, Any],
+    *,
+    runtime: str = "",
+    kernel: str = "",
+) -> Isolation:
     """Effective isolation of one sandbox.
 
     Args:
@@ -93,9 +101,15 @@ def judge(driver: DriverKind, spec: SandboxSpec, host: HostView | None, probe: M
         spec: what was asked for.
         host: the host's own view; ``None`` where it can't look (remote engine).
         probe: the ``probe`` of HELLO, sent before any Pack byte was read; its values are checked for type here.
+        runtime: what the engine says that it used, and
+        kernel: the release that its machine runs, for where the host can't look.
     """
     verdict = _Verdict()
-    guest = host is not None and has_own_kernel(host.runtime, host.kernel, probe.get("kernel"))
+    inside = probe.get("kernel")
+    if host is not None:
+        guest = has_own_kernel(host.runtime, host.kernel, inside)
+    else:
+        guest = has_own_kernel(runtime, kernel, inside.partition(" ")[0] if isinstance(inside, str) else None)
     if host is not None:
         _judge_host(verdict, spec, host, guest=guest)
         if host.runtime in SANDBOXED_RUNTIMES and not guest:

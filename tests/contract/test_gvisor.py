@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from core_runtime.drivers import docker_sandbox
 from core_runtime.rules.sandbox import Level, Limits
 from tests.support import sandboxes
 from tests.support.own_engine import OwnEngine
@@ -61,6 +62,19 @@ def test_a_kernel_of_its_own_is_measured_as_strong(yard: Yard) -> None:
         assert one.run("import os; answer = os.uname().release") != OUTSIDE
         assert one.run("answer = open('/pack/marker.txt').read()") == "approved"
         assert one.probe["uid"] == one.spec.uid
+
+
+@pytest.mark.gvisor
+def test_where_the_host_may_not_look_it_is_strong_by_report(engine: OwnEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    # as for an ordinary user, or an engine on another machine
+    monkeypatch.setattr(docker_sandbox, "_is_local", lambda *_: False)
+    with sandboxes.yard("docker", url=engine.address, runtime="runsc") as yard, cell(yard) as one:
+        assert (yard.status.level, yard.status.source) == (Level.STRONG, "reported")
+        real = one.probe | {"canaries": ["/dev/fuse", "/dev/net/tun"]}  # what the agent's longer list finds there
+        got = yard.run(one.sandbox.measure(real))
+        assert (got.level, got.source, got.findings) == (Level.STRONG, "reported", ()), got
+        assert yard.run(one.sandbox.measure(real | {"kernel": f"{OUTSIDE} #1"})).level is Level.NONE
+        assert yard.run(one.sandbox.measure(real | {"canaries": ["/dev/kvm"]})).level is Level.NONE
 
 
 @pytest.mark.gvisor

@@ -107,6 +107,24 @@ def test_a_lying_agent_cannot_raise_what_the_host_saw():
     assert level(replace(VIEW, seccomp=0)) is Level.REDUCED
 
 
+@pytest.mark.parametrize(
+    ("runtime", "outside", "inside", "want"),
+    [
+        ("runsc", "6.1.0", "4.4.0 #1 SMP", Level.STRONG),
+        ("runsc", "6.1.0", "6.1.0 #1 SMP", Level.REDUCED),
+        ("runsc", "", "4.4.0 #1", Level.REDUCED),
+        ("runc", "6.1.0", "4.4.0 #1", Level.REDUCED),
+        ("", "6.1.0", "4.4.0 #1", Level.REDUCED),
+        ("runsc", "6.1.0", None, Level.REDUCED),
+        ("runsc", "6.1.0", "", Level.REDUCED),
+    ],
+)
+def test_without_a_look_the_engine_is_asked_for_a_kernel_of_its_own(runtime, outside, inside, want):
+    probe = PROBE | {"kernel": inside, "seccomp": 0, "no_new_privs": False}
+    got = judge(DriverKind.DOCKER, SPEC, None, probe, runtime=runtime, kernel=outside)
+    assert (got.level, got.source) == (want, "reported")
+
+
 def test_without_a_look_it_is_reported():
     got = judge(DriverKind.DOCKER, SPEC, None, PROBE)
     assert (got.level, got.source) == (Level.STANDARD, "reported")
