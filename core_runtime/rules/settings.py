@@ -52,7 +52,7 @@ class Settings(Struct, frozen=True):
     isolation: str = "auto"
     docker_transport: str = "auto"
     docker_runtime: str = ""
-    """Name of an engine runtime such as ``runsc``; empty = the engine's default."""
+    """Name of an engine runtime such as ``runsc``, which makes ``auto`` mean ``docker``; empty = the engine's own."""
     idle_stop_s: float = 0.0
     """Packs that nobody used for so long are stopped until they are called; 0: never."""
     on_modified: str = ""
@@ -137,6 +137,8 @@ def settings_from(
             detail=f"expected a name such as runsc; got {quote(runtime)}",
             hint="Leave RUMI_DOCKER_RUNTIME unset to use the engine's default.",
         )
+    if runtime and isolation == "auto":
+        isolation = "docker"  # who names an engine's runtime does not want another driver in its place
     on_modified = chosen.get("RUMI_ON_MODIFIED", "").lower()
     if on_modified not in {"", *ON_MODIFIED}:
         raise RequestError(

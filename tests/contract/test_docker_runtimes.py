@@ -11,6 +11,7 @@ from core_runtime.drivers.docker_client import EngineClient
 from core_runtime.drivers.docker_engine import DockerDriver
 from core_runtime.rules.sandbox import Level
 from tests.support import sandboxes
+from tests.support.running_host import RunningHost
 from tests.support.sandboxes import cell
 
 pytestmark = pytest.mark.docker
@@ -105,3 +106,13 @@ def test_a_start_after_the_runtime_went_away_is_refused_too():
             yard.run(yard.driver.start(spec))
         assert "runsc" in caught.value.detail
         assert yard.driver.live == set()
+
+
+@pytest.mark.embedded
+def test_the_other_driver_is_no_substitute_for_the_chosen_runtime(tmp_path):
+    with RunningHost(tmp_path / "home", "auto", {"RUMI_DOCKER_RUNTIME": "runsc"}) as host:
+        found = host.ok("GET", "/api/isolation")
+        assert found["isolation"] is None, "something weaker than was chosen would run Packs"
+        [issue] = [one for one in host.ok("GET", "/api/issues") if one["code"] == "docker_required"]
+        assert "runsc" in issue["detail"]
+        assert "daemon.json" in issue["hint"]

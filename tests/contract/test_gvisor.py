@@ -31,6 +31,13 @@ def run(context):
     async def stream(args, ctx):
         for number in range(args):
             yield number
+    def proxy(args, ctx):
+        import socket
+        host, _, port = os.environ["HTTPS_PROXY"].rpartition("/")[2].rpartition(":")
+        with socket.create_connection((host, int(port)), 10) as sock:
+            sock.sendall(b"CONNECT not.granted.example:443 HTTP/1.1\\r\\n\\r\\n")
+            return sock.recv(4096).decode()
+    context["interface_registry"].register("guest.proxy", proxy)
     context["interface_registry"].register("guest.look", look)
     context["interface_registry"].register("guest.stream", stream)
 """
@@ -111,11 +118,15 @@ def test_a_host_runs_packs_in_gvisor_and_in_nothing_weaker(engine: OwnEngine, tm
     environment = {"DOCKER_HOST": engine.address, "RUMI_DOCKER_RUNTIME": "runsc"}
     with RunningHost(tmp_path / "home", "docker", environment) as host:
         assert host.ok("GET", "/api/isolation")["isolation"]["level"] == "strong"
-        host.put_pack("guest", one_component_pack("guest", SETUP, provides=("guest.look", "guest.stream")))
+        files = one_component_pack("guest", SETUP, provides=("guest.look", "guest.stream", "guest.proxy"))
+        wanted = {"type": "network", "domains": ["api.example.com"], "reason": "talks to its service"}
+        files["backend/permissions.json"] = json.dumps({"pack_id": "guest", "permissions": [wanted]})
+        host.put_pack("guest", files)
         approved = host.approve("guest")
         assert (approved["status"], approved["approval"]["isolation"]["level"]) == ("running", "strong"), approved
         seen = host.result("guest.look", "x" * 100_000)
         assert (len(seen["args"]), seen["uid"] > 100_000, seen["release"] == OUTSIDE) == (100_000, True, False)
+        assert host.result("guest.proxy").startswith("HTTP/1.1 403 "), "the way out begins inside and is decided outside"
         assert host.stream("guest.stream", 50) == list(range(50))
         [container] = host.ok("GET", "/api/containers")
         assert (container["level"], container["findings"]) == ("strong", [])

@@ -74,3 +74,11 @@ def test_unused_packs_are_stopped_only_if_the_operator_says_so() -> None:
         with pytest.raises(RequestError) as caught:
             make(arguments=["--idle-stop", wrong])
         assert caught.value.code == "idle_stop_invalid"
+
+
+@pytest.mark.parametrize(
+    ("chosen", "isolation"), [({}, "docker"), ({"RUMI_ISOLATION": "auto"}, "docker"), ({"RUMI_ISOLATION": "embedded"}, "embedded")]
+)
+def test_a_runtime_of_the_engine_means_docker_unless_something_else_is_said(chosen, isolation):
+    settings = settings_from({"RUMI_DOCKER_RUNTIME": "runsc", **chosen}, [], project_root=ROOT, working_dir=ROOT, uid=0)
+    assert (settings.docker_runtime, settings.isolation) == ("runsc", isolation)
