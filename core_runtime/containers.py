@@ -191,7 +191,7 @@ class Generation:
                 _admit(self.spec)
             self.sandbox = await self.driver.start(self.spec)
             self.session = await self._connected()
-            await self._compare()
+            await self.compare()
             await self.session.welcome(self.request.settings)
             await self._alive(prepare(self.session), "while its components started")
         except BaseException:
@@ -280,8 +280,11 @@ class Generation:
             fields={"cause": ended.cause},
         )
 
-    async def _compare(self) -> None:
-        """Effective isolation against the grant: the gate before the first Pack byte."""
+    async def compare(self) -> None:
+        """Effective isolation against the grant: the gate before the first Pack byte, and again while it runs.
+
+        The agent's part is what it said in HELLO: later its word counts for nothing. Raises ``TrustError``.
+        """
         assert self.sandbox is not None
         assert self.session is not None
         probe = self.session.hello.get("probe")

@@ -1,7 +1,8 @@
 """The supervised life of one Pack: its current generation, and the task that keeps it alive.
 
 Invariants:
-  * A sandbox that ends by itself is started again by ``RestartPolicy``; one that is isolated more weakly is not.
+  * A sandbox that ends by itself is started again by ``RestartPolicy``; one that is isolated more weakly is not, and
+    one that becomes so while it runs is ended.
   * One that only goes on (``let_end``) is not started again by anything here.
   * Stopping is bounded: drain, TERM, KILL. Afterwards nothing of the Pack is left, whatever was under way.
   * When the engine vanishes the Pack is *degraded*: it costs no attempt, and it comes back with the engine.
@@ -39,6 +40,9 @@ from core_runtime.rules.sandbox import Level
 HEALTH_EVERY_S = 10.0
 HEALTH_DEADLINE_S = 5.0
 HEALTH_MISSES = 2
+MEASURE_EVERY = 6
+"""Every so many health checks the isolation is measured again: limits can be taken away from outside."""
+WEAKER = "weaker"
 STUCK_S = 10.0
 STUCK_MOST = 24
 """Half of an agent's threads: a handler that hangs can't be interrupted, and with all of them nothing is answered."""
@@ -184,9 +188,13 @@ class Supervised:
             if self._stopping.is_set():
                 return
             self._last_error = described(ended)
-            self._tell("crashed", self._last_error, ended.cause)
+            if ended.cause != WEAKER:
+                self._tell("crashed", self._last_error, ended.cause)
             await self._cleared(self.current, ended)
             await self._tell_limits(self.current)
+            if ended.cause == WEAKER:
+                self._give_up(WEAKER, ended.detail)
+                return
             if ended.cause == "lost" and not self._last:
                 await self._wait_for_engine()
             if not await self._restart():
@@ -206,7 +214,7 @@ class Supervised:
         """The end of a generation, found by itself or by a health check."""
         assert generation.session is not None
         ending = asyncio.ensure_future(generation.ended())
-        misses = 0
+        misses = looks = 0
         counted: Mapping[str, float] = {}
         try:
             while True:
@@ -229,6 +237,10 @@ class Supervised:
                     generation.session.abort(f"stuck: {told}")
                     return Exit(None, "unhealthy", told)
                 await self._tell_limits(generation, counted)
+                looks += 1
+                if looks % MEASURE_EVERY == 0 and (weaker := await _weaker(generation)):
+                    generation.session.abort("it is isolated more weakly than granted")
+                    return Exit(None, WEAKER, weaker)
         finally:
             ending.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -262,7 +274,7 @@ class Supervised:
             try:
                 await self._launch()
             except TrustError as error:
-                return self._give_up("weaker", str(error))
+                return self._give_up(WEAKER, str(error))
             except RumiError as error:
                 self._last_error = str(error)
                 self._tell("crashed", self._last_error)
@@ -301,3 +313,12 @@ class Supervised:
     def _tell(self, kind: str, detail: str = "", cause: str = "") -> None:
         generation = self.current.spec.generation if self.current is not None else 0
         self._owner.tell(kind, self.request.pack_id, generation, detail, cause)
+
+
+async def _weaker(generation: Generation) -> str:
+    """Why it is no longer isolated as it was granted; empty when it is."""
+    try:
+        await generation.compare()
+    except TrustError as error:
+        return str(error)
+    return ""

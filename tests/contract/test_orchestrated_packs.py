@@ -18,7 +18,7 @@ from core_runtime.bus.hub import Bus
 from core_runtime.container_orchestrator import ContainerOrchestrator
 from core_runtime.containers import ContainerEvent, ContainerState, LaunchRequest
 from core_runtime.diagnostics import Diagnostics
-from core_runtime.drivers import proc_view
+from core_runtime.drivers import cgroup_reading, proc_view
 from core_runtime.drivers.bubblewrap import BubblewrapDriver
 from core_runtime.drivers.docker_engine import DockerDriver
 from core_runtime.drivers.tree import read_tree
@@ -195,6 +195,34 @@ def test_a_sandbox_that_stands_still_is_noticed_and_started_anew(play, monkeypat
             await asyncio.sleep(0.01)
         assert "unhealthy" in {event.kind for event in house.events}
         assert (await house.call())["hello"] == "world"
+        assert proc_view.descendants(info.pid) == []
+
+    play(story)
+
+
+def take_the_limit_away(pid):
+    """As a service manager does that takes these groups for its own."""
+    mounts = cgroup_reading.mounts_of(Path("/proc/self/mountinfo").read_text())
+    group = cgroup_reading.groups_of(Path(f"/proc/{pid}/cgroup").read_text(), mounts)["pids"]
+    (group / "pids.max").write_text("max")
+
+
+@pytest.mark.root
+def test_limits_that_somebody_takes_away_end_the_pack(play, monkeypatch):
+    monkeypatch.setattr(supervision, "HEALTH_EVERY_S", 0.1)
+    monkeypatch.setattr(supervision, "MEASURE_EVERY", 1)
+
+    async def story(house):
+        info = await house.it.start(house.request(), house.prepare)
+        await asyncio.sleep(0.5)
+        assert house.it.get("hello").state is ContainerState.RUNNING
+        take_the_limit_away(info.pid)
+        end = time.monotonic() + 20
+        while house.it.get("hello").state is not ContainerState.ERROR:
+            assert time.monotonic() < end, house.events
+            await asyncio.sleep(0.01)
+        [told] = [event for event in house.events if event.kind == "weaker"]
+        assert "no cgroup limits the sandbox's number of processes" in told.detail
         assert proc_view.descendants(info.pid) == []
 
     play(story)

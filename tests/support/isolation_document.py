@@ -54,12 +54,13 @@ def _levels() -> str:
 
         Two witnesses: the host reads `/proc/PID` of the sandbox (`status`, `ns`, `cgroup`, `mountinfo`), and the agent says what it sees from inside before a byte
         of the Pack is loaded. The weaker one counts. `source` is `measured` where the host looked, `reported` where it can't: an engine on another machine, or a host without
-        root whose engine runs Packs under other users. Of the runtimes `runsc` (gVisor) is what the tests run (`tests/contract/test_gvisor.py`). A grant records driver, level and source; what is measured worse than granted is stopped.
+        root whose engine runs Packs under other users. Of the runtimes `runsc` (gVisor) is what the tests run (`tests/contract/test_gvisor.py`). A grant records driver, level and source; what is measured worse than granted is stopped,
+        at its start and by a look every minute.
         Writable inside, at most: {_names(WRITABLE_ALLOWED)}. Interfaces besides `lo` that the kernel adds by itself and that lead nowhere: {_names(sorted(KERNEL_TUNNELS))}.
 
         証人は二つです。ホストはサンドボックスの `/proc/PID` を読み、エージェントは Pack を読み込む前に内側から見えるものを報告します。弱い方が採用されます。
         `source` は、ホストが見た場合は `measured`、見られない場合 (別マシンのエンジン、root でないホスト) は `reported` です。許可には driver・level・source が記録され、
-        許可より弱いと測定されたものは停止されます。
+        起動時と毎分の測定で、許可より弱いものは停止されます。
         """)
 
 

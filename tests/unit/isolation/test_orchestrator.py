@@ -212,6 +212,28 @@ def test_a_pack_that_stops_answering_is_replaced(tell, monkeypatch):
     tell(story)
 
 
+def test_isolation_that_becomes_weaker_while_it_runs_ends_the_pack(tell, monkeypatch):
+    monkeypatch.setattr(supervision, "HEALTH_EVERY_S", 0.002)
+
+    async def story(s):
+        await s.start()
+        driver = s.drivers[0]
+        await asyncio.sleep(0.05)
+        assert s.it.get("hello").state is ContainerState.RUNNING, "measured again and again, and as good as granted"
+        driver.level = Level.REDUCED
+        await s.until(lambda: s.it.get("hello").state is ContainerState.ERROR)
+        assert driver.started[0].ended.done()
+        assert len(driver.started) == 1, "started again though it is weaker"
+        [told] = [event for event in s.events if event.kind == "weaker"]
+        assert "measured: docker reduced" in told.detail
+        assert "crashed" not in s.kinds()
+        driver.level = Level.STANDARD
+        await s.start()
+        assert s.it.get("hello").state is ContainerState.RUNNING
+
+    tell(story)
+
+
 def test_a_vanished_engine_degrades_and_comes_back(tell, monkeypatch):
     monkeypatch.setattr(supervision, "ENGINE_CHECK_S", 0.002)
 
