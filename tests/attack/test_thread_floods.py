@@ -18,7 +18,7 @@ from tests.support.running_host import RunningHost, one_component_pack
 
 pytestmark = [pytest.mark.slow, pytest.mark.embedded, pytest.mark.timeout(300)]
 
-PROMPT_S = 2.0
+PROMPT_S = 5.0
 """Far above what a call takes, far below any deadline."""
 
 SERVER = """
@@ -126,7 +126,7 @@ def test_many_calls_of_the_others_at_once_are_answered_beside_it(fresh: RunningH
     for thread in begun:
         thread.join(60)
     assert len(took) == 40
-    assert max(took) < 4 * PROMPT_S, sorted(took)[-5:]
+    assert max(took) < 2 * PROMPT_S, sorted(took)[-5:]
 
 
 def test_who_waits_behind_its_own_calls_has_nobody_blamed(fresh: RunningHost) -> None:
