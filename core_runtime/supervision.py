@@ -43,6 +43,8 @@ HEALTH_MISSES = 2
 MEASURE_EVERY = 6
 """Every so many health checks the isolation is measured again: limits can be taken away from outside."""
 WEAKER = "weaker"
+ENDING_S = 2.0
+"""How long after a look at it a sandbox that was ending then is known to have ended."""
 STUCK_S = 10.0
 STUCK_MOST = 24
 """Half of an agent's threads: a handler that hangs can't be interrupted, and with all of them nothing is answered."""
@@ -239,6 +241,10 @@ class Supervised:
                 await self._tell_limits(generation, counted)
                 looks += 1
                 if looks % MEASURE_EVERY == 0 and (weaker := await _weaker(generation)):
+                    # of one that is ending nothing can be seen either: that is no weakness
+                    await asyncio.wait([ending], timeout=ENDING_S)
+                    if ending.done():
+                        return ending.result()
                     generation.session.abort("it is isolated more weakly than granted")
                     return Exit(None, WEAKER, weaker)
         finally:

@@ -212,6 +212,27 @@ def test_a_pack_that_stops_answering_is_replaced(tell, monkeypatch):
     tell(story)
 
 
+def test_a_pack_that_crashes_while_it_is_measured_is_not_called_weaker(tell, monkeypatch):
+    monkeypatch.setattr(supervision, "HEALTH_EVERY_S", 0.002)
+
+    async def story(s):
+        await s.start()
+        driver = s.drivers[0]
+        first = driver.started[0]
+
+        async def gone(_probe):
+            """Nothing of it can be seen any more, and its end is told a moment later."""
+            asyncio.get_running_loop().call_later(0.05, first.end)
+            return Isolation(driver.kind, Level.REDUCED)
+
+        first.measure = gone
+        await s.until(lambda: len(driver.started) == 2 and s.it.get("hello").state is ContainerState.RUNNING)
+        assert "weaker" not in s.kinds()
+        assert "crashed" in s.kinds()
+
+    tell(story)
+
+
 def test_isolation_that_becomes_weaker_while_it_runs_ends_the_pack(tell, monkeypatch):
     monkeypatch.setattr(supervision, "HEALTH_EVERY_S", 0.002)
 
