@@ -9,7 +9,8 @@ Invariants:
     belongs to is answered with ``limit`` or ``value.too_large``.
   * At most ``limits.values`` bodies of one Pack are unfinished; one that does not grow for ``STALL_S`` is dropped.
   * A frame that names chunks which did not come, or another size than came, ends the connection.
-  * Frames of one id keep their order: what follows a large body waits behind it.
+  * Frames of one id keep their order: what follows a large body waits behind it. Of those only one with a value can be
+    refused: no other has anybody who could be told, and a Pack that lets too many of them wait is cut off.
 
 Not here: which frames may have such a body (``sessions``), what a body means.
 """
@@ -37,6 +38,8 @@ PIECE_BYTES: Final = 60 * 1024
 TURN_BYTES: Final = 512 * 1024
 FRAME_BYTES: Final = 512
 """What a frame that waits is charged beside its body."""
+BEHIND: Final = 1_024
+"""How many frames may wait behind one body."""
 _MARK: Final = bytes((0xD7, frames.EXT_CHUNKED))
 _MARK_BYTES: Final = 10
 _numbers = struct.Struct("<II")
@@ -201,7 +204,10 @@ class LargeBodies:
         self._pump()
 
     def _in_order(self, frame: tuple[Any, ...]) -> None:
-        """While large bodies wait: a frame with the same id as one of them goes after it. Raises ``Busy``."""
+        """While large bodies wait: a frame with the same id as one of them goes after it.
+
+        Raises ``Busy`` for one with a value, whose sender answers for it; the end of the receiver is no sender's fault.
+        """
         going = self._by_id.get(frame[1])
         if going is None:
             self._session.put(frame)
@@ -210,8 +216,14 @@ class LargeBodies:
         if type(body) is Raw:
             size += len(memoryview(body))
             frame = (*frame[:-1], Raw(bytes(memoryview(body))))
-        self._charge(size)
-        going.behind.append((frame, size))
+        if size > FRAME_BYTES + 1:
+            self._charge(size)
+        else:  # an error, an end, nothing at all
+            size = 0
+        if len(going.behind) == BEHIND:
+            self._session.loop.call_soon(self._session.abort, "it reads nothing: too much waits behind a large value")
+        elif len(going.behind) < BEHIND:
+            going.behind.append((frame, size))
 
     def resume(self) -> None:
         """The agent reads again."""

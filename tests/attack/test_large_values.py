@@ -201,6 +201,41 @@ def test_a_pack_that_does_not_read_holds_up_its_own_large_values_only(tmp_path):
     bus(test, tmp_path, limits)
 
 
+@pytest.mark.parametrize("times", [3, 1200], ids=["a few times", "without end"])
+def test_a_used_number_of_a_pack_that_does_not_read_harms_nobody_who_answers_it(tmp_path, times):
+    """What it is told then has to wait behind the first answer, and there is no room: that was its callee's fault once."""
+    limits = BusLimits(frame_bytes=64 * KIB, value_bytes=2048 * KIB, values=1, values_bytes=16 * 1024 * KIB, backlog_bytes=64 * KIB)
+
+    async def test(r, a, b, session):
+        body = msgpack.packb(bytes(1000 * KIB))
+        b.writer.transport.pause_reading()
+        for n in range(times):
+            b.call("k", None, id=5, deadline_ms=60_000)
+            try:
+                call = await a.until(CALL)
+            except ConnectionError:
+                break
+            if n < 3:
+                a.send(RESULT, call[1], 0, [], a.chunks(1, body))
+            else:
+                a.send(ERROR, call[1], "error/No", "no", "", False, "")
+            await eventually(lambda: not r.bus.sessions["a"].incoming)
+            if session.dead:
+                break
+        assert "a" in r.bus.sessions, "who answered was cut off"
+        assert session.dead is (times > 1000), "who never reads is cut off in the end"
+        if not session.dead:
+            b.writer.transport.resume_reading()
+            assert len((await b.whole(RESULT))[1]) == 1000 * KIB
+            for _ in range(2):
+                assert (await b.until(ERROR))[1:3] == [5, "limit"]
+        question = asyncio.ensure_future(r.bus.call("k", "still there"))
+        a.result((await a.until(CALL, lambda frame: frame[-1] == "still there"))[1], "yes")
+        assert await question == "yes"
+
+    bus(test, tmp_path, limits)
+
+
 def test_what_follows_a_large_value_stays_behind_it(tmp_path):
     """CANCEL of a call whose chunks are still going out must not arrive before the call."""
 
