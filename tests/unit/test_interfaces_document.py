@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
 import re
-from typing import Any
 
 import pytest
 
 from core_runtime.event_bus import EventBus
 from core_runtime.interface_registry import InterfaceRegistry
+from tests.support.agent_module import load_agent
 from tests.support.documents import ROOT
-from tests.support.vectors import AGENT
 
 TEXT = (ROOT / "docs/reference/interfaces.md").read_text(encoding="utf-8")
-
-
-def inside() -> Any:
-    spec = importlib.util.spec_from_file_location("documented_agent", AGENT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-MODULE = inside()
+MODULE = load_agent()
 
 
 def section(title: str) -> str:
