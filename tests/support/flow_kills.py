@@ -121,8 +121,9 @@ def _one(home: Path, order: dict[str, Any]) -> dict[str, Any]:
     told: dict[str, Any] = {}
     began = time.monotonic()
     for at in [*order["at"], -1]:
-        cut = sorted((home / "user_data" / "runs").glob("*.jsonl")) if (home / "user_data" / "runs").exists() else []
-        resume = cut[0].name.partition(".")[0] if cut and cut[0].stat().st_size else ""
+        # of a run that was killed before its first line an empty journal is left, beside that of the one begun after it
+        cut = [path for path in sorted((home / "user_data" / "runs").glob("*.jsonl")) if path.stat().st_size]
+        resume = cut[0].name.partition(".")[0] if cut else ""
         if resume and (account := read_account(cut[0], RunSeals.of(Keyring(home / "user_data" / "permissions")))).end is not None:  # killed between its end and its answer
             told = {"killed": False, "status": account.end["end"], "output": account.end["output"], "answers": 0}
             break
