@@ -28,6 +28,7 @@ from backend_core.errors import HostError, SandboxUnavailable, quote
 from core_runtime.drivers import docker_parcel, docker_trial
 from core_runtime.drivers.docker_client import START_HINT, EngineClient, delete_container
 from core_runtime.drivers.docker_sandbox import DockerSandbox
+from core_runtime.drivers.orphans import end_orphans
 from core_runtime.drivers.runtime_folder import HOST_ABI, PythonAbi, compiler_for, parse_abi
 from core_runtime.ports import DriverStatus
 from core_runtime.rules import docker_config, seccomp
@@ -187,6 +188,7 @@ class DockerDriver:
             if ours and container.id not in self.live and _generation(labels) not in self._starting:
                 async with self._engine.translated("remove a container"):
                     await delete_container(container)
+                await asyncio.to_thread(end_orphans, container.id)
                 removed.append(container.id)
         for image, labels in await docker_parcel.leftovers(self._engine, installation_id):
             if _generation(labels) not in self._starting:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import time
 from collections import Counter
 from pathlib import Path
 from urllib.parse import quote
@@ -45,6 +46,13 @@ class Traces:
     def alive(self) -> set[int]:
         """Processes that were seen at any time and still run, zombies left out."""
         return {pid for pid, started in self._seen if proc_view.start_time(pid) == started and not _zombie(pid)}
+
+    def alive_after(self, seconds: float) -> dict[int, str]:
+        """Those that are there so long after, with what they are: one that was killed may take a moment to go."""
+        until = time.monotonic() + seconds
+        while self.alive() and time.monotonic() < until:
+            time.sleep(0.02)
+        return {pid: _command_of(pid) for pid in self.alive()}
 
     def groups(self) -> set[str]:
         """Names of control groups of the embedded sandbox."""
@@ -148,6 +156,13 @@ def _is_launcher(pid: int) -> bool:
         return b"launcher.py" in (Path("/proc") / str(pid) / "cmdline").read_bytes()
     except OSError:
         return False
+
+
+def _command_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")[:300]
+    except OSError:
+        return "it has ended"
 
 
 def _zombie(pid: int) -> bool:
