@@ -45,6 +45,7 @@ from core_runtime.rules import frames
 from core_runtime.rules.contracts import NO_TERMS, Terms
 from core_runtime.rules.frames import PROTOCOL_VERSION, BusLimits, FrameError
 from core_runtime.rules.routing import RightsOf
+from core_runtime.rules.sharing import carried_rest_s
 
 _NIL = Raw(b"\xc0")
 GIVE_BACK_S = 2.0
@@ -276,6 +277,11 @@ class Session:
         """Whether others are served beside it now."""
         return self._link is not None and self._link.shares()
 
+    def rest_for(self, seconds: float) -> None:
+        """It has the loop carry what it could have let go of, or asked for: it is read from again so much later."""
+        if self._link is not None:
+            self._link.rest_for(seconds)
+
     def on_long(self, frame: tuple[Any, ...]) -> bool:
         """``drivers.link.Peer``: a call, an answer or an item may have a body that is longer than a frame."""
         if not (self.large.accepts and type(frame[-1]) is Raw and frame[0] in LARGE):
@@ -295,6 +301,9 @@ class Session:
             return
         if type(frame[-1]) is Body:
             if self.large.accepts and in_order:
+                caller = sender if frame[0] == frames.CALL else self if frame[0] == frames.RESULT else None
+                if caller is not None:
+                    caller.rest_for(carried_rest_s(len(memoryview(frame[-1]))))
                 self.large.send(frame)
                 return
             frame = (*frame[:-1], Raw(frame[-1][:]))

@@ -181,6 +181,9 @@ class Link(asyncio.BufferedProtocol):
                 on_frame(view[start - size : start])
                 if self.closed:
                     return
+                if self._resuming:  # what came set the loop to work beyond this turn
+                    self._start = start
+                    return
         except FrameError as exc:
             self.abort(f"protocol: {exc}")
             return
@@ -222,6 +225,14 @@ class Link(asyncio.BufferedProtocol):
         self._transport.pause_reading()
         # now: what is about to be written tells whom this turn was for
         self.shares()
+
+    def rest_for(self, seconds: float) -> None:
+        """Read no further for so long, where others are served beside it: it has the loop do more in later turns."""
+        if self._resuming or self._transport is None or self.closed or not self._turn.shared(self, self._partners):
+            return
+        self._resuming = True
+        self._transport.pause_reading()
+        self._loop.call_later(seconds, self._continue)
 
     def _rest(self, began: float, began_at: float) -> None:
         """The turn is over, and all of it counts: what was copied from the kernel, handled, and written to others.

@@ -63,6 +63,10 @@ class Turn:
         have nothing for anybody yet: a value that comes in pieces is the other's once it is whole.
         """
         partners.note(self.waiting)
+        return self.shared(asking, partners)
+
+    def shared(self, asking: Waits, partners: Partners) -> bool:
+        """The same of somebody whose turn this is not."""
         since = time.monotonic() - SHARED_FOR_S
         for link in [link for link, at in self.seen.items() if at < since]:
             del self.seen[link]

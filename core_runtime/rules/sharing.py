@@ -27,8 +27,15 @@ between two turns a flood of small frames met every second call of others."""
 STOPPED_FACTOR: Final = 3.0
 """Of the processor's time of a turn: more of the clock's time does not count, since it may be anybody's doing."""
 MAX_REST_S: Final = 0.5
+CARRIED_BYTES_PER_S: Final = 10_000_000.0
+"""Of a long value that its sender could have handed on as a file: the loop reads it and writes it piece by piece."""
 MAX_PLACE_REST_S: Final = 0.02
 """Of a place for requests: what took longer has waited, for a disk or for somebody outside, and cost nobody."""
+
+
+def carried_rest_s(size_bytes: int) -> float:
+    """Seconds of rest for who had the loop carry a value of that size by itself, others being served beside it."""
+    return min(size_bytes / CARRIED_BYTES_PER_S, MAX_REST_S)
 
 
 def rest_s(cpu_s: float, passed_s: float = 0.0) -> float:

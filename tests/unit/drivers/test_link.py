@@ -13,7 +13,7 @@ from core_runtime.drivers.link import BUFFER_BYTES, LONG_READ_BYTES, attach
 from core_runtime.drivers.turns import Partners, Turn
 from core_runtime.rules import frames
 from core_runtime.rules.frames import BusLimits
-from core_runtime.rules.sharing import SHARED_FOR_S, rest_s
+from core_runtime.rules.sharing import MAX_REST_S, SHARED_FOR_S, carried_rest_s, rest_s
 
 COUNT, SIZE = 600, 20_000
 """Twelve megabytes: far more than a socket takes, so that most of it waits in the transport."""
@@ -355,3 +355,43 @@ class Link:
 
     def flush(self):
         pass
+
+
+@pytest.mark.parametrize("shares", [True, False])
+def test_who_has_the_loop_carry_a_long_value_is_read_later_where_others_are_served(shares):
+    rests_s = 0.2
+
+    async def story():
+        order, turn, held = [], Turn(), []
+
+        class Carried(Takes):
+            def on_frame(self, frame):
+                super().on_frame(frame)
+                if len(order) == 1 + shares:
+                    held[0].rest_for(rests_s)
+
+        (near, far), (others_near, others_far) = socket.socketpair(), socket.socketpair()
+        for end in (near, far, others_near, others_far):
+            end.setblocking(False)
+        held.append(await attach(near, Carried("one", order), BusLimits(), turn))
+        held.append(await attach(others_near, Takes("other", order), BusLimits(), turn))
+        if shares:
+            others_far.send(a_frame(1))
+            await noted(lambda: order)
+        began = time.monotonic()
+        far.send(a_frame(1) * 3)
+        await noted(lambda: order.count("one") == 3)
+        assert (time.monotonic() - began >= rests_s) is shares
+        for link in held:
+            link.abort("the end of the test")
+        far.close()
+        others_far.close()
+        await asyncio.sleep(0)
+
+    asyncio.run(story())
+
+
+def test_a_value_that_is_carried_rests_by_its_size_and_not_for_ever():
+    assert carried_rest_s(1_000_000) == pytest.approx(0.1)
+    assert carried_rest_s(0) == 0
+    assert carried_rest_s(1 << 40) == MAX_REST_S
