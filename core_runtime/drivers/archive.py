@@ -55,6 +55,7 @@ _BROKEN: Final = (
     tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError, KeyError, RuntimeError,
     NotImplementedError, struct.error, OverflowError,
 )  # fmt: skip
+"""What the standard library raises at a damaged archive; a method that it lacks is ``NotImplementedError``."""
 
 
 def unpack(archive: Path, into: Path, limits: ArchiveLimits = LIMITS) -> Path:

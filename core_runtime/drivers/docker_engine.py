@@ -188,7 +188,8 @@ class DockerDriver:
             if ours and container.id not in self.live and _generation(labels) not in self._starting:
                 async with self._engine.translated("remove a container"):
                     await delete_container(container)
-                await asyncio.to_thread(end_orphans, container.id)
+                if self._engine.url.startswith("unix://"):  # another machine's engine names nothing here
+                    await asyncio.to_thread(end_orphans, container.id)
                 removed.append(container.id)
         for image, labels in await docker_parcel.leftovers(self._engine, installation_id):
             if _generation(labels) not in self._starting:

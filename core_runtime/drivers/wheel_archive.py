@@ -143,6 +143,7 @@ def _archive(file: BinaryIO, size: int, name: str) -> Iterator[tuple[zipfile.Zip
             if isinstance(layout, Refused):
                 raise refusal(name, layout.path, layout.reason)
             yield archive, layout
+    # what zipfile raises at a damaged one; a compression that it lacks is NotImplementedError
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, ValueError, KeyError, RuntimeError) as error:
         raise refusal(name, "", f"is damaged: {quote(str(error), 120)}") from error
 
