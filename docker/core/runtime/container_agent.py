@@ -108,6 +108,10 @@ IDLE_S = 10.0
 SLACK_S = 2.0
 """What a local deadline leaves to the host, whose own answer says more than ours."""
 OUT_FRAMES = 32
+WIDE_ITEMS = 64
+"""So many items a producer may be ahead of a reader that has taken as many, all short, and goes on as fast."""
+FAST_S = 0.001
+"""In which such a reader takes half of what may be under way."""
 
 EXIT_OK, EXIT_USAGE, EXIT_LOST, EXIT_PROTOCOL = 0, 2, 3, 4
 
@@ -1642,7 +1646,10 @@ def is_cancelled_error(exc: BaseException) -> bool:
 class StreamState:
     """What arrived of an incoming stream and was not taken yet. Filled by the reader, emptied by one consumer."""
 
-    __slots__ = ("agent", "ended", "error", "future", "gate", "id", "items", "loop", "taken", "window")
+    __slots__ = (
+        "agent", "ended", "error", "future", "gate", "granted_at", "grows", "id", "items", "loop", "taken", "total",
+        "window",
+    )  # fmt: skip
 
     def __init__(self, agent: Agent, number: int) -> None:
         self.agent = agent
@@ -1651,7 +1658,10 @@ class StreamState:
         self.ended = False
         self.error: BaseException | None = None
         self.taken = 0
+        self.total = 0
         self.window = max(1, agent.stream_credit // 2)
+        self.grows = True
+        self.granted_at = 0.0
         self.gate: Gate | None = None
         self.future: Any = None
         self.loop: Any = None
@@ -1668,10 +1678,31 @@ class StreamState:
         """The next item; its credit goes back in halves of the window, so that the producer never has to stop."""
         item = self.items.popleft()
         self.taken += 1
+        if type(item) is Raw:
+            self.grows = False
         if self.taken >= self.window and not self.ended:
-            count, self.taken = self.taken, 0
-            self.agent.send(self.agent.plain_frame([STREAM_CREDIT, self.id, count]))
+            self.grant()
         return self.agent.decode(item) if type(item) is Raw else item
+
+    def grant(self) -> None:
+        """Half a window has been taken: as much may be made, and more where that took a moment.
+
+        With few items under way, both ends wait for each other's wake-ups. With many, a reader that stops, or long
+        items, would leave much that was made and kept for nothing: so the window grows late, and never for these.
+        """
+        count, self.taken = self.taken, 0
+        if self.grows:
+            now = monotonic()
+            self.total += count
+            if self.total >= WIDE_ITEMS and now - self.granted_at < FAST_S:
+                wider = min(2 * self.window, WIDE_ITEMS // 2)
+                if wider > self.window:
+                    count += 2 * (wider - self.window)
+                    self.window = wider
+                else:
+                    self.grows = False
+            self.granted_at = now
+        self.agent.send(self.agent.plain_frame([STREAM_CREDIT, self.id, count]))
 
 
 class RemoteStream:
