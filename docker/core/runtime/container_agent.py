@@ -91,6 +91,8 @@ EAGER_BYTES = 4_096
 hold bytes and not the objects that a hostile body may unfold into."""
 EXPORTS = 65_536
 TICK_S = 0.002
+LONG_TURN_S, SHORT_TURN_S = 0.002, 0.0002
+"""How long a thread may keep the interpreter from others that want it."""
 RESTLESS_TICKS = 16
 """How long the ticker goes on after the last call. Each sign of life that the host asks an idle Pack for wakes it."""
 SETTLING = 4
@@ -2099,6 +2101,43 @@ class Slots:
         return [run for queue in queues for run in list(queue)]
 
 
+class Turns:
+    """How long a thread may keep the interpreter: long, unless one keeps it that long. Looked at with each tick.
+
+    Threads that wait for other Packs leave it by themselves; taking it from them costs as much again as what they do.
+    One that computes leaves it to nobody, and each step of every other call would wait for it.
+    """
+
+    __slots__ = ("calm", "left", "set", "span")
+    SPAN, LONGEST_SPAN, CALM = 64, 1_024, 512
+
+    def __init__(self, set_interval: Callable[[float], None]) -> None:
+        self.set = set_interval
+        self.left = 0
+        self.span = self.SPAN
+        self.calm = 0
+        set_interval(LONG_TURN_S)
+
+    def look(self, late_s: float) -> None:
+        """The tick came ``late_s`` late: a thread that computes keeps it waiting for a whole turn.
+
+        Turns are short for ``SPAN`` ticks then, and for twice as many each time that one is too long again.
+        """
+        if self.left:
+            self.left -= 1
+            if not self.left:
+                self.calm = 0
+                self.set(LONG_TURN_S)
+        elif late_s >= LONG_TURN_S * 0.8:
+            self.left = self.span
+            self.span = min(2 * self.span, self.LONGEST_SPAN)
+            self.set(SHORT_TURN_S)
+        else:
+            self.calm += 1
+            if self.calm == self.CALM:
+                self.span = self.SPAN
+
+
 class Large:
     """A frame with its body before it, in a memory file or in chunks; those are made as they are written."""
 
@@ -2997,8 +3036,11 @@ class Agent:
         """Every two milliseconds, while calls come: has the run that holds the lead been at it since the last look?"""
         last: list[int] = []
         age = 0
+        turns = Turns(sys.setswitchinterval)
         while True:
+            due_at = monotonic() + TICK_S
             sleep(TICK_S)
+            turns.look(monotonic() - due_at)
             if self.released or self.abandoned:
                 self.flush_gone()
             token = self.token
@@ -4867,7 +4909,6 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     agent.logs = Logs(agent)
     line_buffered()
     sys.argv = ["rumi"]
-    sys.setswitchinterval(0.0002)
     try:
         greet(agent, landlock)
     except ProtocolError as exc:
