@@ -2,14 +2,14 @@
 
 Invariants: an alias belongs to at most one canonical name; a canonical name is never an alias; reads take no lock
 (both maps are replaced, never changed).
-Not here: who may register aliases of whose names (``rules`` of permissions).
+Not here: who may register aliases, and of which names (``handlers.aliases``, ``rules.aliases``).
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Self
 
 from backend_core.errors import ConflictError, RequestError, quote
 
@@ -23,6 +23,14 @@ class FunctionAlias:
         self._lock = threading.Lock()
         self._canonical_of: Mapping[str, str] = {}
         self._aliases_of: Mapping[str, tuple[str, ...]] = {}
+
+    @classmethod
+    def of(cls, mappings: Mapping[str, Iterable[str]]) -> Self:
+        """A table of canonical name → its aliases. Raises as ``register_aliases``."""
+        table = cls()
+        for canonical, aliases in mappings.items():
+            table.register_aliases(canonical, aliases)
+        return table
 
     def register_aliases(self, canonical: str, aliases: Iterable[str]) -> None:
         """Add every alias, or none: raises ``ConflictError`` when one already means something else."""

@@ -11,7 +11,7 @@ from backend_core.ecosystem.active_ecosystem import load_active_ecosystem
 from backend_core.errors import quote
 from core_runtime.bus.hub import Bus
 from core_runtime.drivers.keys import Keyring
-from core_runtime.handlers import evidence, requests
+from core_runtime.handlers import aliases, evidence, requests
 from core_runtime.handlers.host import Host
 from core_runtime.handlers.isolation import tell_limit
 from core_runtime.handlers.metric_history import Sampler
@@ -33,10 +33,11 @@ async def evidence_step(host: Host, _args: Mapping[str, Any]) -> None:
 
 @handler("security.bus")
 async def bus_step(host: Host, _args: Mapping[str, Any]) -> None:
-    """Open the event journal, start the bus that connects all Packs, read the operator's choices."""
+    """Open the event journal, start the bus that connects all Packs, read the operator's choices and aliases."""
     keyring = Keyring(host.settings.user_data / "permissions")
     await asyncio.to_thread(host.history.open, host.settings.home, keyring.text)
     host.active = await asyncio.to_thread(load_active_ecosystem, host.settings.user_data / "active_ecosystem.json")
+    await aliases.open_aliases(host)
 
     async def serve(session: Any, operation: str, args: Any) -> Any:
         return await requests.serve_session(host, session, operation, args)

@@ -36,6 +36,7 @@ class Kind(StrEnum):
     ADDON = "addon"
     MOUNTS = "mounts"
     ACTIVE_ECOSYSTEM = "active_ecosystem"
+    ALIASES = "aliases"
     FLOW = "flow"
     MODIFIER = "modifier"
     OLDER_FLOW = "older_flow"
@@ -105,6 +106,7 @@ _TITLES: Final[Mapping[Kind, str]] = {
     Kind.ADDON: "Addon",
     Kind.MOUNTS: "mounts.json",
     Kind.ACTIVE_ECOSYSTEM: "active_ecosystem.json",
+    Kind.ALIASES: "aliases.json",
     Kind.FLOW: "Flow",
     Kind.MODIFIER: "Modifier",
     Kind.OLDER_FLOW: "Flow of an older style",

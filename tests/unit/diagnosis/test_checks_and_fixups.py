@@ -133,6 +133,23 @@ def later_choices(world: World) -> str:
     return "active_ecosystem.json"
 
 
+def bad_aliases(world: World) -> str:
+    world.write("aliases.json", '{"version": "1.0", "aliases": {"db.get": ["db.put"], "db.put": ["x.put"]}}')
+    return "aliases.json"
+
+
+def later_aliases(world: World) -> str:
+    world.write("aliases.json", '{"version": "1.0", "aliases": {"db.get": ["store.get"]}}')
+    return "aliases.json"
+
+
+def hidden_interface(world: World) -> str:
+    world.host.aliases.add_alias("db.get", "store.get")
+    world.write("aliases.json", '{"version": "1.0", "aliases": {"db.get": ["store.get"]}}')
+    world.put("store", provides=("store.get",))
+    return "store.get"
+
+
 def addon_later(world: World) -> str:
     """An addon was approved while its target runs."""
     home = SimpleNamespace(packs_dir=world.home / "ecosystem/packs")
@@ -356,6 +373,9 @@ CASES: tuple[tuple[str, Callable[[World], str], str], ...] = (
     ("account_damaged", bad_account, "set_account_aside"),
     ("active_ecosystem_json_invalid", bad_choices, "write_active_ecosystem"),
     ("addons_next_start", addon_later, ""),
+    ("alias_hides_interface", hidden_interface, ""),
+    ("aliases_json_invalid", bad_aliases, "write_aliases"),
+    ("aliases_not_in_force", later_aliases, "read_aliases"),
     ("backup_old", old_backup, "remove_backups"),
     ("choices_not_in_force", later_choices, ""),
     ("clock_behind", clock_back, ""),
