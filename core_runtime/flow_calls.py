@@ -4,6 +4,7 @@ Invariants:
   * A step acts as those who supplied it: each of them must hold the right, and the call is made as one of them.
   * A construct runs a block of another Pack's flow only where its owner may change that flow.
   * No supplier's idempotency key can be another's.
+  * What an alias means is asked once for each call, before any right is looked at: rights are those to the key.
 
 Not here: when something is called, and what becomes of the answer (``flow_run``).
 """
@@ -22,6 +23,7 @@ from core_runtime.bus.calls import Call, CallContext
 from core_runtime.bus.streams import HostStream
 from core_runtime.flow_hooks import FlowHooks
 from core_runtime.handlers import interfaces
+from core_runtime.handlers.aliases import meant
 from core_runtime.handlers.host import Host
 from core_runtime.rules.flow import asking, model
 from core_runtime.rules.permissions import Deny
@@ -82,14 +84,15 @@ class StepCalls(Struct, frozen=True):
             return asking.END
 
     async def _called(self, effect: asking.Invoke, body: Body | None) -> Any:
-        caller = await self._acting(effect.acts_as, effect.handler)
+        key = meant(self.kernel.host, effect.handler)
+        caller = await self._acting(effect.acts_as, key)
         args = effect.args
         if body is not None:
             await self._check_supplier(effect)
             args = {**args, "run": body}
-        elif not self.kernel.has_handler(effect.handler):
-            raise NotFoundError(f"Nobody provides {effect.handler!r} now", code="missing")
-        result = await self._send(effect, args, caller)
+        elif not self.kernel.has_handler(key):
+            raise _missing(effect.handler, key)
+        result = await self._send(effect, key, args, caller)
         if isinstance(result, AsyncIterator):
             await closed(result)
             raise RequestError(
@@ -103,17 +106,18 @@ class StepCalls(Struct, frozen=True):
     async def _opened(self, effect: asking.Open) -> Any:
         if effect.handler.startswith(model.KERNEL_PREFIX):
             raise RequestError("The host's handlers do not stream", code="value", detail=effect.handler)
-        if not self.kernel.has_handler(effect.handler):
-            raise NotFoundError(f"Nobody provides {effect.handler!r} now", code="missing")
-        caller = await self._acting(effect.acts_as, effect.handler)
-        result = await self._send(effect, effect.args, caller)
+        key = meant(self.kernel.host, effect.handler)
+        if not self.kernel.has_handler(key):
+            raise _missing(effect.handler, key)
+        caller = await self._acting(effect.acts_as, key)
+        result = await self._send(effect, key, effect.args, caller)
         if isinstance(result, HostStream):
             result.keep_ahead(effect.buffer)
         return asking.Opened(result) if isinstance(result, AsyncIterator) else result
 
-    async def _send(self, effect: asking.Invoke | asking.Open, args: Any, caller: str) -> Any:
+    async def _send(self, effect: asking.Invoke | asking.Open, key: str, args: Any, caller: str) -> Any:
         return await interfaces.call(
-            self.kernel.host, effect.handler, args, effect.timeout_s or None, caller=caller,
+            self.kernel.host, key, args, effect.timeout_s or None, caller=caller,
             idempotency_key=self._once(effect), context=self._context(caller),
             ahead=effect.buffer if isinstance(effect, asking.Open) else None,
         )  # fmt: skip
@@ -173,6 +177,11 @@ class StepCalls(Struct, frozen=True):
                 await anext(items)
             cut.items = items
         return cut.items
+
+
+def _missing(name: str, key: str) -> NotFoundError:
+    said = f"{name!r}" if name == key else f"{name!r}, which means {key!r},"
+    return NotFoundError(f"Nobody provides {said} now", code="missing")
 
 
 async def within(work: Awaitable[Any], timeout_s: float) -> Any:

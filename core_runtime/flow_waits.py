@@ -14,6 +14,7 @@ from typing import Any
 from backend_core.errors import RequestError, RumiError, quote
 from core_runtime.flow_calls import Handlers
 from core_runtime.flow_errors import as_exception
+from core_runtime.handlers import aliases
 from core_runtime.handlers.host import Host
 from core_runtime.rules.flow import asking
 from core_runtime.rules.permissions import Deny
@@ -56,18 +57,24 @@ async def published(host: Host, effect: asking.Publish) -> None:
 
 async def appearance(kernel: Handlers, handler: str) -> None:
     """Return once a call of ``handler`` could succeed. A kernel handler that is absent never appears."""
-    loop, appeared = asyncio.get_running_loop(), asyncio.Event()
+    host, loop, appeared = kernel.host, asyncio.get_running_loop(), asyncio.Event()
 
-    def noticed(_key: str, _old: Any, _new: Any) -> None:
+    def noticed(*_told: Any) -> None:
         loop.call_soon_threadsafe(appeared.set)
 
-    observer = kernel.host.registry.observe(handler, noticed)
+    number = host.events.subscribe(aliases.CHANGED, noticed)
     try:
-        while not kernel.has_handler(handler):
+        while True:
             appeared.clear()
-            await appeared.wait()
+            observer = host.registry.observe(aliases.meant(host, handler), noticed)  # before looking: none is missed
+            try:
+                if kernel.has_handler(handler):
+                    return
+                await appeared.wait()
+            finally:
+                host.registry.unobserve(observer)
     finally:
-        kernel.host.registry.unobserve(observer)
+        host.events.unsubscribe(aliases.CHANGED, number)
 
 
 def instant(value: Any) -> float:

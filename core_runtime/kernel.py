@@ -29,6 +29,7 @@ from core_runtime.flow_run import Emit
 from core_runtime.flow_runs import Began, FlowRuns
 from core_runtime.flow_triggers import FlowTriggers
 from core_runtime.handlers import table
+from core_runtime.handlers.aliases import meant
 from core_runtime.handlers.host import Host
 from core_runtime.pack_flows import PackFlows
 from core_runtime.rules.combination import PackNode
@@ -80,7 +81,7 @@ class Kernel:
     async def joins(self) -> list[PackNode]:
         """Every flow as it would run now: the keys that it calls, and the Packs that supplied its steps."""
         await self.flows()
-        return [_joins(flow_id, plan) for flow_id, plan in sorted(self._plans.items())]
+        return [self._joins(flow_id, plan) for flow_id, plan in sorted(self._plans.items())]
 
     def register_handler(self, name: str, fn: KernelHandler) -> None:
         """Bind ``kernel:<name>``. A name that is bound already is a programming error."""
@@ -96,7 +97,7 @@ class Kernel:
         """Whether a step could call ``name`` now."""
         if name.startswith(model.KERNEL_PREFIX):
             return name.removeprefix(model.KERNEL_PREFIX) in self._handlers
-        return self.host.registry.resolve(name) is not None
+        return self.host.registry.resolve(meant(self.host, name)) is not None
 
     def plan_of(self, flow_id: str) -> Plan | None:
         """A flow as of the last look."""
@@ -251,10 +252,16 @@ class Kernel:
                         pending += [self._plans[name]] if name in self._plans else []
         return found
 
+    def _joins(self, flow_id: str, plan: Plan) -> PackNode:
+        steps = [step for block in plan.flow.own_blocks() for step in walk_steps(block)]
+        called = {step.action.handler for step in steps if isinstance(step.action, model.Call)}
+        keys = (meant(self.host, name) for name in called if not name.startswith(model.KERNEL_PREFIX))
+        return PackNode.flow(flow_id, keys, {pack for step in steps for pack in step.acts_as})
+
     def _world(self) -> World:
         registry, aliases = self.host.registry, self.host.aliases
         return World(
-            has_interface=lambda key: registry.resolve(key) is not None,
+            has_interface=lambda name: registry.resolve(aliases.resolve(name)) is not None,
             handlers_of=aliases.find_all,
             may_modify=self._may_modify,
             may_run=self._may_extend,
@@ -292,10 +299,3 @@ def _said(composition: Composition) -> dict[str, str]:
         "flow": flow.id, "from": flow.origin.source, "digest": composition.digest,
         "changed by": ", ".join(changed) or "nobody",
     }  # fmt: skip
-
-
-def _joins(flow_id: str, plan: Plan) -> PackNode:
-    steps = [step for block in plan.flow.own_blocks() for step in walk_steps(block)]
-    called = {step.action.handler for step in steps if isinstance(step.action, model.Call)}
-    keys = (key for key in called if not key.startswith(model.KERNEL_PREFIX))
-    return PackNode.flow(flow_id, keys, {pack for step in steps for pack in step.acts_as})

@@ -1,10 +1,15 @@
-"""Use cases about interfaces: what can be called, and calling it on behalf of the operator or of a flow."""
+"""Use cases about interfaces: what can be called, and calling it on behalf of the operator or of a flow.
+
+Whoever calls resolves aliases himself, once, where a name comes in (``aliases.meant``): from there on it is a key,
+which rights and counts are about.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 from core_runtime.bus.calls import CallContext
+from core_runtime.handlers.aliases import meant
 from core_runtime.handlers.host import Host
 from core_runtime.interface_registry import Entry
 
@@ -20,7 +25,8 @@ async def interfaces(host: Host) -> list[dict[str, Any]]:
 
 
 async def interface(host: Host, key: str) -> dict[str, Any] | None:
-    """One key, with who needs it and why some can't use it; None when neither exists."""
+    """What a name means, with who needs it and why some can't use it; None when neither exists."""
+    key = meant(host, key)
     slot = host.registry.slot(key)
     needed = _needed(host, key)
     if slot is None and not needed:
@@ -86,6 +92,8 @@ def edges(host: Host, pack_id: str = "") -> list[dict[str, Any]]:
 def _described(host: Host, key: str, entries: tuple[Entry, ...], last: Entry | None) -> dict[str, Any]:
     return {
         "key": key,
+        "aliases": [name for name in host.aliases.find_all(key) if name != key] if meant(host, key) == key else [],
+        "alias_of": meant(host, key) if meant(host, key) != key else None,
         "owner": host.registry.owner(key) or (last.pack if last else None),
         "available": last is not None,
         "count": len(entries),

@@ -5,24 +5,30 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from core_runtime.handlers.aliases import meant
 from core_runtime.handlers.host import Host
 
 
 def as_it_stands(host: Host, needs: Mapping[str, Any], owner_of: Callable[[str], str]) -> dict[str, Any]:
     """``needs`` as ``rules.flow.rehearse`` tells them, with ``provided_by`` and ``held``. Uses no right up. Blocks.
 
-    ``owner_of``: the Pack that a flow belongs to; a Pack may run its own.
+    An alias has what it ``means`` beside it; rights are those to the key that is meant. ``owner_of``: the Pack that a
+    flow belongs to; a Pack may run its own.
     """
+    wanted = [{**one, "key": meant(host, one["key"])} if "key" in one else one for one in needs["permissions"]]
+    distinct = [one for number, one in enumerate(wanted) if one not in wanted[:number]]
     return {
         **needs,
-        "interfaces": [{"key": key, "provided_by": _provider(host, key)} for key in needs["interfaces"]],
-        "permissions": [{**one, "held": _held(host, one, owner_of)} for one in needs["permissions"]],
+        "interfaces": [_provided(host, name) for name in needs["interfaces"]],
+        "permissions": [{**one, "held": _held(host, one, owner_of)} for one in distinct],
     }
 
 
-def _provider(host: Host, key: str) -> str | None:
+def _provided(host: Host, name: str) -> dict[str, str | None]:
+    key = meant(host, name)
     entry = host.registry.resolve(key)
-    return None if entry is None else entry.pack or "host"
+    provider = None if entry is None else entry.pack or "host"
+    return {"key": name, **({"means": key} if key != name else {}), "provided_by": provider}
 
 
 def _held(host: Host, needed: Mapping[str, str], owner_of: Callable[[str], str]) -> bool:
