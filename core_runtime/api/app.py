@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from backend_core.errors import HostError, NotFoundError, RequestError, RumiError
 from core_runtime.api import (
+    endpoints_aliases,
     endpoints_console,
     endpoints_diagnosis,
     endpoints_flows,
@@ -67,6 +68,7 @@ def endpoints() -> tuple[Endpoint, ...]:
         *endpoints_secrets.ENDPOINTS,
         *endpoints_machine.ENDPOINTS,
         *endpoints_interfaces.ENDPOINTS,
+        *endpoints_aliases.ENDPOINTS,
         *endpoints_console.ENDPOINTS,
         *endpoints_flows.ENDPOINTS,
         Endpoint("GET", "/api/openapi.json", "openapi", "This description", _openapi, schema={"type": "object"}),

@@ -20,6 +20,7 @@ from core_runtime.api.table import OBJECTS, Endpoint
 from core_runtime.diagnostics import fail_soft
 from core_runtime.handlers import bisect as looked_for
 from core_runtime.handlers import packs
+from core_runtime.handlers.aliases import meant, told_with
 from core_runtime.handlers.interfaces import edges as counted
 from core_runtime.rules.shown import encode, plain
 from core_runtime.tracing import entering, serving, within
@@ -74,8 +75,14 @@ async def invoke(api: Api, call: Call) -> Any:
         return await call.while_connected(_result(api, key, body), lines)
 
 
+async def _called(api: Api, name: str, body: Invoke) -> Any:
+    key = meant(api.host, name)
+    with told_with(name, key):
+        return await packs.call(api.host, key, body.args, body.timeout, idempotency_key=body.idempotency_key)
+
+
 async def _result(api: Api, key: str, body: Invoke) -> Response | dict[str, Any]:
-    result = await packs.call(api.host, key, body.args, body.timeout, idempotency_key=body.idempotency_key)
+    result = await _called(api, key, body)
     if not isinstance(result, AsyncIterator):
         return {"result": plain(result)}
     items: list[Any] = []
@@ -116,7 +123,7 @@ async def _items(api: Api, key: str, body: Invoke, traceparent: str) -> AsyncGen
     try:
         with traced as here, body.args.blamed() if isinstance(body.args, Lines) else contextlib.nullcontext():
             with within(here):
-                result = await packs.call(api.host, key, body.args, body.timeout, idempotency_key=body.idempotency_key)
+                result = await _called(api, key, body)
             if isinstance(result, AsyncIterator):
                 async for item in result:
                     yield event("item", plain(item))
@@ -141,7 +148,7 @@ async def bisect(api: Api, call: Call) -> Any:
     """A client that goes away ends it; everything runs again then as well."""
     body = await call.body(Bisect)
     expect = looked_for.ANY if body.expect is msgspec.UNSET else body.expect
-    question = looked_for.Question(body.key, body.args, body.repeat, body.timeout, expect)
+    question = looked_for.Question(meant(api.host, body.key), body.args, body.repeat, body.timeout, expect)
     return await call.while_connected(looked_for.bisect(api.host, question, actor=call.actor))
 
 

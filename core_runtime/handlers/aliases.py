@@ -14,7 +14,8 @@ Not here: the file's form (``backend_core.ecosystem.aliases``), which names may 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -79,6 +80,19 @@ def listed(host: Host) -> list[dict[str, Any]]:
     ]
 
 
+@contextlib.contextmanager
+def told_with(name: str, key: str) -> Iterator[None]:
+    """Around a call of ``key`` that somebody made by ``name``: that nobody provides it is told with both."""
+    try:
+        yield
+    except NotFoundError as exc:
+        if name == key or exc.code != "missing" or exc.fields.get("key") != key:
+            raise
+        raise NotFoundError(
+            exc.title, code=exc.code, detail=f"{quote(name)} means it. {exc.detail}", hint=exc.hint, fields=exc.fields
+        ) from exc
+
+
 def provider_of(host: Host, name: str) -> str | None:
     """Who owns or registered exactly this name: a Pack's id or ``host``; None for nobody."""
     slot = host.registry.slot(name)
@@ -122,7 +136,7 @@ async def remove(host: Host, alias: str, *, actor: str) -> list[dict[str, Any]]:
         if not table.remove_alias(alias) and host.aliases.resolve(alias) == alias:
             raise NotFoundError(
                 f"{quote(alias)} is no alias", code="alias_unknown", detail="No interface has this other name.",
-                hint="See user_data/aliases.json.",
+                hint="See what there is: rumi interface alias list",
             )  # fmt: skip
         if table.find_all(key) == [key]:
             table.remove_canonical(key)
@@ -170,7 +184,7 @@ def _table(aliases: Mapping[str, Sequence[str]]) -> FunctionAlias:
     if count > MAX_ALIASES:
         raise RequestError(
             "There are too many aliases", code="alias_invalid", detail=f"expected at most {MAX_ALIASES}, found {count}",
-            hint="Take some out of user_data/aliases.json.",
+            hint="Remove some: rumi interface alias remove NAME",
         )  # fmt: skip
     for name in (name for key, names in aliases.items() for name in (key, *names)):
         if fault := name_fault(name):

@@ -83,7 +83,12 @@ def parsed(text: str) -> Any:
         ) from error  # fmt: skip
 
 
-@click.group(cls=Lazy, context_settings=SETTINGS, help=say("Interfaces: list, show, edges"))
+_ELSEWHERE = {"alias": ("aliases", "alias", "Other names for interfaces: list, add, remove")}
+
+
+@click.group(
+    cls=Lazy, table=_ELSEWHERE, context_settings=SETTINGS, help=say("Interfaces: list, show, edges, alias")
+)
 def interface() -> None:
     pass
 

@@ -27,7 +27,7 @@ COMMANDS = {
     "pack": ("packs", "pack", "Packs: list, review, approve, reject, start, stop, new"),
     "call": ("interfaces", "call", 'Call an interface: rumi call KEY \'{"name": "value"}\''),
     "bisect": ("bisect", "bisect", "Find the Pack that breaks a call"),
-    "interface": ("interfaces", "interface", "Interfaces: list, show, edges"),
+    "interface": ("interfaces", "interface", "Interfaces: list, show, edges, alias"),
     "events": ("events", "events", "What happened, as events; --follow goes on"),
     "flow": ("flows", "flow", "Flows: list, validate, run, explain, graph, plan, runs"),
     "history": ("history", "history", "Past runs of flows and Packs, over restarts"),

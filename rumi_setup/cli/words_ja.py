@@ -59,7 +59,15 @@ JAPANESE: dict[str, str] = {
     "Packs: list, review, approve, reject, start, stop, new": "Pack の一覧・確認・承認・拒否・開始・停止・新規作成",
     "Call an interface: rumi call KEY '{\"name\": \"value\"}'":
         "インターフェースの呼び出し: rumi call KEY '{\"name\": \"value\"}'",
-    "Interfaces: list, show, edges": "インターフェースの一覧・表示・呼び出しの集計",
+    "Interfaces: list, show, edges, alias": "インターフェースの一覧・表示・呼び出しの集計・別名",
+    "Other names for interfaces: list, add, remove": "インターフェースの別名の一覧・追加・削除",
+    "Every other name, and the interface that it means.": "すべての別名と、それが指すインターフェース。",
+    "Let NAME mean the interface KEY, for `rumi call`, calls over HTTP and steps of flows.":
+        "`rumi call`、HTTP の呼び出し、フローのステップで、NAME がインターフェース KEY を指すようにします。",
+    "Forget NAME; the interface itself stays.": "NAME を忘れます。インターフェース自体は残ります。",
+    "hides one of": "隠している Pack",
+    "Nobody provides {key} now.": "{key} は今だれも提供していません。",
+    "No interface has another name.": "別名のあるインターフェースはありません。",
     "What a Pack printed and logged last": "Pack の最近の出力とログ",
     "Running containers: list, start, stop": "実行中のコンテナの一覧・開始・停止",
     "Find what is wrong, and mend it with --fix": "問題を探します（--fix で修復）",

@@ -21,6 +21,7 @@ READS = (
     "status", "doctor", "events", "history", "history reader", "history --kind flow -n 3", "logs reader",
     "pack list", "pack pending", "pack show reader", "pack review reader", "pack diff reader", "pack permissions reader",
     "pack egress reader", "pack sbom reader", "interface list", "interface show reader.say", "interface edges",
+    "interface alias list",
     "flow list", "flow explain reader.greet", "flow graph reader.greet", "flow plan reader.greet", "flow runs",
     "privilege list", "secret list reader", "publisher list", "audit tail", "audit tail --lines 3", "audit verify",
     "container list", "issue list", "issue history", "issue history --subject user_data/shared",

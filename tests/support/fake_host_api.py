@@ -17,6 +17,7 @@ from core_runtime.containers import ContainerInfo, ContainerState
 from core_runtime.diagnostics import Diagnostics
 from core_runtime.drivers.redactions import Redactions
 from core_runtime.event_bus import EventBus
+from core_runtime.function_alias import FunctionAlias
 from core_runtime.ports import DriverStatus
 from core_runtime.rules.approval import State
 from core_runtime.rules.sandbox import DriverKind, Isolation, Level
@@ -172,6 +173,7 @@ def fake_host(settings: Settings) -> Any:
         isolation=isolation,
         privileges=FakePrivileges(),
         require_evidence=lambda: None,
+        aliases=FunctionAlias(),
         audit=SimpleNamespace(tail=lambda count: [{"event": "approve", "seq": 1}][:count]),
         orchestrator=SimpleNamespace(list=lambda: containers),
         bus=SimpleNamespace(large_values=lambda pack_id: {"way": "chunks", "detail": f"{pack_id} is a test's"}),

@@ -30,5 +30,5 @@ def look(host: Host) -> Iterator[Found]:
             f"The alias {quote(alias, 100)} hides an interface of that name",
             f"{quote(pack_id, 70)} provides it. You said that the name means {meant}, so that is what calls over HTTP, "
             "the command line and flows reach; other Packs reach what the Pack provides.",
-            "If that is not as you want it, take the name out of user_data/aliases.json.",
+            f"If that is not as you want it: rumi interface alias remove {alias}",
         )

@@ -1,0 +1,106 @@
+"""Other names for interfaces on a running host: given over HTTP, reached by calls, streams and flows, kept over a restart."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.e2e.test_flows import acme, run
+from tests.support.running_host import RunningHost
+
+pytestmark = [pytest.mark.embedded, pytest.mark.slow]
+
+FLOW = """
+flow: my.flow
+steps:
+  - {id: double, call: old.double, with: {value: "${input.value}"}, as: doubled}
+  - {id: count, call: old.count, with: {n: 2}, stream: {collect: "${acc + [item.n]}", start: [], as: counted}}
+output: {doubled: "${doubled.value}", caller: "${doubled.caller}", counted: "${counted}"}
+"""
+MORE = """
+modify: my.flow
+id: my.more
+ops: [{remove: "@alias:acme.count"}]
+"""
+
+
+@pytest.fixture
+def host(tmp_path):
+    with RunningHost(tmp_path / "home", "embedded") as running:
+        yield running
+
+
+def put(host: RunningHost, alias: str, means: object) -> tuple[int, str]:
+    status, envelope = host.request("PUT", f"/api/aliases/{alias}", {"means": means})
+    return status, envelope.get("code", "")
+
+
+def write_flow(host: RunningHost, name: str, text: str) -> None:
+    folder = host.home / "user_data/flows"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(text, encoding="utf-8")
+
+
+def test_a_call_and_a_flow_through_an_alias_reach_the_provider(host: RunningHost) -> None:
+    acme(host)
+    status, envelope = host.call("old.double", {"value": 1})
+    assert (status, envelope["code"]) == (404, "missing"), "a name that means nothing yet"
+    assert host.ok("GET", "/api/aliases") == []
+    row = {"alias": "old.double", "key": "acme.double", "available": True, "hides": None}
+    assert host.ok("PUT", "/api/aliases/old.double", {"means": "acme.double"}) == [row]
+    host.ok("PUT", "/api/aliases/old.count", {"means": "acme.count"})
+    assert host.result("old.double", {"value": 4}) == {"value": 8, "caller": ""}
+    assert host.stream("old.count", {"n": 3}) == [{"n": 0}, {"n": 1}, {"n": 2}]
+    assert {edge["key"] for edge in host.ok("GET", "/api/edges")} >= {"acme.double", "acme.count"}
+    found = host.ok("GET", "/api/interfaces/old.double")
+    assert (found["key"], found["owner"], found["aliases"]) == ("acme.double", "acme", ["old.double"])
+
+    write_flow(host, "my.flow.yaml", FLOW)
+    assert run(host, "my.flow", {"value": 5})["output"] == {"doubled": 10, "caller": "kernel", "counted": [0, 1]}
+    needs = host.ok("GET", "/api/flows/my.flow/plan")
+    assert needs["interfaces"][1] == {"key": "old.double", "means": "acme.double", "provided_by": "acme"}
+    write_flow(host, "more.modifier.yaml", MORE)
+    assert run(host, "my.flow", {"value": 5})["output"]["counted"] is None, "the selector finds the step by what it means"
+
+    assert put(host, "acme.slow", "acme.double") == (409, "alias_conflict")
+    assert put(host, "x.y", "old.double") == (409, "alias_conflict")
+    assert put(host, "flow.hooks.before_step", "acme.double") == (400, "alias_invalid")
+    assert put(host, "x.y", "kernel:packs.scan") == (400, "alias_invalid")
+    assert put(host, "x.y", 7) == (400, "body_invalid")
+    assert host.request("DELETE", "/api/aliases/x.y")[1]["code"] == "alias_unknown"
+
+    host.stop()
+    host.start()
+    host.until(lambda: host.status("acme")["status"] == "running", 30, "acme to run again")
+    assert host.result("old.double", {"value": 2}) == {"value": 4, "caller": ""}
+    host.ok("POST", "/api/containers/acme/stop")
+    status, envelope = host.call("old.double", {"value": 1})
+    assert (status, envelope["code"]) == (404, "missing")
+    assert "'old.double' means it" in envelope["error"] + json.dumps(envelope["fields"]), envelope
+    assert [one["available"] for one in host.ok("DELETE", "/api/aliases/old.double")] == [False]
+    changes = [one for one in host.ok("GET", "/api/audit?lines=500") if one["event"] == "alias.changed"]
+    assert [(one["added"], one["removed"]) for one in changes] == [
+        (["old.double = acme.double"], []), (["old.count = acme.count"], []), ([], ["old.double = acme.double"]),
+    ]  # fmt: skip
+
+
+def test_a_file_that_broke_is_told_and_mended_while_what_was_in_force_stays(host: RunningHost) -> None:
+    acme(host)
+    host.ok("PUT", "/api/aliases/old.double", {"means": "acme.double"})
+    file = host.home / "user_data/aliases.json"
+    file.write_text('{"version": "1.0", "aliases": {"acme.double": ["old.double"], "old.double": ["older.double"]}}')
+    host.ok("GET", "/api/doctor")
+    [issue] = [one for one in host.ok("GET", "/api/issues") if one["code"] == "aliases_json_invalid"]
+    assert "It already means 'acme.double'" in issue["detail"] or "It means 'acme.double'" in issue["detail"], issue
+    assert put(host, "more.double", "acme.double") == (503, "aliases_json_invalid")
+    assert host.result("old.double", {"value": 2})["value"] == 4
+    host.ok("POST", "/api/doctor/fix", {})
+    assert json.loads(file.read_text())["aliases"] == {"acme.double": ["old.double"]}
+    assert [path.name for path in file.parent.glob("aliases.json.broken-*")]
+    file.write_text('{"version": "1.0", "aliases": {"acme.double": ["newer.double"]}}')
+    host.ok("GET", "/api/doctor")
+    [issue] = [one for one in host.ok("GET", "/api/issues") if one["code"] == "aliases_not_in_force"]
+    assert host.ok("POST", "/api/doctor/fix", {"issue": issue["id"]})
+    assert host.result("newer.double", {"value": 2})["value"] == 4
+    assert host.call("old.double", {"value": 2})[0] == 404
