@@ -24,7 +24,7 @@ FIND_CHARS: Final = 200
 
 
 async def interfaces(desk: Desk, request: Request) -> Response:
-    """``find`` chooses keys by a part of the key or of a Pack that provides it."""
+    """``find`` chooses keys by a part of the key, of another name of it or of a Pack that provides it."""
     find = request.query_params.get("find", "")[:FIND_CHARS].strip()
     edges = desk.host.edges()
     rows = listed(await desk.host.interfaces(), edges, find)
@@ -36,12 +36,12 @@ async def interfaces(desk: Desk, request: Request) -> Response:
 
 
 async def interface(desk: Desk, request: Request) -> Response:
-    """One key. ``NotFoundError`` where nothing provides it and nobody needs it."""
+    """One key, also by another name of it. ``NotFoundError`` where nothing provides it and nobody needs it."""
     key = str(request.path_params["key"])
     if not INTERFACE_KEY.fullmatch(key):
         raise RequestError("This can't be an interface's key", code="key_invalid", hint="rumi interface list")
     found = await desk.host.interface(key)
-    edges = [edge for edge in desk.host.edges() if edge["key"] == key]
+    edges = [edge for edge in desk.host.edges() if edge["key"] == found["key"]]
     [row] = listed([found], edges, "")
     return desk.pages.render(
         "interface.html", desk.reader(request), one=row, edges=edges[:EDGES],
@@ -64,7 +64,9 @@ def listed(found: Sequence[View], edges: Sequence[View], find: str) -> list[View
             "more_callers": max(0, len(callers.get(one["key"], ())) - CALLERS),
         }
         for one in found
-        if not find or find in one["key"] or any(find in name for name in one["providers"])
+        if not find
+        or any(find in name for name in (one["key"], *one["aliases"]))
+        or any(find in name for name in one["providers"])
     ]
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
+from tests.e2e.test_cli_reads import rumi
 from tests.e2e.test_flows import acme, run
-from tests.support.running_host import RunningHost
+from tests.support.running_host import ROOT, RunningHost
 
 pytestmark = [pytest.mark.embedded, pytest.mark.slow]
 
@@ -83,6 +85,16 @@ def test_a_call_and_a_flow_through_an_alias_reach_the_provider(host: RunningHost
     assert [(one["added"], one["removed"]) for one in changes] == [
         (["old.double = acme.double"], []), (["old.count = acme.count"], []), ([], ["old.double = acme.double"]),
     ]  # fmt: skip
+
+
+def test_the_commands_of_the_reference_give_and_take_a_name(host: RunningHost) -> None:
+    text = (ROOT / "docs/reference/interfaces.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^    \./rumi (interface alias .*?)(?: +#.*)?$", text, re.MULTILINE)
+    assert [command.split()[2] for command in commands] == ["add", "list", "remove"]
+    for command, left in zip(commands, (1, 1, 0), strict=True):
+        done = rumi(host, *command.split())
+        assert done.returncode == 0, done
+        assert len(host.ok("GET", "/api/aliases")) == left
 
 
 def test_a_file_that_broke_is_told_and_mended_while_what_was_in_force_stays(host: RunningHost) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import inspect
 import re
+from pathlib import Path
 
 import pytest
 
+from backend_core.ecosystem.aliases import load_aliases
 from core_runtime.event_bus import EventBus
+from core_runtime.function_alias import FunctionAlias
 from core_runtime.interface_registry import InterfaceRegistry
 from tests.support.agent_module import load_agent
 from tests.support.documents import ROOT
@@ -51,6 +54,13 @@ def test_every_key_of_ctx_stands_there() -> None:
     run = MODULE.Run(None, 1, None, None)
     run.context = ["", "kernel", [], None]
     assert keys == [*MODULE.CallContext(run).keys()]
+
+
+def test_the_file_of_aliases_is_one_that_is_taken(tmp_path: Path) -> None:
+    example = TEXT.split("<!-- aliases -->\n```json\n")[1].split("\n```")[0]
+    (tmp_path / "aliases.json").write_text(example)
+    found = load_aliases(tmp_path / "aliases.json")
+    assert FunctionAlias.of(found).find_all("store.get") == ["db.get", "old.get", "store.get"]
 
 
 def test_a_call_takes_what_is_said() -> None:

@@ -16,7 +16,7 @@ HOSTILE = "<script>alert(1)</script>\"'>\u202egnp\x1b[31m"
 def one(key: str, **more: Any) -> dict[str, Any]:
     return {
         "key": key, "owner": "shop", "available": True, "count": 1, "providers": ["shop"], "callable": True,
-        "version": "", "meta": {}, "input": None, "output": None, "registered_at": 1.0, "needed_by": [], **more,
+        "version": "", "meta": {}, "aliases": [], "alias_of": None, "input": None, "output": None, "registered_at": 1.0, "needed_by": [], **more,
     }  # fmt: skip
 
 
@@ -38,6 +38,16 @@ def test_a_part_of_a_key_or_of_a_pack_finds_it(find: str, keys: list[str]) -> No
     assert [row["key"] for row in found] == keys
 
 
+def test_another_name_finds_it_and_is_shown_as_is_what_an_alias_hides() -> None:
+    both = [one("db.get", aliases=["store.get"]), one("old.get", alias_of="db.get")]
+    rows = listed(both, [], "store")
+    assert [row["key"] for row in rows] == ["db.get"]
+    page = Pages().text("interface.html", Reader("en"), one=rows[0], edges=[], documents=[])
+    assert "<dt>Other names</dt><dd><code>store.get</code></dd>" in page
+    table = Pages().text("interfaces.html", Reader("en"), rows=listed(both, [], ""), left_out=0, find="", edges=[])
+    assert table.count("by this name the host calls <code>db.get</code>") == 1
+
+
 @pytest.mark.parametrize(("more", "word"), [({}, "interface_callable"), ({"callable": False}, "interface_value"), ({"available": False, "callable": False}, "interface_missing")])
 def test_whether_it_may_be_called_is_a_word(more: dict[str, Any], word: str) -> None:
     [row] = listed([one("a", **more)], [], "")
@@ -53,7 +63,8 @@ def test_who_answers_comes_first_and_only_packs_are_links() -> None:
 @pytest.mark.parametrize("code", CATALOGUES)
 def test_hostile_keys_callers_and_schemas_stay_text(code: str) -> None:
     words = CATALOGUES[code]
-    hostile = one(HOSTILE, version=HOSTILE, input={HOSTILE: 1}, output={"a": 1}, owner=HOSTILE, providers=[HOSTILE], meta={HOSTILE: HOSTILE},
+    hostile = one(HOSTILE, aliases=[HOSTILE], alias_of=HOSTILE, version=HOSTILE,
+                  input={HOSTILE: 1}, output={"a": 1}, owner=HOSTILE, providers=[HOSTILE], meta={HOSTILE: HOSTILE},
                   needed_by=[{"pack_id": "reader", "wanted": HOSTILE, "why_not": HOSTILE}])  # fmt: skip
     edges = [edge(HOSTILE, HOSTILE, 3, 2)]
     rows = listed([hostile, one("shop.price", version="1.2.0")], edges, "")
