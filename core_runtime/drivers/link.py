@@ -33,13 +33,15 @@ from typing import Any, Protocol, cast
 from backend_core.errors import HostError, TrustError, quote
 from core_runtime.drivers.turns import Partners, Turn, Waits
 from core_runtime.rules.frames import BusLimits, FrameError, append
-from core_runtime.rules.sharing import SHARED_TURN_S, TURN_S, rest_s
+from core_runtime.rules.sharing import SHARED_TURN_S, TURN_S, rest_s, rests_until_s
 
 BUFFER_BYTES = 64 * 1024
 LONG_READ_BYTES = 2048
+"""What is shorter is not worth a look at the processor's clock."""
+CLOCK_S = 0.001
+"""What the timers of the loop count in."""
 TOGETHER_BYTES = 16 * 1024
 """What waits for the end of the turn is little: the transport, which tells of a backlog, does not know of it."""
-"""What is shorter is not worth a look at the processor's clock."""
 MAX_PATH_BYTES = 107
 _REFUSED_PEERS = 64
 _length = struct.Struct("<I").unpack_from
@@ -81,6 +83,7 @@ class Link(asyncio.BufferedProtocol):
         self._unanswered = False
         self._resuming = False
         self._resting = False
+        self._rests_until = 0.0
         self._asked_s = 0.0
         self._full = False
         self._sharing = False
@@ -227,12 +230,18 @@ class Link(asyncio.BufferedProtocol):
         self.shares()
 
     def rest_for(self, seconds: float) -> None:
-        """Read no further for so long, where others are served beside it: it has the loop do more in later turns."""
-        if self._resuming or self._transport is None or self.closed or not self._turn.shared(self, self._partners):
+        """Read no further for so long, where others are served beside it: it has the loop do more in later turns.
+
+        It follows the rests that are under way: the short one of the turn that asked for it all would hide it, and what
+        was asked for at once may come at once.
+        """
+        if self._transport is None or self.closed or not self._turn.shared(self, self._partners):
             return
-        self._resuming = True
-        self._transport.pause_reading()
-        self._loop.call_later(seconds, self._continue)
+        self._rests_until = rests_until_s(self._rests_until, self._loop.time(), seconds)
+        if not self._resuming:
+            self._resuming = True
+            self._transport.pause_reading()
+            self._loop.call_later(seconds, self._continue)
 
     def _rest(self, began: float, began_at: float) -> None:
         """The turn is over, and all of it counts: what was copied from the kernel, handled, and written to others.
@@ -260,6 +269,10 @@ class Link(asyncio.BufferedProtocol):
         return self._sharing
 
     def _continue(self) -> None:
+        left = self._rests_until - self._loop.time()
+        if left >= CLOCK_S and not self.closed:
+            self._loop.call_later(left, self._continue)
+            return
         self._resuming = False
         if self.closed or self._transport is None:
             return

@@ -29,6 +29,8 @@ STOPPED_FACTOR: Final = 3.0
 MAX_REST_S: Final = 0.5
 CARRIED_BYTES_PER_S: Final = 10_000_000.0
 """Of a long value that its sender could have handed on as a file: the loop reads it and writes it piece by piece."""
+MAX_DEBT_S: Final = 2.0
+"""Of such rests one after the other: who is not read from for as long as ``Session.ping`` waits, 5 s, seems stuck."""
 MAX_PLACE_REST_S: Final = 0.02
 """Of a place for requests: what took longer has waited, for a disk or for somebody outside, and cost nobody."""
 
@@ -36,6 +38,11 @@ MAX_PLACE_REST_S: Final = 0.02
 def carried_rest_s(size_bytes: int) -> float:
     """Seconds of rest for who had the loop carry a value of that size by itself, others being served beside it."""
     return min(size_bytes / CARRIED_BYTES_PER_S, MAX_REST_S)
+
+
+def rests_until_s(until_s: float, now_s: float, seconds: float) -> float:
+    """When a rest of ``seconds`` ends for somebody who rests until ``until_s`` already: one follows the other."""
+    return min(max(until_s, now_s) + seconds, now_s + MAX_DEBT_S)
 
 
 def rest_s(cpu_s: float, passed_s: float = 0.0) -> float:

@@ -13,7 +13,7 @@ from core_runtime.drivers.link import BUFFER_BYTES, LONG_READ_BYTES, attach
 from core_runtime.drivers.turns import Partners, Turn
 from core_runtime.rules import frames
 from core_runtime.rules.frames import BusLimits
-from core_runtime.rules.sharing import MAX_REST_S, SHARED_FOR_S, carried_rest_s, rest_s
+from core_runtime.rules.sharing import MAX_REST_S, SHARED_FOR_S, SHARED_TURN_S, carried_rest_s, rest_s
 
 COUNT, SIZE = 600, 20_000
 """Twelve megabytes: far more than a socket takes, so that most of it waits in the transport."""
@@ -384,6 +384,43 @@ def test_who_has_the_loop_carry_a_long_value_is_read_later_where_others_are_serv
         assert (time.monotonic() - began >= rests_s) is shares
         for link in held:
             link.abort("the end of the test")
+        far.close()
+        others_far.close()
+        await asyncio.sleep(0)
+
+    asyncio.run(story())
+
+
+def test_the_rest_for_a_long_value_is_not_hidden_by_the_short_one_of_its_turn():
+    """The answer to a call comes while its caller rests from the call."""
+
+    async def story():
+        order, turn, loop = [], Turn(), asyncio.get_running_loop()
+
+        class Slow(Takes):
+            def on_frame(self, frame):
+                super().on_frame(frame)
+                until = time.thread_time() + 2 * SHARED_TURN_S
+                while time.thread_time() < until:
+                    pass
+
+        (near, far), (others_near, others_far) = socket.socketpair(), socket.socketpair()
+        for end in (near, far, others_near, others_far):
+            end.setblocking(False)
+        link = await attach(near, Slow("one", order), BusLimits(), turn)
+        other = await attach(others_near, Takes("other", order), BusLimits(), turn)
+        others_far.send(a_frame(1))
+        await noted(lambda: order)
+        far.send(a_frame(1) * 4)
+        await noted(lambda: link.unread)
+        came, began = order.count("one"), loop.time()
+        assert came < 4
+        for _ in range(2):
+            link.rest_for(0.1)
+        await noted(lambda: order.count("one") > came)
+        assert loop.time() - began >= 0.19, "the rests of both values"
+        for one in (link, other):
+            one.abort("the end of the test")
         far.close()
         others_far.close()
         await asyncio.sleep(0)

@@ -3,7 +3,17 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core_runtime.rules.sharing import MAX_REST_S, MIN_REST_S, REST, SHARED_TURN_S, STOPPED_FACTOR, TURN_S, rest_s
+from core_runtime.rules.sharing import (
+    MAX_DEBT_S,
+    MAX_REST_S,
+    MIN_REST_S,
+    REST,
+    SHARED_TURN_S,
+    STOPPED_FACTOR,
+    TURN_S,
+    rest_s,
+    rests_until_s,
+)
 
 SPENT = st.floats(min_value=0, max_value=10, allow_nan=False)
 
@@ -37,3 +47,9 @@ def test_a_turn_in_whose_middle_somebody_else_had_the_processor_counts_longer_up
 def test_a_machine_that_stops_the_process_is_nobodys_doing():
     assert rest_s(SHARED_TURN_S / 10, 1.0) == 0.0
     assert rest_s(SHARED_TURN_S, 1.0) == rest_s(STOPPED_FACTOR * SHARED_TURN_S) < MAX_REST_S
+
+
+def test_rests_follow_each_other_up_to_a_limit():
+    assert rests_until_s(0.0, 100.0, 0.5) == 100.5
+    assert rests_until_s(100.5, 100.2, 0.5) == 101.0
+    assert rests_until_s(100.2 + MAX_DEBT_S, 100.2, 0.5) == 100.2 + MAX_DEBT_S
