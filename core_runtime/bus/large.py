@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Final
 from msgspec import Raw, Struct, field
 
 from core_runtime.bus.calls import Failure
+from core_runtime.drivers.memory_file import Body
 from core_runtime.rules import frames
 from core_runtime.rules.frames import FrameError
 
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
 STALL_S: Final = 30.0
 PIECE_BYTES: Final = 60 * 1024
 """Of what the host sends: with its header it fits the buffer that an agent reads into."""
-TURN_BYTES: Final = 512 * 1024
+TURN_BYTES: Final = 2 * PIECE_BYTES
+"""A tenth of a millisecond of the loop, with two writes: others have their turns in between."""
 FRAME_BYTES: Final = 512
 """What a frame that waits is charged beside its body."""
 BEHIND: Final = 1_024
@@ -185,6 +187,10 @@ class LargeBodies:
 
     # --- to the agent
 
+    def waits(self, number: int) -> bool:
+        """Whether a large body with this id goes out: what has the same id comes after it."""
+        return number in self._by_id
+
     def send(self, frame: tuple[Any, ...]) -> None:
         """Let a frame with a large body go out piece by piece. Raises ``FrameError``, ``Busy``."""
         view = memoryview(frame[-1])
@@ -193,7 +199,7 @@ class LargeBodies:
         if size > limits.value_bytes:
             raise FrameError(f"a value of {size} bytes exceeds the limit of {limits.value_bytes}")
         self._charge(size)
-        if size <= limits.frame_bytes:
+        if type(frame[-1]) is not Body and size <= limits.frame_bytes:
             view = memoryview(bytes(view))  # it may alias the buffer that was read into
         self._next = self._next % 0xFFFFFFFF + 1
         going = _Going(self._next, frame[:-1], view)

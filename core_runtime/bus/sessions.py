@@ -296,7 +296,7 @@ class Session:
         """
         if self._link is None or self.dead:
             return
-        in_order = self.send == self._link.send
+        in_order = not self.large.waits(frame[1])
         if in_order and self.memory.send(frame, sender):
             return
         if type(frame[-1]) is Body:

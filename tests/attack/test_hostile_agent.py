@@ -22,7 +22,7 @@ from tests.support.running_host import RunningHost, one_component_pack
 pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.embedded, pytest.mark.timeout(300)]
 
 FACTOR = 3
-TRIES = 6
+TRIES = 4
 LASTS_S = 3.0
 MEASURED_S = 2.0
 
