@@ -38,7 +38,7 @@ from core_runtime.rules.flow.changes import Status
 from core_runtime.rules.flow.compose import Composition, World
 from core_runtime.rules.flow.explain import as_diff
 from core_runtime.rules.flow.parse_scalars import suggestion
-from core_runtime.rules.flow.plan import Plan, plan_flow, walk_steps
+from core_runtime.rules.flow.plan import Plan, handler_of, plan_flow, walk_steps
 from core_runtime.rules.flow.run import Surroundings
 from core_runtime.rules.permissions import Allow
 
@@ -254,7 +254,7 @@ class Kernel:
 
     def _joins(self, flow_id: str, plan: Plan) -> PackNode:
         steps = [step for block in plan.flow.own_blocks() for step in walk_steps(block)]
-        called = {step.action.handler for step in steps if isinstance(step.action, model.Call)}
+        called = {handler_of(step.action) for step in steps} - {""}
         keys = (meant(self.host, name) for name in called if not name.startswith(model.KERNEL_PREFIX))
         return PackNode.flow(flow_id, keys, {pack for step in steps for pack in step.acts_as})
 

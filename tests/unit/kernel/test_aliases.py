@@ -148,6 +148,16 @@ def test_what_a_flow_joins_and_needs_is_told_by_the_key(tmp_path: Path) -> None:
     told(tmp_path, story)
 
 
+def test_a_flow_joins_also_whose_items_it_goes_through(tmp_path: Path) -> None:
+    async def story(host: Host, kernel: Kernel) -> None:
+        each = "{id: one, each: {in: {call: old.get}}, do: [{id: two, set: {x: 1}}]}"
+        write(host, "a.flow.yaml", f"flow: my.flow\nsteps: [{each}]\n")
+        [node] = await kernel.joins()
+        assert node.calls == {"db.get"}
+
+    told(tmp_path, story)
+
+
 def test_an_interface_is_described_with_its_other_names(tmp_path: Path) -> None:
     async def story(host: Host, _kernel: Kernel) -> None:
         host.registry.add("store.get", 1, pack="evil")
