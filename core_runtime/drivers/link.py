@@ -25,9 +25,9 @@ import contextlib
 import os
 import socket
 import struct
-import time
 from collections.abc import Callable
 from pathlib import Path
+from time import monotonic, thread_time
 from typing import Any, Protocol, cast
 
 from backend_core.errors import HostError, TrustError, quote
@@ -45,6 +45,7 @@ TOGETHER_BYTES = 16 * 1024
 MAX_PATH_BYTES = 107
 _REFUSED_PEERS = 64
 _length = struct.Struct("<I").unpack_from
+_write = os.write
 _UNREAD = "backlog: the Pack does not read what it is sent"
 
 
@@ -69,8 +70,10 @@ class Link(asyncio.BufferedProtocol):
 
     def __init__(self, peer: Peer, limits: BusLimits, loop: asyncio.AbstractEventLoop, turn: Turn) -> None:
         self._peer = peer
+        self._on_frame = peer.on_frame
         self._limits = limits
         self._frame_bytes = limits.frame_bytes
+        self._single_bytes = min(LONG_READ_BYTES, limits.frame_bytes + 4)
         self._loop = loop
         self._turn = turn
         self._buffer = bytearray(BUFFER_BYTES)
@@ -91,12 +94,14 @@ class Link(asyncio.BufferedProtocol):
         self.only: Waits | None = None
         self.mixed_at = 0.0
         self._transport: asyncio.Transport | None = None
+        self._behind = True
+        """Whether the transport may hold something that goes first; it is not there yet, or was given what was too much
+        for the kernel."""
         self._fd = -1
         self._reason = ""
         self.congested = False
         self.closed = False
         self.bytes_in = 0
-        self.bytes_out = 0
 
     # --- asyncio.BufferedProtocol
 
@@ -106,26 +111,46 @@ class Link(asyncio.BufferedProtocol):
         self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(high=self._limits.backlog_bytes)
         self._fd = self._transport.get_extra_info("socket").fileno()
+        self._behind = False
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002  asyncio's signature
         """The free part of the buffer; never empty, see ``_make_room``."""
+        if not self._end:
+            return self._view
         if len(self._buffer) > BUFFER_BYTES:
             # what is copied here is a part of the turn
-            self._asked_s = time.thread_time()
-        return self._view[self._end :] if self._end else self._view
+            self._asked_s = thread_time()
+        return self._view[self._end :]
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Handle what has arrived."""
+        """Handle what has arrived: most often one frame, which is the whole read."""
+        if not self._end and 4 < nbytes <= self._single_bytes and _length(self._view)[0] == nbytes - 4:
+            self.bytes_in += nbytes
+            self._unanswered = False
+            turn = self._turn
+            turn.reading = True
+            turn.seen[self] = monotonic()
+            try:
+                self._on_frame(self._view[4:nbytes])
+            except FrameError as exc:
+                self.abort(f"protocol: {exc}")
+            finally:
+                turn.end(self)
+            return
+        self._buffered(nbytes)
+
+    def _buffered(self, nbytes: int) -> None:
+        """Handle what has arrived with what came before it."""
         self._full = self._end + nbytes == len(self._buffer)
         self._end += nbytes
         self.bytes_in += nbytes
         self._unanswered = False
         began = 0.0
         if self._end - self._start > LONG_READ_BYTES:
-            began, self._asked_s = self._asked_s or time.thread_time(), 0.0
+            began, self._asked_s = self._asked_s or thread_time(), 0.0
         turn = self._turn
         turn.reading = True
-        turn.seen[self] = began_at = time.monotonic()
+        turn.seen[self] = began_at = monotonic()
         try:
             self._handle(began)
         finally:
@@ -162,8 +187,8 @@ class Link(asyncio.BufferedProtocol):
         """``began``: the processor's time of this thread; 0 where the read is too short for a look at it."""
         view, start, end = self._view, self._start, self._end
         first = start
-        until = time.monotonic() + self._turn_s() if began else 0.0
-        on_frame = self._peer.on_frame
+        until = monotonic() + self._turn_s() if began else 0.0
+        on_frame = self._on_frame
         limit = self._limits.frame_bytes
         size = 0
         try:
@@ -175,8 +200,8 @@ class Link(asyncio.BufferedProtocol):
                     break
                 if start != first:
                     if not until:
-                        until = time.monotonic() + self._turn_s()
-                    elif time.monotonic() >= until:
+                        until = monotonic() + self._turn_s()
+                    elif monotonic() >= until:
                         self._start = start
                         self._yield_turn()
                         return
@@ -194,7 +219,7 @@ class Link(asyncio.BufferedProtocol):
             self._start = self._end = 0
         else:
             self._make_room(start, end, size + 4)
-        if began and (self._full or time.thread_time() - began > self._turn_s()):
+        if began and (self._full or thread_time() - began > self._turn_s()):
             self._yield_turn()
 
     def _turn_s(self) -> float:
@@ -251,8 +276,8 @@ class Link(asyncio.BufferedProtocol):
         self._resting = False
         rest = 0.0
         if self._sharing:
-            spent_s = time.thread_time() - began if began else TURN_S
-            rest = rest_s(spent_s, time.monotonic() - began_at)
+            spent_s = thread_time() - began if began else TURN_S
+            rest = rest_s(spent_s, monotonic() - began_at)
         if rest:
             self._loop.call_later(rest, self._continue)
         else:
@@ -322,28 +347,34 @@ class Link(asyncio.BufferedProtocol):
         done = 0
         with socket.socket(fileno=os.dup(self._fd)) as own, contextlib.suppress(OSError):  # the loop tells
             done = socket.send_fds(own, [data], [carried.fileno()])
-        self.bytes_out += len(data)
         if done < len(data):
+            self._behind = True
             self._transport.write(bytes(data[done:]))
 
     def flush(self) -> None:
         """Hand what is queued to the transport."""
         self._queued = self._deferred = False
-        transport = self._transport
-        if self.closed or transport is None or not self._out:
+        out = self._out
+        if self.closed or not out:
             return
-        out, self._out = self._out, bytearray()
-        self.bytes_out += len(out)
+        transport = self._transport
+        if self._behind:
+            if transport is None:
+                return
+            self._behind = transport.get_write_buffer_size() > 0
         self._unanswered = True
-        if not transport.get_write_buffer_size():
+        if not self._behind:
             # straight to the kernel, which nearly always takes it; the transport's own way costs as much as the call
             try:
-                done = os.write(self._fd, out)
+                done = _write(self._fd, out)
             except OSError:
                 done = 0  # full or broken: either is the transport's to deal with
             if done == len(out):
+                out.clear()
                 return
             del out[:done]
+        assert transport is not None
+        self._behind, self._out = True, bytearray()
         transport.write(out)
         # below the soft limit, which the transport reports by itself, there is nothing to count
         if self.congested and transport.get_write_buffer_size() > self._limits.backlog_hard_bytes:

@@ -61,7 +61,6 @@ def test_frames_keep_their_order_while_the_socket_is_full_and_when_it_has_room_a
                 numbers.append(number)
         assert numbers == list(range(COUNT))
         assert received == b""
-        assert link.bytes_out == sum(4 + len(msgpack.packb((frames.STREAM_ITEM, n, (), b"x" * SIZE))) for n in numbers)
         link.abort("the end of the test")
         far.close()
         await asyncio.sleep(0)
