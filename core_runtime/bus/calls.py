@@ -99,27 +99,28 @@ class CallContext(Struct, frozen=True):
 class EdgeStats:
     """Counts of one edge, caller → key, or of one Pack. Failures by type: ``MAX_TYPES`` of them, the rest together."""
 
-    __slots__ = ("calls", "errors", "failures", "last_at", "last_error", "latency")
+    __slots__ = ("errors", "failures", "last_at", "last_error", "latency")
 
     def __init__(self) -> None:
-        self.calls = 0
         self.errors = 0
         self.last_error = ""
         self.last_at = 0.0
         self.failures: dict[str, int] = {}
         self.latency = Sketch()
 
+    @property
+    def calls(self) -> int:
+        """How many have finished."""
+        return self.latency.count
+
     def add(self, duration_us: int, failure: str) -> None:
         """Count one finished call."""
-        self.calls += 1
         self.latency.add(duration_us)
         if failure:
             self._fail(failure)
 
     def add_with(self, other: EdgeStats, duration_us: int, failure: str) -> None:
         """Count one finished call here and there: on its edge and for the Pack that answered."""
-        self.calls += 1
-        other.calls += 1
         self.latency.add_with(other.latency, duration_us)
         if failure:
             self._fail(failure)

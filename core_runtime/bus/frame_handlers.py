@@ -113,14 +113,15 @@ class FrameHandlers:
         if frame.id in session.outgoing:
             raise FrameError(f"call id {frame.id} is in use")
         session.made += 1
-        dropped = self._joined(frame)
-        if dropped is not None:
-            session.send_error(frame.id, dropped)
-            return
+        if mark_of(frame.body):
+            dropped = self._joined(frame)
+            if dropped is not None:
+                session.send_error(frame.id, dropped)
+                return
         self._router.from_pack(session, frame)
 
     def result(self, frame: frames.ResultFrame) -> None:
-        dropped = self._joined(frame)
+        dropped = self._joined(frame) if mark_of(frame.body) else None
         call = self._session.incoming.get(frame.id)
         if call is None or call.streaming:
             self._stray(frame.id)

@@ -197,15 +197,8 @@ class Bus:
         if caller and context is None:
             context = CallContext(caller=caller)
         acting = caller or (context.caller if isinstance(context, CallContext) else "")
-        if acting not in {"", KERNEL} and not self._may_act(acting, key):
-            self.denied(acting, "interface.call", key)
-            raise DeniedError(
-                f"{acting} may not call {quote(key)}",
-                detail="The call is made for that Pack, and the edge was not granted.",
-                hint=f"`rumi pack permissions {acting}` shows what it may do.",
-                fields={"pack_id": acting, "key": key},
-            )
-        self._check_version(acting, key)
+        if acting and acting != KERNEL:
+            self._check_acting(acting, key)
         return await self.router.call_key(
             key, args, context=context, timeout_s=timeout_s, idempotency_key=idempotency_key, ahead=ahead
         )
@@ -411,8 +404,16 @@ class Bus:
         entry = self.registry.resolve(key)
         return rights().may_call(key) or (entry is not None and entry.pack == pack_id)
 
-    def _check_version(self, acting: str, key: str) -> None:
-        """Whoever acts for a Pack reaches what that Pack would."""
+    def _check_acting(self, acting: str, key: str) -> None:
+        """Whoever acts for a Pack reaches what that Pack would. Raises ``DeniedError``, ``ConflictError``."""
+        if not self._may_act(acting, key):
+            self.denied(acting, "interface.call", key)
+            raise DeniedError(
+                f"{acting} may not call {quote(key)}",
+                detail="The call is made for that Pack, and the edge was not granted.",
+                hint=f"`rumi pack permissions {acting}` shows what it may do.",
+                fields={"pack_id": acting, "key": key},
+            )
         terms = self._terms.get(acting, NO_TERMS)
         entry = self.registry.resolve(key) if terms.ranges else None
         if entry is not None and entry.pack != acting and not terms.admits(key, entry.version):

@@ -14,8 +14,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import secrets
-import time
 from collections.abc import Iterable
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Raw
@@ -46,6 +46,7 @@ class InFlight:
 
     def __init__(self, limits: BusLimits) -> None:
         self.limits = limits
+        self._usual_s = allowed_ms(0, limits.deadline_ms, limits.max_deadline_ms, None) / 1000
         self.sessions: set[Session] = set()
         self.edges: dict[tuple[str, str], EdgeStats] = {}
         self.local: set[Call] = set()
@@ -158,19 +159,22 @@ class InFlight:
 
     def budget(self, call: Call, asked_ms: int) -> None:
         """Give a call its deadline, and see to it that somebody looks."""
-        now = call.started
         parent = call.parent
-        left = int((parent.deadline - now) * 1000) if parent is not None and not parent.streaming else None
-        ms = allowed_ms(asked_ms, self.limits.deadline_ms, self.limits.max_deadline_ms, left)
-        call.budget_s = ms / 1000
-        call.deadline = now + call.budget_s
+        budget_s = self._usual_s
+        if asked_ms or parent is not None:
+            left = None
+            if parent is not None and not parent.streaming:
+                left = int((parent.deadline - call.started) * 1000)
+            budget_s = allowed_ms(asked_ms, self.limits.deadline_ms, self.limits.max_deadline_ms, left) / 1000
+        call.budget_s = budget_s
+        call.deadline = call.started + budget_s
         if not self._armed and self._loop is not None:
             self._armed = True
             self._loop.call_later(SWEEP_S, self._sweep)
 
     def _sweep(self) -> None:
         """Answer what is late. One pass over what is pending: timers of their own would outlive most calls."""
-        now = time.monotonic()
+        now = monotonic()
         late: list[Call] = []
         pending = False
         for table in self._tables():
@@ -234,20 +238,24 @@ class InFlight:
     def finish(self, call: Call, failure: str) -> None:
         """The caller is being answered."""
         self.forget(call)
-        now = time.monotonic()
+        now = monotonic()
         duration_us = int((now - call.started) * 1e6)
         edge = self.edges.get((call.caller_name, call.key)) or self._edge(call.caller_name, call.key)
-        if call.callee is not None:
-            edge.add_with(call.callee.stats, duration_us, failure)
-        else:
+        callee = call.callee
+        if callee is None:
             edge.add(duration_us, failure)
+        elif failure:
+            edge.add_with(callee.stats, duration_us, failure)
+        else:
+            edge.latency.add_with(callee.stats.latency, duration_us)
         if self.tracer is not None and call.sampled:
             self.tracer.call(call, now, failure)
 
     def forget(self, call: Call) -> None:
         """Take a call out of every table but its callee's: it was answered, or refused before it was sent."""
         call.done = True
-        self.local.discard(call)
+        if call.callee is None:
+            self.local.discard(call)
         parent = call.parent
         if parent is not None and parent.children is not None:
             parent.children.discard(call)

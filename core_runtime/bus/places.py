@@ -38,16 +38,19 @@ class Places:
     def take(self, caller: str | None, size_bytes: int, *, congested: bool = False) -> bool:
         """Room for a call with so many bytes of arguments, if there is. ``caller``: a Pack, None for the host."""
         left, bytes_left = self._left, self._bytes_left
-        if left <= 0 or size_bytes > bytes_left:
-            return False
         held = self._by.get(caller)
         if held is None:
             held = self._by[caller] = [0, 0]
-        calls, taken = held[0], held[1] + size_bytes
-        if caller is not None and calls and (calls >= left or taken > bytes_left):
-            return False
-        if congested and (calls >= LITTLE_CALLS or taken > LITTLE_BYTES):
-            return False
+        calls, taken = held
+        taken += size_bytes
+        # what nearly every call meets is looked at first: more is free than its caller holds
+        if congested or calls >= left or taken > bytes_left:
+            if left <= 0 or size_bytes > bytes_left:
+                return False
+            if caller is not None and calls and (calls >= left or taken > bytes_left):
+                return False
+            if congested and (calls >= LITTLE_CALLS or taken > LITTLE_BYTES):
+                return False
         held[0] = calls + 1
         held[1] = taken
         self._left = left - 1

@@ -34,7 +34,7 @@ from core_runtime.interface_registry import Entry, InterfaceRegistry
 from core_runtime.rules import frames
 from core_runtime.rules.frames import FLAG_CLOSER, FLAG_STREAM, WINDOW_SHIFT, BusLimits, FrameError
 from core_runtime.rules.routing import SpanContext, reenter_id, span_of, traceparent
-from core_runtime.rules.values import ValueProblem, no_references, pack, unpack
+from core_runtime.rules.values import ValueProblem, no_references, pack, pack_flat, unpack
 from core_runtime.tracing import CURRENT
 
 if TYPE_CHECKING:
@@ -147,8 +147,10 @@ class Router:
             call.window = max(1, ahead)
         refs: list[tuple[int, int]] = []
         try:
-            body: Any = None
-            if type(args) is bytes and len(args) > self.limits.file_bytes:
+            body: Any = pack_flat(args)
+            if body is not None:
+                body = Raw(body)
+            elif type(args) is bytes and len(args) > self.limits.file_bytes:
                 body = callee.memory.stored(args)
             if body is None:
                 body = Raw(pack(args, callee.references.exporter(refs, call)))

@@ -49,6 +49,7 @@ from core_runtime.rules.sharing import carried_rest_s
 
 _NIL = Raw(b"\xc0")
 GIVE_BACK_S = 2.0
+LAST_ID = 2**32 - 1
 _NO_REFS: tuple[tuple[int, int], ...] = ()
 LARGE = frozenset({frames.CALL, frames.RESULT, frames.STREAM_ITEM})
 """Kinds that the host sends with a body in chunks where it is longer than a frame."""
@@ -110,6 +111,7 @@ class Session:
         self.send: Callable[[tuple[Any, ...]], None] = _nowhere
         """Queues a frame. Raises ``FrameError`` when it is too long; silent when the session is over."""
         self._numbers = 0
+        self._came_round = False
         self._silent = 0
         self._second = 0.0
         self._calls = 0
@@ -228,7 +230,7 @@ class Session:
         except Exception as exc:
             record_failure(self._owner.diagnostics, exc, self.pack_id, "bus")
             raise FrameError("the host could not handle a frame; see the issue of this Pack") from exc
-        refs = getattr(parsed, "refs", None)
+        refs = parsed.refs
         if refs and not self.dead:
             self.references.settle(refs)
 
@@ -335,8 +337,17 @@ class Session:
 
     def next_id(self) -> int:
         """A host id that is not in use on this connection."""
+        number = self._numbers + 1
+        if self._came_round or number > LAST_ID:
+            return self._free_id()
+        self._numbers = number
+        return number
+
+    def _free_id(self) -> int:
+        """Each id was given out once: those that are still in use are passed over."""
+        self._came_round = True
         while True:
-            self._numbers = (self._numbers + 1) & 0xFFFFFFFF
+            self._numbers = (self._numbers + 1) & LAST_ID
             taken = self._numbers in self.incoming or self._numbers in self.waits or self._numbers in self.channels
             if self._numbers and not taken:
                 return self._numbers

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, ClassVar, Final
 
 import msgspec
 from msgspec import Meta, Raw, Struct
@@ -86,6 +86,12 @@ class FrameError(ValueError):
     """The bytes are no frame of the protocol: the connection they came from ends."""
 
 
+class _Bare(Struct, array_like=True, gc=False):
+    """A frame that brings no references."""
+
+    refs: ClassVar[tuple[()]] = ()
+
+
 class CallFrame(Struct, tag=CALL, array_like=True, forbid_unknown_fields=True, gc=False):
     """CALL, agent → host."""
 
@@ -108,7 +114,7 @@ class ResultFrame(Struct, tag=RESULT, array_like=True, forbid_unknown_fields=Tru
     body: Raw
 
 
-class ErrorFrame(Struct, tag=ERROR, array_like=True, forbid_unknown_fields=True, gc=False):
+class ErrorFrame(_Bare, tag=ERROR, array_like=True, forbid_unknown_fields=True, gc=False):
     """ERROR."""
 
     id: U32
@@ -119,7 +125,7 @@ class ErrorFrame(Struct, tag=ERROR, array_like=True, forbid_unknown_fields=True,
     trace: str
 
 
-class CancelFrame(Struct, tag=CANCEL, array_like=True, forbid_unknown_fields=True, gc=False):
+class CancelFrame(_Bare, tag=CANCEL, array_like=True, forbid_unknown_fields=True, gc=False):
     """CANCEL."""
 
     id: U32
@@ -133,49 +139,49 @@ class ItemFrame(Struct, tag=STREAM_ITEM, array_like=True, forbid_unknown_fields=
     body: Raw
 
 
-class EndFrame(Struct, tag=STREAM_END, array_like=True, forbid_unknown_fields=True, gc=False):
+class EndFrame(_Bare, tag=STREAM_END, array_like=True, forbid_unknown_fields=True, gc=False):
     """STREAM_END."""
 
     id: U32
     error: ErrorFields | None
 
 
-class CreditFrame(Struct, tag=STREAM_CREDIT, array_like=True, forbid_unknown_fields=True, gc=False):
+class CreditFrame(_Bare, tag=STREAM_CREDIT, array_like=True, forbid_unknown_fields=True, gc=False):
     """STREAM_CREDIT."""
 
     id: U32
     n: U32
 
 
-class ChunkFrame(Struct, tag=CHUNK, array_like=True, forbid_unknown_fields=True, gc=False):
+class ChunkFrame(_Bare, tag=CHUNK, array_like=True, forbid_unknown_fields=True, gc=False):
     """CHUNK: ``piece`` aliases the buffer that was read into."""
 
     id: U32
     piece: memoryview
 
 
-class HelloFrame(Struct, tag=HELLO, array_like=True, forbid_unknown_fields=True, gc=False):
+class HelloFrame(_Bare, tag=HELLO, array_like=True, forbid_unknown_fields=True, gc=False):
     """HELLO: ``hello`` is the raw map."""
 
     id: U32
     hello: Raw
 
 
-class PhaseDoneFrame(Struct, tag=PHASE_DONE, array_like=True, forbid_unknown_fields=True, gc=False):
+class PhaseDoneFrame(_Bare, tag=PHASE_DONE, array_like=True, forbid_unknown_fields=True, gc=False):
     """PHASE_DONE: ``outcome`` is the raw map."""
 
     id: U32
     outcome: Raw
 
 
-class PongFrame(Struct, tag=PONG, array_like=True, forbid_unknown_fields=True, gc=False):
+class PongFrame(_Bare, tag=PONG, array_like=True, forbid_unknown_fields=True, gc=False):
     """PONG: ``state`` is the raw map."""
 
     id: U32
     state: Raw
 
 
-class LogFrame(Struct, tag=LOG, array_like=True, forbid_unknown_fields=True, gc=False):
+class LogFrame(_Bare, tag=LOG, array_like=True, forbid_unknown_fields=True, gc=False):
     """LOG."""
 
     id: U32
@@ -196,21 +202,21 @@ class RegisterFrame(Struct, tag=REGISTER, array_like=True, forbid_unknown_fields
     body: Raw
 
 
-class UnregisterFrame(Struct, tag=UNREGISTER, array_like=True, forbid_unknown_fields=True, gc=False):
+class UnregisterFrame(_Bare, tag=UNREGISTER, array_like=True, forbid_unknown_fields=True, gc=False):
     """UNREGISTER."""
 
     id: U32
     registrations: Annotated[list[U32], Meta(max_length=NUMBERS_PER_FRAME)]
 
 
-class ReleaseFrame(Struct, tag=RELEASE, array_like=True, forbid_unknown_fields=True, gc=False):
+class ReleaseFrame(_Bare, tag=RELEASE, array_like=True, forbid_unknown_fields=True, gc=False):
     """RELEASE."""
 
     id: U32
     numbers: Annotated[list[U32], Meta(max_length=NUMBERS_PER_FRAME)]
 
 
-class SubscribeFrame(Struct, tag=SUBSCRIBE, array_like=True, forbid_unknown_fields=True, gc=False):
+class SubscribeFrame(_Bare, tag=SUBSCRIBE, array_like=True, forbid_unknown_fields=True, gc=False):
     """SUBSCRIBE: ``options`` is the raw map; an agent may leave it out."""
 
     id: U32
@@ -218,7 +224,7 @@ class SubscribeFrame(Struct, tag=SUBSCRIBE, array_like=True, forbid_unknown_fiel
     options: Raw = Raw(b"\x80")
 
 
-class UnsubscribeFrame(Struct, tag=UNSUBSCRIBE, array_like=True, forbid_unknown_fields=True, gc=False):
+class UnsubscribeFrame(_Bare, tag=UNSUBSCRIBE, array_like=True, forbid_unknown_fields=True, gc=False):
     """UNSUBSCRIBE."""
 
     id: U32

@@ -54,6 +54,23 @@ def pack(value: Any, export: ExportCallable = refuse_callables) -> bytes:
 
 
 _LEAVES: Final = frozenset({str, bool, type(None), float, bytes})
+_FLAT: Final = _LEAVES | {int}
+_TEXT: Final = frozenset({str})
+
+
+def pack_flat(value: Any) -> bytes | None:
+    """``pack`` of a map from texts to leaves, as most arguments and results are; None of anything else.
+
+    What can't be encoded is None as well: ``pack`` says what is wrong with it.
+    """
+    if type(value) is not dict or not _TEXT.issuperset(map(type, value)):
+        return None
+    if not _FLAT.issuperset(map(type, value.values())):
+        return None
+    try:
+        return _encode(value)
+    except (OverflowError, UnicodeEncodeError):
+        return None
 
 
 def _prepare(value: Any, export: ExportCallable, depth: int, path: str) -> Any:

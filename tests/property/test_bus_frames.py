@@ -15,7 +15,7 @@ from msgspec import Raw
 
 from core_runtime.rules import frames
 from core_runtime.rules.sketch import Sketch
-from core_runtime.rules.values import ValueProblem, check_nodes, pack, unpack
+from core_runtime.rules.values import ValueProblem, check_nodes, pack, pack_flat, unpack
 
 LEAVES = (
     st.none()
@@ -35,6 +35,13 @@ def test_values_round_trip(value):
     data = pack(value)
     assert unpack(data, lambda index: index) == value
     check_nodes(data, 100_000)
+
+
+@given(VALUES | st.dictionaries(st.text(max_size=8), LEAVES, max_size=5))
+@settings(max_examples=300, deadline=None)
+def test_the_short_way_writes_what_the_long_one_writes_or_leaves_it_to_it(value):
+    flat = type(value) is dict and not any(isinstance(leaf, list | dict | date) for leaf in value.values())
+    assert pack_flat(value) == (pack(value) if flat else None)
 
 
 @given(VALUES)
@@ -104,6 +111,12 @@ def test_the_sketch_is_right_within_its_promise(durations, q):
         sketch.add(duration)
     exact = sorted(durations)[max(0, math.ceil(q * len(durations)) - 1)]
     assert abs(sketch.quantile(q) - exact) <= max(0.5, 0.13 * exact)
+    one, other = Sketch(), Sketch()
+    for duration in durations:
+        one.add_with(other, duration)
+    assert one._counts == other._counts == sketch._counts
+    assert one.count == len(durations)
+    assert one.total_us == other.total_us == sketch.total_us
 
 
 def test_refused_values_name_their_path():

@@ -9,6 +9,7 @@ import pytest
 
 from backend_core.errors import DeniedError, HostError, PackError, PackTimeout, TooLargeError
 from core_runtime.bus.hub import Bus
+from core_runtime.bus.sessions import LAST_ID
 from core_runtime.diagnostics import Diagnostics
 from core_runtime.event_bus import EventBus
 from core_runtime.interface_registry import InterfaceRegistry
@@ -474,5 +475,27 @@ def test_limits_of_the_bus_that_are_met_are_told_once_a_second(tmp_path):
                 ("a", "busy"), ("a", "log"), ("a", "registrations"), ("b", "calls"),
             ]  # fmt: skip
             assert all(limit in LIMITS and detail for _, limit, detail in told)
+
+    asyncio.run(main())
+
+
+def test_ids_that_came_round_pass_over_those_still_in_use(tmp_path):
+    async def main():
+        async with rig(tmp_path) as r:
+            a, session = await r.agent("a", provides={"k"})
+            await a.registered("k", 1)
+            first = asyncio.ensure_future(r.bus.call("k", 1))
+            used = (await a.until(CALL))[1]
+            session._numbers = LAST_ID - 1
+            ids = []
+            for _ in range(used + 3):
+                answer = asyncio.ensure_future(r.bus.call("k", 2))
+                ids.append((await a.until(CALL))[1])
+                a.result(ids[-1], 2)
+                assert await answer == 2
+            assert ids[0] == LAST_ID
+            assert ids[1:] == [n for n in range(1, used + 4) if n != used][: len(ids) - 1]
+            a.result(used, 1)
+            assert await first == 1
 
     asyncio.run(main())

@@ -20,6 +20,7 @@ from core_runtime.rules.values import (
     check_nodes,
     footprint,
     pack,
+    pack_flat,
     refuse_callables,
     unpack,
 )
@@ -101,6 +102,24 @@ def test_there_and_back(value, again):
 def test_what_has_no_place_on_the_bus(value, type_, text):
     found = problem(pack, value)
     assert (found.type, str(found)) == (type_, text)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"a": 2**64},
+        {"a": "\ud800"},
+        {1: "a"},
+        {"a": Text.A},
+        {"a": Number.ONE},
+        {Words("a"): 1},
+        OrderedDict(a=1),
+        {"a": []},
+        "a",
+    ],
+)
+def test_what_is_not_flat_is_left_to_the_long_way(value):
+    assert pack_flat(value) is None
 
 
 def test_depth_is_bounded_on_the_way_out_and_in():
