@@ -14,7 +14,7 @@ probing (``handlers.updates``).
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -23,7 +23,7 @@ from msgspec.structs import replace
 
 from backend_core.ecosystem.metadata import PACK_ID
 from backend_core.ecosystem.requirements import LockedPackage
-from backend_core.ecosystem.spec.models import PackMetadata
+from backend_core.ecosystem.spec.models import EMPTY, PackMetadata
 from backend_core.errors import AuthorError, ConflictError, NotFoundError, quote
 from core_runtime.approvals import MAX_REASON_CHARS, Approvals, Known, PackStatus, VerifiedCopy
 from core_runtime.approvals.patching import Copy
@@ -59,11 +59,13 @@ class ApprovalManager(Approvals):
         finally:
             pack_folders.delete(incoming)
 
-    def review_update(self, pack_id: str, *, flows: Sequence[PackNode] = ()) -> Review:
+    def review_update(
+        self, pack_id: str, *, flows: Sequence[PackNode] = (), aliases: Mapping[str, Sequence[str]] = EMPTY
+    ) -> Review:
         """``review`` of the staged version, against what is approved."""
         with self._locked(pack_id), self._ingested(pack_id, self._staged_folder(pack_id)) as stored:
             metadata = self._metadata(stored, pack_id)
-            facts = self._review_facts(self._look(pack_id), stored, metadata, flows)
+            facts = self._review_facts(self._look(pack_id), stored, metadata, flows, aliases)
             return build_review(facts)
 
     def bill_of_update(self, pack_id: str) -> dict[str, Any]:

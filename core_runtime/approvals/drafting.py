@@ -19,7 +19,7 @@ from msgspec.structs import replace
 
 from backend_core.ecosystem.folder import READ_LIMITS, FolderReader
 from backend_core.ecosystem.metadata import read_metadata
-from backend_core.ecosystem.spec.models import Contract, PackMetadata
+from backend_core.ecosystem.spec.models import EMPTY, Contract, PackMetadata
 from backend_core.errors import RumiError, TrustError, quote
 from core_runtime.approvals.patching import Copy, Patching
 from core_runtime.approvals.standing import Known, unrecorded
@@ -49,17 +49,19 @@ from core_runtime.rules.signing import Pin, Seal, check_seal, seal_document
 class Drafting(Patching):
     """What every decision needs between the operator's word and the disk."""
 
-    def review(self, pack_id: str, *, flows: Sequence[PackNode] = ()) -> Review:
+    def review(
+        self, pack_id: str, *, flows: Sequence[PackNode] = (), aliases: Mapping[str, Sequence[str]] = EMPTY
+    ) -> Review:
         """Everything for the decision, from one consistent copy; an ``installed`` Pack becomes ``pending``.
 
-        ``flows``: those that there are, since they join Packs.
+        ``flows``: those that there are, since they join Packs. ``aliases``: the operator's, key → its other names.
         """
         with self._locked(pack_id) as live:
             must_exist(self._look(pack_id).status)
             with self._ingested(pack_id) as stored:
                 metadata = self._metadata(stored, pack_id)
                 live.reviewed = stored.digest
-                review = build_review(self._review_facts(self._look(pack_id), stored, metadata, flows))
+                review = build_review(self._review_facts(self._look(pack_id), stored, metadata, flows, aliases))
                 return replace(review, pending_update=self._pending_update(pack_id))
 
     def bill(self, pack_id: str, *, source: Path | None = None) -> dict[str, Any]:
@@ -229,7 +231,12 @@ class Drafting(Patching):
         )
 
     def _review_facts(
-        self, known: Known, stored: Stored, metadata: PackMetadata, flows: Sequence[PackNode]
+        self,
+        known: Known,
+        stored: Stored,
+        metadata: PackMetadata,
+        flows: Sequence[PackNode],
+        aliases: Mapping[str, Sequence[str]],
     ) -> ReviewFacts:
         others = [grant for grant in self._grants_in_force() if grant.pack_id != metadata.pack_id]
         packages = packages_of(metadata, stored.path, known.grant.dependencies if known.grant else None)
@@ -253,6 +260,7 @@ class Drafting(Patching):
             signature=self._seen_seal(stored, metadata),
             peers=self._peers(frozenset(grant.pack_id for grant in others)),
             addons=self._addon_documents(Copy(stored, metadata)),
+            aliases=aliases,
         )
 
     def _peers(self, approved: frozenset[str]) -> Mapping[str, Terms]:

@@ -73,7 +73,8 @@ async def review(host: Host, pack_id: str) -> Review:
     """Everything that the decision about a Pack's folder needs."""
     _check_id(pack_id)
     flows = await host.flow_joins()
-    return await asyncio.to_thread(host.approvals.review, pack_id, flows=flows)
+    aliases = host.aliases.list_all_mappings()
+    return await asyncio.to_thread(host.approvals.review, pack_id, flows=flows, aliases=aliases)
 
 
 async def bill(host: Host, pack_id: str, *, update: bool = False) -> dict[str, Any]:

@@ -90,7 +90,8 @@ def _add_from_registry(host: Host, reference: Reference, actor: str, publisher: 
 async def review(host: Host, pack_id: str) -> Review:
     """What the decision about the staged version needs."""
     flows = await host.flow_joins()
-    return await asyncio.to_thread(partial(host.approvals.review_update, pack_id, flows=flows))
+    aliases = host.aliases.list_all_mappings()
+    return await asyncio.to_thread(partial(host.approvals.review_update, pack_id, flows=flows, aliases=aliases))
 
 
 async def reject(host: Host, pack_id: str, *, actor: str = OPERATOR) -> PackStatus:

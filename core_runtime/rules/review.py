@@ -13,6 +13,7 @@ from msgspec import Struct, field
 from msgspec.structs import asdict
 
 from backend_core.ecosystem.spec.models import Contract, PackMetadata
+from core_runtime.rules.aliases import Concerned, concerned
 from core_runtime.rules.approval import State
 from core_runtime.rules.combination import Combination, PackNode, combination, with_supplier
 from core_runtime.rules.contracts import ContractChange, Terms, contract_changes, contract_documents
@@ -52,6 +53,8 @@ class ReviewFacts(Struct, frozen=True):
     """Who signed it, and whether that is who signed it before (``rules.signing.seal_document``)."""
     addons: tuple[Mapping[str, Any], ...] = ()
     """What its addons would do to others, if granted, and those of others to it."""
+    aliases: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """The operator's: key → its other names."""
 
 
 class Edge(Struct, frozen=True):
@@ -124,6 +127,8 @@ class Review(Struct, frozen=True):
     """Each addon on each component, its own on others' and others' on its own: outcome, reason, what changes, and the
     effective digest that comes of it.
     """
+    aliases: tuple[Concerned, ...] = ()
+    """The operator's aliases that hide what it provides, or lead to it."""
 
     def as_dict(self) -> dict[str, Any]:
         """JSON for the faces; the list of files is left out (``listing`` has it)."""
@@ -184,6 +189,7 @@ def build_review(facts: ReviewFacts) -> Review:
         unsuited=_unsuited(metadata, facts.peers),
         signature=facts.signature,
         addons=facts.addons,
+        aliases=concerned(provides, facts.aliases, facts.owners),
     )
 
 

@@ -32,7 +32,10 @@ from rumi_setup.core import places
 POLL_S = 0.05
 _START_S = 420.0
 _NOT_PRIVATE = "folder_not_private"
-_ASKED = ("permissions", "host_keys", "replaces", "requires", "uses", "packages", "pack_identity", "flows", "addons")
+_ASKED = (
+    "permissions", "host_keys", "replaces", "aliases", "requires", "uses", "packages", "pack_identity", "flows",
+    "addons",
+)  # fmt: skip
 """Of a review: what an operator agrees to, beside the files."""
 
 Seen = dict[str, tuple[int, int, int]]

@@ -40,6 +40,7 @@ def show_review(found: dict[str, Any], *, update: bool = False) -> None:
     show.section("Deductions", _deductions(rating.get("deductions")))
     show.section("Findings", _sentences(found.get("findings")))
     show.section("Provides", _sentences(found.get("provides")))
+    show.section("Your aliases", _aliases(found.get("aliases")))
     show.section("Contracts", _contracts(found.get("contracts")))
     show.section("Calls", _edges(found))
     show.section("Flows", _flows(found.get("flows")))
@@ -152,6 +153,23 @@ def _edges(found: dict[str, Any]) -> Iterator[str]:
             yield f"{show.safe(edge.get('key'))}{wanted} → {provider} ({need})"
             if edge.get("why_not"):
                 yield "    " + click.style(show.safe(edge.get("why_not"), 500), fg="red")
+
+
+def _aliases(items: Any) -> Iterator[str]:
+    """Other names that the operator gave, where this Pack provides something under one or is what one means."""
+    for item in items[:_LINES] if isinstance(items, list) else ():
+        if not isinstance(item, dict):
+            continue
+        owner = show.safe(item.get("owner"), 80)
+        if item.get("effect") == "hides":
+            told = say("calls over HTTP, the command line and flows reach what the name means, not what this Pack"
+                       " provides under it")  # fmt: skip
+        elif owner:
+            told = say("this Pack provides what the name means, and answers who calls the name if you let it take the"
+                       " place of {owner}", owner=owner)  # fmt: skip
+        else:
+            told = say("this Pack provides what the name means: once approved, it answers who calls the name")
+        yield f"{show.safe(item.get('alias'))} → {show.safe(item.get('key'))}: {told}"
 
 
 def _contracts(items: Any) -> Iterator[str]:

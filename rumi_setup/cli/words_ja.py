@@ -241,6 +241,13 @@ JAPANESE: dict[str, str] = {
     "Deductions": "減点",
     "Findings": "所見",
     "Provides": "提供",
+    "Your aliases": "あなたの別名",
+    "calls over HTTP, the command line and flows reach what the name means, not what this Pack provides under it":
+        "HTTP・コマンドライン・フローからの呼び出しは別名が指すものに届き、このPackがこの名前で提供するものには届きません",
+    "this Pack provides what the name means, and answers who calls the name if you let it take the place of {owner}":
+        "このPackは別名が指すものを提供します。{owner} の置き換えを許可すると、別名への呼び出しにこのPackが答えます",
+    "this Pack provides what the name means: once approved, it answers who calls the name":
+        "このPackは別名が指すものを提供します。承認すると、別名への呼び出しにこのPackが答えます",
     "Calls": "呼び出し先",
     "Contracts": "取り決め（バージョンとスキーマ）",
     "Packs that could not use it": "これを使えなくなるPack",

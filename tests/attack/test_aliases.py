@@ -112,3 +112,14 @@ def test_an_alias_gives_no_right_and_an_edge_to_its_name_is_none_to_its_key(host
     evil(host, "acme.double")
     assert run(host, "evil.named", {})["output"] == 6, "with the edge to the key it may"
     assert run(host, "acme.answer", {"value": 3})["output"]["doubled"] == 6
+
+
+def test_what_a_pack_would_take_or_lose_by_an_alias_is_told_before_it_is_approved(host: RunningHost) -> None:
+    """The name that people use, and what it means: neither is approved by somebody who was not told."""
+    provides = ("other.double", "acme.double", "OLD.double", "old.double.x")
+    host.put_pack("thief", flow_pack("thief", EVIL, {}, provides=provides))
+    host.ok("POST", "/api/packs/scan")
+    told = host.ok("GET", "/api/packs/thief/review")["aliases"]
+    assert [(one["alias"], one["effect"], one["owner"]) for one in told] == [
+        ("other.double", "hides", "acme"), ("old.double", "reaches", "acme"), ("other.double", "reaches", "acme"),
+    ]  # fmt: skip

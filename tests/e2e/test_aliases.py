@@ -7,9 +7,11 @@ import re
 
 import pytest
 
+from console.words import CATALOGUES
 from tests.e2e.test_cli_reads import rumi
 from tests.e2e.test_flows import acme, run
-from tests.support.running_host import ROOT, RunningHost
+from tests.support.browser_like import Visitor
+from tests.support.running_host import ROOT, RunningHost, one_component_pack
 
 pytestmark = [pytest.mark.embedded, pytest.mark.slow]
 
@@ -24,6 +26,13 @@ MORE = """
 modify: my.flow
 id: my.more
 ops: [{remove: "@alias:acme.count"}]
+"""
+
+
+TAKER = """
+def run(context):
+    for key in ("old.double", "later.price"):
+        context["interface_registry"].register(key, lambda args, ctx: "taker")
 """
 
 
@@ -116,3 +125,33 @@ def test_a_file_that_broke_is_told_and_mended_while_what_was_in_force_stays(host
     assert host.ok("POST", "/api/doctor/fix", {"issue": issue["id"]})
     assert host.result("newer.double", {"value": 2})["value"] == 4
     assert host.call("old.double", {"value": 2})[0] == 404
+
+
+def test_a_review_tells_before_the_approval_which_aliases_concern_the_pack(host: RunningHost) -> None:
+    acme(host)
+    host.ok("PUT", "/api/aliases/old.double", {"means": "acme.double"})
+    host.ok("PUT", "/api/aliases/shop.price", {"means": "later.price"})
+    host.put_pack("taker", one_component_pack("taker", TAKER, provides=("old.double", "later.price", "acme.double")))
+    host.ok("POST", "/api/packs/scan")
+    assert host.ok("GET", "/api/packs/acme/review")["aliases"] == [
+        {"alias": "old.double", "key": "acme.double", "effect": "reaches", "owner": ""},
+    ]  # fmt: skip
+    assert host.ok("GET", "/api/packs/taker/review")["aliases"] == [
+        {"alias": "old.double", "key": "acme.double", "effect": "hides", "owner": "acme"},
+        {"alias": "old.double", "key": "acme.double", "effect": "reaches", "owner": "acme"},
+        {"alias": "shop.price", "key": "later.price", "effect": "reaches", "owner": ""},
+    ]  # fmt: skip
+    told = rumi(host, "pack", "review", "taker")
+    assert "\nYour aliases\n  old.double → acme.double: calls over HTTP" in told.stdout, told
+    assert "if you let it take the place of acme" in told.stdout
+    assert "shop.price → later.price: this Pack provides what the name means: once approved" in told.stdout
+    visitor = Visitor(host.web_port)
+    for language, words in CATALOGUES.items():
+        visitor.language = language
+        page = visitor.get("/_rumi/packs/taker/review").text.replace("&#39;", "'")
+        for word in ("your_aliases", "alias_hides", "alias_reaches", "alias_owned"):
+            assert words[word] in page, (language, word)
+    assert host.call("shop.price")[0] == 404
+    host.approve("taker")
+    assert host.result("shop.price") == "taker", "as the review said"
+    assert host.result("old.double", {"value": 2})["value"] == 4, "and here as well"

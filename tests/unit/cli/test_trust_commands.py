@@ -10,6 +10,8 @@ import time
 import pytest
 
 from rumi_setup.cli import codes, link
+from rumi_setup.cli.developing import _Development
+from rumi_setup.cli.failure import Failure
 from rumi_setup.cli.main import main
 from tests.support.socket_host import SocketHost, serving
 
@@ -151,6 +153,44 @@ def test_review_and_diff_say_everything_that_the_decision_needs(host, capsys, mo
     assert set(json.loads(run(capsys, "pack", "diff", "my_pack", "--json")[1])) >= {"permission_changes", "file_changes", "package_changes"}
     host.answers["GET /api/packs/my_pack/review"] = {**REVIEW, "permission_changes": None, "file_changes": None, "package_changes": None, "identity_changed": False}
     assert {"en": "Nothing changed.", "ja": "変更はありません。"}[language] in run(capsys, "pack", "diff", "my_pack")[2]
+
+
+@pytest.mark.parametrize(
+    ("language", "told"),
+    [("en", ("Your aliases", "not what this Pack provides under it", "once approved, it answers", "take the place of shop")),
+     ("ja", ("あなたの別名", "この名前で提供するものには届きません", "承認すると", "shop の置き換えを許可すると"))],
+)  # fmt: skip
+@pytest.mark.parametrize("command", [("review", "my_pack"), ("update", "my_pack", "--show")])
+def test_the_review_tells_which_aliases_concern_the_pack(host, capsys, monkeypatch, command, language, told) -> None:
+    monkeypatch.setenv("RUMI_LANG", language)
+    aliases = [
+        {"alias": "store.get", "key": "db.get", "effect": "hides", "owner": ""},
+        {"alias": "old.put", "key": "db.put", "effect": "reaches", "owner": ""},
+        {"alias": EVIL, "key": "db.rid", "effect": "reaches", "owner": "shop"}, "odd",
+    ]  # fmt: skip
+    path = "review" if command[0] == "review" else "update"
+    host.answers[f"GET /api/packs/my_pack/{path}"] = {**REVIEW, "aliases": aliases}
+    code, out, _ = run(capsys, "pack", *command)
+    assert code == 0
+    assert [word for word in told if word not in out] == []
+    lines = [line for line in out.splitlines() if " → db." in line]
+    assert [line.split(":")[0].strip() for line in lines][:2] == ["store.get → db.get", "old.put → db.put"]
+    assert len(lines) == 3
+    host.answers[f"GET /api/packs/my_pack/{path}"] = {**REVIEW, "aliases": []}
+    assert told[0] not in run(capsys, "pack", *command)[1]
+
+
+def test_development_asks_again_where_a_change_concerns_an_alias(tmp_path, capsys) -> None:
+    work = _Development(tmp_path, yes=True)
+    work._consent({"pack_identity": "github:me/it"})
+    work._yes = False
+    work._consent({"pack_identity": "github:me/it", "aliases": []})
+    with pytest.raises(Failure) as refused:
+        work._consent({"pack_identity": "github:me/it", "aliases": [{"alias": EVIL, "key": "db.get", "effect": "reaches"}]})
+    assert refused.value.code == "not_confirmed"
+    said = capsys.readouterr().err
+    assert said.startswith("+ aliases: ")
+    assert not {"\x1b", "\u202e"} & set(said)
 
 
 def test_fetch_and_where_missing_packages_lead(host, capsys) -> None:

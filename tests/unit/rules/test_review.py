@@ -6,6 +6,8 @@ import json
 from types import MappingProxyType
 from typing import Any
 
+from msgspec.structs import replace
+
 from backend_core.ecosystem.spec.models import Connectivity, Contract, PackMetadata, PermissionRequest
 from core_runtime.rules.approval import State
 from core_runtime.rules.combination import PackNode
@@ -255,3 +257,16 @@ def test_signature_and_addons_are_handed_on():
     told = {"standing": "known"}
     found = build_review(facts(LINKED, signature=told, addons=({"addon": "x"},)))
     assert (found.signature, found.addons) == (told, ({"addon": "x"},))
+
+
+def test_the_operators_aliases_that_concern_it_stand_in_it():
+    aliases = {"there.get": ["service.a"], "service.b": ["old.b", "any.b"], "elsewhere": ["x.y"]}
+    found = build_review(facts(METADATA, aliases=aliases)).as_dict()
+    assert found["aliases"] == [
+        {"alias": "service.a", "key": "there.get", "effect": "hides", "owner": ""},
+        {"alias": "any.b", "key": "service.b", "effect": "reaches", "owner": ""},
+        {"alias": "old.b", "key": "service.b", "effect": "reaches", "owner": ""},
+    ]
+    owned = build_review(replace(facts(METADATA, aliases=aliases), owners={"service.b": "other", "there.get": "shop"}))
+    assert [one.owner for one in owned.aliases] == ["shop", "other", "other"]
+    assert build_review(facts(METADATA)).aliases == ()

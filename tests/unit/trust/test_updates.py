@@ -287,3 +287,15 @@ def test_removing_takes_everything_of_an_update_along(home, author):
     assert not list((home.user_data / "staging").iterdir())
     assert not list((home.user_data / "rollback").iterdir())
     assert not (home.secrets / "alpha.update.json").exists()
+
+
+def test_a_staged_version_is_reviewed_with_the_aliases_that_concern_it(home, author):
+    home.add("beta", provides=["db.get"])
+    home.approve("beta")
+    home.approved()
+    home.approvals.add(author.add(version="2.0.0", provides=["service.alpha", "store.get", "db.get"]), actor="tester")
+    aliases = {"db.get": ["store.get"], "service.alpha": ["alpha"]}
+    told = [(one.alias, one.effect, one.owner) for one in home.approvals.review_update("alpha", aliases=aliases).aliases]
+    assert told == [("store.get", "hides", "beta"), ("alpha", "reaches", ""), ("store.get", "reaches", "beta")]
+    [now] = home.approvals.review("alpha", aliases=aliases).aliases
+    assert (now.alias, now.effect, now.owner) == ("alpha", "reaches", ""), "what is its own already has no other owner"
