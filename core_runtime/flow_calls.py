@@ -23,7 +23,7 @@ from core_runtime.bus.calls import Call, CallContext
 from core_runtime.bus.streams import HostStream
 from core_runtime.flow_hooks import FlowHooks
 from core_runtime.handlers import interfaces
-from core_runtime.handlers.aliases import meant
+from core_runtime.handlers.aliases import doubt, meant
 from core_runtime.handlers.host import Host
 from core_runtime.rules.flow import asking, model
 from core_runtime.rules.permissions import Deny
@@ -91,7 +91,7 @@ class StepCalls(Struct, frozen=True):
             await self._check_supplier(effect)
             args = {**args, "run": body}
         elif not self.kernel.has_handler(key):
-            raise _missing(effect.handler, key)
+            raise _missing(self.kernel.host, effect.handler, key)
         result = await self._send(effect, key, args, caller)
         if isinstance(result, AsyncIterator):
             await closed(result)
@@ -108,7 +108,7 @@ class StepCalls(Struct, frozen=True):
             raise RequestError("The host's handlers do not stream", code="value", detail=effect.handler)
         key = meant(self.kernel.host, effect.handler)
         if not self.kernel.has_handler(key):
-            raise _missing(effect.handler, key)
+            raise _missing(self.kernel.host, effect.handler, key)
         caller = await self._acting(effect.acts_as, key)
         result = await self._send(effect, key, effect.args, caller)
         if isinstance(result, HostStream):
@@ -179,9 +179,9 @@ class StepCalls(Struct, frozen=True):
         return cut.items
 
 
-def _missing(name: str, key: str) -> NotFoundError:
+def _missing(host: Host, name: str, key: str) -> NotFoundError:
     said = f"{name!r}" if name == key else f"{name!r}, which means {key!r},"
-    return NotFoundError(f"Nobody provides {said} now", code="missing")
+    return NotFoundError(f"Nobody provides {said} now", code="missing", hint=doubt(host))
 
 
 async def within(work: Awaitable[Any], timeout_s: float) -> Any:

@@ -20,6 +20,8 @@ from backend_core.ecosystem.spec.validate import Kind
 from backend_core.files import write_atomic
 
 FILE: Final = "aliases.json"
+LAST: Final = "aliases.last.json"
+"""Beside it and of the same form, the host's: what was in force last, for a start that can't use the file."""
 VERSION: Final = "1.0"
 
 

@@ -77,7 +77,7 @@ async def invoke(api: Api, call: Call) -> Any:
 
 async def _called(api: Api, name: str, body: Invoke) -> Any:
     key = meant(api.host, name)
-    with told_with(name, key):
+    with told_with(api.host, name, key):
         return await packs.call(api.host, key, body.args, body.timeout, idempotency_key=body.idempotency_key)
 
 

@@ -6,7 +6,8 @@ selector ``@alias:`` of a modifier) an alias means its key. Inside a sandbox nam
 Invariants:
   * Only the operator makes an alias. A name means its key from then on, whoever registers something under that name.
   * Rights, ranges and counts are those of the key: an alias gives nobody anything (``flow_calls``, the bus).
-  * What is in force changes whole: to what the file says, or not at all.
+  * What is in force changes whole: to what the file says, or not at all. A start that can't use the file keeps what was
+    in force before, which the host writes beside it; so nobody's name changes hands by a slip of the pen.
 
 Not here: the file's form (``backend_core.ecosystem.aliases``), which names may be given (``rules.aliases``).
 """
@@ -19,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from backend_core.ecosystem.aliases import FILE, load_aliases, save_aliases
+from backend_core.ecosystem.aliases import FILE, LAST, load_aliases, save_aliases
 from backend_core.errors import ConflictError, HostError, NotFoundError, RequestError, quote
 from core_runtime.function_alias import FunctionAlias
 from core_runtime.handlers.host import Host
@@ -44,23 +45,43 @@ def file_of(host: Host) -> Path:
 def written(host: Host) -> FunctionAlias:
     """What the file says now; blocks. Raises ``HostError`` (``aliases_json_invalid``) where it can't be used."""
     file = file_of(host)
-    aliases = load_aliases(file)
     try:
-        return _table(aliases)
-    except RequestError as exc:
+        return _table(load_aliases(file))
+    except (HostError, RequestError) as exc:
+        broken = isinstance(exc, HostError)
         raise HostError(
-            f"{FILE} can't be used", code=INVALID, detail=f"{exc.title}. {exc.detail}",
+            exc.title if broken else f"{FILE} can't be used",
+            code=INVALID,
+            detail=exc.detail if broken else f"{exc.title}. {exc.detail}",
             hint=f"Correct {file}, or let `rumi doctor --fix` keep it as a backup and write what is in force.",
-            fields={"source": FILE},
-        ) from exc  # fmt: skip
+            fields=exc.fields if broken else {"source": FILE},
+        ) from exc
 
 
 async def open_aliases(host: Host) -> None:
-    """At the start: what the file says is in force. One that can't be used is an issue, and there are no aliases."""
+    """At the start: what the file says is in force. One that can't be used is an issue, and what was in force stays."""
     try:
         host.aliases = await asyncio.to_thread(written, host)
     except HostError as error:
-        host.note_error(FILE, error)
+        last = await asyncio.to_thread(_last, host)
+        host.aliases = FunctionAlias() if last is None else last
+        host.note_error(FILE, instead(host, error))
+    else:
+        await asyncio.to_thread(_keep, host, host.aliases)
+
+
+def instead(host: Host, error: HostError) -> HostError:
+    """What ``written`` raised, with what is in force meanwhile."""
+    count = sum(len(names) for names in host.aliases.list_all_mappings().values())
+    stays = f"What was in force before stays so (aliases: {count})." if count else "No alias is in force."
+    detail = f"{error.detail.rstrip('.')}. {stays}"
+    return HostError(error.title, code=error.code, detail=detail, hint=error.hint, fields=error.fields)
+
+
+def doubt(host: Host) -> str:
+    """What else may be why nobody provides a name: that the file can't be used now. ``""`` where it can."""
+    unusable = any(issue.code == INVALID for issue in host.diagnostics.issues(FILE))
+    return f"{FILE} can't be used, so an alias that was new in it is not in force: rumi doctor" if unusable else ""
 
 
 def listed(host: Host) -> list[dict[str, Any]]:
@@ -81,16 +102,19 @@ def listed(host: Host) -> list[dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def told_with(name: str, key: str) -> Iterator[None]:
-    """Around a call of ``key`` that somebody made by ``name``: that nobody provides it is told with both."""
+def told_with(host: Host, name: str, key: str) -> Iterator[None]:
+    """Around a call of ``key`` that somebody made by ``name``: that nobody provides it is told with both, and with what
+    else may be why.
+    """
     try:
         yield
     except NotFoundError as exc:
-        if name == key or exc.code != "missing" or exc.fields.get("key") != key:
+        why = doubt(host)
+        if exc.code != "missing" or exc.fields.get("key") != key or (name == key and not why):
             raise
-        raise NotFoundError(
-            exc.title, code=exc.code, detail=f"{quote(name)} means it. {exc.detail}", hint=exc.hint, fields=exc.fields
-        ) from exc
+        detail = exc.detail if name == key else f"{quote(name)} means it. {exc.detail}"
+        hint = f"{exc.hint} {why}".strip()
+        raise NotFoundError(exc.title, code=exc.code, detail=detail, hint=hint, fields=exc.fields) from exc
 
 
 def provider_of(host: Host, name: str) -> str | None:
@@ -169,6 +193,7 @@ async def _change(host: Host, how: Callable[[FunctionAlias], None], actor: str) 
                 host.audit.append(CHANGED, actor=actor, **_told(changed))
             if after != found:
                 save_aliases(file_of(host), after)
+            _keep(host, table)
             return table, changed
 
         host.aliases, changed = await asyncio.to_thread(decide)
@@ -176,6 +201,31 @@ async def _change(host: Host, how: Callable[[FunctionAlias], None], actor: str) 
     if any(changed.values()):
         host.events.publish(CHANGED, _told(changed))
     return listed(host)
+
+
+def _last(host: Host) -> FunctionAlias | None:
+    """What was in force last; None where that is not known."""
+    try:
+        return _table(load_aliases(_last_file(host)))
+    except (HostError, RequestError):  # nobody's to mend: the next file that can be used is kept over it
+        return None
+
+
+def _keep(host: Host, table: FunctionAlias) -> None:
+    """Have a start that can't use the file find these."""
+    last, mappings = _last(host), table.list_all_mappings()
+    if last is not None and last.list_all_mappings() == mappings:
+        return
+    try:
+        save_aliases(_last_file(host), mappings)
+    except OSError:
+        # They count without it. But what it said before must not come back, such as a name that was taken away.
+        with contextlib.suppress(OSError):  # a folder that can't be written is told by whatever writes there
+            _last_file(host).unlink(missing_ok=True)
+
+
+def _last_file(host: Host) -> Path:
+    return host.settings.user_data / LAST
 
 
 def _table(aliases: Mapping[str, Sequence[str]]) -> FunctionAlias:

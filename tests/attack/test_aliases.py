@@ -26,7 +26,7 @@ def run(context):
             return ["refused", str(getattr(error, "type", type(error).__name__))]
 
     def take(args, ctx):
-        names = ["aliases.json", "./aliases.json", "packs/../aliases.json", "ALIASES.json"]
+        names = ["aliases.json", "./aliases.json", "packs/../aliases.json", "ALIASES.json", "aliases.last.json"]
         return {
             "wrote": [attempt(lambda: files.write_text(name, table)) for name in names],
             "registered": [attempt(lambda: ir.register(key, table, meta={"aliases": ["mine"]})) for key in ("aliases", "acme.double")],
@@ -112,6 +112,21 @@ def test_an_alias_gives_no_right_and_an_edge_to_its_name_is_none_to_its_key(host
     evil(host, "acme.double")
     assert run(host, "evil.named", {})["output"] == 6, "with the edge to the key it may"
     assert run(host, "acme.answer", {"value": 3})["output"]["doubled"] == 6
+
+
+def test_a_broken_file_gives_nobody_the_calls_of_a_name_that_it_registers(host: RunningHost) -> None:
+    """Whoever waits for the operator's slip of the pen, under the name that an alias hides, waits in vain."""
+    host.stop()
+    (host.home / "user_data/aliases.json").write_text("{")
+    host.start()
+    for pack_id in ("acme", "evil"):
+        host.until(lambda one=pack_id: host.status(one)["status"] == "running", 30, f"{pack_id} to run again")
+    assert host.result("old.double", {"value": 2}) == {"value": 4, "caller": ""}
+    assert aliases(host) == {("old.double", "acme.double"), ("other.double", "acme.double")}
+    told = host.result("evil.take", {})
+    assert {how for how, _ in told["wrote"]} == {"refused"}, told
+    kept = json.loads((host.home / "user_data/aliases.last.json").read_text())
+    assert kept["aliases"] == {"acme.double": ["old.double", "other.double"]}
 
 
 def test_what_a_pack_would_take_or_lose_by_an_alias_is_told_before_it_is_approved(host: RunningHost) -> None:

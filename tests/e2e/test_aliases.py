@@ -155,3 +155,47 @@ def test_a_review_tells_before_the_approval_which_aliases_concern_the_pack(host:
     host.approve("taker")
     assert host.result("shop.price") == "taker", "as the review said"
     assert host.result("old.double", {"value": 2})["value"] == 4, "and here as well"
+
+
+def test_a_start_with_a_broken_file_keeps_what_was_in_force_and_tells_until_it_is_mended(host: RunningHost) -> None:
+    acme(host)
+    host.ok("PUT", "/api/aliases/old.double", {"means": "acme.double"})
+    file = host.home / "user_data/aliases.json"
+    host.stop()
+    broken = '{"version": "1.0", "aliases": {"acme.double": ["old.double", "new.double"],}}'
+    file.write_text(broken)
+    host.start()
+    host.until(lambda: host.status("acme")["status"] == "running", 30, "acme to run again")
+    assert host.result("old.double", {"value": 2})["value"] == 4
+
+    def issues() -> list[dict[str, object]]:
+        return [one for one in host.ok("GET", "/api/issues") if one["code"] == "aliases_json_invalid"]
+
+    [issue] = issues()
+    assert (issue["subject"], issue["severity"]) == ("aliases.json", "error")
+    assert "What was in force before stays so (aliases: 1)." in str(issue["detail"])
+    assert "aliases.json:1" in str(issue["detail"])
+    host.ok("GET", "/api/doctor")
+    assert [one["detail"] for one in issues()] == [issue["detail"]], "the doctor says the same"
+    assert "aliases.json" in rumi(host, "doctor").stdout
+    status, envelope = host.call("new.double", {"value": 2})
+    assert (status, envelope["code"]) == (404, "missing")
+    assert "aliases.json can't be used" in json.dumps(envelope), envelope
+    assert put(host, "more.double", "acme.double") == (503, "aliases_json_invalid")
+    assert host.request("DELETE", "/api/aliases/old.double")[0] == 503
+    assert file.read_text() == broken
+
+    file.write_text(broken.replace("],", "]"))
+    host.ok("GET", "/api/doctor")
+    assert issues() == [], "mended by hand"
+    [later] = [one for one in host.ok("GET", "/api/issues") if one["code"] == "aliases_not_in_force"]
+    host.ok("POST", "/api/doctor/fix", {"issue": later["id"]})
+    assert host.result("new.double", {"value": 2})["value"] == 4
+
+    host.stop()
+    file.write_text("{")
+    host.start()
+    host.ok("POST", "/api/doctor/fix", {})
+    assert json.loads(file.read_text())["aliases"] == {"acme.double": ["new.double", "old.double"]}, "nothing of it is lost"
+    assert [path.read_text() for path in file.parent.glob("aliases.json.broken-*")] == ["{"]
+    assert issues() == []

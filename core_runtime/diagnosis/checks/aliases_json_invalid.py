@@ -1,4 +1,4 @@
-"""``aliases.json`` can't be used: what was in force stays so until the next start, which would know no aliases."""
+"""``aliases.json`` can't be used: what was in force stays so, over starts as well, until it is mended."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from backend_core.ecosystem.aliases import FILE
 from backend_core.errors import HostError
 from core_runtime.diagnosis.parts import Found
 from core_runtime.diagnostics import Severity
-from core_runtime.handlers.aliases import written
+from core_runtime.handlers.aliases import instead, written
 
 if TYPE_CHECKING:
     from core_runtime.handlers.host import Host
@@ -22,4 +22,5 @@ def look(host: Host) -> Iterator[Found]:
     try:
         written(host)
     except HostError as error:
-        yield Found(FILE, error.title, error.detail, error.hint, Severity.ERROR, error.fields, mend="write_aliases")
+        told = instead(host, error)
+        yield Found(FILE, told.title, told.detail, told.hint, Severity.ERROR, told.fields, mend="write_aliases")

@@ -12,12 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend_core.ecosystem.aliases import FILE, load_aliases
+from backend_core.ecosystem.aliases import FILE, LAST, load_aliases
 from backend_core.ecosystem.spec.validate import Kind, check, schema
 from backend_core.errors import AuthorError, ConflictError, HostError, NotFoundError, RequestError, RumiError
 from backend_core.parsing import load_json
+from core_runtime.diagnostics import Issue
 from core_runtime.function_alias import FunctionAlias
-from core_runtime.handlers import aliases, security
+from core_runtime.handlers import aliases, interfaces
 from core_runtime.handlers.host import Host
 from core_runtime.rules.aliases import MAX_ALIASES, MAX_NAME_CHARS, difference, name_fault
 from tests.support.hosts import opened_host
@@ -139,23 +140,138 @@ def test_a_file_that_can_not_be_used_is_told_and_nothing_of_it_counts(tmp_path: 
     with_host(tmp_path, story)
 
 
-def test_a_start_reads_the_file_and_starts_without_aliases_where_it_is_broken(tmp_path: Path) -> None:
+UNUSABLE = '{"version": "1.0", "aliases": {"db.get": [7]}}'
+
+
+def unusable(host: Host) -> Issue:
+    [issue] = [one for one in host.diagnostics.issues() if one.code == "aliases_json_invalid"]
+    return issue
+
+
+def test_a_start_that_can_not_use_the_file_keeps_what_was_in_force(tmp_path: Path) -> None:
+    file, last = tmp_path / "user_data" / FILE, tmp_path / "user_data" / LAST
+
+    async def first(host: Host) -> None:
+        assert host.aliases.list_all_mappings() == {}
+        assert not last.exists(), "nothing to keep"
+        write(host, {"db.get": ["store.get", "old.get"]})
+
+    async def started(host: Host) -> None:
+        assert aliases.meant(host, "store.get") == "db.get"
+        assert last.stat().st_mode & 0o777 == 0o600
+        await aliases.remove(host, "old.get", **ME)
+
+    async def broken(host: Host) -> None:
+        assert host.aliases.list_all_mappings() == {"db.get": ["store.get"]}, "and not what was taken away"
+        assert aliases.meant(host, "store.get") == "db.get"
+        issue = unusable(host)
+        for told in ("an interface key", "aliases.json:1", "What was in force before stays so (aliases: 1)."):
+            assert told in issue.detail
+        assert "rumi doctor --fix" in issue.hint
+        with pytest.raises(HostError):
+            await aliases.put(host, "n.x", "n.y", **ME)
+        assert file.read_text() == UNUSABLE, "what the operator wrote is his to mend"
+
+    async def mended(host: Host) -> None:
+        assert host.aliases.list_all_mappings() == {"db.new": ["store.get"]}
+        assert not [one for one in host.diagnostics.issues() if one.code == "aliases_json_invalid"]
+        assert load_aliases(last) == {"db.new": ["store.get"]}
+
+    async def removed(host: Host) -> None:
+        assert host.aliases.list_all_mappings() == {}, "a file that is not there says that there are none"
+        assert load_aliases(last) == {}
+
+    with_host(tmp_path, first)
+    with_host(tmp_path, started)
+    file.write_text(UNUSABLE)
+    with_host(tmp_path, broken)
+    with_host(tmp_path, broken)  # a second start keeps them as well
+    file.write_text('{"version": "1.0", "aliases": {"db.new": ["store.get"]}}')
+    with_host(tmp_path, mended)
+    file.unlink()
+    with_host(tmp_path, removed)
+
+
+@pytest.mark.parametrize("kept", [None, "{", UNUSABLE, '{"version": "1.0", "aliases": {"flow.a": ["x"]}}'])
+def test_without_anything_kept_there_are_no_aliases_until_it_is_mended(tmp_path: Path, kept: str | None) -> None:
+    (tmp_path / "user_data").mkdir()
+    (tmp_path / "user_data" / FILE).write_text(UNUSABLE)
+    if kept is not None:
+        (tmp_path / "user_data" / LAST).write_text(kept)
+
     async def story(host: Host) -> None:
         assert host.aliases.list_all_mappings() == {}
+        assert unusable(host).detail.endswith("No alias is in force.")
         write(host, {"db.get": ["store.get"]})
-        await security.bus_step(host, {})
-        assert aliases.meant(host, "store.get") == "db.get"
+        await aliases.adopt(host, **ME)
+        assert load_aliases(tmp_path / "user_data" / LAST) == {"db.get": ["store.get"]}
 
     with_host(tmp_path, story)
-    (tmp_path / "user_data" / FILE).write_text('{"version": "1.0", "aliases": {"db.get": [7]}}')
 
-    async def again(host: Host) -> None:
-        assert host.aliases.list_all_mappings() == {}
-        [issue] = [one for one in host.diagnostics.issues() if one.code == "aliases_json_invalid"]
-        assert "an interface key" in issue.detail
-        assert "aliases.json:1" in issue.detail
 
-    with_host(tmp_path, again)
+def test_a_file_that_can_not_even_be_read_is_one_that_can_not_be_used(tmp_path: Path) -> None:
+    file = tmp_path / "user_data" / FILE
+
+    async def first(host: Host) -> None:
+        await aliases.put(host, "store.get", "db.get", **ME)
+
+    async def story(host: Host) -> None:
+        assert host.aliases.list_all_mappings() == {"db.get": ["store.get"]}
+        assert unusable(host).detail.endswith("regular file. What was in force before stays so (aliases: 1).")
+        assert file.is_dir()
+
+    with_host(tmp_path, first)
+    file.unlink()
+    file.mkdir()
+    with_host(tmp_path, story)
+
+
+def test_what_can_not_be_kept_does_not_leave_what_was_before(tmp_path: Path) -> None:
+    """An alias that was taken away must not be in force again after a start; the disk is full here."""
+    import resource
+
+    async def story(host: Host) -> None:
+        last = tmp_path / "user_data" / LAST
+        await aliases.put(host, "store.get", "db.get", **ME)
+        assert last.exists()
+        write(host, {"db.put": ["store.put"]})
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
+        try:
+            await aliases.open_aliases(host)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert host.aliases.list_all_mappings() == {"db.put": ["store.put"]}, "it counts all the same"
+        assert not last.exists()
+
+    with_host(tmp_path, story)
+
+
+def test_a_call_that_reaches_nobody_tells_that_the_file_may_be_why(tmp_path: Path) -> None:
+    async def call(host: Host, name: str) -> NotFoundError:
+        key = aliases.meant(host, name)
+        with pytest.raises(NotFoundError) as caught, aliases.told_with(host, name, key):
+            await interfaces.call(host, key)
+        assert (caught.value.code, caught.value.fields["key"]) == ("missing", key)
+        return caught.value
+
+    async def story(host: Host) -> None:
+        await aliases.put(host, "store.get", "db.get", **ME)
+        plain = await call(host, "new.get")
+        assert "aliases.json" not in plain.hint
+        aliases.file_of(host).write_text(UNUSABLE)
+        await aliases.open_aliases(host)
+        told = await call(host, "new.get")
+        assert told.hint == f"{plain.hint} aliases.json can't be used, so an alias that was new in it is not in force: rumi doctor"
+        assert told.detail == plain.detail
+        both = await call(host, "store.get")
+        assert both.detail.startswith("'store.get' means it.")
+        assert both.hint == told.hint
+        write(host, {"db.get": ["store.get"]})
+        await aliases.adopt(host, **ME)
+        assert (await call(host, "new.get")).hint == plain.hint
+
+    with_host(tmp_path, story)
 
 
 def test_a_change_takes_over_what_the_operator_wrote_beside_it(tmp_path: Path) -> None:

@@ -86,6 +86,21 @@ def test_the_name_means_its_key_whoever_registers_something_under_it(tmp_path: P
     told(tmp_path, story)
 
 
+def test_a_step_that_reaches_nobody_tells_that_the_file_may_be_why(tmp_path: Path) -> None:
+    async def story(host: Host, kernel: Kernel) -> None:
+        for unusable in (False, True):
+            if unusable:
+                host.diagnostics.issue("aliases_json_invalid", "error", "aliases.json", "it can't be used")
+            for step in ({"call": "new.get"}, {"call": "new.get", "stream": {"collect": "${item}", "start": [], "as": "all"}}):
+                report = await kernel.run_flow(flow({"id": "a", "on_missing": "fail", **step}))
+                [ended] = report.steps
+                assert ended.result.error is not None
+                assert ended.result.error.type == "missing"
+                assert ("aliases.json can't be used" in ended.result.error.cause) is unusable
+
+    told(tmp_path, story)
+
+
 @pytest.mark.parametrize("order", ["key first", "alias later"])
 def test_a_step_that_waits_goes_on_when_its_alias_can_be_called(tmp_path: Path, order: str) -> None:
     async def story(host: Host, kernel: Kernel) -> None:
