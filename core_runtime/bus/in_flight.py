@@ -160,14 +160,16 @@ class InFlight:
     def budget(self, call: Call, asked_ms: int) -> None:
         """Give a call its deadline, and see to it that somebody looks."""
         parent = call.parent
-        budget_s = self._usual_s
+        call.budget_s = self._usual_s
+        call.deadline = call.started + self._usual_s
         if asked_ms or parent is not None:
             left = None
             if parent is not None and not parent.streaming:
                 left = int((parent.deadline - call.started) * 1000)
-            budget_s = allowed_ms(asked_ms, self.limits.deadline_ms, self.limits.max_deadline_ms, left) / 1000
-        call.budget_s = budget_s
-        call.deadline = call.started + budget_s
+            ms = allowed_ms(asked_ms, self.limits.deadline_ms, self.limits.max_deadline_ms, left)
+            call.budget_s = ms / 1000
+            # what is left to the parent ends with it: the last part of a millisecond would be told as its slowness
+            call.deadline = parent.deadline if parent is not None and ms == left else call.started + call.budget_s
         if not self._armed and self._loop is not None:
             self._armed = True
             self._loop.call_later(SWEEP_S, self._sweep)

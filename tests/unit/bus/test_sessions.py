@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from backend_core.errors import DeniedError, HostError, PackError, PackTimeout, TooLargeError
+from core_runtime.bus.calls import Call
 from core_runtime.bus.hub import Bus
+from core_runtime.bus.in_flight import InFlight
 from core_runtime.bus.sessions import LAST_ID
 from core_runtime.diagnostics import Diagnostics
 from core_runtime.event_bus import EventBus
@@ -344,6 +346,20 @@ def test_limits_of_single_calls_that_are_met_are_told(tmp_path):
             assert all(limit in LIMITS and detail for _, limit, detail in told)
 
     asyncio.run(main())
+
+
+def test_a_call_that_gets_what_is_left_to_its_parent_is_late_with_it_and_not_a_little_before():
+    """Else the parent, whose time that call took, is looked at without it and seems slow by itself."""
+    calls = InFlight(BusLimits(deadline_ms=2_000))
+    parent, child, brief = (Call("k", None, None, 0, "", None, 0, (), "", None, None) for _ in range(3))
+    calls.budget(parent, 0)
+    for call in (child, brief):
+        call.parent, call.started = parent, parent.started + 0.1234567
+    calls.budget(child, 0)
+    calls.budget(brief, 50)
+    assert child.deadline == parent.deadline
+    assert child.budget_s == 1.876
+    assert brief.deadline == brief.started + 0.05
 
 
 def test_who_answers_too_late_is_told_of_and_not_who_waits_for_it(tmp_path):
