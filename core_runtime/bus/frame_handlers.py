@@ -38,6 +38,7 @@ class FrameHandlers:
         self._session = session
         self._owner = owner
         self._router = session.router
+        self._usual = session.router.usual
         self.strays = 0
         """Answers to nothing so far."""
 
@@ -121,6 +122,8 @@ class FrameHandlers:
         self._router.from_pack(session, frame)
 
     def result(self, frame: frames.ResultFrame) -> None:
+        if self._usual.end(self._session, frame):
+            return
         dropped = self._joined(frame) if mark_of(frame.body) else None
         call = self._session.incoming.get(frame.id)
         if call is None or call.streaming:

@@ -242,7 +242,7 @@ class InFlight:
         self.forget(call)
         now = monotonic()
         duration_us = int((now - call.started) * 1e6)
-        edge = self.edges.get((call.caller_name, call.key)) or self._edge(call.caller_name, call.key)
+        edge = self.edges.get((call.caller_name, call.key)) or self.edge(call.caller_name, call.key)
         callee = call.callee
         if callee is None:
             edge.add(duration_us, failure)
@@ -267,9 +267,10 @@ class InFlight:
 
     def count(self, caller: str, key: str, duration_us: int, failure: str) -> None:
         """Count one end on its edge."""
-        self._edge(caller, key).add(duration_us, failure)
+        self.edge(caller, key).add(duration_us, failure)
 
-    def _edge(self, caller: str, key: str) -> EdgeStats:
+    def edge(self, caller: str, key: str) -> EdgeStats:
+        """The counts of an edge, or of all others once there are ``MAX_EDGES``."""
         edge = self.edges.get((caller, key))
         if edge is None:
             if len(self.edges) >= MAX_EDGES:

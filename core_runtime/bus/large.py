@@ -43,7 +43,7 @@ FRAME_BYTES: Final = 512
 BEHIND: Final = 1_024
 """How many frames may wait behind one body."""
 _MARK: Final = bytes((0xD7, frames.EXT_CHUNKED))
-_MARK_BYTES: Final = 10
+MARK_BYTES: Final = 10
 _numbers = struct.Struct("<II")
 
 
@@ -64,7 +64,7 @@ def mark_of(body: Raw) -> int:
     Nobody's word of where a body is may be passed on.
     """
     view = memoryview(body)
-    return view[1] if len(view) == _MARK_BYTES and view[0] == 0xD7 else 0
+    return view[1] if len(view) == MARK_BYTES and view[0] == 0xD7 else 0
 
 
 class Room(Struct):

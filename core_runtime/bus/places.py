@@ -2,7 +2,8 @@
 
 Invariants:
   * No more than ``limits.in_flight`` calls, and no more than ``limits.in_flight_bytes`` of arguments, are owed at once:
-    a Pack reads everything it is sent, so what waits inside it takes of its memory.
+    a Pack reads everything it is sent, so what waits inside it takes of its memory. Arguments below ``SHORT_BYTES``
+    are not added up: of ``limits.in_flight`` calls they take a megabyte.
   * A Pack holds no more of another's room than is free, in number and in bytes, so that any number of Packs that flood
     leave some over. The host itself may fill it.
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 from core_runtime.rules.frames import BusLimits
 
+SHORT_BYTES = 1024
 LITTLE_CALLS = 16
 LITTLE_BYTES = 256 * 1024
 """Of one caller, beside a backlog of ``limits.backlog_bytes`` that others made: a hundred of them stay below
@@ -37,30 +39,32 @@ class Places:
 
     def take(self, caller: str | None, size_bytes: int, *, congested: bool = False) -> bool:
         """Room for a call with so many bytes of arguments, if there is. ``caller``: a Pack, None for the host."""
-        left, bytes_left = self._left, self._bytes_left
+        left = self._left
         held = self._by.get(caller)
         if held is None:
             held = self._by[caller] = [0, 0]
-        calls, taken = held
-        taken += size_bytes
-        # what nearly every call meets is looked at first: more is free than its caller holds
-        if congested or calls >= left or taken > bytes_left:
-            if left <= 0 or size_bytes > bytes_left:
+        calls = held[0]
+        # what nearly every call meets is looked at first: short, and more is free than its caller holds
+        if size_bytes >= SHORT_BYTES or calls >= left or congested:
+            counted = size_bytes if size_bytes >= SHORT_BYTES else 0
+            bytes_left, taken = self._bytes_left, held[1] + counted
+            if left <= 0 or counted > bytes_left:
                 return False
             if caller is not None and calls and (calls >= left or taken > bytes_left):
                 return False
             if congested and (calls >= LITTLE_CALLS or taken > LITTLE_BYTES):
                 return False
+            held[1] = taken
+            self._bytes_left = bytes_left - counted
         held[0] = calls + 1
-        held[1] = taken
         self._left = left - 1
-        self._bytes_left = bytes_left - size_bytes
         return True
 
     def give_back(self, caller: str | None, size_bytes: int) -> None:
         """The call was answered by the Pack, or never reached it."""
         self._left += 1
-        self._bytes_left += size_bytes
         held = self._by[caller]
         held[0] -= 1
-        held[1] -= size_bytes
+        if size_bytes >= SHORT_BYTES:
+            self._bytes_left += size_bytes
+            held[1] -= size_bytes

@@ -29,6 +29,7 @@ from core_runtime.bus.references import RemoteCallable
 from core_runtime.bus.refusals import Refused, checked, refused
 from core_runtime.bus.sleeping import Sleeper
 from core_runtime.bus.streams import Streams
+from core_runtime.bus.usual import Usual
 from core_runtime.diagnostics import Diagnostics
 from core_runtime.interface_registry import Entry, InterfaceRegistry
 from core_runtime.rules import frames
@@ -55,6 +56,7 @@ class Router:
         self.edges = self.calls.edges
         self.streams = Streams(self.calls)
         self.holds = Holds(self)
+        self.usual = Usual(self.calls, limits)
         self._host_functions = HostFunctions(self.calls, diagnostics)
 
     # --- from the host
@@ -80,7 +82,11 @@ class Router:
             timeout_s = await self.holds.wait(entry.value.wake(), key, context, timeout_s)
             entry = self.registry.resolve(key)
         if entry is not None and type(entry.value) is RemoteCallable:
-            call = self._start(entry.value, args, context, timeout_s, idempotency_key, entry, ahead)
+            call = None
+            if context is None and timeout_s is None and idempotency_key is None and ahead is None:
+                call = self.usual.begin(entry.value, entry, args)
+            if call is None:
+                call = self._start(entry.value, args, context, timeout_s, idempotency_key, entry, ahead)
             assert call.future is not None
             try:
                 return await call.future
@@ -221,11 +227,18 @@ class Router:
         """Route a CALL frame. Whatever is wrong with it is answered on it."""
         call: Call | None = None
         try:
+            if caller.called() > self.limits.calls_per_s:
+                caller.limited("rate", f"It made more than {self.limits.calls_per_s} calls in a second.")
+                raise refused("limit", f"more than {self.limits.calls_per_s} calls in a second", retryable=True)
             if self.holds.active and isinstance(frame.key, str):
                 call = self._held(caller, frame, frame.key)
                 if call is not None:
                     return
             entry, target = self._target(caller, frame)
+            if type(target) is RemoteCallable and entry is not None and self.usual.forward(
+                caller, frame, entry, target
+            ):
+                return
             key = entry.key if entry is not None else target.key
             callee = target.session if type(target) in _REMOTE else None
             call = self._pack_call(caller, frame, key, callee, entry)
@@ -326,9 +339,6 @@ class Router:
         self, caller: Session, frame: frames.CallFrame, key: str, callee: Session | None, entry: Entry | None
     ) -> Call:
         limits = self.limits
-        if caller.called() > limits.calls_per_s:
-            caller.limited("rate", f"It made more than {limits.calls_per_s} calls in a second.")
-            raise refused("limit", f"more than {limits.calls_per_s} calls in a second", retryable=True)
         if len(caller.outgoing) >= limits.in_flight:
             caller.limited("calls", f"{limits.in_flight} calls of it are in flight.")
             raise refused("limit", f"{limits.in_flight} calls are in flight already", retryable=True)

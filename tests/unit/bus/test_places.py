@@ -7,7 +7,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core_runtime.bus.places import LITTLE_BYTES, LITTLE_CALLS, Places
+from core_runtime.bus.places import LITTLE_BYTES, LITTLE_CALLS, SHORT_BYTES, Places
 from core_runtime.rules.frames import BusLimits
 
 CALLERS = st.sampled_from(["a", "b", "c", None])
@@ -28,13 +28,23 @@ def test_one_more_pack_always_finds_room():
 
 
 def test_bytes_count_too():
-    places = Places(BusLimits(in_flight=100, in_flight_bytes=1000))
-    assert places.take("a", 500)
-    assert not places.take("a", 1)
-    assert places.take("b", 250)
-    assert not places.take(None, 251)
-    places.give_back("a", 500)
-    assert places.take("b", 100)
+    places = Places(BusLimits(in_flight=100, in_flight_bytes=100_000))
+    assert places.take("a", 50_000)
+    assert not places.take("a", SHORT_BYTES)
+    assert places.take("b", 25_000)
+    assert not places.take(None, 25_001)
+    places.give_back("a", 50_000)
+    assert places.take("b", 10_000)
+
+
+def test_short_arguments_count_as_calls_alone():
+    places = Places(BusLimits(in_flight=100, in_flight_bytes=SHORT_BYTES))
+    assert places.take(None, SHORT_BYTES)
+    assert sum(places.take(None, SHORT_BYTES - 1) for _ in range(200)) == 99
+    places.give_back(None, SHORT_BYTES - 1)
+    assert not places.take(None, SHORT_BYTES)
+    places.give_back(None, SHORT_BYTES)
+    assert places.take(None, SHORT_BYTES)
 
 
 def test_beside_a_backlog_only_who_made_it_is_refused():
@@ -48,9 +58,9 @@ def test_beside_a_backlog_only_who_made_it_is_refused():
     assert places.take("good", 100, congested=True)
 
 
-@given(st.lists(st.tuples(CALLERS, st.integers(0, 60), st.booleans()), max_size=120))
+@given(st.lists(st.tuples(CALLERS, st.integers(0, 60_000), st.booleans()), max_size=120))
 def test_what_was_given_back_is_there_again(steps):
-    places = Places(BusLimits(in_flight=12, in_flight_bytes=200))
+    places = Places(BusLimits(in_flight=12, in_flight_bytes=200_000))
     held: list[tuple[str | None, int]] = []
     for caller, size, back in steps:
         if back and held:
@@ -59,7 +69,7 @@ def test_what_was_given_back_is_there_again(steps):
             held.append((caller, size))
         counts = Counter(name for name, _ in held)
         assert len(held) <= 12
-        assert sum(size for _, size in held) <= 200
+        assert sum(size for _, size in held if size >= SHORT_BYTES) <= 200_000
         assert all(count <= 12 - len(held) + 1 for name, count in counts.items() if name == caller is not None and not back)
     for one in held:
         places.give_back(*one)

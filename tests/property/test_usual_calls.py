@@ -1,0 +1,235 @@
+"""The short way of the usual call and the general way: whatever happens, they do and leave the same.
+
+One story is told twice, once with the short way closed. Both times every frame that an agent gets, what the host's own
+callers get, the counts and the tables are the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections import Counter
+from typing import Any
+from unittest import mock
+
+import msgpack
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from backend_core.errors import RumiError
+from core_runtime.bus.usual import Usual
+from core_runtime.rules.frames import BusLimits
+from tests.support.raw_agent import CALL, CANCEL, ERROR, RESULT, RawAgent, Rig, reference, rig
+
+VALUES = st.sampled_from(
+    [
+        {"text": "x" * 80}, {}, {"n": 1, "f": 0.5, "b": b"\x00", "none": None, "yes": True}, {"deep": [[1], {"a": 2}]},
+        None, 7, "text", [1, 2], {"n": 2**64 - 1}, {"long": "y" * 3_000}, {"longer": "z" * 40_000}, {1: 2}, b"x" * 10,
+    ]
+)  # fmt: skip
+NESTED: list[Any] = []
+for _ in range(80):
+    NESTED = [NESTED]
+ANSWERS = st.one_of(
+    VALUES.map(lambda value: ("value", value)),
+    st.sampled_from(
+        [("error", None), ("reference", None), ("stream", None), ("stored", None), ("cut", None), ("deep", NESTED)]
+    ),
+)
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("host"), VALUES, st.booleans()),
+        st.tuples(st.just("pack"), VALUES, st.sampled_from(["", "", "", "silent", "again", "soon", "refs", "source"])),
+        st.tuples(st.just("nested"), VALUES, st.integers(0, 3)),
+        st.tuples(st.just("answer"), ANSWERS, st.integers(0, 3)),
+        st.tuples(st.just("answer"), ANSWERS, st.integers(0, 3)),
+        st.tuples(st.just("cancel"), st.none(), st.integers(0, 3)),
+        st.just(("drain", None, None)),
+    ),
+    max_size=14,
+)  # fmt: skip
+LONGEST = {"longest": "z" * 65_500}
+"""No longer than a frame by itself."""
+LIMITS = st.sampled_from(
+    [
+        BusLimits(in_flight=6, orphans=4, depth=2, in_flight_bytes=100_000, frame_bytes=64 * 1024),
+        BusLimits(in_flight=40, orphans=1, depth=3, frame_bytes=64 * 1024),
+    ]
+)
+
+
+def closed() -> Any:
+    """The short way, closed."""
+    return mock.patch.multiple(Usual, begin=lambda *_: None, forward=lambda *_: False, end=lambda *_: False)
+
+
+class Story:
+    """One telling."""
+
+    def __init__(self, r: Rig, a: RawAgent, c: RawAgent) -> None:
+        self.rig, self.agents = r, (a, c)
+        self.seen: list[Any] = []
+        self.open: list[tuple[RawAgent, int]] = []
+        self.made: list[int] = []
+        self.hosts: list[asyncio.Task[Any]] = []
+        self.given: Counter[str] = Counter()
+
+    async def settle(self) -> None:
+        """Until the host has read what was sent, and what it sent is here."""
+        for agent in self.agents:
+            number = agent.call("nobody.has.it")
+            assert (await agent.answer(number))[2] == "denied"
+            self.open += [(agent, frame[1]) for frame in agent.frames if frame[0] == CALL]
+            # sorted: what is called off together is in no order
+            self.seen += sorted(repr((self.agents.index(agent), self.plain(frame))) for frame in agent.frames)
+            agent.frames.clear()
+
+    def plain(self, frame: list[Any]) -> Any:
+        """A frame without what chance and clock put in it."""
+        if frame[0] != CALL:
+            return frame
+        kind, number, target, deadline, flags, depth, reenter, (trace, *above), *rest = frame
+        return [kind, number, target, deadline > 0, flags, depth, reenter, trace[:3] + trace[-3:], above, rest]
+
+    async def act(self, what: str, value: Any, how: Any) -> None:
+        a, c = self.agents
+        if what == "host":
+            call = self.rig.bus.call("k", value, timeout_s=9.0 if how else None)
+            self.hosts.append(asyncio.ensure_future(call))
+            await asyncio.sleep(0)
+        elif what == "pack":
+            options: dict[str, Any] = {
+                "silent": {"id": 0}, "again": {"idempotency": "once"}, "soon": {"deadline_ms": 20_000},
+                "refs": {"refs": [[0, 5]]}, "source": {"refs": [[2, 6]]},
+            }.get(how, {})  # fmt: skip
+            self.made.append(c.call("k", reference(0) if "refs" in options else value, **options))
+        elif what == "nested":
+            ours = [number for agent, number in self.open if agent is a]
+            a.call("m", value, parent=ours[how % len(ours)] if ours else 0)
+        elif what == "drain":
+            self.rig.bus.sessions["a"].draining = True
+        elif what == "cancel":
+            if self.made:
+                c.send(CANCEL, self.made[how % len(self.made)])
+        elif self.open:
+            agent, number = self.open.pop(how % len(self.open))
+            kind, value = value
+            self.given[kind] += 1
+            self.answer(agent, number, kind, value)
+
+    def answer(self, agent: RawAgent, number: int, kind: str, value: Any) -> None:
+        if kind == "error":
+            agent.send(ERROR, number, "error/Bad", "title", "detail", False, "")
+        elif kind == "reference":
+            agent.send(RESULT, number, 0, [[0, 9]], reference(0))
+        elif kind == "stream":
+            agent.send(RESULT, number, 1, [], None)
+        elif kind == "stored":
+            agent.send(RESULT, number, 0, [], msgpack.ExtType(3, b"\x01\0\0\0\x10\0\0\0"))
+        elif kind == "cut":
+            agent.send(RESULT, number, 0, [], msgpack.ExtType(1, b"\x05"))  # a reference to none
+        else:
+            agent.result(number, value)
+
+    def left(self) -> Any:
+        """Counts and tables."""
+        router = self.rig.bus.router
+        edges = {
+            edge: (stats.calls, stats.errors, stats.failures) for edge, stats in sorted(router.edges.items())
+        }  # fmt: skip
+        tables = [
+            {
+                "incoming": {n: self.known(call) for n, call in s.incoming.items()},
+                "outgoing": {n: self.known(call) for n, call in s.outgoing.items()},
+                "orphans": s.orphans, "abandoned": s.abandoned, "made": s.made, "calls": s.stats.calls,
+                "errors": s.stats.errors, "left": s.places._left, "bytes": s.places._bytes_left, "by": s.places._by,
+                "strays": s.handlers.strays, "held": len(s.references.held), "own": dict(s.references._own),
+            }
+            for _, s in sorted(self.rig.bus.sessions.items())
+        ]  # fmt: skip
+        return edges, tables, len(router.calls.local)
+
+    @staticmethod
+    def known(call: Any) -> Any:
+        return (
+            call.key, call.number, call.caller_id, call.caller_name, call.depth, call.chain, call.flow, call.size_bytes,
+            call.streaming, call.abandoned, call.done, call.sampled, len(call.children or ()), call.parent is not None,
+            round(call.budget_s) if call.parent is None else None, call.span > 0, len(call.trace_id),
+        )  # fmt: skip
+
+    async def outcomes(self) -> list[Any]:
+        """What the host's callers got by now."""
+        found: list[Any] = []
+        for task in self.hosts:
+            if not task.done():
+                found.append("waits")
+            else:
+                error = task.exception()
+                stream = error is None and hasattr(task.result(), "__anext__")
+                found.append(
+                    (error.code, error.title) if isinstance(error, RumiError)
+                    else error or ("stream" if stream else repr(task.result())[:100])
+                )  # fmt: skip
+        return found
+
+
+async def told(steps: list[Any], limits: BusLimits | None = None) -> tuple[Any, ...]:
+    with tempfile.TemporaryDirectory() as folder:
+        async with rig(folder, limits=limits) as r:
+            a, _ = await r.agent("a", provides={"k"}, calls={"m"})
+            c, _ = await r.agent("c", provides={"m"}, calls={"k"})
+            await a.registered("k", 1)
+            await c.registered("m", 2)
+            story = Story(r, a, c)
+            try:
+                for step in steps:
+                    await story.act(*step)
+                    await story.settle()
+            except ConnectionError:  # an answer that ends the connection ends the story
+                story.seen.append("closed")
+            found = (story.seen, await story.outcomes(), story.left())
+            for task in story.hosts:
+                task.cancel()
+            await asyncio.gather(*story.hosts, return_exceptions=True)
+            return found
+
+
+@given(STEPS, LIMITS)
+@example([("host", LONGEST, False)], BusLimits(frame_bytes=64 * 1024))
+@example([("pack", LONGEST, "")], BusLimits(frame_bytes=64 * 1024))
+@example([("pack", 1, "source"), ("answer", ("value", 1), 0)], BusLimits())
+@example([("pack", 1, ""), ("drain", None, None), ("answer", ("value", 1), 0), ("pack", 1, "")], BusLimits())
+@example([("pack", 1, "")] * 2, BusLimits(orphans=1))
+@settings(max_examples=250, deadline=None)
+def test_both_ways_do_and_leave_the_same(steps, limits):
+    short = asyncio.run(told(steps, limits))
+    with closed():
+        general = asyncio.run(told(steps, limits))
+    assert short == general
+
+
+def test_the_short_way_is_taken_by_what_is_usual_and_nothing_else():
+    taken: Counter[str] = Counter()
+
+    def counting(name: str) -> Any:
+        real = getattr(Usual, name)
+
+        def wrapped(*args: Any) -> Any:
+            found = real(*args)
+            taken[name] += bool(found)
+            return found
+
+        return mock.patch.object(Usual, name, wrapped)
+
+    with counting("begin"), counting("forward"), counting("end"):
+        asyncio.run(told([("host", {"a": 1}, False), ("answer", ("value", {"b": 2}), 0)]))
+        assert taken == Counter(begin=1, end=1)
+        taken.clear()
+        asyncio.run(
+            told([("pack", {"a": 1}, ""), ("nested", {"a": 1}, 0), ("answer", ("value", 1), 1), ("answer", ("value", 2), 0)])
+        )
+        assert taken == Counter(forward=2, end=2)
+        taken.clear()
+        unusual = [("host", {"a": 1}, True), ("host", [1], False), ("pack", 1, "again"), ("pack", 1, "silent")]
+        asyncio.run(told([*unusual, *[("answer", ("error", None), 0)] * 4]))
+        assert taken == Counter()
