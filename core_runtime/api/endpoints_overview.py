@@ -148,8 +148,10 @@ ENDPOINTS = (
         "GET",
         "/api/events",
         "events",
-        "What happens now, as server-sent events; Last-Event-ID replays",
+        "What happens now, as server-sent events; Last-Event-ID replays, kept=1 ends with what is kept",
         events,
+        errors=(404,),
+        query={"kept": 1},
         only_events=True,
     ),
     Endpoint(

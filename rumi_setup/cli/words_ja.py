@@ -12,7 +12,11 @@ JAPANESE: dict[str, str] = {
         "起きたことを古い順にイベントとして表示します。--follow でこれから起きることも続けて表示します。",
     "Only what this Pack published.": "この Pack が発行したものだけ。",
     "Go on until interrupted.": "中断されるまで続けます。",
-    "With --follow: from after the event of this id on.": "--follow と併用: この ID のイベントの後から。",
+    "How many of the newest; with --since how many of the oldest, all unless given.":
+        "新しいものから何件か。--since と併用すると古いものから何件か（指定しなければすべて）。",
+    "Those after the event of this id; `oldest`: all that is kept.":
+        "この ID のイベントより後のもの。`oldest` なら残されたものすべて。",
+    "{since} is no event's id.": "{since} はイベントの ID ではありません。",
     "Some events in between are no longer kept.": "途中のイベントの一部はもう残っていません。",
     "Who called which key since the host started: calls, errors, latency.":
         "ホストの起動以降、誰がどのキーを呼び出したか（回数・エラー・所要時間）。",

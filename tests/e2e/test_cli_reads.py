@@ -18,7 +18,7 @@ from rumi_setup.core.initializer import initialise
 from tests.support.running_host import ROOT, RunningHost, one_component_pack
 
 READS = (
-    "status", "doctor", "events", "history", "history reader", "history --kind flow -n 3", "logs reader",
+    "status", "doctor", "events", "events --since oldest", "history", "history reader", "history --kind flow -n 3", "logs reader",
     "pack list", "pack pending", "pack show reader", "pack review reader", "pack diff reader", "pack permissions reader",
     "pack egress reader", "pack sbom reader", "interface list", "interface show reader.say", "interface edges",
     "interface alias list",
@@ -103,3 +103,31 @@ def test_an_unknown_step_is_answered_with_the_nearest_one(host: RunningHost) -> 
     assert f"Did you mean '{step['path']}'?" in done.stderr
     status, envelope = host.request("GET", f"/api/flows/reader.greet/explain?step={mistyped}")
     assert (status, envelope["code"]) == (404, "step_unknown")
+
+
+@pytest.mark.embedded
+def test_events_since_one_are_those_that_came_after_it_and_then_the_command_ends(host: RunningHost) -> None:
+    kept = json.loads(rumi(host, "--json", "events", "-n", "1000").stdout)
+    ids = [event["id"] for event in kept]
+    assert len(ids) > 3
+    said = rumi(host, "events", "--since", ids[1])
+    assert said.returncode == 0, said.stderr
+    shown = [line.split()[1] for line in said.stdout.splitlines()]
+    assert shown[: len(ids) - 2] == ids[2:]
+    told = rumi(host, "--json", "events", "--since", ids[1])
+    assert (told.returncode, told.stderr) == (0, "")
+    assert json.loads(told.stdout)[: len(ids) - 2] == kept[2:], "one document, of the same events as without"
+    assert [one["id"] for one in json.loads(rumi(host, "--json", "events", "--since", "oldest", "-n", "2").stdout)] == ids[:2]
+    of_pack = json.loads(rumi(host, "--json", "events", "--since", "oldest", "--pack", "reader").stdout)
+    assert {one["source"] for one in of_pack} <= {"rumi:pack/reader"}
+
+
+@pytest.mark.embedded
+def test_events_since_one_that_nobody_knows_is_an_error(host: RunningHost) -> None:
+    done = rumi(host, "events", "--since", "00000000-1")
+    assert (done.returncode, done.stdout) == (codes.NOT_FOUND, "")
+    assert "No event of this id is known" in done.stderr
+    for more in ((), ("--follow",)):
+        done = rumi(host, "events", "--since", "説明\x1b[31m", *more)
+        assert (done.returncode, done.stdout) == (codes.USAGE, "")
+        assert "説明\\u001b[31m is no event's id." in done.stderr

@@ -144,3 +144,8 @@ def test_what_is_older_than_a_week_goes_and_rumi_events_says_so(tmp_path: Path) 
                 assert ids[1] not in told.stdout.readline()
             finally:
                 told.kill()
+        command.remove("--follow")
+        done = subprocess.run(command, cwd=ROOT, env=words, capture_output=True, text=True, timeout=60, check=True)
+        assert done.stderr.startswith("Some events in between are no longer kept.\n")
+        assert done.stdout
+        assert not any(event_id in done.stdout for event_id in ids)
