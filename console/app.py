@@ -25,7 +25,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from backend_core.errors import RumiError
-from console import actions, decide, events, flows, interfaces, session, views
+from console import actions, decide, events, flows, following, interfaces, session, views
 from console.desk import Desk
 from console.pages import HEADERS, HERE, POLICY, Pages, Reader
 from core_runtime.api.context import Api
@@ -49,7 +49,8 @@ LOOKING: tuple[tuple[str, Page], ...] = (
     ("/_rumi/graph.css", flows.stylesheet),
     ("/_rumi/interfaces", interfaces.interfaces),
     ("/_rumi/interfaces/{key}", interfaces.interface),
-    ("/_rumi/events", events.events),
+    (events.AT, events.events),
+    (events.LIVE_AT, following.following),
     ("/_rumi/audit", views.audit),
     (_PACK, views.pack),
     (f"{_PACK}/review", decide.review),

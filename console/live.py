@@ -31,8 +31,12 @@ END: Final = "<!--end-->"
 
 def streams(request: Request, reader: Reader) -> bool:
     """Whether the page can go on: not where the console's own script fetches pages, since it shows whole ones."""
-    scripted = reader.session is not None and reader.session.carrier is Carrier.HEADER
-    return request.method == "GET" and not scripted
+    return request.method == "GET" and not scripted(reader)
+
+
+def scripted(reader: Reader) -> bool:
+    """Whether the console's own script fetches the pages."""
+    return reader.session is not None and reader.session.carrier is Carrier.HEADER
 
 
 def page(desk: Desk, reader: Reader, run: View, drawn: Mapping[str, Any]) -> Response:

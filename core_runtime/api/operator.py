@@ -9,8 +9,9 @@ Not here: HTTP, forms and pages (the console), the use cases themselves (``handl
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -27,13 +28,31 @@ from core_runtime.handlers.interfaces import edges
 from core_runtime.kernel import Kernel
 from core_runtime.rules.identity import Refuse
 from core_runtime.rules.permissions import KINDS
+from core_runtime.rules.routing import matches
 from core_runtime.rules.sessions import Session, code_of
 from core_runtime.rules.shown import plain
 
 AUDIT_LINES_MOST = 5000
+TOLD_AT_ONCE = 50
 _CODE_REFUSED = "console_code_refused"
 
 View = dict[str, Any]
+
+
+class Followed(msgspec.Struct, frozen=True):
+    """Events that were chosen, in their order. ``last``: the id of the last one that was looked at.
+
+    ``lost`` instead of events: how many are missing here, None for an unknown number.
+    """
+
+    events: list[View]
+    last: str
+    lost: int | None = 0
+
+
+class _Named(msgspec.Struct):
+    source: str
+    type: str
 
 
 class Operator:
@@ -158,6 +177,36 @@ class Operator:
         if found is None:
             raise NotFoundError("No event of this id is known", code="event_unknown", hint="rumi events")
         return [{**msgspec.json.decode(row.shown), "time_s": row.time_s} for row in found]
+
+    async def following(self, after: str, *, topic: str, pack_id: str) -> AsyncGenerator[Followed, None]:
+        """Waits: what is published from now on, or after the event of the id ``after``; chosen as in ``events``.
+
+        The first is empty: what happens after its ``last`` (the newest, for an ``after`` that nobody knows) is told by
+        those that follow. They hold ``TOLD_AT_ONCE`` at most, so that others have their turn. What is never kept (steps
+        of flows) is told only where ``topic`` asks for it.
+        """
+        source = f"{PACK_SOURCE}{pack_id}" if pack_id else ""
+        keeps = self._host.history.keeps
+
+        def wanted(shown: bytes) -> bool:
+            named = msgspec.json.decode(shown, type=_Named)
+            if source and named.source != source:
+                return False
+            return matches(topic, named.type) if topic else keeps(named.type)
+
+        async with contextlib.aclosing(self._api.live().news(after)) as found:
+            await anext(found)
+            newest = f"{self._host.events.run}-{self._host.events.last_number}"
+            known = after and await self._host.history.rows(after) is not None
+            yield Followed([], after if known else newest)
+            async for news in found:
+                if news.lost != 0:
+                    yield Followed([], "", news.lost)
+                for at in range(0, len(news.events), TOLD_AT_ONCE):
+                    part = news.events[at : at + TOLD_AT_ONCE]
+                    chosen = [seen for seen in part if wanted(seen.shown)]
+                    shown = [{**msgspec.json.decode(seen.shown), "time_s": seen.time_s} for seen in chosen]
+                    yield Followed(shown, part[-1].id)
 
     async def issues(self) -> list[View]:
         """What is wrong, newest first."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -58,6 +58,8 @@ class GoingOn(Response):
     """``source`` yields ready pieces; it is closed here, whatever happens. ``still_here`` is what breaks a silence."""
 
     still_here: bytes
+    last_words: Callable[[], bytes] = bytes
+    """What is still said where the host stops."""
 
     def __init__(
         self,
@@ -95,7 +97,8 @@ class GoingOn(Response):
                     if chunk is None:
                         break
                     await send({"type": "http.response.body", "body": chunk, "more_body": True})
-                await send({"type": "http.response.body", "body": b"", "more_body": False})
+                rest = self.last_words() if self._streams.closing.is_set() else b""
+                await send({"type": "http.response.body", "body": rest, "more_body": False})
         finally:
             waiting: set[asyncio.Task[Any]] = ends | ({item} if item is not None else set())
             for task in waiting:
@@ -112,10 +115,23 @@ class EventStream(GoingOn):
 
 
 class PageStream(GoingOn):
-    """A page of HTML that is not over yet: its beginning, then what is to follow."""
+    """A page of HTML that is not over yet: its beginning, then what is to follow.
+
+    ``stopped`` gives how it ends where the host stops.
+    """
 
     media_type = "text/html"
     still_here = b"<!-- -->\n"
+
+    def __init__(
+        self,
+        streams: Streams,
+        source: AsyncGenerator[bytes, None],
+        headers: Mapping[str, str],
+        stopped: Callable[[], bytes] = bytes,
+    ) -> None:
+        super().__init__(streams, source, headers)
+        self.last_words = stopped
 
 
 def event(name: str, data: Any, event_id: str = "") -> bytes:

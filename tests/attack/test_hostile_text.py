@@ -9,6 +9,7 @@ from urllib.parse import urljoin, urlsplit
 
 import pytest
 
+from console.events import LIVE_AT
 from tests.attack.test_redteam_metadata import PAINT, obeyed, rumi
 from tests.support.browser_like import Visitor
 from tests.support.running_host import RunningHost, one_component_pack
@@ -83,7 +84,7 @@ MODIFIER = {
 }
 KEYS = ("painter.echo", "painter.fail", "painter.items", "painter.strict", "painter.ask", "painter.data")
 COMMANDS = (
-    ("status",), ("doctor",), ("events",), ("history",), ("logs", "painter"), ("issue", "list"), ("issue", "history"), ("audit", "tail"),
+    ("status",), ("doctor",), ("events",), ("events", "--since", "oldest"), ("history",), ("logs", "painter"), ("issue", "list"), ("issue", "history"), ("audit", "tail"),
     ("container", "list"), ("privilege", "list"), ("interface", "edges"), *(("interface", "show", key) for key in KEYS),
     *(("pack", word, "painter") for word in ("show", "review", "permissions", "diff")), ("pack", "list"),
     ("interface", "list"), ("flow", "list"), *(("flow", word, "painter.flow") for word in ("explain", "graph", "plan", "run")), ("flow", "runs"),
@@ -114,7 +115,7 @@ def test_no_command_lets_a_terminal_obey_a_running_pack(host: RunningHost) -> No
     told |= {f"{name} --json": rumi(host, *words, "--json") for name, words in zip(told, COMMANDS, strict=True)}
     assert {name: obeyed(said) for name, said in told.items() if obeyed(said)} == {}
     # it was there to be shown: what was hidden would make this test prove nothing
-    for name in ("logs painter", "call painter.fail", "call painter.items", "pack review painter", "call painter.strict {}", "interface show painter.echo --json", "events"):
+    for name in ("logs painter", "call painter.fail", "call painter.items", "pack review painter", "call painter.strict {}", "interface show painter.echo --json", "events", "events --since oldest"):
         assert "safe\\" in told[name], (name, told[name])
 
 
@@ -123,15 +124,19 @@ def test_no_page_of_the_console_runs_or_obeys_a_running_pack(host: RunningHost) 
     visitor, waiting, pages = Visitor(host.web_port), ["/_rumi/"], {}
     while waiting and len(pages) < 150:
         path = waiting.pop()
-        answer = visitor.get(path)
-        kind = answer.header("content-type")
-        pages[path] = answer.text if kind.startswith("text/html") else ""
+        if path.startswith(LIVE_AT):  # it goes on: as far as it tells of what was
+            with visitor.going_on(path) as until:
+                pages[path] = until('<tr><th scope="row">')
+        else:
+            answer = visitor.get(path)
+            pages[path] = answer.text if answer.header("content-type").startswith("text/html") else ""
         for found in re.findall(r'href="([^"]+)"', pages[path]):
             link = urlsplit(urljoin(path, found.replace("&amp;", "&")))
             there = link.path + (f"?{link.query}" if link.query else "")
             if not link.netloc and there.startswith("/_rumi/") and "static" not in there and "stream" not in there and there not in (*pages, *waiting):
                 waiting.append(there)
-    assert {"/_rumi/", "/_rumi/audit", "/_rumi/issues", "/_rumi/packs/painter"} <= pages.keys()
+    assert {"/_rumi/", "/_rumi/audit", "/_rumi/issues", "/_rumi/packs/painter", LIVE_AT} <= pages.keys()
+    assert "safe\\" in pages[f"{LIVE_AT}?pack=painter"]
     for path, page in pages.items():
         assert "<script>alert" not in page, path
         assert "<b>yes" not in page, path

@@ -25,6 +25,7 @@ import pytest
 
 from rumi_setup.core.docker_http import Engine
 from tests.e2e.conftest import host, isolation  # noqa: F401 - the same two drivers as the end-to-end tests
+from tests.support.browser_like import Visitor
 from tests.support.documents import ROOT
 from tests.support.running_host import RunningHost, one_component_pack
 
@@ -144,9 +145,11 @@ def everything_shown(host: RunningHost) -> dict[str, bytes]:  # noqa: F811
             found[f"GET {asked}"] = got(host, host.api_port, asked)
     for page in ("/", "/_rumi/", "/_rumi/interfaces", "/_rumi/interfaces/leak.fail", "/_rumi/events", "/_rumi/events?topic=*leak*"):
         found[f"page {page}"] = html.unescape(got(host, host.web_port, page).decode()).encode()
+    with Visitor(host.web_port).going_on("/_rumi/events/live?topic=*leak*") as until:
+        found["page that goes on"] = html.unescape(until("<bdi>")).encode()
     for words in (
         "secret list leaky", "pack show leaky", "pack permissions leaky", "logs leaky", "audit tail", "doctor", "interface list",
-        "interface edges", "events -n 1000", "interface edges --json", "events -n 1000 --json",
+        "interface edges", "events -n 1000", "interface edges --json", "events -n 1000 --json", "events --since oldest",
         "status", "container list", "secret list leaky --json", "audit tail --json", "logs leaky --json", "doctor --json",
     ):  # fmt: skip
         done = subprocess.run(

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, expect
 
 from console.events import PAGE
+from console.following import ROWS
 from tests.support.documents import ROOT
 from tests.support.running_host import RunningHost, component, one_component_pack
 from tests.support.watched import chromium, opened
@@ -115,13 +117,17 @@ def test_a_key_is_found_where_the_tab_carries_the_session(tmp_path: Path, browse
         seen.context.close()
 
 
+def speaker(host: RunningHost) -> None:
+    files = one_component_pack("speaker", SPEAKER, provides=("speaker.say",))
+    asks = [{"type": "event.publish", "topics": ["news.*"], "reason": "to speak"}]
+    host.put_pack("speaker", {**files, "backend/permissions.json": json.dumps({"pack_id": "speaker", "permissions": asks})})
+    host.approve("speaker")
+
+
 @pytest.mark.parametrize(("language", "options"), SIZES)
 def test_events_are_read_newest_first_chosen_by_topic_and_page_by_page(tmp_path: Path, browser: Browser, language: str, options: dict[str, Any]) -> None:
     with RunningHost(tmp_path / "home", "embedded") as host:
-        files = one_component_pack("speaker", SPEAKER, provides=("speaker.say",))
-        asks = [{"type": "event.publish", "topics": ["news.*"], "reason": "to speak"}]
-        host.put_pack("speaker", {**files, "backend/permissions.json": json.dumps({"pack_id": "speaker", "permissions": asks})})
-        host.approve("speaker")
+        speaker(host)
         for number in range(PAGE + 5):
             host.result("speaker.say", {"topic": f"news.n{number % 2}", "data": {"n": number}})
         host.result("speaker.say", {"topic": "news.last", "data": {HOSTILE: HOSTILE}})
@@ -159,4 +165,98 @@ def test_events_are_read_newest_first_chosen_by_topic_and_page_by_page(tmp_path:
         assert seen.complaints == []
         assert page.goto(f"http://localhost:{host.web_port}/_rumi/events?before=00000000-1").status == 404
         assert page.goto(f"http://localhost:{host.web_port}/_rumi/events?pack=%3Cb%3E").status == 400
+        seen.context.close()
+
+
+@pytest.mark.parametrize(("language", "options"), [("en", {"java_script_enabled": False}), *SIZES])
+def test_events_are_followed_with_the_newest_in_sight_until_the_page_is_full(tmp_path: Path, browser: Browser, language: str, options: dict[str, Any]) -> None:
+    with RunningHost(tmp_path / "home", "embedded") as host:
+        speaker(host)
+
+        def say(number: int, topic: str = "news.a", data: Any = None) -> None:
+            host.result("speaker.say", {"topic": topic, "data": data or {"n": number}})
+
+        seen = opened(host, browser, language, **options)
+        page, words = seen.page, seen.words
+        page.goto(f"http://localhost:{host.web_port}/_rumi/events?pack=speaker&topic=news.*")
+        page.get_by_role("link", name=words["events_follow_here"]).focus()
+        page.keyboard.press("Enter")
+        box, rows = page.get_by_role("log"), page.locator("main tbody tr")
+        expect(page.get_by_text(words["events_live"])).to_be_visible()
+        expect(page.get_by_text(words["events_waiting"])).to_be_visible()
+        for number in range(30):
+            say(number)
+        expect(rows).to_have_count(30)
+        for number in (30, 31):
+            say(number)
+            expect(rows.last).to_contain_text(f'{{"n": {number}}}')
+            expect(rows.last).to_be_in_viewport(ratio=0.9)
+        expect(page.get_by_text(words["events_waiting"])).to_be_hidden()
+        say(0, data={HOSTILE: HOSTILE})
+        expect(rows).to_have_count(33)
+        for forbidden in ("\u202e", "\x1b"):
+            assert forbidden not in page.content()
+        assert page.title().startswith(words["events"])
+        assert page.locator("main script, main img").count() == 0
+        seen.shot("34-followed")
+        scripts = options.get("java_script_enabled", True)
+        if scripts:
+            assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+            found = Axe().run(page)
+            assert found.violations_count == 0, found.generate_report()
+
+        box.focus()
+        page.keyboard.press("Home")
+        expect(rows.first).to_be_in_viewport()
+        say(33)
+        expect(rows).to_have_count(34)
+        expect(rows.first).to_be_in_viewport()
+        page.keyboard.press("End")
+        expect(rows.last).to_be_in_viewport()
+
+        page.get_by_label(words["event_topic"]).fill("news.b")
+        page.keyboard.press("Enter")
+        expect(rows).to_have_count(0)
+        assert "pack=speaker" in page.url
+        for number in range(ROWS + 2):
+            say(number, "news.b")
+        ended = page.get_by_role("status").filter(has_text=words["events_stopped_rows"].format(count=ROWS))
+        expect(ended).to_be_visible(timeout=60_000)
+        expect(rows.last).to_contain_text(f'{{"n": {ROWS - 1}}}')
+        expect(page.get_by_text(words["events_live"])).to_be_hidden()
+        page.get_by_role("link", name=words["events_to_end"]).click()
+        expect(ended).to_be_in_viewport()
+        seen.shot("35-stopped")
+        if scripts:
+            found = Axe().run(page)
+            assert found.violations_count == 0, found.generate_report()
+        ended.get_by_role("link", name=words["events_go_on"]).click(no_wait_after=True)
+        expect(rows).to_have_count(2)
+        expect(rows).to_contain_text([f'{{"n": {ROWS}}}', f'{{"n": {ROWS + 1}}}'])
+        page.get_by_role("link", name=words["events_stop"]).click()
+        page.wait_for_url("**/_rumi/events?topic=news.b&pack=speaker")
+        expect(rows).to_have_count(PAGE)
+        assert seen.complaints == []
+        seen.context.close()
+
+
+def test_events_are_followed_where_the_tab_carries_the_session(tmp_path: Path, browser: Browser) -> None:
+    with RunningHost(tmp_path / "home", "embedded", entry=ROOT / "tests" / "support" / "unproven_host.py") as host:
+        speaker(host)
+        seen = opened(host, browser, "en")
+        page, words = seen.page, seen.words
+        page.get_by_role("navigation").get_by_role("link", name=words["events"], exact=True).click()
+        page.get_by_role("link", name=words["events_follow_here"]).click()
+        expect(page.get_by_text(words["events_live"])).to_be_visible()
+        assert "until=" in page.url
+        host.result("speaker.say", {"topic": "news.a", "data": "first"})
+        expect(page.locator("main tbody tr").first).to_contain_text("first")
+        page.get_by_label(words["event_topic"]).fill("news.b")
+        page.keyboard.press("Enter")
+        expect(page.get_by_text(words["events_none_found"])).to_be_visible()
+        host.result("speaker.say", {"topic": "news.b", "data": "second"})
+        expect(page.locator("main tbody tr")).to_contain_text(["second"])
+        page.get_by_role("link", name=words["events_stop"]).click()
+        expect(page.get_by_role("link", name=words["events_follow_here"])).to_be_visible()
+        assert [text for text in seen.complaints if "401" not in text] == []
         seen.context.close()

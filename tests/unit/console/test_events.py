@@ -7,7 +7,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from console.events import address, told_of
+from console.events import about, address, told_of
 from console.pages import Pages, Reader
 from console.words import CATALOGUES
 
@@ -37,7 +37,8 @@ def test_an_address_holds_what_was_chosen_and_nothing_more(topic: str) -> None:
 def test_hostile_topics_and_payloads_stay_text(code: str) -> None:
     words = CATALOGUES[code]
     shown = [told_of(event(type=HOSTILE, source=f"rumi:pack/{HOSTILE}", data={HOSTILE: HOSTILE * 40})), told_of(event(data=None, omitted="too_large"))]
-    text = Pages().text("events.html", Reader(code), events=shown, topic=HOSTILE, pack_id="shop", newest=address(topic=HOSTILE), older="")
+    said = about(Reader(code), {"topic": HOSTILE, "pack": "shop"})
+    text = Pages().text("events.html", Reader(code), events=shown, newest=address(topic=HOSTILE), older="", **said)
     for forbidden in ("<script", "\u202e", "\x1b"):
         assert forbidden not in text
     for expected in ("&lt;script&gt;", words["event_omitted"], "too_large", words["flow_host"], words["events_newest"], 'name="pack" value="shop"'):
@@ -46,7 +47,8 @@ def test_hostile_topics_and_payloads_stay_text(code: str) -> None:
     assert len(text) < 20_000
 
 
-@pytest.mark.parametrize(("chosen", "word"), [({"topic": "", "pack_id": ""}, "events_none"), ({"topic": "a", "pack_id": ""}, "events_none_found"), ({"topic": "", "pack_id": "p"}, "events_none_found")])
+@pytest.mark.parametrize(("chosen", "word"), [({"topic": "", "pack": ""}, "events_none"), ({"topic": "a", "pack": ""}, "events_none_found"), ({"topic": "", "pack": "p"}, "events_none_found")])
 def test_where_there_is_nothing_the_page_says_why(chosen: dict[str, str], word: str) -> None:
     for code, words in CATALOGUES.items():
-        assert words[word] in Pages().text("events.html", Reader(code), events=[], newest="", older="", **chosen)
+        reader = Reader(code)
+        assert words[word] in Pages().text("events.html", reader, events=[], newest="", older="", **about(reader, chosen))
