@@ -25,7 +25,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from backend_core.errors import RumiError
-from console import actions, decide, events, flows, following, interfaces, session, views
+from console import actions, calling, decide, events, flows, following, interfaces, session, views
 from console.desk import Desk
 from console.pages import HEADERS, HERE, POLICY, Pages, Reader
 from core_runtime.api.context import Api
@@ -66,6 +66,7 @@ DECIDING: tuple[tuple[str, Page], ...] = (
     ("/_rumi/flows/{flow_id}/run", flows.begin),
     ("/_rumi/runs/{run_id}/cancel", actions.cancel_run),
     ("/_rumi/runs/{run_id}/resume", flows.resume),
+    ("/_rumi/interfaces/{key}", calling.call),
     ("/_rumi/audit/acknowledge", actions.acknowledge),
     (f"{_PACK}/approve", decide.approve),
     (f"{_PACK}/reject", decide.reject),

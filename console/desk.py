@@ -11,11 +11,13 @@ from starlette.responses import RedirectResponse, Response
 from backend_core.errors import RequestError, quote
 from console import forms
 from console.pages import Pages, Reader
-from core_runtime.api.call import PACK_ID
+from core_runtime.api.call import INTERFACE_KEY, PACK_ID
 from core_runtime.api.context import Api
 from core_runtime.api.operator import Operator, View
 from core_runtime.rules.flow.parse_steps import FLOW_ID
 from core_runtime.rules.sessions import Session
+
+_PLACES = (("flow_id", FLOW_ID, "flows"), ("pack_id", PACK_ID, "packs"), ("key", INTERFACE_KEY, "interfaces"))
 
 
 class Desk:
@@ -48,12 +50,12 @@ class Desk:
         return RedirectResponse(to, 303, {"cache-control": "no-store"})
 
     def back(self, request: Request) -> str:
-        """From a page that tells of a refusal: to the Pack or flow it is about, or to the first page."""
-        flow_id = request.path_params.get("flow_id", "")
-        if FLOW_ID.fullmatch(flow_id) and request.method == "POST":
-            return f"/_rumi/flows/{flow_id}"
-        pack_id = request.path_params.get("pack_id", "")
-        return f"/_rumi/packs/{pack_id}" if PACK_ID.fullmatch(pack_id) and request.method == "POST" else "/_rumi/"
+        """From a page that tells of a refusal: to the Pack, flow or key it is about, or to the first page."""
+        for name, form, place in _PLACES if request.method == "POST" else ():
+            found = request.path_params.get(name, "")
+            if form.fullmatch(found):
+                return f"/_rumi/{place}/{found}"
+        return "/_rumi/"
 
 
 def actor(request: Request) -> str:

@@ -3,20 +3,22 @@
 What a schema says plainly (text, numbers, yes or no, one of a list) is a field each; whatever is richer is written as
 JSON. Fields are numbered, so no name that a Pack chose becomes the name of a field.
 
-Invariant: a field that is left empty is left out. Whether the whole fits the schema is decided by whoever takes it.
+Invariants:
+  * A field that is left empty is left out. Whether the whole fits the schema is decided by whoever takes it.
+  * A form that was filled before its schema became another one is refused: its fields would mean something else.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
-import msgspec
-
-from backend_core.errors import RequestError, quote
+from backend_core.errors import AuthorError, ConflictError, RequestError, quote
+from backend_core.parsing import parse_json
 from console import forms
 
 FIELDS_MOST: Final = 40
@@ -33,7 +35,7 @@ class Field:
     """``key``: what the form calls it; ``name``: the property, None for the whole value; ``kind``: see ``_PLAIN``.
 
     ``choices``: what can be chosen, with what it is shown as; a form names them by place. ``start``: what stands
-    there at first, which is nothing where a reader could not see all of it.
+    there at first; of a schema's own, nothing where a reader could not see all of it.
     """
 
     key: str
@@ -60,11 +62,32 @@ def fields_of(schema: Any) -> tuple[Field, ...]:
     )
 
 
+def print_of(fields: tuple[Field, ...]) -> str:
+    """Tells forms apart whose fields stand for something else; a form carries it along as ``fields``."""
+    asked = [(field.key, field.name, field.kind, [_json(value) for value, _ in field.choices]) for field in fields]
+    return hashlib.sha256(_json(asked).encode("utf-8", "backslashreplace")).hexdigest()[:32]
+
+
+def same(form: forms.Form, fields: tuple[Field, ...]) -> None:
+    """``ConflictError`` where the form was not made of these fields."""
+    if forms.one(form, "fields") != print_of(fields):
+        raise ConflictError(
+            "The form has changed meanwhile", code="form_changed",
+            detail="What it asks for is not what was shown when it was filled in.",
+            hint="Load its page again, then fill it in as it is now.",
+        )  # fmt: skip
+
+
+def refilled(form: forms.Form, fields: tuple[Field, ...]) -> tuple[Field, ...]:
+    """The fields with what was written into them, which is the writer's own."""
+    return tuple(replace(field, start=_written(form, field)) for field in fields)
+
+
 def value_of(form: forms.Form, fields: tuple[Field, ...]) -> Any:
     """The value. ``RequestError`` names the field that can't be read."""
     found: dict[str, Any] = {}
     for asked in fields:
-        text = forms.one(form, asked.key, "", CHARS_MOST).replace("\r\n", "\n")
+        text = _written(form, asked)
         if asked.name is None:
             return _read(asked, text or "{}")
         if text or (asked.required and asked.kind == "text"):
@@ -89,6 +112,10 @@ def _field(key: str, name: str, schema: Any, required: bool) -> Field:  # noqa: 
     return Field(key, name, kind or "json", required, title, about, start if seen else "")
 
 
+def _written(form: forms.Form, asked: Field) -> str:
+    return forms.one(form, asked.key, "", CHARS_MOST).replace("\r\n", "\n")
+
+
 def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, default=list)
 
@@ -101,9 +128,9 @@ def _read(asked: Field, text: str) -> Any:
             raise _unread(asked, "is none of the values that can be chosen", text)
         return asked.choices[int(text)][0]
     try:
-        value = msgspec.json.decode(text.strip())
-    except (msgspec.MsgspecError, RecursionError) as exc:
-        raise _unread(asked, f"is no JSON ({exc})", text) from exc
+        value = parse_json(text.strip().encode("utf-8", "surrogatepass"), source="line")
+    except AuthorError as exc:
+        raise _unread(asked, f"can't be read as JSON ({exc})", text) from exc
     if type(value) not in _READ_AS.get(asked.kind, (type(value),)):
         raise _unread(asked, f"expects {asked.kind.replace('flag', 'true or false')}", text)
     if isinstance(value, float) and not math.isfinite(value):
@@ -115,5 +142,5 @@ def _unread(asked: Field, why: str, text: str) -> RequestError:
     name = quote(asked.name, 80) if asked.name is not None else "The input"
     return RequestError(
         "A field can't be read", code="input_invalid", detail=f"{name} {why}; got {quote(text, 80)}",
-        hint="Go back, and write it as it is asked for.",
+        hint="Write it as it is asked for.",
     )  # fmt: skip

@@ -17,7 +17,7 @@ from starlette.responses import Response
 from backend_core.errors import NotFoundError, RequestError
 from console import live
 from console.desk import Desk, actor
-from console.fields import fields_of, value_of
+from console.fields import fields_of, same, value_of
 from console.flow_graph import NARROW, STEPS_MOST, WIDE, draw
 from console.live import MARKS
 from core_runtime.api.operator import View
@@ -53,7 +53,9 @@ async def begin(desk: Desk, request: Request) -> Response:
     """What is refused is a page; a run that begins is shown as it goes."""
     flow_id = _flow_id(request)
     form = await desk.form(request)
-    values = value_of(form, fields_of((await desk.host.flow(flow_id))["input"]))
+    fields = fields_of((await desk.host.flow(flow_id))["input"])
+    same(form, fields)
+    values = value_of(form, fields)
     begun = await desk.host.begin_run(flow_id, values, actor=actor(request))
     if begun is None:
         return desk.done(request, "run_waits", _page(flow_id))

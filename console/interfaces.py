@@ -1,6 +1,6 @@
 """Pages about interfaces: what is registered, by whom, under which contract, who uses it and how the calls end.
 
-Not here: calling one (the API and ``rumi call``), the calls of one Pack (``views.pack``).
+Not here: calling one (``calling``), the form that does (``fields``), the calls of one Pack (``views.pack``).
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from starlette.responses import Response
 
 from backend_core.errors import RequestError
 from console.desk import Desk
+from console.fields import fields_of
+from console.text import pretty
 from core_runtime.api.call import INTERFACE_KEY, PACK_ID
 from core_runtime.api.operator import View
 
@@ -21,6 +23,8 @@ ROWS: Final = 200
 EDGES: Final = 100
 CALLERS: Final = 5
 FIND_CHARS: Final = 200
+DATA_CHARS: Final = 20_000
+TIMEOUTS_S: Final = (5, 60, 600, 3600)
 
 
 async def interfaces(desk: Desk, request: Request) -> Response:
@@ -37,16 +41,31 @@ async def interfaces(desk: Desk, request: Request) -> Response:
 
 async def interface(desk: Desk, request: Request) -> Response:
     """One key, also by another name of it. ``NotFoundError`` where nothing provides it and nobody needs it."""
+    return desk.pages.render("interface.html", desk.reader(request), **await about(desk, request))
+
+
+async def about(desk: Desk, request: Request) -> View:
+    """What the page of a key shows, with a form that calls it; ``asked``: whether the page tells of a call."""
     key = str(request.path_params["key"])
     if not INTERFACE_KEY.fullmatch(key):
         raise RequestError("This can't be an interface's key", code="key_invalid", hint="rumi interface list")
     found = await desk.host.interface(key)
     edges = [edge for edge in desk.host.edges() if edge["key"] == found["key"]]
     [row] = listed([found], edges, "")
-    return desk.pages.render(
-        "interface.html", desk.reader(request), one=row, edges=edges[:EDGES],
-        documents=[(name, _document(found[name])) for name in ("input", "output", "meta") if found[name]],
-    )  # fmt: skip
+    data, whole = "", True
+    if row["standing"] == "interface_value":
+        data, whole = pretty(desk.host.data(row["key"]), DATA_CHARS, desk.host.conceal)
+    return {
+        "one": row,
+        "edges": edges[:EDGES],
+        "documents": [(name, _document(found[name])) for name in ("input", "output", "meta") if found[name]],
+        "fields": fields_of(found["input"]),
+        "timeouts": TIMEOUTS_S,
+        "timeout": "",
+        "data": data,
+        "whole": whole,
+        "asked": False,
+    }
 
 
 def listed(found: Sequence[View], edges: Sequence[View], find: str) -> list[View]:

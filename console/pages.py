@@ -14,6 +14,7 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from backend_core.errors import RumiError
+from console.fields import print_of
 from console.flow_graph import clipped
 from console.text import shown
 from console.words import CATALOGUES, language
@@ -64,6 +65,7 @@ class Pages:
         self._templates.filters["clipped"] = clipped
         self._templates.filters["told"] = told
         self._templates.filters["nearby"] = nearby
+        self._templates.filters["print_of"] = print_of
 
     def render(self, name: str, reader: Reader, status: int = 200, **values: Any) -> Response:
         """A whole page."""

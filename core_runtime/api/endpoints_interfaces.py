@@ -118,24 +118,36 @@ async def _events(api: Api, key: str, body: Invoke, traceparent: str) -> AsyncGe
 async def _items(api: Api, key: str, body: Invoke, traceparent: str) -> AsyncGenerator[bytes, None]:
     """``item`` per item or one ``result``, then ``end``; instead of ``end`` an ``error`` with the error's envelope."""
     count = 0
-    result: Any = None
-    traced = serving(api.host.tracer, traceparent, _ROUTE, rumi_interface=key)
     try:
-        with traced as here, body.args.blamed() if isinstance(body.args, Lines) else contextlib.nullcontext():
-            with within(here):
-                result = await _called(api, key, body)
-            if isinstance(result, AsyncIterator):
-                async for item in result:
-                    yield event("item", plain(item))
-                    count += 1
-            else:
-                yield event("result", plain(result))
-                count = 1
+        async with contextlib.aclosing(answers(api, key, body, traceparent)) as found:
+            async for kind, value in found:
+                yield event(kind, value)
+                count += 1
         yield event("end", {"items": count})
     except RumiError as exc:
         yield event_bytes("error", failure_body(exc))
-    finally:
-        await _close(result)
+
+
+async def answers(
+    api: Api, key: str, body: Invoke, traceparent: str = "", route: str = _ROUTE
+) -> AsyncGenerator[tuple[str, Any], None]:
+    """What a call gives, as plain values: one ``("result", value)``, or an ``("item", value)`` for each of a stream.
+
+    Raises what the call raises. Closing it early ends the call, which its Pack sees as a cancellation.
+    """
+    result: Any = None
+    traced = serving(api.host.tracer, traceparent, route, rumi_interface=key)
+    with traced as here, body.args.blamed() if isinstance(body.args, Lines) else contextlib.nullcontext():
+        try:
+            with within(here):
+                result = await _called(api, key, body)
+            if not isinstance(result, AsyncIterator):
+                yield "result", plain(result)
+                return
+            async for item in result:
+                yield "item", plain(item)
+        finally:
+            await _close(result)
 
 
 async def _close(stream: Any) -> None:

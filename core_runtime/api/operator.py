@@ -21,10 +21,11 @@ from core_runtime.api import views
 from core_runtime.api.console_access import Opened
 from core_runtime.api.context import Api
 from core_runtime.api.endpoints_flows import flow_explained, flows_as_shown
+from core_runtime.api.endpoints_interfaces import Invoke, answers
 from core_runtime.diagnosis.doctor import Mended, current_issues
 from core_runtime.event_bus import PACK_SOURCE
 from core_runtime.handlers import components, evidence, limits, metric_history, packs, permissions, secrets, updates
-from core_runtime.handlers.interfaces import edges
+from core_runtime.handlers.interfaces import data, edges
 from core_runtime.kernel import Kernel
 from core_runtime.rules.identity import Refuse
 from core_runtime.rules.permissions import KINDS
@@ -124,6 +125,14 @@ class Operator:
         if found is None:
             raise NotFoundError("No such interface", detail=f"nothing is registered under {key}")
         return found
+
+    def data(self, key: str) -> Any:
+        """What is registered under a key that is no function, as it is; None for a function or nothing."""
+        return data(self._host, key)
+
+    def conceal(self, text: str) -> str:
+        """``text`` without any known secret."""
+        return self._host.redactions.hide_any(text)
 
     def edges(self, pack_id: str = "") -> list[View]:
         """Who called the Pack, and whom it called (all, for ``""``): how often, how it ended, how long it took."""
@@ -333,6 +342,12 @@ class Operator:
     async def remove_secret(self, pack_id: str, name: str, *, actor: str) -> None:
         """Delete a value."""
         await secrets.remove(self._host, pack_id, name, actor=actor)
+
+    def call(
+        self, key: str, args: Any, timeout_s: float | None, *, route: str
+    ) -> AsyncGenerator[tuple[str, Any], None]:
+        """Call an interface, as the API's route does; ``route`` is what the trace is named by. See ``answers``."""
+        return answers(self._api, key, Invoke(args, timeout_s), route=route)
 
     async def begin_run(self, flow_id: str, values: Any, *, actor: str) -> View | None:
         """A run that goes on by itself, or None where it waits for another one's end."""

@@ -75,6 +75,12 @@ async def call(
     )
 
 
+def data(host: Host, key: str) -> Any:
+    """What a name means where that is no function, as it was registered; None for a function or nothing."""
+    entry = host.registry.resolve(meant(host, key))
+    return None if entry is None or callable(entry.value) else entry.value
+
+
 def edges(host: Host, pack_id: str = "") -> list[dict[str, Any]]:
     """Who called what since the host started, how often, how it ended and how long it took; busiest first.
 

@@ -60,12 +60,17 @@ class Visitor:
         return answer
 
     @contextlib.contextmanager
-    def going_on(self, path: str) -> Iterator[Callable[[str], str]]:
-        """A page that is not over: what was read of it once a text is in it. ``""``: to its end."""
+    def going_on(self, path: str, fields: dict[str, Any] | None = None) -> Iterator[Callable[[str], str]]:
+        """A page that is not over: what was read of it once a text is in it. ``""``: to its end. ``fields``: of a form."""
         connection = http.client.HTTPConnection(self.address, self.port, timeout=60)
         try:
             headers = {"Host": f"localhost:{self.port}", "Accept-Language": self.language, "Sec-Fetch-Site": "same-origin", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
-            connection.request("GET", path, None, {**headers, **({"Cookie": self.cookie} if self.cookie else {})})
+            if self.cookie:
+                headers["Cookie"] = self.cookie
+            if fields is None:
+                connection.request("GET", path, None, headers)
+            else:
+                connection.request("POST", path, urlencode(fields, doseq=True), {**headers, "Origin": "null", "Content-Type": FORM})
             answer, read = connection.getresponse(), bytearray()
             self.last = Answer(answer.status, answer.getheaders(), "")
 

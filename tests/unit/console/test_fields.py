@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from backend_core.errors import RequestError
-from console.fields import FIELDS_MOST, fields_of, value_of
+from backend_core.errors import ConflictError, RequestError
+from console.fields import FIELDS_MOST, fields_of, print_of, refilled, same, value_of
 
 SCHEMA = {
     "type": "object",
@@ -55,7 +55,7 @@ def test_a_filled_form_is_a_value_and_what_is_empty_is_left_out() -> None:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("texts", [{"count": "x"}, {"count": "1.5"}, {"count": "true"}, {"price": '"1"'}, {"price": "1e999"}, {"price": "NaN"}, {"sure": "1"}, {"size": "3"}, {"size": "x"}, {"size": "9" * 5000}, {"rest": "[1"}, {"rest": "[" * 100_0 + "]" * 100_0 + "]"}])
+@pytest.mark.parametrize("texts", [{"count": "x"}, {"count": "1.5"}, {"count": "true"}, {"price": '"1"'}, {"price": "1e999"}, {"price": "NaN"}, {"sure": "1"}, {"size": "3"}, {"size": "x"}, {"size": "9" * 5000}, {"rest": "[1"}, {"rest": '{"a": 1, "a": 2}'}, {"count": "9" * 20}, {"rest": "[" * 100_0 + "]" * 100_0 + "]"}])
 def test_what_can_not_be_read_names_its_field(texts: dict[str, str]) -> None:
     with pytest.raises(RequestError) as caught:
         filled(**texts)
@@ -66,3 +66,28 @@ def test_hostile_schemas_make_plain_forms() -> None:
     hostile = {"properties": {"<b>": {"type": ["string", "null"], "enum": "abc", "title": ["x"]}, "\u202e": {"type": {}, "default": {"a": 1}}}, "required": "abc"}
     assert [field.start for field in fields_of({"properties": {"a": {"type": "string", "default": "a\u202eb"}, "b": {"type": "string", "default": "a\nb"}}})] == ["", "a\nb"]
     assert [(field.kind, field.required) for field in fields_of(hostile)] == [("json", False), ("json", False)]
+
+
+def test_a_form_whose_fields_stand_for_something_else_now_is_refused() -> None:
+    before = fields_of({"properties": {"note": {"type": "string"}, "size": {"enum": ["s", "m"]}}})
+    same({"fields": [print_of(before)]}, before)
+    same({"fields": [print_of(before)]}, fields_of({"properties": {"note": {"type": "string", "title": "Words only"}, "size": {"enum": ["s", "m"]}}}))
+    others: list[Any] = [
+        {"properties": {"erase": {"type": "string"}, "size": {"enum": ["s", "m"]}}}, {"properties": {"note": {"type": "string"}, "size": {"enum": ["m", "s"]}}},
+        {"properties": {"note": {"type": "integer"}, "size": {"enum": ["s", "m"]}}}, None,
+    ]  # fmt: skip
+    for schema in others:
+        with pytest.raises(ConflictError) as caught:
+            same({"fields": [print_of(before)]}, fields_of(schema))
+        assert caught.value.code == "form_changed"
+    with pytest.raises(ConflictError):
+        same({}, before)
+    assert print_of(fields_of({"properties": {"\ud800": {"type": "string"}}}))
+
+
+def test_a_form_is_shown_again_with_what_was_written_into_it() -> None:
+    fields = fields_of(SCHEMA)
+    texts = {"name": "a\r\n\u3000\t<b>", "count": "many", "size": "2"}
+    shown = refilled({field.key: [texts.get(str(field.name), "")] for field in fields}, fields)
+    assert {field.name: field.start for field in shown if field.start} == {"name": "a\n\u3000\t<b>", "count": "many", "size": "2"}
+    assert print_of(shown) == print_of(fields)
