@@ -12,9 +12,7 @@ Not here: the form (``fields``), what an interface is (``interfaces``).
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
-import shlex
 import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
@@ -29,7 +27,7 @@ from console.desk import Desk
 from console.fields import refilled, same, value_of
 from console.interfaces import TIMEOUTS_S, about
 from console.pages import Reader
-from console.text import pretty
+from console.text import argument, pretty
 from core_runtime.api.sse import PageStream
 from core_runtime.diagnostics import fail_soft
 
@@ -90,11 +88,10 @@ def command(asked: Asked, *, stream: bool = False) -> str:
     """What does the same in a terminal. Arguments that are too long for a line are read from a file there."""
     options = f" --timeout {asked.timeout_s:g}" if asked.timeout_s is not None else ""
     options += " --stream" if stream else ""
-    text = json.dumps(asked.args, ensure_ascii=False)
-    plain = "".join(ch if ch.isprintable() else json.dumps(ch)[1:-1] for ch in text)
-    if len(plain) > COMMAND_CHARS:
+    text = argument(asked.args)
+    if len(text) > COMMAND_CHARS:
         return f"./rumi call {asked.key} -{options} < arguments.json"
-    return f"./rumi call {asked.key} {shlex.quote(plain)}{options}"
+    return f"./rumi call {asked.key} {text}{options}"
 
 
 async def _pieces(desk: Desk, reader: Reader, asked: Asked, page: str) -> AsyncGenerator[bytes, None]:

@@ -62,6 +62,11 @@ def fields_of(schema: Any) -> tuple[Field, ...]:
     )
 
 
+def example_of(fields: tuple[Field, ...]) -> dict[str | None, str]:
+    """What a value has to have, to be filled in."""
+    return {field.name: "…" for field in fields if field.required}
+
+
 def print_of(fields: tuple[Field, ...]) -> str:
     """Tells forms apart whose fields stand for something else; a form carries it along as ``fields``."""
     asked = [(field.key, field.name, field.kind, [_json(value) for value, _ in field.choices]) for field in fields]

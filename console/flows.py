@@ -17,9 +17,10 @@ from starlette.responses import Response
 from backend_core.errors import NotFoundError, RequestError
 from console import live
 from console.desk import Desk, actor
-from console.fields import fields_of, same, value_of
+from console.fields import example_of, fields_of, same, value_of
 from console.flow_graph import NARROW, STEPS_MOST, WIDE, draw
 from console.live import MARKS
+from console.text import argument
 from core_runtime.api.operator import View
 from core_runtime.rules.flow.parse_steps import FLOW_ID
 
@@ -40,12 +41,13 @@ async def flow(desk: Desk, request: Request) -> Response:
     without = request.query_params.get("without", "")
     difference = await desk.host.flow_difference(found["flow"], without) if without in names else None
     runs = [run for run in await desk.host.runs() if run["flow"] == found["flow"]]
+    fields = fields_of(found["input"])
     outlined = {step["number"]: step for step in every(found["outline"])}
     steps = [{**step, **outlined[number]} for number, step in enumerate(found["steps"])]
     return desk.pages.render(
         "flow.html", desk.reader(request), flow=found, steps=steps, **_drawings(found["outline"]), states={},
-        marks=MARKS, fields=fields_of(found["input"]), runs=runs[:RUNS_OF_ONE], names=names,
-        without=without if difference is not None else "", difference=difference, example=_example(found),
+        marks=MARKS, fields=fields, runs=runs[:RUNS_OF_ONE], names=names,
+        without=without if difference is not None else "", difference=difference, example=argument(example_of(fields)),
     )  # fmt: skip
 
 
@@ -149,12 +151,6 @@ STYLES: Final = _styles(range(STEPS_MOST))
 
 def _changes(found: View) -> list[View]:
     return [*found["changes"], *(change for step in found["steps"] for change in step["changes"])]
-
-
-def _example(found: View) -> str:
-    """The command that runs the flow, with what its input has to have."""
-    required = [field.name for field in fields_of(found["input"]) if field.required]
-    return json.dumps(dict.fromkeys(required, "…"), ensure_ascii=False)
 
 
 def _flow_id(request: Request) -> str:

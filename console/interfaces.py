@@ -14,8 +14,8 @@ from starlette.responses import Response
 
 from backend_core.errors import RequestError
 from console.desk import Desk
-from console.fields import fields_of
-from console.text import pretty
+from console.fields import example_of, fields_of
+from console.text import argument, pretty
 from core_runtime.api.call import INTERFACE_KEY, PACK_ID
 from core_runtime.api.operator import View
 
@@ -55,11 +55,13 @@ async def about(desk: Desk, request: Request) -> View:
     data, whole = "", True
     if row["standing"] == "interface_value":
         data, whole = pretty(desk.host.data(row["key"]), DATA_CHARS, desk.host.conceal)
+    fields = fields_of(found["input"])
     return {
         "one": row,
         "edges": edges[:EDGES],
         "documents": [(name, _document(found[name])) for name in ("input", "output", "meta") if found[name]],
-        "fields": fields_of(found["input"]),
+        "fields": fields,
+        "example": argument(example_of(fields)),
         "timeouts": TIMEOUTS_S,
         "timeout": "",
         "data": data,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections.abc import Callable, Mapping
 from datetime import date
 from typing import Any
@@ -24,6 +25,12 @@ def shown(value: object, limit_chars: int = SHOWN_CHARS) -> str:
     text = str(value)
     line = "".join(ch if ch.isprintable() else ch.encode("unicode_escape").decode("ascii") for ch in text[:limit_chars])
     return f"{line}…" if len(text) > limit_chars else line
+
+
+def argument(value: Any) -> str:
+    """``value`` as JSON that a shell takes for one word; printable, and the same JSON for whoever reads it."""
+    text = json.dumps(value, ensure_ascii=False)
+    return shlex.quote("".join(ch if ch.isprintable() else json.dumps(ch)[1:-1] for ch in text))
 
 
 def pretty(value: Any, limit_chars: int, conceal: Callable[[str], str] = str) -> tuple[str, bool]:

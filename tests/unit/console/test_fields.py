@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from backend_core.errors import ConflictError, RequestError
-from console.fields import FIELDS_MOST, fields_of, print_of, refilled, same, value_of
+from console.fields import FIELDS_MOST, example_of, fields_of, print_of, refilled, same, value_of
 
 SCHEMA = {
     "type": "object",
@@ -91,3 +91,8 @@ def test_a_form_is_shown_again_with_what_was_written_into_it() -> None:
     shown = refilled({field.key: [texts.get(str(field.name), "")] for field in fields}, fields)
     assert {field.name: field.start for field in shown if field.start} == {"name": "a\n\u3000\t<b>", "count": "many", "size": "2"}
     assert print_of(shown) == print_of(fields)
+
+
+def test_an_example_has_what_a_value_must_have() -> None:
+    assert example_of(fields_of(SCHEMA)) == {"name": "…", "note": "…"}
+    assert example_of(fields_of(None)) == {}

@@ -29,7 +29,7 @@ def edge(caller: str, key: str, calls: int = 1, errors: int = 0) -> dict[str, An
 
 def page_of(code: str, row: dict[str, Any], **more: Any) -> str:
     """The page of a key, as ``interfaces.about`` has it shown."""
-    values = {"edges": [], "documents": [], "fields": fields_of(row["input"]), "timeouts": TIMEOUTS_S, "timeout": "", "data": "", "whole": True, "asked": False}
+    values = {"edges": [], "documents": [], "fields": fields_of(row["input"]), "timeouts": TIMEOUTS_S, "timeout": "", "example": "'{}'", "data": "", "whole": True, "asked": False}
     return Pages().text("interface.html", Reader(code), **{**values, **more}, one=row)
 
 
@@ -93,7 +93,7 @@ def test_hostile_keys_callers_and_schemas_stay_text(code: str) -> None:
 def test_what_may_be_called_has_a_form_and_a_value_is_shown_instead() -> None:
     [callable_, value, missing] = listed([one("a"), one("b", callable=False), one("c", available=False, callable=False)], [], "")
     assert '<form method="post" action="/_rumi/interfaces/a" class="asking">' in page_of("en", callable_)
-    assert "./rumi call a '{}'" in page_of("en", callable_)
+    assert "./rumi call a &#39;{}&#39;" in page_of("en", callable_)
     shown = page_of("en", value, data='"<b>"', whole=False)
     assert ("asking" in shown, "&#34;&lt;b&gt;&#34;" in shown, CATALOGUES["en"]["call_left_out"] in shown) == (False, True, True)
     assert "asking" not in page_of("en", missing)
