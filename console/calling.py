@@ -14,8 +14,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 from starlette.requests import Request
@@ -52,12 +53,14 @@ class Asked:
 
 @dataclass(slots=True)
 class Answer:
-    """What came of a call so far. ``value`` None: it is none, or a stream of ``count`` items."""
+    """What came of a call so far. ``value`` None: it is none, or a stream of ``count`` items. ``told``: to its end."""
 
+    began_s: float = field(default_factory=time.monotonic)
     value: str | None = None
     count: int = 0
     left_out: bool = False
     error: RumiError | None = None
+    told: bool = False
 
     @property
     def streams(self) -> bool:
@@ -81,7 +84,13 @@ async def call(desk: Desk, request: Request) -> Response:
         text = desk.pages.text("answer.html", reader, answer=Answer(error=exc), took_s=None, command="")
         return Response(page.replace(ANSWER, text), exc.http_status, desk.pages.headers(reader), media_type="text/html")
     desk.api.streams.admit()
-    return PageStream(desk.api.streams, _pieces(desk, reader, asked, page), desk.pages.headers(reader))
+    before, after = page.split(ANSWER)
+    answer = Answer()
+    end = partial(_end, desk, reader, asked, answer, after)
+    return PageStream(
+        desk.api.streams, _pieces(desk, reader, asked, answer, before, end), desk.pages.headers(reader),
+        partial(_stopped, answer, end),
+    )  # fmt: skip
 
 
 def command(asked: Asked, *, stream: bool = False) -> str:
@@ -94,10 +103,10 @@ def command(asked: Asked, *, stream: bool = False) -> str:
     return f"./rumi call {asked.key} {text}{options}"
 
 
-async def _pieces(desk: Desk, reader: Reader, asked: Asked, page: str) -> AsyncGenerator[bytes, None]:
-    before, after = page.split(ANSWER)
+async def _pieces(
+    desk: Desk, reader: Reader, asked: Asked, answer: Answer, before: str, end: Callable[[], bytes]
+) -> AsyncGenerator[bytes, None]:
     yield before.encode()
-    answer, began_s = Answer(), time.monotonic()
     with fail_soft(desk.api.host.diagnostics, "console:call", "console", step_id=asked.key) as outcome:
         async with contextlib.aclosing(_items(desk, reader, asked, answer)) as items:
             async for item in items:
@@ -105,11 +114,25 @@ async def _pieces(desk: Desk, reader: Reader, asked: Asked, page: str) -> AsyncG
     if not outcome.ok:
         _LOG.error("calling %s from its page", asked.key, exc_info=outcome.error)
         answer.error = HostError("The host could not carry the call", code="internal", hint="See the host's log.")
-    took_s = time.monotonic() - began_s
+    yield end()
+
+
+def _end(desk: Desk, reader: Reader, asked: Asked, answer: Answer, after: str) -> bytes:
+    """How the call came out, and the rest of the page."""
+    answer.told = True
     text = desk.pages.text(
-        "answer.html", reader, answer=answer, took_s=took_s, command=command(asked, stream=answer.streams),
+        "answer.html", reader, answer=answer, took_s=time.monotonic() - answer.began_s,
+        command=command(asked, stream=answer.streams),
     )  # fmt: skip
-    yield (text + after).encode()
+    return (text + after).encode()
+
+
+def _stopped(answer: Answer, end: Callable[[], bytes]) -> bytes:
+    """The end of a page whose host stops; nothing where it has ended already."""
+    if answer.told:
+        return b""
+    answer.error = HostError("The host is stopping", code="stopping", hint="Start it again: rumi up")
+    return end()
 
 
 async def _items(desk: Desk, reader: Reader, asked: Asked, answer: Answer) -> AsyncGenerator[str, None]:

@@ -233,3 +233,18 @@ def test_what_is_no_function_or_not_there_is_told(host: RunningHost, visitor: Vi
     for path, status in (("no.such", 404), ("%3Cb%3E", 400)):
         answer = visitor.post(f"/_rumi/interfaces/{path}", good)
         assert (answer.status, 'href="/_rumi/' in answer.text) == (status, True)
+
+
+def test_a_page_whose_host_stops_meanwhile_is_whole_and_says_so(tmp_path: Path) -> None:
+    with RunningHost(tmp_path / "home", "embedded") as host:
+        host.put_pack("painter", one_component_pack("painter", SETUP, provides=KEYS))
+        host.approve("painter")
+        visitor = Visitor(host.web_port)
+        visitor.open(code_in(Path(host.ok("POST", "/api/console/open")["path"])))
+        fields = form(visitor, "painter.items", f0='{"item": "one", "pause": 5}')
+        with visitor.going_on("/_rumi/interfaces/painter.items", fields) as until:
+            until("<li>")
+            host.stop()
+            page = until("")
+        harmless(page)
+        assert EN["call_failed"] in page
