@@ -33,6 +33,7 @@ from _struct import Struct
 from _thread import _count as count_threads
 from _thread import allocate_lock, get_ident, start_new_thread
 from errno import EMFILE, ENFILE
+from itertools import count as count_from
 from time import monotonic, sleep, time
 
 TYPE_CHECKING = False
@@ -63,6 +64,7 @@ STORED = b"\xd7\x03"
 """The head of a body that lies in a memory file: fixext 8 of type 3, then number and size."""
 F_ADD_SEALS, SEALS = 1033, 15
 NEVER = 1 << 62
+NEVER_S = float("inf")
 OWN, HELD, SOURCE = 0, 1, 2
 SPACES = frozenset({OWN, HELD})
 CALL_SPACES = frozenset({OWN, HELD, SOURCE})
@@ -79,6 +81,7 @@ READ_BYTES = 16 * 1024
 NODES = 131_072  # values of one body where most are containers
 FEW_NODES = 500
 CONTAINER_BYTES = bytes([*range(0x80, 0xA0), 0xDC, 0xDD, 0xDE, 0xDF])
+CONTAINER_TABLE = bytes(byte in CONTAINER_BYTES for byte in range(256))
 # head → (bytes of the number behind it, bytes beside what that counts, values for each; 0: it counts bytes)
 WIDTHS = {
     0xC4: (1, 0, 0), 0xC5: (2, 0, 0), 0xC6: (4, 0, 0), 0xC7: (1, 1, 0), 0xC8: (2, 1, 0), 0xC9: (4, 1, 0),
@@ -102,11 +105,15 @@ ARENAS = -8
 SHARED = -1
 """A slot that is one of those that all callers share; others are a depth, and OWN_SLOT less a depth."""
 OWN_SLOT = -2
+LENDERS = 16
+"""So many callers may have a slot from one call for the next; those of others are given back and taken anew."""
 HOSTS = frozenset({"", "kernel"})
 """Callers that are no Pack."""
 LOOP_PATIENCE = 50
 """Ticks after which the lead is taken from an event loop that does not return to its select."""
 IDLE_S = 10.0
+READ_S = 1.0
+"""For how long one read waits while somebody has a deadline."""
 SLACK_S = 2.0
 """What a local deadline leaves to the host, whose own answer says more than ours."""
 OUT_FRAMES = 32
@@ -120,14 +127,23 @@ EXIT_OK, EXIT_USAGE, EXIT_LOST, EXIT_PROTOCOL = 0, 2, 3, 4
 PIECE_BYTES = 60 * 1024
 """Of a body that is sent in chunks; with its header it fits the buffer that the host reads into."""
 U32 = Struct("<I")
+FRAME_START = Struct("<IH")
+"""A frame's length, and the first two bytes of its array: how many fields, and the kind."""
+FREQUENT = frozenset({CALL << 8 | 0x9B, RESULT << 8 | 0x95, STREAM_ITEM << 8 | 0x94})
+"""How the arrays begin that come most often; refs and body are the last two fields of each."""
 NUMBER_SIZE = Struct("<II")
 I32 = Struct("@i")
 TIMEVAL = Struct("@ll")
 PLAIN = frozenset({dict, list, str, int, float, bool, type(None), bytes, tuple})
+PACKED = PLAIN - {bytes}
+"""What is nearly always a short answer; bytes may be long, and then go out unpacked."""
 LEAVES = frozenset({str, int, float, bool, type(None), bytes})
 HERE = frozenset({bytes, bytearray, memoryview})
 
+new = object.__new__
+
 CURRENT: ContextVar[Any] = ContextVar("rumi_current", default=None)
+set_current = CURRENT.set
 
 
 # ---- errors, importable by Pack code as ``from rumi import RemoteError``
@@ -579,11 +595,22 @@ class PureCodec:
     name = "pure"
     ext_type: Any = ExtType
 
+    def __init__(self) -> None:
+        self.pool: list[Any] = [self]
+
+    def new_packer(self) -> Any:
+        """Something with ``pack``, where the pool has none left."""
+        return self
+
     def pack(self, value: Any) -> bytes:
         return pure_pack(value)
 
     def pack_with(self, value: Any, default: Callable[[Any], Any]) -> bytes:
         return pure_pack(value, default)
+
+    def unpackb(self, data: Any, *, ext_hook: Callable[[int, bytes], Any], **_options: Any) -> Any:
+        """As the C extension's function of this name, with the options that the agent gives it."""
+        return self.unpack(data, ext_hook)
 
     def unpack(self, data: Any, hook: Callable[[int, bytes], Any]) -> Any:
         """The one value in ``data``. Raises any of ValueError, TypeError, OverflowError, RecursionError."""
@@ -610,13 +637,17 @@ class FastCodec:
         self.unpackb = module.unpackb
         self.ext_type = ExtType
         # A packer keeps a buffer and must not be entered twice: a dict subclass may run Python code in the middle.
-        self.pool: list[Any] = [self.packer(datetime=True)]
+        self.pool: list[Any] = [self.new_packer()]
+
+    def new_packer(self) -> Any:
+        """Something with ``pack``, where the pool has none left."""
+        return self.packer(datetime=True)
 
     def pack(self, value: Any) -> bytes:
         try:
             packer = self.pool.pop()
         except IndexError:
-            packer = self.packer(datetime=True)
+            packer = self.new_packer()
         data: bytes = packer.pack(value)
         if len(data) <= FRAME_BYTES:  # its buffer stays as large as what it packed
             self.pool.append(packer)  # not after an exception: that packer is not trusted again
@@ -846,6 +877,12 @@ def too_deep(value: Any, left: int) -> bool:
     return False
 
 
+def check_depth(value: Any) -> None:
+    """Refuse what is nested too deep."""
+    if type(value) not in LEAVES and isinstance(value, (dict, list, tuple)) and too_deep(value, MAX_DEPTH):
+        raise refuse_value(value)
+
+
 # ---- what the sandbox looks like from inside
 
 CANARIES = (
@@ -1040,6 +1077,8 @@ class SocketLink:
     """A connected stream socket."""
 
     carries_files = True
+    reads_end = True
+    """Whether a read gives up after the time that ``bound`` sets."""
 
     def __init__(self, sock: Any) -> None:
         self.sock = sock
@@ -1093,6 +1132,8 @@ class PipeLink:
     """Two descriptors: the container's attached stdio."""
 
     carries_files = False
+    reads_end = False
+    bounded = False
 
     def __init__(self, read_fd: int, write_fd: int) -> None:
         self.fd = read_fd
@@ -1388,6 +1429,12 @@ class CallContext:
 
 
 NO_CONTEXT = ("", "", (), None)
+NOTHING_NEXT = (True, None)
+"""The lead is still held, and there is no run to do with it."""
+IN_TASK = -1
+"""In the place of a thread's number: a task of the event loop."""
+NO_TOKEN: list[int] = []
+"""What holds the lead never; nobody puts anything in."""
 
 
 class Gate:
@@ -1396,27 +1443,37 @@ class Gate:
     __slots__ = ("busy", "inbox", "lock", "open")
 
     def __init__(self) -> None:
-        self.open = False
-        self.busy = False
+        self.open = self.busy = False
         self.inbox: Run | None = None  # one at a time: ``busy`` until it has run
-        self.lock = allocate_lock()
-        self.lock.acquire()
+        self.lock: Any = None  # made by who waits, when it must sleep: most read what they wait for themselves
 
     def nudge(self) -> None:
+        lock = self.lock
+        if lock is None:
+            return  # who makes one looks afterwards at what it was told
         try:
-            self.lock.release()
+            lock.release()
         except RuntimeError:
             return  # it was nudged already
 
     def wake(self) -> None:
         self.open = True
-        self.nudge()
+        if self.lock is not None:
+            self.nudge()
+
+    def make_lock(self) -> None:
+        lock = allocate_lock()
+        lock.acquire()
+        self.lock = lock
 
 
 class Pending:
     """An outgoing request that waits for its answer: in a thread (``gate``) or in an event loop (``future``)."""
 
-    __slots__ = ("channel", "error", "future", "gate", "id", "loop", "reply", "run", "stream")
+    __slots__ = ("__dict__", "future", "gate", "id", "loop", "reply", "run", "until")
+    error: BaseException | None = None
+    stream: StreamState | None = None
+    channel: Any = None
 
     def __init__(self, number: int, run: Run | None) -> None:
         self.id = number
@@ -1424,20 +1481,28 @@ class Pending:
         self.gate: Gate | None = None
         self.future: Any = None
         self.loop: Any = None
+        self.until = 0.0  # when a future stops to wait, where the loop is the agent's own
         self.reply: Any = None
-        self.error: BaseException | None = None
-        self.stream: StreamState | None = None
-        self.channel: Any = None
 
 
 class Run:
     """One incoming call, from its frame to its answer."""
 
+    # what every call sets has a place of its own; of the rest most set nothing, and what they do not set is the class's
     __slots__ = (
-        "agent", "answered", "body", "caller", "cancelled", "context", "deadline", "depth", "detached", "gate",
-        "granted", "id", "idempotency", "parked", "sent", "serving", "slot", "stack", "started", "table_id", "target",
-        "task", "thread", "token",
+        "__dict__", "agent", "body", "context", "deadline", "depth", "id", "table_id", "target", "task", "thread",
+        "token",
     )  # fmt: skip
+    idempotency: str | None = None
+    slot: int | None = None
+    caller: Caller | None = None  # whose share its slot is of, from when it asks for one
+    stack: Gate | None = None  # the waiting stack that this call may run on
+    cancelled = False
+    detached = False
+    gate: Gate | None = None
+    parked: Any = None
+    granted = 0
+    sent = 0
 
     def __init__(self, agent: Agent, number: int, target: Any, body: Any) -> None:
         self.agent = agent
@@ -1445,53 +1510,36 @@ class Run:
         self.target = target
         self.body = body
         self.context: Any = NO_CONTEXT
-        self.idempotency: str | None = None
-        self.deadline = 0.0
         self.depth = 0
-        self.slot: int | None = None
-        self.caller: Caller | None = None  # whose share its slot is of, from when it asks for one
-        self.stack: Gate | None = None  # the waiting stack that this call may run on
-        self.token: list[int] = []
-        self.thread = 0
-        self.cancelled = False
-        self.answered = False
-        self.started = False
-        self.serving = False
-        self.detached = False
+        self.deadline = 0.0
+        self.thread = 0  # which one runs it, or IN_TASK; 0 until it has begun
+        self.token: list[int] = NO_TOKEN
         self.task: Any = None
-        self.gate: Gate | None = None
-        self.parked: Any = None
-        self.granted = 0
-        self.sent = 0
 
     def remaining_s(self) -> float | None:
         return None if not self.deadline else max(0.0, self.deadline - monotonic())
 
     def perform(self) -> bytes | None:
         """Run the handler here; the answer's frame, or None when none is due (yet)."""
-        return Context().run(self._perform)
-
-    def _perform(self) -> bytes | None:
-        CURRENT.set(self)
         self.thread = get_ident()
-        self.started = True
-        if self.cancelled:
-            self.body = None
-            return self.refused(cancelled_refusal())
+        within = Context().run
+        within(set_current, self)
         try:
-            result = self.invoke()
-            return self.fulfilled(result) if type(result) in PLAIN else self.concluded(result)
+            if self.cancelled:
+                self.body = None
+                return self.refused(cancelled_refusal())
+            result = within(self.invoke)
+            return within(self.fulfilled if type(result) in PLAIN else self.concluded, result)
         except BaseException as exc:  # noqa: BLE001 - whatever a Pack raises becomes the call's answer
-            return self.refused(exc)
+            return within(self.refused, exc)
 
     def invoke(self) -> Any:
-        body = self.body
+        body, self.body = self.body, None
         if type(body) is Raw:
             try:
                 body = self.agent.decode(body)
             except RemoteError as exc:
                 raise as_refusal(exc) from None
-        self.body = None
         return self.target.call(body, CallContext(self))
 
     def concluded(self, result: Any) -> bytes | None:
@@ -1509,10 +1557,16 @@ class Run:
         return self.fulfilled(result)
 
     def fulfilled(self, result: Any) -> bytes | None:
-        if not self.id:
+        number = self.id
+        if not number:
             return None
+        agent = self.agent
         try:
-            frame: bytes = self.agent.frame([RESULT, self.id, 0], result)
+            frame: bytes
+            if type(result) in PACKED:
+                frame = agent.packed([RESULT, number, 0, (), result])
+            else:
+                frame = agent.frame([RESULT, number, 0], result)
         except RemoteError as exc:
             return self.refused(as_refusal(exc))
         return frame
@@ -1574,8 +1628,8 @@ class Run:
     async def serve(self, result: Any = None) -> None:
         """This call as a task, up to its answer. ``result``: what the handler gave already, else it is called here."""
         agent = self.agent
-        CURRENT.set(self)
-        self.started = self.serving = True
+        set_current(self)
+        self.thread = IN_TASK
         frame = None
         try:
             if self.cancelled:
@@ -1585,14 +1639,21 @@ class Run:
                 raise cancelled_refusal()  # noqa: TRY301 - answered below, like every other end
             if result is None:
                 result = self.invoke()
-            if hasattr(type(result), "__await__"):
+            if type(result) is Coroutine or hasattr(type(result), "__await__"):
                 result = await result
             kind = type(result)
-            if type(self) is PhaseRun:
+            if kind in PACKED and type(self) is Run and self.id:  # as `fulfilled`
+                try:
+                    frame = agent.packed([RESULT, self.id, 0, (), result])
+                except RemoteError as exc:
+                    frame = self.refused(as_refusal(exc))
+            elif type(self) is PhaseRun:
                 frame = self.fulfilled(None)
-            elif kind not in PLAIN and (hasattr(kind, "__anext__") or hasattr(kind, "__aiter__")):
+            elif kind in PLAIN:
+                frame = self.fulfilled(result)
+            elif hasattr(kind, "__anext__") or hasattr(kind, "__aiter__"):
                 frame = await self.streamed_async(result)
-            elif kind not in PLAIN and hasattr(kind, "__next__"):
+            elif hasattr(kind, "__next__"):
                 agent.hand_over_stream(self, result)
                 return
             else:
@@ -1601,7 +1662,7 @@ class Run:
             if not self.id and is_cancelled_error(exc):
                 self.cancelled = True
             frame = self.refused(cancelled_refusal() if self.cancelled and is_cancelled_error(exc) else exc)
-        agent.conclude_async(self, frame)
+        agent.mode.conclude(self, frame)
 
     async def streamed_async(self, source: Any) -> bytes | None:
         agent = self.agent
@@ -1630,6 +1691,16 @@ class Run:
             except BaseException as exc:  # noqa: BLE001
                 agent.log_failure("closing a stream", exc)
         return agent.plain_frame([STREAM_END, self.id, error])
+
+
+async def nothing() -> None:
+    """A coroutine, to know their type by."""
+
+
+unused = nothing()
+Coroutine = type(unused)
+unused.close()
+del unused
 
 
 def as_refusal(exc: RemoteError) -> Refusal:
@@ -1880,6 +1951,10 @@ class Function:
         if self._local is not None:
             return self._local.call(args, ctx if ctx is not None else agent.own_context())
         target = self._number if self._key is None else self._key
+        mode = agent.mode
+        if mode is not None and mode.ident == get_ident():
+            agent.yield_lead()
+            return PendingCall(agent.call_async(mode.loop, target, args, ctx, timeout_s, idempotency_key))
         if "asyncio" in sys.modules:
             loop = agent.running_loop()
             if loop is not None:
@@ -1980,7 +2055,7 @@ class Slots:
     Nor coroutines, which hold no thread, and calls that run on the stack that waits for them.
     """
 
-    __slots__ = ("callers", "depths", "left", "line", "mutex", "spare")
+    __slots__ = ("callers", "depths", "left", "lenders", "lent", "line", "mutex", "spare")
 
     def __init__(self, mutex: Any, threads: int) -> None:
         self.mutex = mutex
@@ -1989,11 +2064,19 @@ class Slots:
         self.line: deque[Caller] = deque()
         """Those of whom something waits; whose turn is next comes first."""
         self.depths: set[int] = set()
+        self.lent: dict[Caller, bool] = {}
+        """Who has a shared slot from its last call for its next, one each: counted as held, free to whoever needs it.
+
+        Only the holder of the lead puts one in, and takes it out for a call; either is one step that no thread
+        interrupts. Under the lock ``take_back`` ends them all, before anything is told to wait, and while it does.
+        """
+        self.lenders: list[Caller] = []
+        """Whose slot may be in there."""
         self.left = threads
         self.spare = max(1, threads // 2)
 
     def admit(self, run: Run) -> Run | None:
-        """``run`` with a slot, or None after queueing it."""
+        """A run with a slot, nearly always ``run``; None after queueing it."""
         caller = self.callers.get(run.context[1])
         if caller is None:
             name = run.context[1]
@@ -2012,6 +2095,7 @@ class Slots:
             # outside of the lock: an allocation may collect garbage, and a Pack's __del__ may call the bus
             queue = caller.queues.setdefault(depth, deque())
         with self.mutex:
+            self.take_back()
             if self.place(run, caller):
                 return run
             if not caller.waiting:
@@ -2019,7 +2103,17 @@ class Slots:
             caller.waiting += 1
             caller.deepest = max(caller.deepest, depth)
             queue.append(run)
-        return None
+            return self.turn() if self.lent else None  # lent in this very moment, by who saw nobody wait
+
+    def take_back(self) -> None:
+        """End what is lent; under the lock."""
+        at = len(self.lenders) if self.lent else 0
+        while at:
+            at -= 1
+            caller = self.lenders[at]
+            if self.lent.pop(caller, False):
+                self.left += 1
+                caller.held -= 1
 
     def place(self, run: Run, caller: Caller) -> bool:
         """Give ``run`` a slot if there is one for it; under the lock."""
@@ -2039,13 +2133,15 @@ class Slots:
             return False
         return True
 
-    def give_back(self, run: Run) -> Run | None:
+    def give_back(self, run: Run, lend: bool = False) -> Run | None:
         """Free the slot of ``run``, if it has one; a queued run that has one now. More may: ``next``."""
         slot, caller = run.slot, run.caller
         if slot is None or caller is None:
             return None
         with self.mutex:
-            if slot == SHARED:
+            if slot == SHARED and lend and not self.line and self.may_lend(caller):
+                self.lent[caller] = True
+            elif slot == SHARED:
                 self.left += 1
                 caller.held -= 1
             elif slot >= 0:
@@ -2055,6 +2151,14 @@ class Slots:
                 caller.own.discard(OWN_SLOT - slot)
             return self.turn() if self.line else None
 
+    def may_lend(self, caller: Caller) -> bool:
+        """Whether ``caller`` may have one that is lent; under the lock."""
+        if caller not in self.lenders:
+            if len(self.lenders) >= LENDERS:
+                return False
+            self.lenders.append(caller)
+        return caller not in self.lent
+
     def next(self) -> Run | None:
         """A queued run that may start now, with its slot."""
         with self.mutex:
@@ -2062,6 +2166,7 @@ class Slots:
 
     def turn(self) -> Run | None:
         """As ``next``; under the lock, so nothing is allocated that a garbage collection looks at."""
+        self.take_back()
         line = self.line
         left = len(line)
         while left:
@@ -2173,6 +2278,8 @@ class Agent:
     def __init__(self, link: Any, codec: Any, pack_root: str = "/pack") -> None:
         self.link = link
         self.codec = codec
+        self.packers: list[Any] = codec.pool
+        self.unpackb = codec.unpackb
         self.roots: tuple[str, ...] = (pack_root.rstrip("/") + "/",)
         self.pack_root = pack_root
         self.packages = ""
@@ -2187,6 +2294,7 @@ class Agent:
         # bodies in memory files, from this size on
         self.files: Any = None
         self.file_bytes = NEVER
+        self.short_bytes = EAGER_BYTES
         # bodies in chunks: those that come, and one after the other those that go
         self.coming: dict[int, bytearray] = {}
         self.large_lock = allocate_lock()
@@ -2204,7 +2312,7 @@ class Agent:
         self.holds: dict[int, int] = {}
         self.released: deque[int] = deque()
         self.abandoned: deque[StreamState] = deque()
-        self.next_request = 0
+        self.requests = count_from(0)
         self.next_export = 0
         self.mirror: dict[str, list[Entry]] = {}
         self.mirroring = allocate_lock()
@@ -2241,8 +2349,7 @@ class Agent:
 
     def share(self, threads: int) -> None:
         """Begin anew with so many threads that all callers share."""
-        self.slots = slots = Slots(self.mutex, threads)
-        self.admit = slots.admit
+        self.slots = Slots(self.mutex, threads)
 
     # -- frames out
 
@@ -2257,13 +2364,31 @@ class Agent:
             # bytes alone need no packing: they are written where they go
             first = b"\xc6" + len(value).to_bytes(4, "big")
             return self._in_chunks(head[0], self._start(head), memoryview(value), first)
+        return self.packed([*head, (), value])
+
+    def packed(self, fields: list[Any]) -> Any:
+        """As ``frame``, for fields with ``()`` and the value at their end, which is not bytes alone."""
         try:
-            data: bytes = self.codec.pack([*head, (), value])
+            packer = self.packers.pop()
+        except IndexError:
+            packer = self.codec.new_packer()
+        try:
+            data: bytes = packer.pack(fields)
         except (TypeError, ValueError, OverflowError, RecursionError):
-            return self._frame_with_refs(head, value)
+            return self._frame_with_refs(fields[:-2], fields[-1])
         size = len(data)
-        if size > MAX_DEPTH and isinstance(value, (dict, list, tuple)) and too_deep(value, MAX_DEPTH):
-            raise refuse_value(value)
+        if size > self.short_bytes:
+            return self._long_frame(fields[:-2], fields[-1], data, packer)
+        self.packers.append(packer)
+        if size > MAX_DEPTH and data.translate(CONTAINER_TABLE).count(1) > MAX_DEPTH:
+            check_depth(fields[-1])
+        return U32.pack(size) + data
+
+    def _long_frame(self, head: list[Any], value: Any, data: bytes, packer: Any) -> Any:
+        size = len(data)
+        if size <= FRAME_BYTES:  # the packer's buffer stays as large as what it packed
+            self.packers.append(packer)
+        check_depth(value)
         if size > self.frame_bytes or (size > self.file_bytes and head[0] in IN_FILES):
             start = self._start(head)
             return self._in_chunks(head[0], start, memoryview(data)[len(start) :])
@@ -2317,8 +2442,7 @@ class Agent:
 
         try:
             body = self.codec.pack_with(value, encode)
-            if type(value) not in LEAVES and isinstance(value, (dict, list, tuple)) and too_deep(value, MAX_DEPTH):
-                raise refuse_value(value)
+            check_depth(value)
             start = bytes([0x90 + len(head) + 2])
             start += b"".join(pack(field) for field in head) + pack(refs)
             if len(start) + len(body) > self.frame_bytes or (len(body) > self.file_bytes and head[0] in IN_FILES):
@@ -2361,11 +2485,14 @@ class Agent:
 
     def send_all(self, frames: list[Any]) -> None:
         """Write several in order, with as few system calls as they need; empties the list."""
+        if len(frames) == 1 and type(frames[0]) is bytes:
+            self.link.send(frames.pop())
+            return
         for frame in frames:
             if type(frame) is Large:
                 break
         else:
-            data = frames[0] if len(frames) == 1 else b"".join(frames)
+            data = b"".join(frames)
             frames.clear()
             self.link.send(data)
             return
@@ -2434,46 +2561,64 @@ class Agent:
 
     def read(self, until: float | None = None) -> list[Any] | None:
         """The next frame's fields; None when ``until`` (monotonic) passes before one is complete."""
-        while True:
-            if self.tail:
-                fields = self.buffered()
-                if fields is not None:
-                    return fields
+        fields = self.buffered() if self.tail else None
+        while fields is None:
             if self.out or self.released or self.abandoned:
                 self.flush()
             if until is None:
-                self.fill()
+                fields = self.fill()
             elif self.link.wait(until):
-                self.fill(False)
+                fields = self.fill(False)
             else:
                 return None
+        return fields
 
-    def fill(self, patient: bool = True) -> None:
-        """One read from the connection. Its end is the end of the process."""
+    def fill(self, patient: bool = True) -> list[Any] | None:
+        """One read from the connection; the next frame, if it is complete. Its end is the end of the process."""
+        tail = self.tail
         try:
-            count = self.link.recv_into(self.view[self.tail :] if self.tail else self.view)
+            count = self.link.recv_into(self.view[tail:] if tail else self.view)
         except BlockingIOError:
             # nothing came for a second: who has no deadline waits for ever from now on, so that an idle Pack sleeps
             if patient:
                 self.link.bound(0)
-            return
+            return None
         except OSError:
             count = 0
         if not count:
             leave(EXIT_LOST)
-        self.tail += count
+        return self.next_frame(self.head, tail + count)
 
     def buffered(self) -> list[Any] | None:
-        """The next complete frame in the buffer, or None after making room for the rest of it."""
-        start = self.head
-        have = self.tail - start
+        """The next complete frame in the buffer, if there is one."""
+        return self.next_frame(self.head, self.tail) if self.tail else None
+
+    def next_frame(self, start: int, tail: int) -> list[Any] | None:
+        """The first frame of what lies there in the buffer, or None after making room for the rest of it."""
+        if tail - start > 6:
+            size, array = FRAME_START.unpack_from(self.buf, start)
+            stop = start + 4 + size
+            if stop <= tail and size <= self.short_bytes and array in FREQUENT:
+                # nearly every frame: it is whole, short, and refers to nothing; as below, in fewer steps
+                data = self.view[start + 4 : stop]
+                if stop < tail:
+                    self.head, self.tail = stop, tail
+                elif self.tail:
+                    self.head = self.tail = 0
+                try:
+                    fields: list[Any] = self.unpackb(data, ext_hook=no_extensions, strict_map_key=False, timestamp=3)
+                except Exception:  # noqa: BLE001 - whatever it is: split it, and let the body's owner meet the fault
+                    return self.split(bytes(data))
+                return fields if fields[-2] == [] else self.split(bytes(data))
+        self.tail = tail
+        have = tail - start
         if have >= 4:
             (size,) = U32.unpack_from(self.buf, start)
             if not 0 < size <= self.frame_bytes:
                 raise ProtocolError(f"a frame of {size} bytes; the limit is {self.frame_bytes}")
             stop = start + 4 + size
-            if stop <= self.tail:
-                if stop == self.tail:
+            if stop <= tail:
+                if stop == tail:
                     self.head = self.tail = 0
                 else:
                     self.head = stop
@@ -2498,7 +2643,7 @@ class Agent:
         """Header and body apart: whatever the body is, the header's call is known and fails alone."""
         if len(data) <= EAGER_BYTES:
             try:
-                fields = self.codec.unpack(data, no_extensions)
+                fields = self.unpackb(data, ext_hook=no_extensions, strict_map_key=False, timestamp=3)
             except Exception:  # noqa: BLE001 - whatever it is: split it, and let the body's owner meet the fault
                 return self.split(bytes(data))
             if type(fields) is not list or len(fields) < 2 or type(fields[0]) is not int:
@@ -2526,7 +2671,8 @@ class Agent:
             body = self.whole(body)
         elif len(body) == 10 and body[:2] == STORED and kind in IN_FILES and self.files is not None:
             body = self.files.take(body)
-        return [*fields, Raw(body, refs, self)]
+        fields[-1] = raw = Raw(body, refs, self)  # in the place of refs too: it is told from a plain body at once
+        return [*fields, raw]
 
     def decode(self, raw: Raw) -> Any:
         """Decode a body. Raises ``ValueRefused`` (``value.malformed``)."""
@@ -2577,6 +2723,9 @@ class Agent:
         kind = fields[0]
         if kind == CALL:
             return self.on_call(fields)
+        if kind == RESULT:
+            self.on_result(*fields[1:])
+            return None
         try:
             handler = self.HANDLERS[kind]
         except KeyError:
@@ -2590,18 +2739,29 @@ class Agent:
         if target is None or self.draining or len(self.runs) > self.in_flight:
             self.refuse_call(number, target)
             return None
-        run = Run(self, number, target, body)
+        run = new(Run)  # as its __init__, which would be one more call for each
+        run.agent = self
+        run.id = run.table_id = number
+        run.target = target
+        run.body = body
         run.context = context
         run.depth = depth
+        run.thread = 0
+        run.token = NO_TOKEN
         if idempotency is not None:
             run.idempotency = idempotency
         run.deadline = monotonic() + (deadline_ms / 1000 if deadline_ms else self.deadline_s)
-        if flags >> WINDOW_SHIFT:
-            run.granted = min(0, (flags >> WINDOW_SHIFT) - self.stream_credit)
+        if flags:
+            window = flags >> WINDOW_SHIFT
+            run.granted = min(0, window - self.stream_credit) if window else 0
         if number:
             self.runs[number] = run
         if target.is_async:
-            self.mode.spawn(run)
+            mode = self.mode
+            if get_ident() == mode.ident and number:  # as `begin`
+                run.task = Context().run(mode.task, run.serve(), loop=mode.loop)
+            else:
+                mode.spawn(run)
             return None
         if reenter and type(target) is Export and self.goes_to_stack(run, reenter):
             return run
@@ -2635,15 +2795,22 @@ class Agent:
         return True
 
     def on_result(self, number: int, flags: int, _refs: list[Any], body: Any) -> None:
-        pending = self.pending.get(number)
+        streams = flags & FLAG_STREAM
+        pending = self.pending.get(number) if streams else self.pending.pop(number, None)
         if pending is None:
             return
-        if flags & FLAG_STREAM:
+        if streams:
             pending.stream = StreamState(self, number) if pending.channel is None else pending.channel
-        else:
-            del self.pending[number]
         pending.reply = body
-        self.settle(pending)
+        gate = pending.gate
+        if gate is not None:
+            gate.wake()
+        elif pending.until and get_ident() == self.mode.ident:  # as `settle`
+            future = pending.future
+            if not future.done():
+                future.set_result(None)
+        else:
+            self.settle(pending)
 
     def on_error(
         self, number: int, type_: Any, title: Any, detail: Any, retryable: Any, trace: Any
@@ -2711,7 +2878,6 @@ class Agent:
             self.settle(pending)
 
     def answer_unstarted(self, run: Run) -> None:
-        run.answered = True
         self.runs.pop(run.id, None)
         if run.id:
             self.send(self.plain_frame([ERROR, run.id, *self.error_fields(cancelled_refusal())]))
@@ -2763,7 +2929,6 @@ class Agent:
                 self.log(40, "stderr", "no thread can be started that would end this sandbox in time")
             for run in self.slots.queued():
                 if self.slots.unqueue(run):
-                    run.answered = True
                     self.runs.pop(run.id, None)
                     self.refuse_call(run.id, run.target)
             self.leave_if_drained()
@@ -2785,7 +2950,7 @@ class Agent:
 
     def on_ping(self, number: int) -> None:
         now = monotonic()
-        late = [r for r in list(self.runs.values()) if r.started and (r.cancelled or (r.deadline and now > r.deadline))]
+        late = [r for r in list(self.runs.values()) if r.thread and (r.cancelled or (r.deadline and now > r.deadline))]
         state: dict[str, Any] = {"threads": count_threads() + 1, "stuck": len(late), "calls": len(self.runs)}
         if self.refused:
             state["refused"] = self.refused
@@ -2874,13 +3039,24 @@ class Agent:
 
     # -- slots
 
-    def finish(self, run: Run) -> Run | None:
-        """Bookkeeping after a run; the queued run, if any, that takes over its slot and must be started."""
+    def admit(self, run: Run) -> Run | None:
+        """A run that may start now, nearly always this one; None: it waits."""
+        ready = self.slots.admit(run)
+        return ready if ready is run else self.more(ready)
+
+    def finish(self, run: Run, lend: bool = False) -> Run | None:
+        """Bookkeeping after a run; the queued run, if any, that takes over its slot and must be started.
+
+        ``lend``: this thread holds the lead and comes for the next call; the slot may stay with the caller until then.
+        """
         if not run.detached:
             self.runs.pop(run.table_id, None)
             if self.draining:
                 self.leave_if_drained()
-        ready = self.slots.give_back(run)
+        return self.more(self.slots.give_back(run, lend))
+
+    def more(self, ready: Run | None) -> Run | None:
+        """``ready`` as it is; what else may start besides is started."""
         if ready is not None and self.slots.line:
             self.start_more()
         return ready
@@ -2931,6 +3107,7 @@ class Agent:
 
     def lead(self, run: Run | None) -> Run | None:
         """Read and serve until the lead is lost; a queued run that this thread still has to do."""
+        me = get_ident()
         while True:
             if run is not None:
                 owned, run = self.run_inline(run)
@@ -2939,14 +3116,103 @@ class Agent:
                 if run is not None:
                     continue
             mode = self.mode
-            if mode is not None and mode.offer():
+            # what is read is kept in no name: it would live until the next frame
+            if mode is None:
+                owned, run = self.serve(self.read(), me)  # type: ignore[arg-type]  # without `until` it gives a frame
+                if not owned:
+                    return run
+            elif mode.offer():
                 return None
-            # kept in no name: what came would live until the next frame
-            run = self.dispatch(self.read())  # type: ignore[arg-type]  # without `until` there is always a frame
-            if run is not None and (run.target.slow or mode is not None or run.stack is not None):
-                if run.stack is None:
+            else:
+                run = self.dispatch(self.read())  # type: ignore[arg-type]
+                if run is not None and run.stack is None:
                     self.start(run)
                 run = None
+
+    def serve(self, fields: list[Any], me: int) -> tuple[bool, Run | None]:
+        """Act on one frame while holding the lead: (whether it is still held, a run that this thread does next).
+
+        Nearly every frame is a call of a plain handler that gives a plain value at once. All of that stands in this one
+        place, since each step more is paid for by each call: what `on_call`, `admit`, `run_inline`, `perform`,
+        `fulfilled` and `finish` do for every other.
+        """
+        if fields[0] != CALL:
+            return True, self.here(self.dispatch(fields))
+        _, number, ref, deadline_ms, flags, depth, reenter, context, idempotency, refs, body = fields
+        target = self.exports.get(ref)
+        slots = self.slots
+        lent = slots.lent
+        caller = slots.callers.get(context[1])
+        if (
+            target is None or target.slow or reenter or flags or refs or not number
+            or len(self.runs) > self.in_flight or self.draining
+            or caller is None or not (caller.is_host or slots.left + len(lent) >= caller.held)
+            or not lent.pop(caller, False)
+        ):  # fmt: skip
+            return True, self.here(self.on_call(fields))
+        run = new(Run)
+        run.agent = self
+        run.id = run.table_id = number
+        run.target = target
+        run.context = context
+        run.depth = depth
+        if idempotency is not None:
+            run.idempotency = idempotency
+        run.deadline = monotonic() + (deadline_ms / 1000 if deadline_ms else self.deadline_s)
+        run.thread = me
+        self.runs[number] = run
+        run.token = self.token = [1]
+        if self.ticker_asleep:
+            self.wake_ticker()
+        within = Context().run
+        within(set_current, run)
+        try:
+            result = within(target.call, body, CallContext(run))
+            kind = type(result)
+            if kind in PACKED:
+                try:
+                    answer = within(self.packed, [RESULT, number, 0, (), result])
+                except RemoteError as exc:
+                    answer = run.refused(as_refusal(exc))
+            else:
+                answer = within(run.fulfilled if kind in PLAIN else run.concluded, result)
+        except BaseException as exc:  # noqa: BLE001 - whatever a Pack raises becomes the call's answer
+            answer = within(run.refused, exc)
+        try:
+            run.token.pop()
+        except IndexError:
+            target.slow = 8
+            if answer is not None:
+                self.send(answer)
+            run.caller, run.slot = caller, SHARED
+            return False, self.finish(run)
+        if not self.tail and not self.out and type(answer) is bytes:  # there is nothing that it could go out with
+            self.link.send(answer)
+        elif answer is not None:
+            self.answer(answer)
+        if run.detached:
+            run.caller, run.slot = caller, SHARED
+            return True, self.finish(run)
+        self.runs.pop(number, None)
+        if self.draining:
+            self.leave_if_drained()  # type: ignore[unreachable]  # since it was looked at, above, it may have begun
+        lent[caller] = True
+        return NOTHING_NEXT if not slots.line else (True, self.more(slots.next()))
+
+    def here(self, run: Run | None) -> Run | None:
+        """The run, where it is one for the leader to do; others are started elsewhere."""
+        if run is not None and (run.target.slow or run.stack is not None):
+            if run.stack is None:
+                self.start(run)
+            return None
+        return run
+
+    def answer(self, frame: Any) -> None:
+        """Send the leader's answer; it is kept back while more that came is to be answered."""
+        out = self.out
+        out.append(frame)
+        if not self.tail or len(out) >= OUT_FRAMES or len(frame) > READ_BYTES:
+            self.flush()
 
     def run_inline(self, run: Run) -> tuple[bool, Run | None]:
         """Run a handler while holding the lead: (whether it is still held, a queued run to do next)."""
@@ -2962,11 +3228,8 @@ class Agent:
                 self.send(answer)
             return False, self.finish(run)
         if answer is not None:
-            out = self.out
-            out.append(answer)
-            if len(out) >= OUT_FRAMES or len(answer) > READ_BYTES:
-                self.flush()
-        return True, self.finish(run)
+            self.answer(answer)
+        return True, self.finish(run, lend=True)
 
     def work(self, run: Run) -> Run | None:
         """Run a handler in this thread, which does not hold the lead."""
@@ -2988,9 +3251,7 @@ class Agent:
             self.mode.spawn(run)
             return
         if run.slot is None and run.stack is None:
-            admitted = self.admit(run)
-            if admitted is None:
-                return
+            run = self.admit(run)
         while run is not None:
             try:
                 self.employ(run, False)
@@ -3002,7 +3263,6 @@ class Agent:
 
     def turn_down(self, run: Run) -> None:
         """Answer a run for which no thread can be started."""
-        run.answered = True
         answer = run.refused(Refusal("limit", "no more threads can be started", "", True))
         if answer is not None:
             self.send(answer)
@@ -3088,7 +3348,7 @@ class Agent:
     def yield_lead(self) -> None:
         """A handler with an event loop of its own is about to wait: let somebody else read at once."""
         run = CURRENT.get()
-        if run is not None and run.thread == get_ident() and run.token:
+        if run is not None and run.thread and run.thread == get_ident() and run.token:
             try:
                 run.token.pop()
             except IndexError:
@@ -3099,7 +3359,10 @@ class Agent:
 
     def wait(self, gate: Gate, until: float | None) -> bool:
         """Block until ``gate`` opens; False when ``until`` (monotonic) passed first. Runs what descends from here."""
-        holder = self.holder()
+        me = get_ident()
+        holder = CURRENT.get()
+        if holder is None or holder.thread != me or not holder.token:
+            holder = self.holder(me)
         patience = take_token(holder.token) if holder is not None else 0
         if patience and self.lead_until(gate, until):
             # a fresh list: what the ticker measures is this stretch of Pack code, not the whole handler
@@ -3111,10 +3374,13 @@ class Agent:
             if through:
                 return True
         while not gate.open:
-            run = self.from_inbox(gate)
+            run = self.from_inbox(gate) if gate.inbox is not None else None
             if run is not None:
                 self.run_on_stack(gate, run)
                 continue
+            if gate.lock is None:
+                gate.make_lock()
+                continue  # who opened it in the meantime saw none to release
             if until is None:
                 gate.lock.acquire()
                 continue
@@ -3127,16 +3393,10 @@ class Agent:
         self.close_gate(gate)
         return True
 
-    def holder(self) -> Any:
-        """Whose token this thread may take: the run that it is in the middle of, or the event loop's turn."""
-        run = CURRENT.get()
-        me = get_ident()
-        if run is not None and run.thread == me and run.token:
-            return run
+    def holder(self, me: int) -> Any:
+        """Whose token this thread may take, when it is in the middle of no run that has one: the event loop's turn."""
         mode = self.mode
-        if mode is not None and mode.ident == me and mode.token:
-            return mode
-        return None
+        return mode if mode is not None and mode.ident == me and mode.token else None
 
     def lead_until(self, gate: Gate, until: float | None) -> bool:
         """Read for everybody while ``gate`` is closed and there is time; False when the lead was lost meanwhile."""
@@ -3197,14 +3457,10 @@ class Agent:
     def open_pending(self, run: Run | None) -> Pending:
         if len(self.pending) >= self.in_flight:
             raise LimitReached("limit", "too many calls at once", f"{self.in_flight} are in flight", True)
-        # made outside of the lock: an allocation may collect garbage, and a Pack's __del__ may call the bus
-        pending = Pending(0, run)
-        with self.mutex:
-            number = self.next_request + 1
-            while number in self.pending or number >= 1 << 32:
-                number = 1 if number >= 1 << 32 else number + 1
-            self.next_request = pending.id = number
-            self.pending[number] = pending
+        number = next(self.requests) % 0xFFFFFFFF + 1
+        while number in self.pending:
+            number = next(self.requests) % 0xFFFFFFFF + 1
+        pending = self.pending[number] = Pending(number, run)
         return pending
 
     def parent_of(self, ctx: Any) -> tuple[int, Run | None]:
@@ -3214,12 +3470,19 @@ class Agent:
 
     def call(self, target: Any, args: Any, ctx: Any, timeout_s: float | None, idempotency: str | None) -> Any:
         """Call ``target`` (key or number) and block for its value."""
-        parent, run = self.parent_of(ctx)
+        run = ctx._run if type(ctx) is CallContext else CURRENT.get()  # noqa: SLF001 - as `parent_of`
         pending = self.open_pending(run)
         deadline_ms = 0 if timeout_s is None else max(1, int(timeout_s * 1000))
-        return self.exchange(
-            pending, [CALL, pending.id, target, deadline_ms, parent, 0, idempotency], args, timeout_s or self.deadline_s
-        )
+        parent = run.id if type(run) is Run else 0
+        try:
+            if type(args) in PACKED:
+                frame = self.packed([CALL, pending.id, target, deadline_ms, parent, 0, idempotency, (), args])
+            else:
+                frame = self.frame([CALL, pending.id, target, deadline_ms, parent, 0, idempotency], args)
+        except BaseException:
+            self.pending.pop(pending.id, None)
+            raise
+        return self.await_answer(pending, frame, timeout_s or self.deadline_s)
 
     def exchange(self, pending: Pending, head: list[Any], body: Any, timeout_s: float) -> Any:
         """Send ``head`` + refs + ``body`` and wait for the answer."""
@@ -3236,11 +3499,17 @@ class Agent:
         if run is not None and run.cancelled:
             self.pending.pop(pending.id, None)
             raise CallCancelled("cancelled", "the call that this one was made for was cancelled")
-        self.send(frame)
+        if type(frame) is bytes:
+            self.link.send(frame)
+        else:
+            self.send(frame)
         if not self.wait(gate, monotonic() + timeout_s + SLACK_S):
             self.give_up(pending)
             detail = f"the host was silent for {timeout_s + SLACK_S:g} s"
             raise CallTimeout("timeout", "no answer in time", detail, True)
+        reply = pending.reply
+        if type(reply) in PACKED and pending.error is None and pending.stream is None:
+            return reply
         return self.take(pending)
 
     def give_up(self, pending: Pending) -> None:
@@ -3258,21 +3527,30 @@ class Agent:
     async def call_async(
         self, loop: Any, target: Any, args: Any, ctx: Any, timeout_s: float | None, idempotency: str | None
     ) -> Any:
-        parent, run = self.parent_of(ctx)
+        run = ctx._run if type(ctx) is CallContext else CURRENT.get()  # noqa: SLF001 - as `parent_of`
         pending = self.open_pending(run)
         deadline_ms = 0 if timeout_s is None else max(1, int(timeout_s * 1000))
+        parent = run.id if type(run) is Run else 0
         try:
-            frame = self.frame([CALL, pending.id, target, deadline_ms, parent, 0, idempotency], args)
+            if type(args) in PACKED:
+                frame = self.packed([CALL, pending.id, target, deadline_ms, parent, 0, idempotency, (), args])
+            else:
+                frame = self.frame([CALL, pending.id, target, deadline_ms, parent, 0, idempotency], args)
         except BaseException:
             self.pending.pop(pending.id, None)
             raise
         future = pending.future = loop.create_future()
         pending.loop = loop
-        timer = loop.call_later((timeout_s or self.deadline_s) + SLACK_S, self.expire, pending)
-        mode = self.mode
+        mode, timer = self.mode, None
         if mode is not None and mode.loop is loop:
-            mode.write(frame)
+            pending.until = until = monotonic() + (timeout_s or self.deadline_s) + SLACK_S
+            if until < mode.due:  # noqa: PLR1730 - `min` would be a call for each call
+                mode.due = until
+            mode.out.append(frame)
+            if len(mode.out) >= OUT_FRAMES:
+                mode.flush()
         else:
+            timer = loop.call_later((timeout_s or self.deadline_s) + SLACK_S, self.expire, pending)
             self.send(frame)
         try:
             await future
@@ -3281,7 +3559,11 @@ class Agent:
             pending.reply = None
             raise
         finally:
-            timer.cancel()
+            if timer is not None:
+                timer.cancel()
+        reply = pending.reply
+        if type(reply) in PACKED and pending.error is None and pending.stream is None:
+            return reply
         return self.take(pending)
 
     def expire(self, pending: Pending) -> None:
@@ -3353,13 +3635,6 @@ class Agent:
         if run.id:
             self.runs[run.id] = rest
         self.start(rest)
-
-    def conclude_async(self, run: Run, frame: bytes | None) -> None:
-        run.answered = True
-        self.mode.runs.discard(run)
-        if frame is not None:
-            self.mode.write(frame)
-        self.done(run)
 
     # -- logs
 
@@ -3435,28 +3710,48 @@ class LoopMode:
         self.waiting = False
         self.offered = False
         self.watched = False
+        self.others = 0
+        """How many descriptors the loop looks at beside the bus; its own way to be woken is one."""
+        self.due = NEVER_S
+        """Before this nobody on the loop has waited for an answer too long. Not a timer of the loop's: one for each
+        call would cost as much as the call.
+        """
         self.ident = 0
         self.runs: set[Run] = set()
         self.ready = allocate_lock()
         self.ready.acquire()
         self.loop: Any = None
         self.selector: Any = None
+        self.plain: Any = None
+        """The selector's class without what looks at the bus."""
 
     def main(self) -> None:
         import selectors
 
         mode = self
+        plain = selectors.DefaultSelector
 
-        class BusSelector(selectors.DefaultSelector):
+        class BusSelector(plain):  # type: ignore[misc,valid-type]
             """A selector that knows one descriptor more than the loop: the bus."""
 
             def select(self, timeout: float | None = None) -> Any:
-                return mode.select(super().select, timeout)
+                return mode.select(timeout)
+
+            def register(self, *given: Any, **named: Any) -> Any:
+                key = super().register(*given, **named)
+                mode.others += 1
+                return key
+
+            def unregister(self, fileobj: Any) -> Any:
+                key = super().unregister(fileobj)
+                mode.others -= 1
+                return key
 
         agent = self.agent
         self.ident = get_ident()
         self.selector = BusSelector()
-        self.loop = self.asyncio.SelectorEventLoop(self.selector)
+        self.plain = plain
+        self.loop = loop_class(self.asyncio, self)(self.selector)
         self.asyncio.set_event_loop(self.loop)
         self.ready.release()
         try:
@@ -3468,79 +3763,118 @@ class LoopMode:
             agent.log(50, "stderr", "the agent failed: " + trace_all(exc))
         leave(EXIT_PROTOCOL)
 
-    def select(self, real: Any, timeout: float | None) -> Any:
+    def select(self, timeout: float | None) -> Any:
         agent = self.agent
         if self.out:
-            self.flush()
+            agent.send_all(self.out)
+        due, near = self.due, False
+        if due != NEVER_S:
+            left = due - monotonic()
+            near = left < READ_S or not agent.link.reads_end
+            if left <= 0:
+                due = self.sweep()
+                timeout = 0  # what waited too long goes on
         try:
             self.token.pop()
         except IndexError:
-            return self.select_without_lead(real, timeout)
+            return self.select_without_lead(timeout)
         if timeout is not None and timeout <= 0:
             # tasks are ready: they come first, but the bus is looked at, or a busy loop would never see a CANCEL
             self.watch(True)
-            return self.turn(real(timeout), agent.buffered())
-        fields = agent.buffered()
-        if fields is not None:
-            return self.turn([], fields)
-        agent.flush()
-        if timeout is None and self.alone():
-            agent.fill()
-            return self.turn([], None)
+            return self.turn(self.plain.select(self.selector, timeout), agent.buffered())
+        if agent.tail:
+            fields = agent.buffered()
+            if fields is not None:
+                self.act(fields)
+                return []
+        if agent.out or agent.released or agent.abandoned:
+            agent.flush()
+        # where nothing but a frame can wake the loop, the read itself may block
+        if (
+            timeout is None and not near and self.others <= 1 and len(agent.idle) == agent.workers
+            and count_threads() == agent.foreign + agent.workers
+        ):  # fmt: skip
+            if due == NEVER_S:
+                self.act(agent.fill())
+                return []
+            if not agent.link.bounded:
+                agent.link.bound(1)
+            fields = agent.fill(False)
+            if fields is None and not agent.tail:  # nothing came for a while: perhaps nobody waits any more
+                self.sweep()
+            self.act(fields)
+            return []
         self.watch(True)
-        return self.turn(real(timeout), None)
+        return self.turn(self.plain.select(self.selector, self.bounded(timeout)), None)
 
-    def select_without_lead(self, real: Any, timeout: float | None) -> Any:
+    def bounded(self, timeout: float | None) -> float | None:
+        """``timeout``, or how long it is until ``due``."""
+        if self.due == NEVER_S:
+            return timeout
+        left = max(0.0, self.due - monotonic())
+        return left if timeout is None else min(left, timeout)
+
+    def sweep(self) -> float:
+        """End what has waited too long; when to look again."""
+        now, due = monotonic(), NEVER_S
+        for pending in list(self.agent.pending.values()):
+            if pending.until and not pending.future.done():
+                if pending.until <= now:
+                    self.agent.expire(pending)
+                else:
+                    due = min(due, pending.until)
+        self.due = due
+        return due
+
+    def select_without_lead(self, timeout: float | None) -> Any:
         agent = self.agent
         self.watch(False)
         with agent.mutex:
             self.waiting = True
-        events = real(timeout)
+        events = self.plain.select(self.selector, self.bounded(timeout))
         with agent.mutex:
             self.waiting = False
             owned, self.offered = self.offered, False
         return self.turn(events, agent.buffered()) if owned else events
 
     def turn(self, events: Any, fields: Any) -> Any:
-        """Dispatch every complete frame, and keep the lead in a token while the loop runs what became ready."""
+        """What a look at all descriptors gave: the bus is for this, the others for the loop. ``fields``: as ``act``."""
         agent = self.agent
         others = events
         if self.watched and events:
             others = [event for event in events if event[0].fd != agent.link.fd]
-            if len(others) != len(events):
-                agent.fill()
-        for _ in range(256):
-            if fields is None:
-                fields = agent.buffered()
-                if fields is None:
-                    break
-            run = agent.dispatch(fields)
-            fields = None
+            if len(others) != len(events) and fields is None:  # else what is there comes first, and the next look reads
+                fields = agent.fill()
+        self.act(fields)
+        return others
+
+    def act(self, fields: Any) -> None:
+        """Dispatch every complete frame, these first; keep the lead in a token while the loop runs what got ready."""
+        agent = self.agent
+        if fields is None and agent.tail:
+            fields = agent.buffered()
+        left = 256
+        while fields is not None:
+            run = agent.on_call(fields) if fields[0] == CALL else agent.dispatch(fields)
             if run is not None and run.stack is None:
                 agent.start(run)
-        else:
-            if fields is not None:  # pragma: no cover - the loop above always consumes what it was given
-                raise ProtocolError("a frame was left over")
-            self.loop.call_soon(int)  # more may be in the buffer: come back without waiting
+            left -= 1
+            if not left:
+                self.loop.call_soon(int)  # more may be in the buffer: come back without waiting
+                break
+            fields = agent.buffered() if agent.tail else None
         if agent.out:
             agent.flush()
         self.token = agent.token = [LOOP_PATIENCE]
         if agent.ticker_asleep:
             agent.wake_ticker()
-        return others
-
-    def alone(self) -> bool:
-        """Whether nothing but a frame can wake the loop: then the read itself may block."""
-        agent = self.agent
-        fds = len(self.selector.get_map()) - self.watched
-        return fds <= 1 and len(agent.idle) == agent.workers and count_threads() == agent.foreign + agent.workers
 
     def watch(self, on: bool) -> None:
         if on is not self.watched:
             if on:
-                self.selector.register(self.agent.link.fd, 1)
+                self.plain.register(self.selector, self.agent.link.fd, 1)
             else:
-                self.selector.unregister(self.agent.link.fd)
+                self.plain.unregister(self.selector, self.agent.link.fd)
             self.watched = on
 
     def offer(self) -> bool:
@@ -3565,6 +3899,19 @@ class LoopMode:
         if now or len(self.out) >= OUT_FRAMES:
             self.flush()
 
+    def conclude(self, run: Run, frame: bytes | None) -> None:
+        """The end of a task, in the loop's thread."""
+        agent = self.agent
+        if not run.id:
+            self.runs.discard(run)
+        if frame is not None:
+            self.out.append(frame)
+            if len(self.out) >= OUT_FRAMES:
+                self.flush()
+        agent.runs.pop(run.table_id, None)
+        if agent.draining:
+            agent.leave_if_drained()
+
     def spawn(self, run: Run, awaitable: Any = None) -> None:
         if get_ident() == self.ident:
             self.begin(run, awaitable)
@@ -3572,7 +3919,8 @@ class LoopMode:
             self.loop.call_soon_threadsafe(self.begin, run, awaitable)
 
     def begin(self, run: Run, awaitable: Any) -> None:
-        self.runs.add(run)  # the loop itself holds tasks weakly
+        if not run.id:
+            self.runs.add(run)  # the loop itself holds tasks weakly, and the agent no run without an answer
         run.task = Context().run(self.task, run.serve(awaitable), loop=self.loop)
 
     def cancel(self, run: Run) -> None:
@@ -3583,8 +3931,43 @@ class LoopMode:
 
     def cancel_here(self, run: Run) -> None:
         # a task cancelled before its first step would never run, and never answer: `serve` looks at the flag itself
-        if run.serving and not run.answered:
+        if run.thread == IN_TASK:
             run.task.cancel()
+
+
+def loop_class(asyncio: Any, mode: LoopMode) -> Any:
+    """The event loop of the standard library, which takes fewer steps while it has no timers and nobody debugs.
+
+    It steps past two of its methods, by what these look at. Where they look at something else, it is left as it is.
+    """
+    plain, handle_class = asyncio.SelectorEventLoop, asyncio.Handle
+
+    class BusLoop(plain):  # type: ignore[misc,valid-type]
+        def call_soon(self, callback: Any, *args: Any, context: Any = None) -> Any:
+            if self._debug or self._closed:
+                return super().call_soon(callback, *args, context=context)
+            handle = handle_class(callback, args, self, context)
+            self._ready.append(handle)
+            return handle
+
+        def _run_once(self) -> None:
+            ready = self._ready
+            if self._scheduled or self._debug or self._stopping:
+                super()._run_once()
+                return
+            events = mode.select(0 if ready else None)
+            if events:
+                self._process_events(events)
+            left = len(ready)  # what these add has its turn after the next look at the bus
+            while left:
+                left -= 1
+                handle = ready.popleft()
+                if not handle._cancelled:  # noqa: SLF001 - as the loop itself
+                    handle._run()  # noqa: SLF001
+
+    looked_at = plain._run_once.__code__.co_names  # noqa: SLF001
+    known = {"_ready", "_scheduled", "_debug", "_stopping", "_cancelled", "_run", "_process_events"}
+    return BusLoop if known.issubset(looked_at) else plain
 
 
 # ---- what Pack code finds in its context
@@ -4257,8 +4640,6 @@ class UserdataManager:
 class PhaseRun(Run):
     """A component's phase: its answer is PHASE_DONE."""
 
-    __slots__ = ("began",)
-
     def __init__(self, agent: Agent, number: int, target: Phase) -> None:
         super().__init__(agent, number, target, None)
         self.table_id = -1 - number  # ids of phases and calls are one space of the host's; the sign keeps CANCEL away
@@ -4861,6 +5242,7 @@ def greet(agent: Agent, landlock: int) -> None:
         else:
             if agent.files.makes:
                 agent.file_bytes = int(settings.get("memory", {}).get("from_bytes", agent.frame_bytes))
+    agent.short_bytes = min(EAGER_BYTES, agent.frame_bytes, agent.file_bytes)
     agent.deadline_s = int(limits.get("deadline_ms", 30_000)) / 1000
     agent.pack_root = settings.get("paths", {}).get("pack", "/pack").rstrip("/")
     agent.packages = settings.get("paths", {}).get("packages", "").rstrip("/")

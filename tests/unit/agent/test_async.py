@@ -211,3 +211,92 @@ def test_a_task_that_calls_is_cancelled_with_what_it_called(start, host: FakeHos
         call.result()
     assert caught.value.type == "cancelled"
     alpha.wait_for_log(lambda log: "left" in log[2])
+
+
+LOOP = """
+    import asyncio, contextvars
+    var = contextvars.ContextVar("var", default=0)
+    async def order(args, ctx):
+        loop, seen = asyncio.get_running_loop(), []
+        handles = [loop.call_soon(seen.append, n) for n in range(4)]
+        handles[2].cancel()
+        loop.call_soon(lambda: loop.call_soon(seen.append, "later"))
+        await asyncio.sleep(0)
+        first = list(seen)
+        await asyncio.sleep(0)
+        return [first, seen, handles[2].cancelled()]
+    async def contexts(args, ctx):
+        loop, seen = asyncio.get_running_loop(), []
+        var.set(1)
+        loop.call_soon(lambda: seen.append(var.get()))
+        var.set(2)
+        other = contextvars.copy_context()
+        other.run(var.set, 3)
+        loop.call_soon(lambda: seen.append(var.get()), context=other)
+        await asyncio.sleep(0)
+        return [*seen, var.get()]
+    async def broken(args, ctx):
+        loop, seen = asyncio.get_running_loop(), []
+        loop.set_exception_handler(lambda loop, context: seen.append(type(context["exception"]).__name__))
+        loop.call_soon({}.pop, "nothing")
+        loop.call_soon(seen.append, "after it")
+        await asyncio.sleep(0)
+        loop.set_exception_handler(None)
+        return seen
+    async def timers(args, ctx):
+        loop, seen = asyncio.get_running_loop(), []
+        loop.call_later(0.02, seen.append, "second")
+        loop.call_later(0.01, seen.append, "first")
+        loop.call_later(0.015, seen.append, "never").cancel()
+        while len(seen) < 2:
+            await asyncio.sleep(0)
+        return seen
+    async def from_a_thread(args, ctx):
+        loop, future = asyncio.get_running_loop(), asyncio.get_running_loop().create_future()
+        await asyncio.to_thread(loop.call_soon_threadsafe, future.set_result, "from a thread")
+        return await future
+    async def run(context):
+        ir = context["interface_registry"]
+        for fn in (order, contexts, broken, timers, from_a_thread):
+            ir.register(fn.__name__, fn)
+        ir.register("debug", lambda args: run.loop.set_debug(args))
+        run.loop = asyncio.get_running_loop()
+"""
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_the_event_loop_is_the_one_that_packs_know(start, host: FakeHost, debug: bool) -> None:
+    start(LOOP)
+    host.call("debug", debug)
+    for _ in range(2):
+        assert host.call("order") == [[0, 1, 3], [0, 1, 3, "later"], True]
+        assert host.call("contexts") == [1, 3, 2]
+        assert host.call("broken") == ["KeyError", "after it"]
+        assert host.call("timers") == ["first", "second"]
+        assert host.call("from_a_thread") == "from a thread"
+    calls = [host.start_call(key) for _ in range(20) for key in ("order", "timers", "from_a_thread")]
+    assert [len(call.result()) for call in calls] == [3, 2, 13] * 20
+
+
+def test_each_call_in_a_coroutine_has_its_own_time(start, host: FakeHost) -> None:
+    host.silent_keys.add("echo")
+    start("def run(c): c['interface_registry'].register('echo', lambda a: a)", pack_id="beta")
+    start("""
+        import asyncio
+        async def run(context):
+            ir = context["interface_registry"]
+            ended = []
+            async def one(timeout_s):
+                try:
+                    await ir.get("echo")(1, timeout_s=timeout_s)
+                except TimeoutError:
+                    ended.append(timeout_s)
+            async def both(args, ctx):
+                await asyncio.gather(one(1.5), one(0.1))
+                return ended
+            ir.register("both", both)
+            ir.register("ended", lambda: ended)
+    """)
+    call = host.start_call("both")
+    wait_until(lambda: host.call("ended") == [0.1], "the shorter time to be over")
+    assert call.result() == [0.1, 1.5]

@@ -211,3 +211,110 @@ def test_chains_cross_beside_a_caller_that_holds_all_it_can_everywhere() -> None
         for rule in world.packs.values():
             takes_all(rule, "h")
         assert world.run(["ababab", "bababa"] * 60, chance) == 120
+
+
+class Silent:
+    """A connection on which nobody listens."""
+
+    def send(self, _data: bytes) -> None:
+        """Nothing."""
+
+
+class Both:
+    """The leader of an agent, whose calls may leave their slot to their caller's next, beside the rule without that."""
+
+    def __init__(self, threads: int) -> None:
+        self.agent = AGENT.Agent(Silent(), AGENT.PureCodec())
+        self.agent.share(threads)
+        self.agent.employ = lambda run, _lead: self.began.append(run)
+        self.agent.export(AGENT.Export(lambda args: args))
+        self.rule = slots(threads)
+        self.began: list[Any] = []
+        self.held: dict[int, tuple[Any, Any]] = {}
+        self.number = 0
+        self.lent = 0
+
+    def call(self, caller: str) -> None:
+        """One that ends at once, or is cancelled where it would wait."""
+        self.number += 1
+        agent, twin = self.agent, Asked(caller, 0)
+        self.rule.admit(twin)
+        self.lent += any(one is agent.slots.callers.get(caller) for one in agent.slots.lent)
+        fields = [AGENT.CALL, self.number, 1, 0, 0, 0, 0, ["", caller, [], None], None, [], 1]
+        owned, run = agent.serve(fields, threading.get_ident())
+        if run is not None:
+            owned, run = agent.run_inline(run)
+        assert owned
+        if twin.slot is None:
+            waits = agent.runs.pop(self.number)
+            assert agent.slots.unqueue(waits)
+            assert self.rule.unqueue(twin)
+        else:
+            assert not agent.runs, "it had a slot and is over"
+            self.follows(run, ends(self.rule, twin))
+
+    def hold(self, caller: str, depth: int) -> None:
+        """One that ends later."""
+        self.number += 1
+        run, twin = Asked(caller, depth), Asked(caller, depth)
+        self.held[id(twin)] = run, twin
+        assert (self.agent.admit(run) is run) == (self.rule.admit(twin) is twin)
+        assert run.slot == twin.slot
+
+    def end(self, twin: Any) -> None:
+        run = self.held.pop(id(twin))[0]
+        ready = self.agent.more(self.agent.slots.give_back(run))
+        self.follows(ready, ends(self.rule, twin))
+
+    def follows(self, ready: Any, twins: list[Any]) -> None:
+        """What begins next is the same, and has the same slots."""
+        began, self.began = [run for run in (ready, *self.began) if run is not None], []
+        assert began == [self.held[id(twin)][0] for twin in twins]
+        assert [run.slot for run in began] == [twin.slot for twin in twins]
+
+    def same(self) -> None:
+        lent = self.agent.slots.lent
+        assert self.agent.slots.left + len(lent) == self.rule.left
+        assert not (lent and self.agent.slots.line), "nothing is lent while somebody waits"
+        for name, caller in self.rule.callers.items():
+            mine = self.agent.slots.callers[name]
+            assert mine.held - (mine in lent) == caller.held
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_slot_that_stays_with_its_caller_keeps_nobody_from_one(seed: int) -> None:
+    chance = random.Random(seed)
+    both = Both(chance.choice((1, 2, 5, 48)))
+    names = [HOST, "a", "b", "c", *(f"d{n}" for n in range(20))][: chance.choice((2, 4, 24))]
+    for _ in range(1_500):
+        move = chance.random()
+        if move < 0.6:
+            both.call(chance.choice(names))
+        elif move < 0.72:
+            both.hold(chance.choice(names), chance.randrange(3))
+        else:
+            running = [twin for _run, twin in both.held.values() if twin.slot is not None]
+            if running:
+                both.end(chance.choice(running))
+        both.same()
+    assert both.lent > 10
+
+
+def test_a_slot_that_stayed_is_no_more_the_callers_once_others_hold_the_rest() -> None:
+    both = Both(5)
+    for _ in range(5):
+        both.hold(HOST, 0)
+    both.hold("a", 0)
+    assert [twin.slot for _run, twin in both.held.values()] == [AGENT.SHARED] * 5 + [AGENT.OWN_SLOT]
+    for _run, twin in list(both.held.values())[:3]:
+        both.end(twin)
+    both.call("a")
+    both.hold("a", 0)
+    both.hold(HOST, 0)
+    assert len(both.agent.slots.lent) == 1
+    assert both.agent.slots.left == 0
+    both.same()
+    both.call("a")
+    assert both.number == 10
+    assert not both.agent.slots.lent, "it waited, before which all is given back"
+    both.same()
