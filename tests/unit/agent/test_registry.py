@@ -220,7 +220,7 @@ def test_temporary_override_and_observers(start, host: FakeHost) -> None:
     assert host.call("override")[0] == 2
     wait_until(lambda: ["conf.a", 2, 1] in host.call("seen"), "the end of the override")
     assert ["conf.a", 1, 2] in host.call("seen")
-    wait_until(lambda: "conf.a" in host.call("seen"), "the other observer, which is told for itself")
+    wait_until(lambda: host.call("seen").count("conf.a") == 2, "the other observer, which is told for itself")
     host.call("add", 5)
     wait_until(lambda: ["conf.b", None, 5] in host.call("seen"), "the new key")
     assert host.call("stop") == [True, False, 1, 0]
