@@ -106,7 +106,7 @@ SHARED = -1
 """A slot that is one of those that all callers share; others are a depth, and OWN_SLOT less a depth."""
 OWN_SLOT = -2
 LENDERS = 16
-"""So many callers may have a slot from one call for the next; those of others are given back and taken anew."""
+"""So many callers may have a slot from one call for the next, each in the place of who has had one for longest."""
 HOSTS = frozenset({"", "kernel"})
 """Callers that are no Pack."""
 LOOP_PATIENCE = 50
@@ -1077,8 +1077,6 @@ class SocketLink:
     """A connected stream socket."""
 
     carries_files = True
-    reads_end = True
-    """Whether a read gives up after the time that ``bound`` sets."""
 
     def __init__(self, sock: Any) -> None:
         self.sock = sock
@@ -1132,22 +1130,24 @@ class PipeLink:
     """Two descriptors: the container's attached stdio."""
 
     carries_files = False
-    reads_end = False
-    bounded = False
 
     def __init__(self, read_fd: int, write_fd: int) -> None:
         self.fd = read_fd
         self.write_fd = write_fd
         self.lock = allocate_lock()
+        self.bounded = False
 
     def wait(self, until: float | None) -> bool:
         """Before a read: whether one is due now; waits for it until then."""
         return until is None or readable(self.fd, until - monotonic())
 
     def bound(self, seconds: int) -> None:
-        """``wait`` keeps the deadline."""
+        """Let ``recv_into`` raise BlockingIOError after a second; 0: wait for ever."""
+        self.bounded = seconds > 0
 
     def recv_into(self, view: Any) -> int:
+        if self.bounded and not readable(self.fd, READ_S):
+            raise BlockingIOError
         return posix.readv(self.fd, [view])
 
     def send(self, data: bytes) -> None:
@@ -1953,7 +1953,8 @@ class Function:
         target = self._number if self._key is None else self._key
         mode = agent.mode
         if mode is not None and mode.ident == get_ident():
-            agent.yield_lead()
+            if not mode.token:
+                agent.yield_lead()
             return PendingCall(agent.call_async(mode.loop, target, args, ctx, timeout_s, idempotency_key))
         if "asyncio" in sys.modules:
             loop = agent.running_loop()
@@ -2152,10 +2153,13 @@ class Slots:
             return self.turn() if self.line else None
 
     def may_lend(self, caller: Caller) -> bool:
-        """Whether ``caller`` may have one that is lent; under the lock."""
+        """Whether ``caller`` may have one that is lent; under the lock, and while nobody waits."""
         if caller not in self.lenders:
-            if len(self.lenders) >= LENDERS:
-                return False
+            if len(self.lenders) >= LENDERS:  # in turn: who calls no more must not keep others from it
+                first = self.lenders.pop(0)
+                if self.lent.pop(first, False):
+                    self.left += 1
+                    first.held -= 1
             self.lenders.append(caller)
         return caller not in self.lent
 
@@ -2585,6 +2589,16 @@ class Agent:
             return None
         except OSError:
             count = 0
+        if not tail and count > 6:
+            # nearly every read is one whole short frame that refers to nothing: as `next_frame`, in fewer steps
+            size, array = FRAME_START.unpack_from(self.buf)
+            if size + 4 == count and size <= self.short_bytes and array in FREQUENT:
+                data = self.view[4:count]
+                try:
+                    fields: list[Any] = self.unpackb(data, ext_hook=no_extensions, strict_map_key=False, timestamp=3)
+                except Exception:  # noqa: BLE001 - as there
+                    return self.split(bytes(data))
+                return fields if fields[-2] == [] else self.split(bytes(data))
         if not count:
             leave(EXIT_LOST)
         return self.next_frame(self.head, tail + count)
@@ -2599,7 +2613,7 @@ class Agent:
             size, array = FRAME_START.unpack_from(self.buf, start)
             stop = start + 4 + size
             if stop <= tail and size <= self.short_bytes and array in FREQUENT:
-                # nearly every frame: it is whole, short, and refers to nothing; as below, in fewer steps
+                # whole, short, and refers to nothing, as nearly every frame: as below, in fewer steps
                 data = self.view[start + 4 : stop]
                 if stop < tail:
                     self.head, self.tail = stop, tail
@@ -2724,7 +2738,7 @@ class Agent:
         if kind == CALL:
             return self.on_call(fields)
         if kind == RESULT:
-            self.on_result(*fields[1:])
+            self.on_result(fields)
             return None
         try:
             handler = self.HANDLERS[kind]
@@ -2794,7 +2808,8 @@ class Agent:
         gate.nudge()
         return True
 
-    def on_result(self, number: int, flags: int, _refs: list[Any], body: Any) -> None:
+    def on_result(self, fields: list[Any]) -> None:
+        _, number, flags, _refs, body = fields
         streams = flags & FLAG_STREAM
         pending = self.pending.get(number) if streams else self.pending.pop(number, None)
         if pending is None:
@@ -3032,7 +3047,7 @@ class Agent:
         raise ProtocolError("WELCOME comes once")
 
     HANDLERS: dict[int, Any] = {  # noqa: RUF012 - a table, never changed
-        RESULT: on_result, ERROR: on_error, CANCEL: on_cancel, STREAM_ITEM: on_item, STREAM_END: on_end,
+        ERROR: on_error, CANCEL: on_cancel, STREAM_ITEM: on_item, STREAM_END: on_end,
         STREAM_CREDIT: on_credit, CHUNK: on_chunk, RUN_PHASE: on_phase, SHUTDOWN: on_shutdown, PING: on_ping,
         RELEASE: on_release, MIRROR: on_mirror, EVENT: on_event, WELCOME: on_welcome,
     }  # fmt: skip
@@ -3363,7 +3378,10 @@ class Agent:
         holder = CURRENT.get()
         if holder is None or holder.thread != me or not holder.token:
             holder = self.holder(me)
-        patience = take_token(holder.token) if holder is not None else 0
+        try:
+            patience = holder.token.pop() if holder is not None else 0
+        except IndexError:  # it was taken
+            patience = 0
         if patience and self.lead_until(gate, until):
             # a fresh list: what the ticker measures is this stretch of Pack code, not the whole handler
             # while this thread holds the lead, nobody else opens the gate or puts anything in; once open, nobody will
@@ -3470,7 +3488,7 @@ class Agent:
 
     def call(self, target: Any, args: Any, ctx: Any, timeout_s: float | None, idempotency: str | None) -> Any:
         """Call ``target`` (key or number) and block for its value."""
-        run = ctx._run if type(ctx) is CallContext else CURRENT.get()  # noqa: SLF001 - as `parent_of`
+        run = CURRENT.get() if ctx is None or type(ctx) is not CallContext else ctx._run  # noqa: SLF001 - as `parent_of`
         pending = self.open_pending(run)
         deadline_ms = 0 if timeout_s is None else max(1, int(timeout_s * 1000))
         parent = run.id if type(run) is Run else 0
@@ -3527,7 +3545,7 @@ class Agent:
     async def call_async(
         self, loop: Any, target: Any, args: Any, ctx: Any, timeout_s: float | None, idempotency: str | None
     ) -> Any:
-        run = ctx._run if type(ctx) is CallContext else CURRENT.get()  # noqa: SLF001 - as `parent_of`
+        run = CURRENT.get() if ctx is None or type(ctx) is not CallContext else ctx._run  # noqa: SLF001 - as `parent_of`
         pending = self.open_pending(run)
         deadline_ms = 0 if timeout_s is None else max(1, int(timeout_s * 1000))
         parent = run.id if type(run) is Run else 0
@@ -3675,14 +3693,6 @@ def trace_all(exc: BaseException) -> str:
     return " < ".join(lines)[:LOG_CHARS]
 
 
-def take_token(token: list[int] | None) -> int:
-    """The lead, when it lies in ``token``: its patience in ticks; 0 when there is none, or it was taken."""
-    try:
-        return token.pop() if token else 0
-    except IndexError:
-        return 0
-
-
 class IteratorTarget:
     """A stream that goes on in a thread of its own."""
 
@@ -3765,15 +3775,15 @@ class LoopMode:
 
     def select(self, timeout: float | None) -> Any:
         agent = self.agent
-        if self.out:
-            agent.send_all(self.out)
-        due, near = self.due, False
-        if due != NEVER_S:
-            left = due - monotonic()
-            near = left < READ_S or not agent.link.reads_end
-            if left <= 0:
-                due = self.sweep()
-                timeout = 0  # what waited too long goes on
+        out = self.out
+        if len(out) == 1 and type(out[0]) is bytes:  # as `send_all`
+            agent.link.send(out.pop())
+        elif out:
+            agent.send_all(out)
+        near = self.due - monotonic() < READ_S
+        if near and self.due <= monotonic():
+            self.sweep()
+            timeout = 0  # what waited too long goes on
         try:
             self.token.pop()
         except IndexError:
@@ -3794,14 +3804,12 @@ class LoopMode:
             timeout is None and not near and self.others <= 1 and len(agent.idle) == agent.workers
             and count_threads() == agent.foreign + agent.workers
         ):  # fmt: skip
-            if due == NEVER_S:
-                self.act(agent.fill())
-                return []
-            if not agent.link.bounded:
+            patient = self.due == NEVER_S
+            if not patient and not agent.link.bounded:
                 agent.link.bound(1)
-            fields = agent.fill(False)
-            if fields is None and not agent.tail:  # nothing came for a while: perhaps nobody waits any more
-                self.sweep()
+            fields = agent.fill(patient)
+            if fields is None and not patient and not agent.tail:
+                self.sweep()  # nothing came for a while: perhaps nobody waits any more
             self.act(fields)
             return []
         self.watch(True)
@@ -3814,8 +3822,8 @@ class LoopMode:
         left = max(0.0, self.due - monotonic())
         return left if timeout is None else min(left, timeout)
 
-    def sweep(self) -> float:
-        """End what has waited too long; when to look again."""
+    def sweep(self) -> None:
+        """End what has waited too long, and see when to look again."""
         now, due = monotonic(), NEVER_S
         for pending in list(self.agent.pending.values()):
             if pending.until and not pending.future.done():
@@ -3824,7 +3832,6 @@ class LoopMode:
                 else:
                     due = min(due, pending.until)
         self.due = due
-        return due
 
     def select_without_lead(self, timeout: float | None) -> Any:
         agent = self.agent
@@ -3855,9 +3862,12 @@ class LoopMode:
             fields = agent.buffered()
         left = 256
         while fields is not None:
-            run = agent.on_call(fields) if fields[0] == CALL else agent.dispatch(fields)
-            if run is not None and run.stack is None:
-                agent.start(run)
+            if fields[0] == RESULT:
+                agent.on_result(fields)
+            else:
+                run = agent.dispatch(fields)
+                if run is not None and run.stack is None:
+                    agent.start(run)
             left -= 1
             if not left:
                 self.loop.call_soon(int)  # more may be in the buffer: come back without waiting
