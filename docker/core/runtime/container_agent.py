@@ -1536,11 +1536,14 @@ class Run:
     def invoke(self) -> Any:
         body, self.body = self.body, None
         if type(body) is Raw:
-            try:
-                body = self.agent.decode(body)
-            except RemoteError as exc:
-                raise as_refusal(exc) from None
+            body = self.opened(body)
         return self.target.call(body, CallContext(self))
+
+    def opened(self, body: Raw) -> Any:
+        try:
+            return self.agent.decode(body)
+        except RemoteError as exc:
+            raise as_refusal(exc) from None
 
     def concluded(self, result: Any) -> bytes | None:
         """The answer, if any is due now, for what is no plain value."""
@@ -1638,7 +1641,11 @@ class Run:
                     result.close()
                 raise cancelled_refusal()  # noqa: TRY301 - answered below, like every other end
             if result is None:
-                result = self.invoke()
+                body, self.body = self.body, None
+                if type(body) is Raw:
+                    body = self.opened(body)
+                result = self.target.call(body, CallContext(self))
+                body = None  # the handler may wait for long, and keep no more of it than it needs
             if type(result) is Coroutine or hasattr(type(result), "__await__"):
                 result = await result
             kind = type(result)
@@ -3862,10 +3869,11 @@ class LoopMode:
             fields = agent.buffered()
         left = 256
         while fields is not None:
-            if fields[0] == RESULT:
+            kind = fields[0]
+            if kind == RESULT:
                 agent.on_result(fields)
             else:
-                run = agent.dispatch(fields)
+                run = agent.on_call(fields) if kind == CALL else agent.dispatch(fields)
                 if run is not None and run.stack is None:
                     agent.start(run)
             left -= 1

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import time
+from typing import Any
+
 import pytest
 
+from tests.support.agent_module import load_agent
 from tests.support.fake_host import BusError, FakeHost, wait_until
 
 SOURCE = """
@@ -278,7 +282,8 @@ def test_the_event_loop_is_the_one_that_packs_know(start, host: FakeHost, debug:
     assert [len(call.result()) for call in calls] == [3, 2, 13] * 20
 
 
-def test_each_call_in_a_coroutine_has_its_own_time(start, host: FakeHost) -> None:
+@pytest.mark.parametrize("how", ["--fd", "--stdio"])
+def test_each_call_in_a_coroutine_has_its_own_time(start, host: FakeHost, how: str) -> None:
     host.silent_keys.add("echo")
     start("def run(c): c['interface_registry'].register('echo', lambda a: a)", pack_id="beta")
     start("""
@@ -295,8 +300,45 @@ def test_each_call_in_a_coroutine_has_its_own_time(start, host: FakeHost) -> Non
                 await asyncio.gather(one(1.5), one(0.1))
                 return ended
             ir.register("both", both)
-            ir.register("ended", lambda: ended)
-    """)
-    call = host.start_call("both")
-    wait_until(lambda: host.call("ended") == [0.1], "the shorter time to be over")
-    assert call.result() == [0.1, 1.5]
+    """, how=how)
+    assert host.call("both") == [0.1, 1.5], "though nothing comes that would wake it"
+
+
+class Quiet:
+    """A connection on which nothing comes."""
+
+    def __init__(self) -> None:
+        self.bounded = False
+        self.bounds: list[int] = []
+
+    def bound(self, seconds: int) -> None:
+        self.bounded = seconds > 0
+        self.bounds.append(seconds)
+
+    def recv_into(self, _view: Any) -> int:
+        raise BlockingIOError
+
+
+def test_an_idle_loop_wakes_while_a_call_may_be_late_and_sleeps_when_none_is() -> None:
+    module: Any = load_agent()
+    link = Quiet()
+    agent = module.Agent(link, module.PureCodec())
+    module.count_threads = lambda: 0  # others of the test's own process end when they like
+    mode = agent.mode = module.LoopMode(agent)
+    mode.others = 1
+
+    def look() -> None:
+        mode.token = [1]
+        assert mode.select(None) == []
+
+    pending = agent.open_pending(None)
+    pending.future = mode.asyncio.new_event_loop().create_future()
+    pending.future.get_loop().close()
+    pending.until = mode.due = time.monotonic() + 100
+    look()
+    assert (link.bounds, mode.due) == ([1], pending.until)
+    agent.pending.clear()
+    look()
+    assert (link.bounds, mode.due) == ([1], float("inf"))
+    look()
+    assert link.bounds == [1, 0]
