@@ -5,7 +5,8 @@ are half as many as on the general way (``router``, ``in_flight``), which every 
 
 Invariants:
   * Nothing is decided here. Rights, versions and holds were looked at before, as for every call; what is unusual in any
-    way, a refusal above all, is left to the general way, with nothing touched.
+    way, a refusal above all, is left to the general way, with nothing touched. So is a frame that does not go out: that
+    is its receiver's doing, and no reason to end the connection of who sent it.
   * What is left behind is what the general way leaves behind: either may begin a call that the other ends.
 
 Not here: anything that answers with an error.
@@ -23,7 +24,7 @@ from core_runtime.bus.calls import Call
 from core_runtime.bus.in_flight import InFlight
 from core_runtime.bus.large import MARK_BYTES
 from core_runtime.interface_registry import Entry
-from core_runtime.rules.frames import CALL, RESULT, BusLimits, CallFrame, ResultFrame
+from core_runtime.rules.frames import CALL, RESULT, BusLimits, CallFrame, FrameError, ResultFrame
 from core_runtime.rules.routing import reenter_id
 from core_runtime.rules.values import ValueProblem, no_references, pack_flat, unpack
 from core_runtime.tracing import CURRENT
@@ -32,9 +33,6 @@ if TYPE_CHECKING:
     from core_runtime.bus.references import RemoteCallable
     from core_runtime.bus.sessions import Session
 
-HEAD_BYTES = 16 * 1024
-"""More than what stands before the body in a frame of here: ids, a trace, the names of a chain."""
-
 
 class Usual:
     """One for a bus; belongs to the event loop's thread."""
@@ -42,7 +40,6 @@ class Usual:
     def __init__(self, calls: InFlight, limits: BusLimits) -> None:
         self._calls = calls
         self._limits = limits
-        self._most_bytes = min(limits.file_bytes, limits.frame_bytes - HEAD_BYTES)
 
     def begin(self, target: RemoteCallable, entry: Entry, args: object) -> Call | None:
         """Send a call of the host's own with the usual deadline that nothing is above. None: nothing was done."""
@@ -56,16 +53,20 @@ class Usual:
         if body is None:
             return None
         size = len(body)
-        if size > self._most_bytes or not callee.places.take(None, size, congested=callee.congested):
+        if size > self._limits.file_bytes or not callee.places.take(None, size, congested=callee.congested):
             return None
         trace_id = f"{random.getrandbits(128) or 1:032x}"
         number = callee.next_id()
         call = Call(target.key, callee, None, 0, "", None, 0, (), trace_id, None, entry, number, size)
         call.span = span = next(calls.spans)
         calls.budget(call, 0)
-        call.future = callee.loop.create_future()
         above = (f"00-{trace_id}-{span:016x}-01", "", (), None)
-        callee.send((CALL, number, target.number, int(call.budget_s * 1000), 0, 0, 0, above, None, (), Raw(body)))
+        try:
+            callee.send((CALL, number, target.number, int(call.budget_s * 1000), 0, 0, 0, above, None, (), Raw(body)))
+        except FrameError:  # the general way meets it as well, and tells
+            callee.places.give_back(None, size)
+            return None
+        call.future = callee.loop.create_future()
         callee.incoming[number] = call
         return call
 
@@ -74,7 +75,7 @@ class Usual:
         callee = target.session
         limits = self._limits
         size = len(memoryview(frame.body))
-        if not frame.id or frame.refs or frame.idempotency is not None or size > self._most_bytes:
+        if not frame.id or frame.refs or frame.idempotency is not None or size > limits.file_bytes:
             return False
         if entry.checkers is not None or callee.dead or callee.draining or self._calls.tracer is not None:
             return False
@@ -83,26 +84,21 @@ class Usual:
         name = caller.pack_id
         parent = caller.incoming.get(frame.parent) if frame.parent else None
         if parent is None:
-            if caller.orphans >= limits.orphans or not callee.places.take(name, size, congested=callee.congested):
+            if caller.orphans >= limits.orphans:
                 return False
-            caller.orphans += 1
             trace_id = f"{random.getrandbits(128) or 1:032x}"
             call = Call(entry.key, callee, caller, frame.id, name, None, 0, (), trace_id, None, entry)
         else:
             depth = parent.depth + 1
             if parent.abandoned or depth > limits.depth:
                 return False
-            if not callee.places.take(name, size, congested=callee.congested):
-                return False
             chain = (*parent.chain, parent.caller_name)
             call = Call(
                 entry.key, callee, caller, frame.id, name, parent, depth, chain, parent.trace_id, parent.flow, entry
             )
             call.sampled = parent.sampled
-            if parent.children is None:
-                parent.children = {call}
-            else:
-                parent.children.add(call)
+        if not callee.places.take(name, size, congested=callee.congested):
+            return False
         call.number = number = callee.next_id()
         call.size_bytes = size
         call.span = span = next(self._calls.spans)
@@ -112,8 +108,18 @@ class Usual:
             f"00-{call.trace_id}-{span:016x}-{'01' if call.sampled else '00'}", name, call.chain, call.flow,
         )  # fmt: skip
         ms = int(call.budget_s * 1000) or 1
-        callee.send((CALL, number, target.number, ms, 0, call.depth, reenter, above, None, (), frame.body))
+        try:
+            callee.send((CALL, number, target.number, ms, 0, call.depth, reenter, above, None, (), frame.body))
+        except FrameError:  # the general way meets it as well, and tells
+            callee.places.give_back(name, size)
+            return False
         caller.outgoing[frame.id] = callee.incoming[number] = call
+        if parent is None:
+            caller.orphans += 1
+        elif parent.children is None:
+            parent.children = {call}
+        else:
+            parent.children.add(call)
         return True
 
     def end(self, callee: Session, frame: ResultFrame) -> bool:
@@ -126,7 +132,7 @@ class Usual:
             return False
         body = frame.body
         size = len(memoryview(body))
-        if size == MARK_BYTES or size > self._most_bytes:
+        if size == MARK_BYTES or size > self._limits.file_bytes:
             return False
         caller, future, parent = call.caller, call.future, call.parent
         value = None
@@ -142,7 +148,10 @@ class Usual:
             if call.caller_id <= 0:
                 return False
             name = caller.pack_id
-            caller.send((RESULT, call.caller_id, 0, (), body))
+            try:
+                caller.send((RESULT, call.caller_id, 0, (), body))
+            except FrameError:  # likewise
+                return False
             del caller.outgoing[call.caller_id]
             if parent is None:
                 caller.orphans -= 1

@@ -8,6 +8,7 @@ import os
 import msgpack
 import pytest
 
+from backend_core.errors import PackError
 from core_runtime.bus import large
 from core_runtime.rules.frames import BusLimits
 from tests.support.raw_agent import CALL, ERROR, HELLO, RESULT, RawAgent, eventually, issue_codes, rig
@@ -234,6 +235,67 @@ def test_a_used_number_of_a_pack_that_does_not_read_harms_nobody_who_answers_it(
         assert await question == "yes"
 
     bus(test, tmp_path, limits)
+
+
+DEAF = BusLimits(frame_bytes=64 * KIB, value_bytes=2048 * KIB, values=2, values_bytes=16 * 1024 * KIB, backlog_bytes=64 * KIB)
+"""Two values fill what waits for a reader."""
+SHORT = {"text": "x" * 600}
+"""Too long to wait for nothing behind a large value."""
+
+
+def test_a_short_answer_to_a_used_number_of_a_pack_that_does_not_read_harms_nobody_who_gives_it(tmp_path):
+    async def test(r, a, b, session):
+        b.writer.transport.pause_reading()
+        body = msgpack.packb(bytes(1000 * KIB))
+        for number, answer in ((4, lambda: a.chunks(1, body)), (5, lambda: a.chunks(2, body)), (5, lambda: SHORT)):
+            b.call("k", None, id=number, deadline_ms=60_000)
+            a.result((await a.until(CALL))[1], answer())
+            await eventually(lambda: not session.outgoing)
+        assert "a" in r.bus.sessions, "who answered was cut off"
+        b.writer.transport.resume_reading()
+        for _ in range(2):
+            assert len((await b.whole(RESULT))[1]) == 1000 * KIB
+        assert (await b.until(ERROR))[1:3] == [5, "limit"]
+        assert session.orphans == 0
+        assert r.bus.sessions["a"].places._left == DEAF.in_flight
+
+    bus(test, tmp_path, DEAF)
+
+
+@pytest.mark.parametrize("who", ["another Pack", "on behalf of a call", "the host"])
+def test_a_short_call_whose_number_is_taken_by_a_large_value_harms_nobody_who_makes_it(tmp_path, who):
+    """The numbers of the host's calls are no secret: who provides a key may ask for a large value under the next."""
+
+    async def test(r, a, b, session):
+        provider = r.bus.sessions["a"]
+        r.grants["a"].calls.add("own")
+        await b.registered("own")
+        await a.mirror("own")
+        first = asyncio.ensure_future(r.bus.call("own", "first"))
+        served = (await b.until(CALL))[1]
+        a.writer.transport.pause_reading()
+        for number in (1, 2):
+            upcoming = provider._numbers + number
+            a.call("own", None, id=upcoming, deadline_ms=60_000)
+            b.result((await b.until(CALL))[1], b.chunks(number, msgpack.packb(bytes(1000 * KIB))))
+            await eventually(lambda: provider.large.waits(upcoming))  # noqa: B023
+        await eventually(lambda: provider.congested)
+        if who == "the host":
+            with pytest.raises(PackError) as refused:
+                await r.bus.call("k", SHORT)
+            assert refused.value.code == "limit"
+        else:
+            asked = b.call("k", SHORT, parent=served if who == "on behalf of a call" else 0)
+            assert (await b.answer(asked))[1:3] == [asked, "limit"]
+            assert session.orphans == 0
+            assert not session.outgoing
+            assert all(not call.children for call in session.incoming.values())
+        assert not provider.incoming
+        assert "b" in r.bus.sessions, "who called was cut off"
+        assert (provider.places._left, provider.places._bytes_left) == (DEAF.in_flight, DEAF.in_flight_bytes)
+        first.cancel()
+
+    bus(test, tmp_path, DEAF)
 
 
 def test_what_follows_a_large_value_stays_behind_it(tmp_path):
