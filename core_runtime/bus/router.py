@@ -82,11 +82,12 @@ class Router:
             timeout_s = await self.holds.wait(entry.value.wake(), key, context, timeout_s)
             entry = self.registry.resolve(key)
         if entry is not None and type(entry.value) is RemoteCallable:
-            call = None
-            if context is None and timeout_s is None and idempotency_key is None and ahead is None:
-                call = self.usual.begin(entry.value, entry, args)
+            call, flat = None, pack_flat(args)
+            plain = context is None and timeout_s is None and idempotency_key is None and ahead is None
+            if plain and flat is not None:
+                call = self.usual.begin(entry.value, entry, flat)
             if call is None:
-                call = self._start(entry.value, args, context, timeout_s, idempotency_key, entry, ahead)
+                call = self._start(entry.value, args, flat, context, timeout_s, idempotency_key, entry, ahead)
             assert call.future is not None
             try:
                 return await call.future
@@ -127,7 +128,7 @@ class Router:
         idempotency_key: str | None = None,
     ) -> Any:
         """Call a Pack's callable and wait. Raises the errors of ``Failure.exception``."""
-        call = self._start(target, args, context, timeout_s, idempotency_key, None)
+        call = self._start(target, args, pack_flat(args), context, timeout_s, idempotency_key, None)
         assert call.future is not None
         try:
             return await call.future
@@ -140,22 +141,23 @@ class Router:
         self,
         target: RemoteCallable,
         args: Any,
+        flat: bytes | None,
         context: CallContext | HostContext | None,
         timeout_s: float | None,
         idempotency_key: str | None,
         entry: Entry | None,
         ahead: int | None = None,
     ) -> Call:
-        """Send a host-side call; its ``future`` gets what comes of it."""
+        """Send a host-side call; its ``future`` gets what comes of it. ``flat``: ``pack_flat`` of ``args``."""
         callee = target.session
         call = self._host_call(target.key, callee, context, timeout_s, entry)
         if ahead is not None and ahead < self.limits.stream_credit:
             call.window = max(1, ahead)
         refs: list[tuple[int, int]] = []
         try:
-            body: Any = pack_flat(args)
-            if body is not None:
-                body = Raw(body)
+            body: Any = None
+            if flat is not None:
+                body = Raw(flat)
             elif type(args) is bytes and len(args) > self.limits.file_bytes:
                 body = callee.memory.stored(args)
             if body is None:

@@ -26,7 +26,7 @@ from core_runtime.bus.large import MARK_BYTES
 from core_runtime.interface_registry import Entry
 from core_runtime.rules.frames import CALL, RESULT, BusLimits, CallFrame, FrameError, ResultFrame
 from core_runtime.rules.routing import reenter_id
-from core_runtime.rules.values import ValueProblem, no_references, pack_flat, unpack
+from core_runtime.rules.values import ValueProblem, no_references, unpack
 from core_runtime.tracing import CURRENT
 
 if TYPE_CHECKING:
@@ -41,16 +41,13 @@ class Usual:
         self._calls = calls
         self._limits = limits
 
-    def begin(self, target: RemoteCallable, entry: Entry, args: object) -> Call | None:
+    def begin(self, target: RemoteCallable, entry: Entry, body: bytes) -> Call | None:
         """Send a call of the host's own with the usual deadline that nothing is above. None: nothing was done."""
         callee = target.session
         calls = self._calls
         if entry.checkers is not None or callee.dead or callee.draining:
             return None
         if calls.tracer is not None or CURRENT.get() is not None:
-            return None
-        body = pack_flat(args)
-        if body is None:
             return None
         size = len(body)
         if size > self._limits.file_bytes or not callee.places.take(None, size, congested=callee.congested):
@@ -134,19 +131,17 @@ class Usual:
         size = len(memoryview(body))
         if size == MARK_BYTES or size > self._limits.file_bytes:
             return False
+        if call.caller_id <= 0 and call.future is None:  # nobody waits for it
+            return False
         caller, future, parent = call.caller, call.future, call.parent
         value = None
         if caller is None:
-            if future is None:
-                return False
             try:
                 value = unpack(body, no_references, max_nodes=self._limits.decode_nodes)
             except ValueProblem:  # the general way meets it as well, and tells
                 return False
             name = None
         else:
-            if call.caller_id <= 0:
-                return False
             name = caller.pack_id
             try:
                 caller.send((RESULT, call.caller_id, 0, (), body))

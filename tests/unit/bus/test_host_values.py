@@ -63,3 +63,25 @@ def test_items_of_a_stream_are_values_too(tmp_path):
             agent.send(END, number, None)
 
     asyncio.run(main())
+
+
+def test_long_arguments_are_encoded_once(tmp_path, monkeypatch):
+    """The loop does nothing else meanwhile."""
+    lengths: list[int] = []
+
+    def encode(value: Any) -> bytes:
+        data = msgpack.packb(value)
+        lengths.append(len(data))
+        return data
+
+    async def main() -> None:
+        async with rig(tmp_path) as r:
+            agent, _ = await r.agent("a", provides={"k"})
+            await agent.registered("k")
+            monkeypatch.setattr("core_runtime.rules.values._encode", encode)
+            call = asyncio.ensure_future(r.bus.call("k", {"long": b"x" * 300_000}))
+            agent.result((await agent.until(CALL))[1], 1)
+            assert await call == 1
+            assert len([length for length in lengths if length > 300_000]) == 1
+
+    asyncio.run(main())
