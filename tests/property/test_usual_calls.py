@@ -1,7 +1,7 @@
 """The short way of the usual call and the general way: whatever happens, they do and leave the same.
 
 One story is told twice, once with the short way closed. Both times every frame that an agent gets, what the host's own
-callers get, the counts and the tables are the same.
+callers get, what is traced, how often a right is asked for, the counts and the tables are the same.
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections import Counter
-from typing import Any
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, cast
 from unittest import mock
 
 import msgpack
@@ -19,12 +21,24 @@ from hypothesis import strategies as st
 from backend_core.errors import RumiError
 from core_runtime.bus.usual import Usual
 from core_runtime.rules.frames import BusLimits
-from tests.support.raw_agent import CALL, CANCEL, ERROR, RESULT, RawAgent, Rig, reference, rig
+from core_runtime.tracing import Tracer
+from tests.support.raw_agent import CALL, CANCEL, ERROR, RESULT, Grant, RawAgent, Rig, eventually, reference, rig
+
+
+class Long(NamedTuple):
+    """A text of so many characters, which no report of a failure spells."""
+
+    chars: int
+
+
+def spelled(value: Any) -> Any:
+    return {"long": "z" * value.chars} if isinstance(value, Long) else value
+
 
 VALUES = st.sampled_from(
     [
         {"text": "x" * 80}, {}, {"n": 1, "f": 0.5, "b": b"\x00", "none": None, "yes": True}, {"deep": [[1], {"a": 2}]},
-        None, 7, "text", [1, 2], {"n": 2**64 - 1}, {"long": "y" * 3_000}, {"longer": "z" * 40_000}, {1: 2}, b"x" * 10,
+        None, 7, "text", [1, 2], {"n": 2**64 - 1}, Long(3_000), Long(40_000), {1: 2}, b"x" * 10,
     ]
 )  # fmt: skip
 NESTED: list[Any] = []
@@ -44,11 +58,13 @@ STEPS = st.lists(
         st.tuples(st.just("answer"), ANSWERS, st.integers(0, 3)),
         st.tuples(st.just("answer"), ANSWERS, st.integers(0, 3)),
         st.tuples(st.just("cancel"), st.none(), st.integers(0, 3)),
-        st.just(("drain", None, None)),
+        st.tuples(st.just("own"), VALUES, st.integers(0, 3)),
+        st.tuples(st.just("again"), VALUES, st.integers(0, 3)),
+        st.sampled_from([(what, None, None) for what in ("drain", "revoke", "hold", "go on", "trace", "end a", "end c")]),
     ),
     max_size=14,
 )  # fmt: skip
-LONGEST = {"longest": "z" * 65_500}
+LONGEST = Long(65_500)
 """No longer than a frame by itself."""
 LIMITS = st.sampled_from(
     [
@@ -63,6 +79,30 @@ def closed() -> Any:
     return mock.patch.multiple(Usual, begin=lambda *_: None, forward=lambda *_: False, end=lambda *_: False)
 
 
+@dataclass
+class Counted(Grant):
+    """Rights, and how often each was asked for in a way that spends it."""
+
+    spent: Counter[str] = field(default_factory=Counter)
+
+    def may_call(self, key: str) -> bool:
+        self.spent[key] += 1
+        return super().may_call(key)
+
+
+class Records:
+    """A tracer that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.calls: list[Any] = []
+
+    def samples(self, _trace_id: str) -> bool:
+        return True
+
+    def call(self, call: Any, _now: float, failure: str) -> None:
+        self.calls.append((call.key, call.caller_name, call.caller_id > 0, call.depth, call.done, failure))
+
+
 class Story:
     """One telling."""
 
@@ -73,16 +113,28 @@ class Story:
         self.made: list[int] = []
         self.hosts: list[asyncio.Task[Any]] = []
         self.given: Counter[str] = Counter()
+        self.hold: Any = None
+        self.traced = Records()
 
-    async def settle(self) -> None:
-        """Until the host has read what was sent, and what it sent is here."""
-        for agent in self.agents:
-            number = agent.call("nobody.has.it")
-            assert (await agent.answer(number))[2] == "denied"
-            self.open += [(agent, frame[1]) for frame in agent.frames if frame[0] == CALL]
-            # sorted: what is called off together is in no order
-            self.seen += sorted(repr((self.agents.index(agent), self.plain(frame))) for frame in agent.frames)
-            agent.frames.clear()
+    async def settle(self) -> bool:
+        """Until the host has read what was sent, and what it sent is here. False: the story is over."""
+        told: list[str] = []
+        bus = self.rig.bus
+        for again in (False, True):
+            for agent in self.agents:
+                with suppress(ConnectionError):  # an answer that ends the connection ends the story
+                    number = agent.call("nobody.has.it")
+                    assert (await agent.answer(number))[2] == "denied"
+                self.open += [(agent, frame[1]) for frame in agent.frames if frame[0] == CALL]
+                told += [repr((self.agents.index(agent), self.plain(frame))) for frame in agent.frames]
+                agent.frames.clear()
+            ended = sum(agent.closed for agent in self.agents)
+            if again or not ended:
+                break
+            await eventually(lambda: len(bus.router.sessions) == len(self.agents) - ended)  # noqa: B023
+            await eventually(lambda: not (bus._dirty or bus._resting))  # who is left is told
+        self.seen += [*sorted(told), ended]  # sorted: what is called off together is in no order
+        return not ended
 
     def plain(self, frame: list[Any]) -> Any:
         """A frame without what chance and clock put in it."""
@@ -91,8 +143,9 @@ class Story:
         kind, number, target, deadline, flags, depth, reenter, (trace, *above), *rest = frame
         return [kind, number, target, deadline > 0, flags, depth, reenter, trace[:3] + trace[-3:], above, rest]
 
-    async def act(self, what: str, value: Any, how: Any) -> None:
+    async def act(self, what: str, value: Any, how: Any) -> None:  # noqa: PLR0912  one for each word of a story
         a, c = self.agents
+        value = spelled(value)
         if what == "host":
             call = self.rig.bus.call("k", value, timeout_s=9.0 if how else None)
             self.hosts.append(asyncio.ensure_future(call))
@@ -106,8 +159,25 @@ class Story:
         elif what == "nested":
             ours = [number for agent, number in self.open if agent is a]
             a.call("m", value, parent=ours[how % len(ours)] if ours else 0)
+        elif what == "own":
+            ours = [number for agent, number in self.open if agent is a]
+            a.call("k", value, parent=ours[how % len(ours)] if ours and how else 0)
+        elif what == "again":
+            c.call("k", value, id=self.made[how % len(self.made)] if self.made else None)
         elif what == "drain":
             self.rig.bus.sessions["a"].draining = True
+        elif what == "revoke":
+            self.rig.grants["c"].calls.discard("k")
+        elif what == "hold":
+            self.hold = self.hold or self.rig.bus.router.holds.begin("a", asyncio.get_running_loop())
+        elif what == "go on":
+            if self.hold is not None:
+                self.rig.bus.router.holds.end(self.hold)
+                self.hold = None
+        elif what == "trace":
+            self.rig.bus.router.calls.tracer = cast("Tracer", self.traced)
+        elif what in {"end a", "end c"}:
+            self.rig.bus.sessions[what[-1]].abort("killed")
         elif what == "cancel":
             if self.made:
                 c.send(CANCEL, self.made[how % len(self.made)])
@@ -115,7 +185,7 @@ class Story:
             agent, number = self.open.pop(how % len(self.open))
             kind, value = value
             self.given[kind] += 1
-            self.answer(agent, number, kind, value)
+            self.answer(agent, number, kind, spelled(value))
 
     def answer(self, agent: RawAgent, number: int, kind: str, value: Any) -> None:
         if kind == "error":
@@ -147,7 +217,8 @@ class Story:
             }
             for _, s in sorted(self.rig.bus.sessions.items())
         ]  # fmt: skip
-        return edges, tables, len(router.calls.local)
+        spent = {name: cast("Counted", grant).spent for name, grant in self.rig.grants.items()}
+        return edges, tables, len(router.calls.local), spent, sorted(self.traced.calls)
 
     @staticmethod
     def known(call: Any) -> Any:
@@ -178,15 +249,14 @@ async def told(steps: list[Any], limits: BusLimits | None = None) -> tuple[Any, 
         async with rig(folder, limits=limits) as r:
             a, _ = await r.agent("a", provides={"k"}, calls={"m"})
             c, _ = await r.agent("c", provides={"m"}, calls={"k"})
+            r.grants.update(a=Counted({"m"}, {"k"}), c=Counted({"k"}, {"m"}))
             await a.registered("k", 1)
             await c.registered("m", 2)
             story = Story(r, a, c)
-            try:
-                for step in steps:
-                    await story.act(*step)
-                    await story.settle()
-            except ConnectionError:  # an answer that ends the connection ends the story
-                story.seen.append("closed")
+            for step in steps:
+                await story.act(*step)
+                if not await story.settle():
+                    break
             found = (story.seen, await story.outcomes(), story.left())
             for task in story.hosts:
                 task.cancel()
