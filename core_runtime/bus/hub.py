@@ -194,9 +194,11 @@ class Bus:
         stream its provider may make before the first is read, if fewer than usual. Raises ``NotFoundError``
         (``missing``), ``DeniedError``, ``PackTimeout``, ``PackError``.
         """
-        if caller and context is None:
-            context = CallContext(caller=caller)
-        acting = caller or (context.caller if isinstance(context, CallContext) else "")
+        acting = caller
+        if context is None:
+            context = CallContext(caller=caller) if caller else None
+        elif not caller and isinstance(context, CallContext):
+            acting = context.caller
         if acting and acting != KERNEL:
             self._check_acting(acting, key)
         return await self.router.call_key(

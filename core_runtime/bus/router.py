@@ -83,9 +83,8 @@ class Router:
             entry = self.registry.resolve(key)
         if entry is not None and type(entry.value) is RemoteCallable:
             call, flat = None, pack_flat(args)
-            plain = context is None and timeout_s is None and idempotency_key is None and ahead is None
-            if plain and flat is not None:
-                call = self.usual.begin(entry.value, entry, flat)
+            if flat is not None and ahead is None:
+                call = self.usual.begin(entry.value, entry, flat, context, timeout_s, idempotency_key)
             if call is None:
                 call = self._start(entry.value, args, flat, context, timeout_s, idempotency_key, entry, ahead)
             assert call.future is not None

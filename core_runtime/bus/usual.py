@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Raw
 
-from core_runtime.bus.calls import Call
+from core_runtime.bus.calls import Call, CallContext, HostContext
 from core_runtime.bus.in_flight import InFlight
 from core_runtime.bus.large import MARK_BYTES
 from core_runtime.interface_registry import Entry
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from core_runtime.bus.sessions import Session
 
 
+_NOBODY: tuple[str, tuple[str, ...], str | None] = ("", (), None)
+
+
 class Usual:
     """One for a bus; belongs to the event loop's thread."""
 
@@ -41,25 +44,42 @@ class Usual:
         self._calls = calls
         self._limits = limits
 
-    def begin(self, target: RemoteCallable, entry: Entry, body: bytes) -> Call | None:
-        """Send a call of the host's own with the usual deadline that nothing is above. None: nothing was done."""
+    def begin(
+        self,
+        target: RemoteCallable,
+        entry: Entry,
+        body: bytes,
+        context: CallContext | HostContext | None,
+        timeout_s: float | None,
+        once: str | None,
+    ) -> Call | None:
+        """Send a call of the host's own that no other call and no trace is above. None: nothing was done.
+
+        ``body``: what ``pack_flat`` made of its arguments; ``once``: its idempotency key.
+        """
         callee = target.session
         calls = self._calls
         if entry.checkers is not None or callee.dead or callee.draining:
             return None
         if calls.tracer is not None or CURRENT.get() is not None:
             return None
+        name, chain, flow = _NOBODY
+        if context is not None:
+            if type(context) is not CallContext or context.parent is not None or context.traceparent:
+                return None
+            name, chain, flow = context.caller, context.chain, context.flow
         size = len(body)
         if size > self._limits.file_bytes or not callee.places.take(None, size, congested=callee.congested):
             return None
         trace_id = f"{random.getrandbits(128) or 1:032x}"
         number = callee.next_id()
-        call = Call(target.key, callee, None, 0, "", None, 0, (), trace_id, None, entry, number, size)
+        call = Call(target.key, callee, None, 0, name, None, 0, chain, trace_id, flow, entry, number, size)
         call.span = span = next(calls.spans)
-        calls.budget(call, 0)
-        above = (f"00-{trace_id}-{span:016x}-01", "", (), None)
+        calls.budget(call, 0 if timeout_s is None else max(1, int(timeout_s * 1000)))
+        above = (f"00-{trace_id}-{span:016x}-01", name, chain, flow)
+        ms = int(call.budget_s * 1000) or 1
         try:
-            callee.send((CALL, number, target.number, int(call.budget_s * 1000), 0, 0, 0, above, None, (), Raw(body)))
+            callee.send((CALL, number, target.number, ms, 0, 0, 0, above, once, (), Raw(body)))
         except FrameError:  # the general way meets it as well, and tells
             callee.places.give_back(None, size)
             return None

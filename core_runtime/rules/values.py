@@ -50,7 +50,10 @@ def refuse_callables(value: Any) -> int:
 
 def pack(value: Any, export: ExportCallable = refuse_callables) -> bytes:
     """Encode ``value``. Raises ``ValueProblem``."""
-    return _encode(_prepare(value, export, 0, "$"))
+    try:
+        return _encode(_prepare(value, export, 0, "$"))
+    except UnicodeEncodeError:
+        raise ValueProblem("value.unsupported", "a text with half of a surrogate pair") from None
 
 
 _LEAVES: Final = frozenset({str, bool, type(None), float, bytes})

@@ -19,6 +19,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from backend_core.errors import RumiError
+from core_runtime.bus.calls import CallContext
 from core_runtime.bus.usual import Usual
 from core_runtime.rules.frames import BusLimits
 from core_runtime.tracing import Tracer
@@ -52,7 +53,7 @@ ANSWERS = st.one_of(
 )
 STEPS = st.lists(
     st.one_of(
-        st.tuples(st.just("host"), VALUES, st.booleans()),
+        st.tuples(st.just("host"), VALUES, st.sampled_from(["", "", "soon", "kernel", "flow", "once", "ahead"])),
         st.tuples(st.just("pack"), VALUES, st.sampled_from(["", "", "", "silent", "again", "soon", "refs", "source"])),
         st.tuples(st.just("nested"), VALUES, st.integers(0, 3)),
         st.tuples(st.just("answer"), ANSWERS, st.integers(0, 3)),
@@ -147,7 +148,11 @@ class Story:
         a, c = self.agents
         value = spelled(value)
         if what == "host":
-            call = self.rig.bus.call("k", value, timeout_s=9.0 if how else None)
+            given: dict[str, Any] = {
+                "soon": {"timeout_s": 9.0}, "kernel": {"caller": "kernel"}, "once": {"idempotency_key": "once"},
+                "flow": {"context": CallContext("kernel", ("x", "y"), "a.flow")}, "ahead": {"ahead": 2},
+            }.get(how, {})  # fmt: skip
+            call = self.rig.bus.call("k", value, **given)
             self.hosts.append(asyncio.ensure_future(call))
             await asyncio.sleep(0)
         elif what == "pack":
@@ -265,7 +270,7 @@ async def told(steps: list[Any], limits: BusLimits | None = None) -> tuple[Any, 
 
 
 @given(STEPS, LIMITS)
-@example([("host", LONGEST, False)], BusLimits(frame_bytes=64 * 1024))
+@example([("host", LONGEST, "")], BusLimits(frame_bytes=64 * 1024))
 @example([("pack", LONGEST, "")], BusLimits(frame_bytes=64 * 1024))
 @example([("pack", 1, "source"), ("answer", ("value", 1), 0)], BusLimits())
 @example([("pack", 1, ""), ("drain", None, None), ("answer", ("value", 1), 0), ("pack", 1, "")], BusLimits())
@@ -292,14 +297,15 @@ def test_the_short_way_is_taken_by_what_is_usual_and_nothing_else():
         return mock.patch.object(Usual, name, wrapped)
 
     with counting("begin"), counting("forward"), counting("end"):
-        asyncio.run(told([("host", {"a": 1}, False), ("answer", ("value", {"b": 2}), 0)]))
-        assert taken == Counter(begin=1, end=1)
-        taken.clear()
+        for how in ("", "soon", "kernel", "flow", "once"):
+            asyncio.run(told([("host", {"a": 1}, how), ("answer", ("value", {"b": 2}), 0)]))
+            assert taken == Counter(begin=1, end=1), how
+            taken.clear()
         asyncio.run(
             told([("pack", {"a": 1}, ""), ("nested", {"a": 1}, 0), ("answer", ("value", 1), 1), ("answer", ("value", 2), 0)])
         )
         assert taken == Counter(forward=2, end=2)
         taken.clear()
-        unusual = [("host", {"a": 1}, True), ("host", [1], False), ("pack", 1, "again"), ("pack", 1, "silent")]
+        unusual = [("host", {"a": 1}, "ahead"), ("host", [1], ""), ("pack", 1, "again"), ("pack", 1, "silent")]
         asyncio.run(told([*unusual, *[("answer", ("error", None), 0)] * 4]))
         assert taken == Counter()

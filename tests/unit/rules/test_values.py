@@ -122,6 +122,11 @@ def test_what_is_not_flat_is_left_to_the_long_way(value):
     assert pack_flat(value) is None
 
 
+def test_half_of_a_surrogate_pair_has_no_place_on_the_bus():
+    for value in ({"a": "\ud800"}, ["\udfff"], {"\ud800": 1}):
+        assert problem(pack, value).type == "value.unsupported"
+
+
 def test_depth_is_bounded_on_the_way_out_and_in():
     good = nested(MAX_DEPTH)
     assert unpack(pack(good)) == good
