@@ -1,7 +1,7 @@
 """The usual call in one piece: a plain value there, a plain value back, no schema, nobody ends anything early.
 
-Nine calls in ten are like that, and what one costs is the number of steps that the interpreter takes for it: here they
-are half as many as on the general way (``router``, ``in_flight``), which every other call goes.
+Most calls are like that, and what one costs is the number of steps that the interpreter takes for it: here they are
+half as many as on the general way (``router``, ``in_flight``), which every other call goes.
 
 Invariants:
   * Nothing is decided here. Rights, versions and holds were looked at before, as for every call; what is unusual in any
@@ -32,7 +32,6 @@ from core_runtime.tracing import CURRENT
 if TYPE_CHECKING:
     from core_runtime.bus.references import RemoteCallable
     from core_runtime.bus.sessions import Session
-
 
 _NOBODY: tuple[str, tuple[str, ...], str | None] = ("", (), None)
 
