@@ -243,13 +243,10 @@ class InFlight:
         now = monotonic()
         duration_us = int((now - call.started) * 1e6)
         edge = self.edges.get((call.caller_name, call.key)) or self.edge(call.caller_name, call.key)
-        callee = call.callee
-        if callee is None:
-            edge.add(duration_us, failure)
-        elif failure:
-            edge.add_with(callee.stats, duration_us, failure)
+        if call.callee is not None:
+            edge.add_with(call.callee.stats, duration_us, failure)
         else:
-            edge.latency.add_with(callee.stats.latency, duration_us)
+            edge.add(duration_us, failure)
         if self.tracer is not None and call.sampled:
             self.tracer.call(call, now, failure)
 

@@ -3552,6 +3552,7 @@ class Agent:
     async def call_async(
         self, loop: Any, target: Any, args: Any, ctx: Any, timeout_s: float | None, idempotency: str | None
     ) -> Any:
+        # written out as in `call`: a method for both would be one call more for each
         run = CURRENT.get() if ctx is None or type(ctx) is not CallContext else ctx._run  # noqa: SLF001 - as `parent_of`
         pending = self.open_pending(run)
         deadline_ms = 0 if timeout_s is None else max(1, int(timeout_s * 1000))

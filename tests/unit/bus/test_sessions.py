@@ -348,6 +348,23 @@ def test_limits_of_single_calls_that_are_met_are_told(tmp_path):
     asyncio.run(main())
 
 
+def test_calls_that_are_refused_count_as_calls_of_the_second(tmp_path):
+    """Asking for what it may not call is work for the host like any other; past the limit no right is asked for."""
+
+    async def main():
+        asked: list[str] = []
+        async with rig(tmp_path, limits=BusLimits(calls_per_s=5)) as r:
+            a, _ = await r.agent("a", provides={"k"})
+            c, _ = await r.agent("c", calls=set())
+            await a.registered("k", 1)
+            r.grants["c"].may_call = lambda key: bool(asked.append(key))
+            answers = [(await c.answer(c.call("k", {"n": 1})))[2] for _ in range(7)]
+            assert answers == ["denied"] * 5 + ["limit"] * 2
+            assert asked == ["k"] * 5
+
+    asyncio.run(main())
+
+
 def test_a_call_that_gets_what_is_left_to_its_parent_is_late_with_it_and_not_a_little_before():
     """Else the parent, whose time that call took, is looked at without it and seems slow by itself."""
     calls = InFlight(BusLimits(deadline_ms=2_000))
