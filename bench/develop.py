@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.harness import Report, Subject, measure
+from bench.ports import free_port
 from bench.served import running_host
-from bench.stand import ROOT, BenchPack, free_port, write_pack
+from bench.stand import ROOT, BenchPack, write_pack
 
 ANSWERS = """
 def run(context):

@@ -26,7 +26,8 @@ import uvloop
 
 from bench.harness import Report, Subject, measure, rows_of, tail
 from bench.http_client import Client
-from bench.stand import PAYLOAD, ROOT, BenchPack, free_port, write_pack
+from bench.ports import free_port
+from bench.stand import PAYLOAD, ROOT, BenchPack, write_pack
 from core_runtime.drivers import proc_view
 
 REQUESTS = 2_000

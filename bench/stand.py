@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import socket
 import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -101,7 +100,6 @@ async def host_with_packs(isolation: str, chosen: Mapping[str, BenchPack] = THRE
             **os.environ,
             "RUMI_HOME": folder,
             "RUMI_ISOLATION": isolation,
-            "RUMI_API_PORT": str(free_port()),
         }
         settings = settings_from(environment, [], project_root=ROOT, working_dir=home, uid=os.getuid())
         host = Host(settings)
@@ -129,11 +127,3 @@ def write_pack(home: Path, pack_id: str, pack: BenchPack) -> None:
     (backend / "permissions.json").write_text(json.dumps(asked))
     (component / "manifest.json").write_text(json.dumps(manifest))
     (component / "setup.py").write_text(pack.setup)
-
-
-def free_port() -> int:
-    """A port of this machine that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -15,7 +15,6 @@ import concurrent.futures
 import contextlib
 import os
 import shutil
-import socket
 import tempfile
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
@@ -114,9 +113,7 @@ class Stage:
         self._run(self._open(home), START_S)
 
     async def _open(self, home: Path) -> None:
-        environment = {
-            **os.environ, "RUMI_HOME": str(home), "RUMI_ISOLATION": "embedded", "RUMI_API_PORT": str(_free_port()),
-        }  # fmt: skip
+        environment = {**os.environ, "RUMI_HOME": str(home), "RUMI_ISOLATION": "embedded"}
         settings = settings_from(environment, [], project_root=ROOT, working_dir=home, uid=os.getuid())
         host = self._host = Host(settings)
         kernel = Kernel(host)
@@ -252,10 +249,3 @@ def _loop_in_thread() -> Iterator[asyncio.AbstractEventLoop]:
     finally:
         loop.call_soon_threadsafe(over.set)
         thread.join(START_S)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 
 from backend_core.errors import HostError
+from bench.ports import free_port
 from core_runtime.drivers import loopback
 from core_runtime.rules.identity import BODY_LIMIT_BYTES
-from tests.support.http_faces import ask, connect, exchange, free_port, read_answer, run, serving
+from tests.support.http_faces import ask, connect, exchange, read_answer, run, serving
 
 NOBODY = 65533
 AS_NOBODY: Any = {"user": NOBODY, "group": NOBODY, "extra_groups": [], "cwd": "/"}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 import uvloop
 
+from bench.ports import free_port
 from core_runtime.api.context import Api
 from core_runtime.api.envelope import refusal, success
 from core_runtime.diagnostics import Diagnostics
@@ -79,18 +79,6 @@ def run(test: Coroutine[Any, Any, Any], limit_s: float = 60.0) -> Any:
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(limited())
-
-
-def free_port() -> int:
-    """A port that is free on both loopback families at this moment."""
-    for _ in range(50):
-        with socket.socket() as four, socket.socket(socket.AF_INET6) as six:
-            four.bind(("127.0.0.1", 0))
-            port = four.getsockname()[1]
-            with contextlib.suppress(OSError):
-                six.bind(("::1", port))
-                return int(port)
-    raise AssertionError("no free port")
 
 
 def settings_in(home: Path) -> Settings:

@@ -6,7 +6,6 @@ import http.client
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from bench.ports import free_port
 from tests.support.documents import ROOT
 
 START_LIMIT_S = 60.0
@@ -29,7 +29,7 @@ class RunningHost:
         self._entry = entry
         self.packs = home / "ecosystem" / "packs"
         self.log = home / "host.log"
-        self.api_port, self.web_port = _two_free_ports()
+        self.api_port, self.web_port = free_port(), free_port()
         self._environment = {
             **os.environ,
             "RUMI_HOME": str(home),
@@ -174,13 +174,6 @@ def one_component_pack(pack_id: str, setup: str, **connectivity: tuple[Any, ...]
         "backend/components/main/manifest.json": component("service", "main", **connectivity),
         "backend/components/main/setup.py": setup,
     }
-
-
-def _two_free_ports() -> tuple[int, int]:
-    with socket.socket() as first, socket.socket() as second:
-        first.bind(("127.0.0.1", 0))
-        second.bind(("127.0.0.1", 0))
-        return first.getsockname()[1], second.getsockname()[1]
 
 
 def _event(block: str) -> tuple[str, Any]:

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.http_faces import free_port
+from bench.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[3]
 START_LIMIT_S = 60.0

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from backend_core.errors import HostError
+from bench.ports import free_port
 from core_runtime.drivers import loopback
-from tests.support.http_faces import free_port
 
 
 def test_every_family_of_the_machine_is_bound_and_given_back() -> None:
@@ -21,19 +21,21 @@ def test_every_family_of_the_machine_is_bound_and_given_back() -> None:
 
 
 def test_a_machine_without_one_family_serves_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    port = free_port()
     monkeypatch.setattr(loopback, "_FAMILIES", ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "2001:db8::1")))
     assert [address for _, address in loopback.loopback_families()] == ["127.0.0.1"]
     monkeypatch.setattr(loopback, "_FAMILIES", ((socket.AF_INET6, "2001:db8::1"),))
     with pytest.raises(HostError) as caught:
-        loopback.bind_port(free_port())
+        loopback.bind_port(port)
     assert caught.value.code == "loopback_missing"
 
 
 def test_a_family_that_is_there_and_fails_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    port = free_port()
     monkeypatch.setattr(loopback, "_ABSENT", set())
     monkeypatch.setattr(loopback, "_FAMILIES", ((socket.AF_INET6, "2001:db8::1"),))
     with pytest.raises(HostError) as caught:
-        loopback.bind_port(free_port())
+        loopback.bind_port(port)
     assert caught.value.code == "loopback_failed"
 
 

@@ -7,6 +7,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
+from bench.ports import free_port
 from rumi_setup.core import initializer, places, process, runner
 from rumi_setup.core.problem import SetupError
 from rumi_setup.core.progress import Silent
@@ -41,15 +42,9 @@ def application(tmp_path, monkeypatch):
     return root / "app.py"
 
 
-def _free() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def test_detached_it_starts_answers_and_is_stopped(home, application, capsys) -> None:
     application.write_text(HOST)
-    api, web = _free(), _free()
+    api, web = free_port(), free_port()
     assert runner.up(home, detach=True, api_port=api, web_port=web, isolation="docker", progress=Silent()) == 0
     try:
         assert f"http://127.0.0.1:{api}" in capsys.readouterr().out
@@ -67,7 +62,7 @@ def test_detached_it_starts_answers_and_is_stopped(home, application, capsys) ->
 def test_a_host_that_ends_at_once_is_reported_with_its_last_words(home, application) -> None:
     application.write_text("import sys; print('the port is cursed'); sys.exit(7)")
     with pytest.raises(SetupError, match="exit code 7") as caught:
-        runner.up(home, detach=True, api_port=_free(), web_port=_free(), isolation="docker", progress=Silent())
+        runner.up(home, detach=True, api_port=free_port(), web_port=free_port(), isolation="docker", progress=Silent())
     assert "the port is cursed" in str(caught.value)
     assert not places.pid_file(home).exists()
 
@@ -81,7 +76,7 @@ def test_a_taken_port_is_passed_over(monkeypatch) -> None:
 
 
 def test_both_ports_are_different() -> None:
-    port = _free()
+    port = free_port()
     assert runner._free_port(port, Silent(), (port,)) != port
 
 
