@@ -19,7 +19,7 @@ from core_runtime.drivers import loopback
 
 FIRST, LAST, BLOCK = 10_000, 32_000, 100
 
-_held: dict[int, tuple[socket.socket, Iterator[int]]] = {}
+_held: dict[int, Iterator[int]] = {}
 """This process's number → its block, as long as it runs: the child of a fork takes one of its own."""
 
 
@@ -27,14 +27,13 @@ def free_port() -> int:
     """A port that nobody listens on, on any loopback address; no other caller gets it soon (98 others come before)."""
     if os.getpid() not in _held:
         _held[os.getpid()] = _block()
-    _, ports = _held[os.getpid()]
-    for port in itertools.islice(ports, BLOCK):
+    for port in itertools.islice(_held[os.getpid()], BLOCK):
         if _is_free(port):
             return port
     raise RuntimeError(f"every port of a block of {BLOCK} is in use: something started here was not ended")
 
 
-def _block() -> tuple[socket.socket, Iterator[int]]:
+def _block() -> Iterator[int]:
     starts = list(range(FIRST, LAST, BLOCK))
     random.shuffle(starts)
     for start in starts:
@@ -45,7 +44,8 @@ def _block() -> tuple[socket.socket, Iterator[int]]:
         except OSError:  # another process's block, or somebody's port: the next
             guard.close()
         else:
-            return guard, itertools.cycle(range(start + 1, start + BLOCK))
+            guard.detach()  # stays open as long as the process
+            return itertools.cycle(range(start + 1, start + BLOCK))
     raise RuntimeError(f"no block of ports is free from {FIRST} to {LAST}")
 
 

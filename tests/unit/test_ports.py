@@ -19,6 +19,7 @@ def test_no_connection_of_this_machine_gets_a_port_that_was_given() -> None:
 
 
 def test_two_processes_never_get_the_same() -> None:
+    own = {str(free_port()) for _ in range(200)}
     ask = "from bench.ports import free_port; print(*(free_port() for _ in range(200))); input()"
     asked = [
         subprocess.Popen([sys.executable, "-c", ask], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(4)
@@ -28,7 +29,6 @@ def test_two_processes_never_get_the_same() -> None:
     finally:
         for one in asked:
             one.communicate("\n")
-    own = {str(free_port()) for _ in range(200)}
     assert all(given)
     assert len(own.union(*given)) == len(own) + sum(map(len, given))
 
