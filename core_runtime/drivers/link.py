@@ -76,6 +76,7 @@ class Link(asyncio.BufferedProtocol):
         self._single_bytes = min(LONG_READ_BYTES, limits.frame_bytes + 4)
         self._loop = loop
         self._turn = turn
+        self._poll = turn.poll
         self._buffer = bytearray(BUFFER_BYTES)
         self._view = memoryview(self._buffer)
         self._start = 0
@@ -127,6 +128,7 @@ class Link(asyncio.BufferedProtocol):
         if not self._end and 4 < nbytes <= self._single_bytes and _length(self._view)[0] == nbytes - 4:
             self.bytes_in += nbytes
             self._unanswered = False
+            self._poll.until = 0.0
             turn = self._turn
             turn.reading = True
             turn.seen[self] = monotonic()
@@ -145,6 +147,7 @@ class Link(asyncio.BufferedProtocol):
         self._end += nbytes
         self.bytes_in += nbytes
         self._unanswered = False
+        self._poll.until = 0.0
         began = 0.0
         if self._end - self._start > LONG_READ_BYTES:
             began, self._asked_s = self._asked_s or thread_time(), 0.0
@@ -371,6 +374,7 @@ class Link(asyncio.BufferedProtocol):
                 done = 0  # full or broken: either is the transport's to deal with
             if done == len(out):
                 out.clear()
+                self._poll.wrote()
                 return
             del out[:done]
         assert transport is not None

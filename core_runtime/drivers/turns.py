@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable
 from typing import Protocol
 
+from core_runtime.drivers.busy_poll import BusyPoll
 from core_runtime.rules.sharing import SHARED_FOR_S
 
 
@@ -27,7 +28,7 @@ class Waits(Protocol):
 class Turn:
     """Which links have something to write when the read under way has been handled, and who is served at all."""
 
-    __slots__ = ("reading", "seen", "waiting")
+    __slots__ = ("poll", "reading", "seen", "waiting")
 
     def __init__(self) -> None:
         self.reading = False
@@ -35,6 +36,7 @@ class Turn:
         """Each of these writes its frames at the end of the read."""
         self.seen: dict[Waits, float] = {}
         """When each was last read from, by ``time.monotonic``; what is old goes when somebody asks."""
+        self.poll = BusyPoll()
 
     def end(self, reader: Waits) -> None:
         """The read of ``reader`` has been handled."""

@@ -1,0 +1,179 @@
+"""The loop stays awake for a moment after a write, and only where that pays."""
+
+import asyncio
+import socket
+
+import msgpack
+import pytest
+import uvloop
+
+from core_runtime.drivers import busy_poll
+from core_runtime.drivers.busy_poll import MOST, POLL_S, PROBE, BusyPoll
+from core_runtime.drivers.link import attach
+from core_runtime.drivers.turns import Turn
+from core_runtime.rules import frames
+from core_runtime.rules.frames import BusLimits
+
+SOME_TURNS = 10
+
+
+class World:
+    """A clock that stands still until it is told, and how often the loop gave way to others while it polled."""
+
+    now = 1000.0
+    looks = 0
+
+
+@pytest.fixture
+def world(monkeypatch):
+    made = World()
+
+    def look():
+        made.looks += 1
+
+    monkeypatch.setattr(busy_poll, "monotonic", lambda: made.now)
+    monkeypatch.setattr(busy_poll, "_give_way", look)
+    return made
+
+
+async def looks_of(world, turns=SOME_TURNS):
+    """How often it looked during so many turns of the loop."""
+    before = world.looks
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    return world.looks - before
+
+
+async def in_vain(world, poll):
+    """A write that nothing answers in time."""
+    poll.wrote()
+    world.now += POLL_S
+    await looks_of(world, 2)
+
+
+def run(story):
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(story())
+
+
+def test_it_looks_in_each_turn_until_something_came(world) -> None:
+    async def story():
+        poll = BusyPoll()
+        assert await looks_of(world) == 0, "nothing was written"
+        poll.wrote()
+        assert await looks_of(world) >= SOME_TURNS - 1
+        poll.until = 0.0
+        assert await looks_of(world) <= 1
+        assert await looks_of(world) == 0
+        poll.wrote()
+        assert await looks_of(world) > 0
+
+    run(story)
+
+
+def test_it_sleeps_when_nothing_came_in_time(world) -> None:
+    async def story():
+        poll = BusyPoll()
+        poll.wrote()
+        assert await looks_of(world) > 0
+        world.now += POLL_S
+        assert await looks_of(world) <= 1
+        assert await looks_of(world) == 0
+
+    run(story)
+
+
+def test_a_further_write_prolongs_it_and_is_no_second_one(world) -> None:
+    async def story():
+        poll = BusyPoll()
+        poll.wrote()
+        world.now += POLL_S * 0.9
+        poll.wrote()
+        world.now += POLL_S * 0.9
+        assert SOME_TURNS - 1 <= await looks_of(world) <= SOME_TURNS
+
+    run(story)
+
+
+def test_polls_in_vain_end_it_and_one_write_in_many_asks_again(world) -> None:
+    async def story():
+        poll = BusyPoll()
+        for _ in range(MOST):
+            assert poll.credit
+            await in_vain(world, poll)
+        for round_ in range(3):
+            for _ in range(PROBE - 1):
+                poll.wrote()
+                assert await looks_of(world, 2) == 0, round_
+            poll.wrote()
+            assert await looks_of(world) > 0
+            world.now += POLL_S
+            await looks_of(world, 2)
+        for _ in range(PROBE - 1):
+            poll.wrote()
+        poll.wrote()
+        poll.until = 0.0
+        await looks_of(world, 2)
+        poll.wrote()
+        assert await looks_of(world) > 0, "an answer came while it looked: it pays again"
+
+    run(story)
+
+
+def test_what_is_as_often_in_vain_as_not_is_paid_for_and_what_is_more_often_ends(world) -> None:
+    async def story():
+        poll = BusyPoll()
+        for turn in range(8 * MOST):
+            if turn % 2:
+                poll.wrote()
+                poll.until = 0.0
+                await looks_of(world, 2)
+            else:
+                await in_vain(world, poll)
+        assert poll.credit >= MOST - 1
+        for turn in range(3 * MOST):
+            if turn % 3 == 0:
+                poll.wrote()
+                poll.until = 0.0
+                await looks_of(world, 2)
+            else:
+                await in_vain(world, poll)
+        assert poll.credit <= 1
+
+    run(story)
+
+
+@pytest.mark.parametrize("answer_bytes", [1, 10_000])
+@pytest.mark.parametrize("factory", [uvloop.new_event_loop, asyncio.new_event_loop])
+def test_a_link_polls_from_what_it_wrote_to_what_it_reads(world, factory, answer_bytes) -> None:
+    class Answered:
+        def __init__(self):
+            self.came = asyncio.Event()
+
+        def on_frame(self, frame):
+            self.came.set()
+
+        def on_lost(self, reason):
+            pass
+
+    async def story():
+        near, far = socket.socketpair()
+        for end in (near, far):
+            end.setblocking(False)
+        peer, turn = Answered(), Turn()
+        link = await attach(near, peer, BusLimits(), turn)
+        assert await looks_of(world) == 0
+        link.send((frames.CANCEL, 1))
+        assert await looks_of(world) >= SOME_TURNS - 1
+        answer = msgpack.packb((frames.RESULT, 1, 0, [], b"x" * answer_bytes))
+        far.send(len(answer).to_bytes(4, "little") + answer)
+        await asyncio.wait_for(peer.came.wait(), 10)
+        await looks_of(world, 2)
+        assert await looks_of(world) == 0
+        assert turn.poll.credit == MOST
+        link.abort("the end of the test")
+        far.close()
+        await asyncio.sleep(0)
+
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(story())
