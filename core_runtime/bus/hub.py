@@ -2,28 +2,26 @@
 
 Invariants:
   * A socket is the Pack's identity; a generation number is used once per Pack and only grows.
-  * Every session sees (MIRROR) exactly the keys it may reach, as they are at the end of the turn in which they changed;
-    where that takes longer than ``PUSH_S``, others have a turn in between, and a key whose mirrors cost much is told of
-    less often (``REST`` times what they cost).
   * What the host does for a Pack (a flow step, ``caller=``) needs that Pack's edge as if the Pack had called.
 
-Not here: routing (``router``), one connection's frames (``sessions``), supervision, approval.
+Not here: routing (``router``), telling Packs of changes (``pushes``), where they connect (``endpoint``), one
+connection's frames (``sessions``), supervision, approval.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
-import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
-from backend_core.errors import ConflictError, DeniedError, HostError, PackTimeout, RequestError, quote
+from backend_core.errors import ConflictError, DeniedError, HostError, RequestError, quote
 from core_runtime.bus.calls import KERNEL, CallContext, HostContext
 from core_runtime.bus.channels import Serve as ServeChannel
+from core_runtime.bus.endpoint import Endpoint
 from core_runtime.bus.holding import Hold
+from core_runtime.bus.pushes import Pushes
 from core_runtime.bus.registry_requests import SOURCE, source_of
 from core_runtime.bus.router import Router
 from core_runtime.bus.sessions import Session
@@ -31,7 +29,6 @@ from core_runtime.bus.shadow import Shadow
 from core_runtime.bus.sleeping import Sleep
 from core_runtime.bus.takeover import take_over
 from core_runtime.diagnostics import Diagnostics, Severity, fail_soft, record_failure
-from core_runtime.drivers.link import Listener, attach
 from core_runtime.drivers.redactions import Redactions
 from core_runtime.drivers.turns import Turn
 from core_runtime.event_bus import EventBus
@@ -50,8 +47,6 @@ OnDenied = Callable[[str, str, str, int], None]
 DENIAL_INTERVAL_S = 1.0
 LIMIT_INTERVAL_S = 1.0
 MAX_DENIALS = 4_096
-PUSH_S = 0.001
-REST = 10
 
 
 class Bus:
@@ -91,14 +86,9 @@ class Bus:
         self._generations: dict[str, int] = {}
         self._rights: dict[str, RightsOf] = {}
         self._terms: dict[str, Terms] = {}
-        self._dirty: dict[str, None] = {}
-        self._resting: dict[str, asyncio.TimerHandle] = {}
-        self._late: set[str] = set()
-        self._pushing = False
+        self._pushes = Pushes(registry, diagnostics, self.router.sessions)
         self._denials: dict[tuple[str, str, str], tuple[float, int]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread = 0
-        self._expiry: asyncio.TimerHandle | None = None
 
     async def start(self) -> None:
         """Bind to the running loop."""
@@ -110,9 +100,8 @@ class Bus:
                 hint="Use one bus for each host.",
             )
         self._loop = asyncio.get_running_loop()
-        self._thread = threading.get_ident()
         self.router.calls.bind(self._loop)
-        self.registry.listen(self._changed)
+        self._pushes.bind(self._loop)
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -124,12 +113,7 @@ class Bus:
         """Cut every connection and take every socket back."""
         for endpoint in tuple(self._endpoints):
             await endpoint.close()
-        if self._expiry is not None:
-            self._expiry.cancel()
-            self._expiry = None
-        for timer in self._resting.values():
-            timer.cancel()
-        self._resting.clear()
+        self._pushes.close()
         # connections report their end in a later turn
         for session in tuple(self.router.sessions):
             session.abort("the host stops")
@@ -331,61 +315,7 @@ class Bus:
             )
         return await self.requests(session, operation, args)
 
-    # --- mirrors
-
-    def _changed(self, key: str) -> None:
-        """A key changed, on whatever thread."""
-        loop = self._loop
-        if loop is None or loop.is_closed():
-            return
-        if threading.get_ident() == self._thread:
-            self._mark(key)
-        else:
-            loop.call_soon_threadsafe(self._mark, key)
-
-    def _mark(self, key: str) -> None:
-        assert self._loop is not None
-        self._dirty[key] = None
-        if not self._pushing:
-            self._pushing = True
-            self._loop.call_soon(self._push)
-
-    def _push(self) -> None:
-        """Tell of what changed, in order, for ``PUSH_S`` (one key, at least); the rest in the next turn."""
-        assert self._loop is not None
-        self._pushing = False
-        began = now = time.monotonic()
-        for key in tuple(self._dirty):
-            if now - began >= PUSH_S:
-                self._pushing = True
-                self._loop.call_soon(self._push)
-                break
-            del self._dirty[key]
-            if key in self._resting:
-                # told when its rest is over
-                self._late.add(key)
-                continue
-            for session in tuple(self.router.sessions):
-                with fail_soft(self.diagnostics, session.pack_id, "mirror", step_id=key):
-                    session.mirror.push(key)
-            before, now = now, time.monotonic()
-            if now - before >= PUSH_S:
-                self._resting[key] = self._loop.call_later((now - before) * REST, self._rested, key)
-        if self._expiry is None:
-            self._expire()
-
-    def _rested(self, key: str) -> None:
-        del self._resting[key]
-        if key in self._late:
-            self._late.discard(key)
-            self._mark(key)
-
-    def _expire(self) -> None:
-        """Entries with a ttl go when it is over, whether or not somebody looks."""
-        self._expiry = None
-        left = self.registry.expire_due()
-        if left is not None and self._loop is not None:
-            self._expiry = self._loop.call_later(max(left, 0.001), self._expire)
+    # --- acting for a Pack
 
     def _guarded(self, pack_id: str, rights: RightsOf) -> RightsOf:
         """Rights that can't be told are no rights."""
@@ -430,70 +360,6 @@ class Bus:
     def forget(self, endpoint: Endpoint) -> None:
         """An endpoint is closed."""
         self._endpoints.discard(endpoint)
-
-
-class Endpoint:
-    """Where one generation of a Pack connects."""
-
-    def __init__(self, bus: Bus, session: Session, path: str, uid: int | None, gid: int | None) -> None:
-        self._bus = bus
-        self._listener = Listener(path, uid=uid, gid=gid) if path else None
-        self.session = session
-        self.path = path
-
-    async def connected(self, timeout_s: float, conn: socket.socket | None = None) -> Session:
-        """Wait for the connection and its HELLO. Raises ``PackTimeout``, ``TrustError``, ``PackError``.
-
-        ``conn`` is a connection that the sandbox was started with: whose it is, is certain. Without it, the one that
-        arrives at the path.
-        """
-        session = self.session
-        try:
-            async with asyncio.timeout(timeout_s):
-                if conn is None:
-                    conn = await self._expected().accept(self._stranger)
-                    session.memory.direct = True
-                session.attach(await attach(conn, session, self._bus.limits, self._bus.turn))
-                both: tuple[asyncio.Future[Any], ...] = (session.greeted, session.closed)
-                await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-        except TimeoutError:
-            session.abort("no HELLO in time")
-            raise PackTimeout(
-                f"{session.pack_id} did not connect in time",
-                code="start_timeout",
-                detail=f"No HELLO within {timeout_s:g} s.",
-                hint=f"`rumi logs {session.pack_id}` shows the output of its start.",
-                pack_id=session.pack_id,
-            ) from None
-        if session.dead:
-            raise session.gone(session.closed.result())
-        return session
-
-    def stop_listening(self) -> None:
-        """Take the socket back; a connection that exists stays."""
-        if self._listener is not None:
-            self._listener.close()
-
-    async def close(self) -> None:
-        """Stop listening and cut the connection."""
-        self.stop_listening()
-        self.session.abort("stopped")
-        self._bus.forget(self)
-
-    def _expected(self) -> Listener:
-        if self._listener is None:
-            raise HostError("This sandbox brought no connection", code="not_attached", hint="Start the Pack again.")
-        return self._listener
-
-    def _stranger(self, problem: str) -> None:
-        self._bus.diagnostics.issue(
-            "socket_stranger",
-            Severity.ERROR,
-            self.session.pack_id,
-            "A stranger knocked on a sandbox socket",
-            problem,
-            "Find out which process it was; nothing was answered.",
-        )
 
 
 def _constant(rights: PackRights) -> RightsOf:

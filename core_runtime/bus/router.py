@@ -1,12 +1,12 @@
 """The way of a call: from a Pack or the host to a Pack or the host, and its answer back.
 
 Invariants:
-  * The edge is checked for each call, before anything is said about whether the key exists.
+  * The edge is checked for each call (``targets``), before anything else is done for it.
   * Bodies are forwarded as they came, inside the read callback (they alias the read buffer), except where a schema
     exists: then the *decoded* value is checked and encoded anew, since two parsers may read the same bytes differently.
 
-Not here: how a call ends (``in_flight``), streams (``streams``), running host functions (``host_functions``), frames of
-one connection (``sessions``), who may do what (the rights), the registry.
+Not here: what a call names (``targets``), how it ends (``in_flight``), streams (``streams``), running host functions
+(``host_functions``), frames of one connection (``sessions``), who may do what (the rights), the registry.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Raw
@@ -29,6 +28,7 @@ from core_runtime.bus.references import RemoteCallable
 from core_runtime.bus.refusals import Refused, checked, refused
 from core_runtime.bus.sleeping import Sleeper
 from core_runtime.bus.streams import Streams
+from core_runtime.bus.targets import REMOTE, HostFunction, no_edge, target_of
 from core_runtime.bus.usual import Usual
 from core_runtime.diagnostics import Diagnostics
 from core_runtime.interface_registry import Entry, InterfaceRegistry
@@ -235,18 +235,18 @@ class Router:
                 call = self._held(caller, frame, frame.key)
                 if call is not None:
                     return
-            entry, target = self._target(caller, frame)
+            entry, target = target_of(caller, frame)
             if type(target) is RemoteCallable and entry is not None and self.usual.forward(
                 caller, frame, entry, target
             ):
                 return
             key = entry.key if entry is not None else target.key
-            callee = target.session if type(target) in _REMOTE else None
+            callee = target.session if type(target) in REMOTE else None
             call = self._pack_call(caller, frame, key, callee, entry)
             if callee is not None:
                 self._forward(call, target.number, frame, caller, callee)
             else:
-                function = target.fn if isinstance(target, _HostFunction) else target
+                function = target.fn if isinstance(target, HostFunction) else target
                 if isinstance(function, Sleeper):
                     self.holds.keep(function.wake(), call, frame)
                 else:
@@ -265,7 +265,7 @@ class Router:
         if hold is None:
             return None
         if not caller.rights().may_call(key):
-            raise _no_edge(caller, key)
+            raise no_edge(caller, key)
         call = self._pack_call(caller, frame, key, None, None)
         try:
             self.holds.keep(hold, call, frame)
@@ -294,47 +294,6 @@ class Router:
                 self._host_functions.serve(call, value, frame)
         except Refused as exc:
             self.calls.fail(call, exc.failure)
-
-    def _target(self, caller: Session, frame: frames.CallFrame) -> tuple[Entry | None, Any]:
-        """What a Pack's CALL names, if that Pack may reach it."""
-        key = frame.key
-        if isinstance(key, str):
-            entry = caller.world.resolve(key)
-            value = entry.value if entry is not None else None
-            if entry is None or entry.pack != caller.pack_id:
-                rights = caller.rights()
-                if entry is not None and not caller.terms.admits(key, entry.version):
-                    raise _unsuited(caller, entry) if rights.may_see(key) else _no_edge(caller, key)
-                # only what can be called spends a one-use grant
-                if not (rights.may_call(key) if callable(value) else rights.may_see(key)):
-                    raise _no_edge(caller, key)
-            if entry is None:
-                raise refused("missing", f"no interface {quote(key)}", "nobody provides it now", retryable=True)
-            if not callable(value):
-                raise refused("missing", f"{quote(key)} is data", "read it with get()")
-            return entry, value
-        return None, self._held_target(caller, frame, key)
-
-    def _held_target(self, caller: Session, frame: frames.CallFrame, number: int) -> Any:
-        """What a number that the host handed out stands for."""
-        handle = caller.references.held.get(number)
-        if handle is None:
-            raise refused("dead_reference", "a reference that is no longer held", "get the callable again")
-        if handle.feeds is not None:
-            # a stream is read on behalf of the call whose argument it is, whatever the frame asserts, and for as long
-            # as that call may take
-            frame.parent, frame.deadline_ms = handle.feeds.number, int(handle.feeds.budget_s * 1000)
-            if not handle.usable():
-                raise refused("dead_reference", "a stream is read once, while its call runs", "pass it anew")
-        elif not handle.claim():
-            if handle.owner is not None and handle.owner.dead:
-                raise refused("dead_reference", "its Pack has stopped", "get the callable again", retryable=True)
-            caller.denied("interface.call", handle.key)
-            raise refused("denied", f"the edge to {quote(handle.key)} was withdrawn", _DENIED_DETAIL)
-        if handle.fn is not None:
-            return _HostFunction(handle.fn, handle.key)
-        assert handle.owner is not None
-        return _Owned(handle.owner, handle.number, handle.key)
 
     def _pack_call(
         self, caller: Session, frame: frames.CallFrame, key: str, callee: Session | None, entry: Entry | None
@@ -487,28 +446,6 @@ class Router:
             self.calls.fail(call, failure)
 
 
-class _Owned:
-    """A callable reached by number."""
-
-    __slots__ = ("key", "number", "session")
-
-    def __init__(self, session: Session, number: int, key: str) -> None:
-        self.session = session
-        self.number = number
-        self.key = key
-
-
-class _HostFunction:
-    __slots__ = ("fn", "key")
-
-    def __init__(self, fn: Callable[..., Any], key: str) -> None:
-        self.fn = fn
-        self.key = key
-
-
-_REMOTE = frozenset({RemoteCallable, _Owned})
-
-
 def _serves(session: Session, call: Call | None) -> bool:
     """Whether a call descends from one that the session is serving, which can't end without it."""
     while call is not None:
@@ -516,19 +453,3 @@ def _serves(session: Session, call: Call | None) -> bool:
             return True
         call = call.parent
     return False
-
-
-def _no_edge(caller: Session, key: str) -> Refused:
-    caller.denied("interface.call", key)
-    return refused("denied", f"{caller.pack_id} may not call {quote(key)}", _DENIED_DETAIL)
-
-
-def _unsuited(caller: Session, entry: Entry) -> Refused:
-    return refused(
-        "incompatible",
-        f"{caller.pack_id} can't use what provides {quote(entry.key)} now",
-        caller.terms.why_not(entry.key, entry.version, entry.pack),
-    )
-
-
-_DENIED_DETAIL = "the edge was not granted; declare the key in requires or uses and ask the operator"

@@ -16,7 +16,7 @@ from typing import Any
 import msgpack
 import pytest
 
-from core_runtime.bus import hub as bus
+from core_runtime.bus import pushes
 from core_runtime.bus import mirrors
 from core_runtime.rules import values
 from core_runtime.rules.frames import BusLimits
@@ -410,8 +410,8 @@ def test_requests_that_wait_are_bounded_in_bytes_and_end_with_their_session(tmp_
 
 def test_mirrors_that_cost_much_are_told_less_often_but_the_newest_is_told(tmp_path, monkeypatch):
     """With next to no time for telling: one key a turn, and each rests before it is told of again."""
-    monkeypatch.setattr(bus, "PUSH_S", 1e-9)
-    monkeypatch.setattr(bus, "REST", 50)
+    monkeypatch.setattr(pushes, "PUSH_S", 1e-9)
+    monkeypatch.setattr(pushes, "REST", 50)
 
     async def main() -> None:
         async with rig(tmp_path) as r:
@@ -429,6 +429,6 @@ def test_mirrors_that_cost_much_are_told_less_often_but_the_newest_is_told(tmp_p
             await owner.close()
             for key in sorted(keys):
                 await user.mirror(key, lambda m: not m[3])
-            await eventually(lambda: not r.bus._resting and not r.bus._late)
+            await eventually(lambda: r.bus._pushes.told)
 
     run(main())

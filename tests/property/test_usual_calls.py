@@ -133,7 +133,7 @@ class Story:
             if again or not ended:
                 break
             await eventually(lambda: len(bus.router.sessions) == len(self.agents) - ended)  # noqa: B023
-            await eventually(lambda: not (bus._dirty or bus._resting))  # who is left is told
+            await eventually(lambda: bus._pushes.told)  # who is left is told
         self.seen += [*sorted(told), ended]  # sorted: what is called off together is in no order
         return not ended
 
