@@ -16,8 +16,7 @@ from typing import Any
 import msgpack
 import pytest
 
-from core_runtime.bus import pushes
-from core_runtime.bus import mirrors
+from core_runtime.bus import mirrors, pushes
 from core_runtime.rules import values
 from core_runtime.rules.frames import BusLimits
 from core_runtime.rules.schemas import MAX_PATTERNS, Checkers, SchemaRefused
