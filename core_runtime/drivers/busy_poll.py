@@ -9,6 +9,7 @@ Invariants:
   * Nobody waits for it: a turn in which it polls serves everything that any other turn serves.
   * A write is followed by ``POLL_S`` of polling at most, and writes whose answers take longer by one ``PROBE``-th of it
     on average.
+  * With one processor nothing is polled: whoever is to answer needs it.
 
 Not here: reading and writing (``link``).
 """
@@ -20,33 +21,43 @@ import os
 import time
 from collections.abc import Callable
 from time import monotonic
-from typing import Final, cast
+from typing import Final
 
-POLL_S: Final = 0.0001
-"""Waking a processor took 30 to 60 µs where it was measured, a short handler 10 to 30; see ADR 53."""
+POLL_S: Final = 0.0002
+"""Waking a processor took 30 to 150 µs where it was measured, a short handler 10 to 60; see ADR 53."""
 MOST: Final = 16
 """How many polls in vain, one after the other, end it."""
 PROBE: Final = 64
 """Of so many writes one is polled after all, to learn whether answers have become quick."""
 
 
-def _no_yield() -> None:
-    time.sleep(0)
+if hasattr(os, "sched_yield"):
+    _give_way: Callable[[], None] = os.sched_yield
+else:  # macOS, Windows
+
+    def _give_way() -> None:
+        time.sleep(0)
 
 
-_give_way = cast("Callable[[], None]", getattr(os, "sched_yield", _no_yield))  # neither macOS nor Windows has it
+def processors() -> int:
+    """How many this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 class BusyPoll:
     """Of one event loop, and for its thread alone."""
 
-    __slots__ = ("_loop", "_on", "_passed", "credit", "until")
+    __slots__ = ("_loop", "_on", "_passed", "_probe", "credit", "until")
 
     def __init__(self) -> None:
+        pays = processors() > 1
         self._loop: asyncio.AbstractEventLoop | None = None
         self._on = False
         self._passed = 0
-        self.credit = MOST
+        self._probe = PROBE if pays else float("inf")
+        self.credit = MOST if pays else 0
         """How many more polls in vain are paid for: one for each that was not."""
         self.until = 0.0
         """When it sleeps again, by ``time.monotonic``. Whoever reads something sets 0: that ends the wait."""
@@ -58,7 +69,7 @@ class BusyPoll:
             return
         if not self.credit:
             self._passed += 1
-            if self._passed < PROBE:
+            if self._passed < self._probe:
                 return
             self._passed = 0
         loop = self._loop

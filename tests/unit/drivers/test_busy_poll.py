@@ -1,7 +1,11 @@
 """The loop stays awake for a moment after a write, and only where that pays."""
 
 import asyncio
+import os
 import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import msgpack
 import pytest
@@ -14,6 +18,7 @@ from core_runtime.drivers.turns import Turn
 from core_runtime.rules import frames
 from core_runtime.rules.frames import BusLimits
 
+ROOT = Path(__file__).resolve().parents[3]
 SOME_TURNS = 10
 
 
@@ -33,6 +38,7 @@ def world(monkeypatch):
 
     monkeypatch.setattr(busy_poll, "monotonic", lambda: made.now)
     monkeypatch.setattr(busy_poll, "_give_way", look)
+    monkeypatch.setattr(busy_poll, "processors", lambda: 2)
     return made
 
 
@@ -141,6 +147,27 @@ def test_what_is_as_often_in_vain_as_not_is_paid_for_and_what_is_more_often_ends
         assert poll.credit <= 1
 
     run(story)
+
+
+def test_with_one_processor_nothing_is_polled(world, monkeypatch) -> None:
+    monkeypatch.setattr(busy_poll, "processors", lambda: 1)
+
+    async def story():
+        poll = BusyPoll()
+        for _ in range(3 * PROBE):
+            poll.wrote()
+            poll.until = 0.0
+        assert await looks_of(world) == 0
+
+    run(story)
+
+
+def test_processors_are_those_that_the_process_may_use() -> None:
+    code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); "
+    code += "from core_runtime.drivers.busy_poll import processors; print(processors())"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "1\n"
+    assert busy_poll.processors() == len(os.sched_getaffinity(0))
 
 
 @pytest.mark.parametrize("answer_bytes", [1, 10_000])
