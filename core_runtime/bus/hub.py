@@ -78,10 +78,10 @@ class Bus:
         self.on_limit = on_limit
         self._limits_told: dict[tuple[str, str], float] = {}
         self.redactions = redactions or Redactions()
-        self.router = Router(registry, diagnostics, self.limits)
+        self.turn = Turn()
+        self.router = Router(registry, diagnostics, self.limits, self.turn.poll)
         self.sessions: dict[str, Session] = {}
         self.sleep = Sleep(self)
-        self.turn = Turn()
         self._endpoints: set[Endpoint] = set()
         self._generations: dict[str, int] = {}
         self._rights: dict[str, RightsOf] = {}

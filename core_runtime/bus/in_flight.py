@@ -23,6 +23,7 @@ from msgspec import Raw
 from backend_core.errors import quote
 from core_runtime.bus.calls import Call, EdgeStats, Failure
 from core_runtime.bus.large import Busy, sending_failed
+from core_runtime.drivers.busy_poll import AFTER_ANSWER, BusyPoll
 from core_runtime.rules import frames
 from core_runtime.rules.frames import BusLimits, FrameError
 from core_runtime.rules.routing import allowed_ms
@@ -44,8 +45,9 @@ _ANSWERED = Failure("cancelled", "the call whose argument this stream is was ans
 class InFlight:
     """One for a bus; belongs to the event loop's thread."""
 
-    def __init__(self, limits: BusLimits) -> None:
+    def __init__(self, limits: BusLimits, poll: BusyPoll) -> None:
         self.limits = limits
+        self.poll = poll
         self._usual_s = allowed_ms(0, limits.deadline_ms, limits.max_deadline_ms, None) / 1000
         self.sessions: set[Session] = set()
         self.edges: dict[tuple[str, str], EdgeStats] = {}
@@ -73,6 +75,7 @@ class InFlight:
                     caller.send_large(frame, call.callee)
                 else:
                     caller.send(frame)
+                self.poll.sent(AFTER_ANSWER, caller.loop)
         except FrameError as exc:
             caller.references.withdraw(refs)
             if call.callee is not None and not isinstance(exc, Busy):

@@ -31,6 +31,7 @@ from core_runtime.bus.streams import Streams
 from core_runtime.bus.targets import REMOTE, HostFunction, no_edge, target_of
 from core_runtime.bus.usual import Usual
 from core_runtime.diagnostics import Diagnostics
+from core_runtime.drivers.busy_poll import AFTER_CALL, BusyPoll
 from core_runtime.interface_registry import Entry, InterfaceRegistry
 from core_runtime.rules import frames
 from core_runtime.rules.frames import FLAG_CLOSER, FLAG_STREAM, WINDOW_SHIFT, BusLimits, FrameError
@@ -45,13 +46,15 @@ if TYPE_CHECKING:
 class Router:
     """One for a bus; belongs to the event loop's thread."""
 
-    def __init__(self, registry: InterfaceRegistry, diagnostics: Diagnostics, limits: BusLimits) -> None:
+    def __init__(
+        self, registry: InterfaceRegistry, diagnostics: Diagnostics, limits: BusLimits, poll: BusyPoll
+    ) -> None:
         self.registry = registry
         self.diagnostics = diagnostics
         self.limits = limits
         self.room = Room(limits.values_bytes)
         self.memory_room = Room(limits.values_bytes)
-        self.calls = InFlight(limits)
+        self.calls = InFlight(limits, poll)
         self.sessions = self.calls.sessions
         self.edges = self.calls.edges
         self.streams = Streams(self.calls)
@@ -394,6 +397,7 @@ class Router:
             callee.places.give_back(caller, call.size_bytes)
             raise Refused(sending_failed(exc)) from exc
         callee.incoming[call.number] = call
+        self.calls.poll.sent(AFTER_CALL, callee.loop)
 
     # --- answers
 

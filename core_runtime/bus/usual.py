@@ -23,6 +23,7 @@ from msgspec import Raw
 from core_runtime.bus.calls import Call, CallContext, HostContext
 from core_runtime.bus.in_flight import InFlight
 from core_runtime.bus.large import MARK_BYTES
+from core_runtime.drivers.busy_poll import AFTER_ANSWER, AFTER_CALL
 from core_runtime.interface_registry import Entry
 from core_runtime.rules.frames import CALL, RESULT, BusLimits, CallFrame, FrameError, ResultFrame
 from core_runtime.rules.routing import reenter_id
@@ -84,6 +85,7 @@ class Usual:
             return None
         call.future = callee.loop.create_future()
         callee.incoming[number] = call
+        calls.poll.sent(AFTER_CALL, callee.loop)
         return call
 
     def forward(self, caller: Session, frame: CallFrame, entry: Entry, target: RemoteCallable) -> bool:
@@ -136,6 +138,7 @@ class Usual:
             parent.children = {call}
         else:
             parent.children.add(call)
+        self._calls.poll.sent(AFTER_CALL, callee.loop)
         return True
 
     def end(self, callee: Session, frame: ResultFrame) -> bool:
@@ -169,6 +172,7 @@ class Usual:
             del caller.outgoing[call.caller_id]
             if parent is None:
                 caller.orphans -= 1
+            self._calls.poll.sent(AFTER_ANSWER, callee.loop)
         del callee.incoming[frame.id]
         callee.places.give_back(name, call.size_bytes)
         call.done = True

@@ -374,7 +374,6 @@ class Link(asyncio.BufferedProtocol):
                 done = 0  # full or broken: either is the transport's to deal with
             if done == len(out):
                 out.clear()
-                self._poll.wrote()
                 return
             del out[:done]
         assert transport is not None

@@ -9,18 +9,20 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections import Counter
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, cast
 from unittest import mock
 
 import msgpack
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from backend_core.errors import RumiError
 from core_runtime.bus.calls import CallContext
 from core_runtime.bus.usual import Usual
+from core_runtime.drivers.busy_poll import AFTER_ANSWER, AFTER_CALL, BusyPoll
 from core_runtime.rules.frames import BusLimits
 from core_runtime.tracing import Tracer
 from tests.support.raw_agent import CALL, CANCEL, ERROR, RESULT, Grant, RawAgent, Rig, eventually, reference, rig
@@ -116,6 +118,7 @@ class Story:
         self.given: Counter[str] = Counter()
         self.hold: Any = None
         self.traced = Records()
+        self.polls: Counter[int] = Counter()
 
     async def settle(self) -> bool:
         """Until the host has read what was sent, and what it sent is here. False: the story is over."""
@@ -223,7 +226,7 @@ class Story:
             for _, s in sorted(self.rig.bus.sessions.items())
         ]  # fmt: skip
         spent = {name: cast("Counted", grant).spent for name, grant in self.rig.grants.items()}
-        return edges, tables, len(router.calls.local), spent, sorted(self.traced.calls)
+        return edges, tables, len(router.calls.local), spent, sorted(self.traced.calls), self.polls
 
     @staticmethod
     def known(call: Any) -> Any:
@@ -258,10 +261,11 @@ async def told(steps: list[Any], limits: BusLimits | None = None) -> tuple[Any, 
             await a.registered("k", 1)
             await c.registered("m", 2)
             story = Story(r, a, c)
-            for step in steps:
-                await story.act(*step)
-                if not await story.settle():
-                    break
+            with mock.patch.object(BusyPoll, "sent", lambda _poll, what, _loop: story.polls.update([what])):
+                for step in steps:
+                    await story.act(*step)
+                    if not await story.settle():
+                        break
             found = (story.seen, await story.outcomes(), story.left())
             for task in story.hosts:
                 task.cancel()
@@ -281,6 +285,14 @@ def test_both_ways_do_and_leave_the_same(steps, limits):
     with closed():
         general = asyncio.run(told(steps, limits))
     assert short == general
+
+
+@pytest.mark.parametrize("way", [nullcontext, closed])
+def test_after_a_call_and_after_an_answer_to_a_pack_the_loop_is_told_to_look(way):
+    steps: list[Any] = [("host", 1, ""), ("pack", 1, ""), ("answer", ("value", 1), 1), ("answer", ("value", 1), 0)]
+    with way():
+        _, _, (*_, polls) = asyncio.run(told(steps))
+    assert polls == {AFTER_CALL: 2, AFTER_ANSWER: 1}
 
 
 def test_the_short_way_is_taken_by_what_is_usual_and_nothing_else():

@@ -12,7 +12,7 @@ import pytest
 import uvloop
 
 from core_runtime.drivers import busy_poll
-from core_runtime.drivers.busy_poll import MOST, POLL_S, PROBE, BusyPoll
+from core_runtime.drivers.busy_poll import AFTER_ANSWER, AFTER_CALL, MOST, POLL_S, PROBE, BusyPoll
 from core_runtime.drivers.link import attach
 from core_runtime.drivers.turns import Turn
 from core_runtime.rules import frames
@@ -50,9 +50,17 @@ async def looks_of(world, turns=SOME_TURNS):
     return world.looks - before
 
 
+def called(poll):
+    poll.sent(AFTER_CALL, asyncio.get_running_loop())
+
+
+def answered(poll):
+    poll.sent(AFTER_ANSWER, asyncio.get_running_loop())
+
+
 async def in_vain(world, poll):
-    """A write that nothing answers in time."""
-    poll.wrote()
+    """A call that nothing answers in time."""
+    called(poll)
     world.now += POLL_S
     await looks_of(world, 2)
 
@@ -66,12 +74,12 @@ def test_it_looks_in_each_turn_until_something_came(world) -> None:
     async def story():
         poll = BusyPoll()
         assert await looks_of(world) == 0, "nothing was written"
-        poll.wrote()
+        called(poll)
         assert await looks_of(world) >= SOME_TURNS - 1
         poll.until = 0.0
         assert await looks_of(world) <= 1
         assert await looks_of(world) == 0
-        poll.wrote()
+        called(poll)
         assert await looks_of(world) > 0
 
     run(story)
@@ -80,7 +88,7 @@ def test_it_looks_in_each_turn_until_something_came(world) -> None:
 def test_it_sleeps_when_nothing_came_in_time(world) -> None:
     async def story():
         poll = BusyPoll()
-        poll.wrote()
+        called(poll)
         assert await looks_of(world) > 0
         world.now += POLL_S
         assert await looks_of(world) <= 1
@@ -92,9 +100,9 @@ def test_it_sleeps_when_nothing_came_in_time(world) -> None:
 def test_a_further_write_prolongs_it_and_is_no_second_one(world) -> None:
     async def story():
         poll = BusyPoll()
-        poll.wrote()
+        called(poll)
         world.now += POLL_S * 0.9
-        poll.wrote()
+        called(poll)
         world.now += POLL_S * 0.9
         assert SOME_TURNS - 1 <= await looks_of(world) <= SOME_TURNS
 
@@ -105,22 +113,22 @@ def test_polls_in_vain_end_it_and_one_write_in_many_asks_again(world) -> None:
     async def story():
         poll = BusyPoll()
         for _ in range(MOST):
-            assert poll.credit
+            assert poll._left[AFTER_CALL]
             await in_vain(world, poll)
         for round_ in range(3):
             for _ in range(PROBE - 1):
-                poll.wrote()
+                called(poll)
                 assert await looks_of(world, 2) == 0, round_
-            poll.wrote()
+            called(poll)
             assert await looks_of(world) > 0
             world.now += POLL_S
             await looks_of(world, 2)
         for _ in range(PROBE - 1):
-            poll.wrote()
-        poll.wrote()
+            called(poll)
+        called(poll)
         poll.until = 0.0
         await looks_of(world, 2)
-        poll.wrote()
+        called(poll)
         assert await looks_of(world) > 0, "an answer came while it looked: it pays again"
 
     run(story)
@@ -131,20 +139,20 @@ def test_what_is_as_often_in_vain_as_not_is_paid_for_and_what_is_more_often_ends
         poll = BusyPoll()
         for turn in range(8 * MOST):
             if turn % 2:
-                poll.wrote()
+                called(poll)
                 poll.until = 0.0
                 await looks_of(world, 2)
             else:
                 await in_vain(world, poll)
-        assert poll.credit >= MOST - 1
+        assert poll._left[AFTER_CALL] >= MOST - 1
         for turn in range(3 * MOST):
             if turn % 3 == 0:
-                poll.wrote()
+                called(poll)
                 poll.until = 0.0
                 await looks_of(world, 2)
             else:
                 await in_vain(world, poll)
-        assert poll.credit <= 1
+        assert poll._left[AFTER_CALL] <= 1
 
     run(story)
 
@@ -155,7 +163,7 @@ def test_with_one_processor_nothing_is_polled(world, monkeypatch) -> None:
     async def story():
         poll = BusyPoll()
         for _ in range(3 * PROBE):
-            poll.wrote()
+            called(poll)
             poll.until = 0.0
         assert await looks_of(world) == 0
 
@@ -170,9 +178,60 @@ def test_processors_are_those_that_the_process_may_use() -> None:
     assert busy_poll.processors() == len(os.sched_getaffinity(0))
 
 
+def test_calls_that_are_answered_in_time_are_polled_for_though_nothing_follows_their_answers(world) -> None:
+    """Pack → Pack, now and then: the caller's call is passed on, its answer comes and is passed on, and all is quiet."""
+
+    async def story():
+        poll = BusyPoll()
+        for _ in range(3 * MOST):
+            called(poll)
+            assert await looks_of(world, 4) > 0
+            poll.until = 0.0
+            answered(poll)
+            await looks_of(world, 1)
+            world.now += POLL_S
+            await looks_of(world, 2)
+        called(poll)
+        poll.until = 0.0
+        answered(poll)
+        assert await looks_of(world) <= 1, "what never follows is not looked for"
+
+    run(story)
+
+
+def test_a_pack_that_calls_without_a_pause_is_polled_for_after_each_answer(world) -> None:
+    async def story():
+        poll = BusyPoll()
+        for _ in range(3 * MOST):
+            called(poll)
+            poll.until = 0.0
+            answered(poll)
+            assert await looks_of(world, 3) >= 2
+            poll.until = 0.0
+
+    run(story)
+
+
+def test_an_answer_that_is_not_polled_after_leaves_the_poll_for_another_call_alone(world) -> None:
+    async def story():
+        poll = BusyPoll()
+        for _ in range(MOST):
+            answered(poll)
+            world.now += POLL_S
+            await looks_of(world, 2)
+        called(poll)
+        world.now += POLL_S * 0.9
+        answered(poll)
+        assert await looks_of(world) > 0
+        world.now += POLL_S * 0.2
+        assert await looks_of(world) <= 1
+
+    run(story)
+
+
 @pytest.mark.parametrize("answer_bytes", [1, 10_000])
 @pytest.mark.parametrize("factory", [uvloop.new_event_loop, asyncio.new_event_loop])
-def test_a_link_polls_from_what_it_wrote_to_what_it_reads(world, factory, answer_bytes) -> None:
+def test_whatever_a_link_reads_ends_it(world, factory, answer_bytes) -> None:
     class Answered:
         def __init__(self):
             self.came = asyncio.Event()
@@ -189,15 +248,13 @@ def test_a_link_polls_from_what_it_wrote_to_what_it_reads(world, factory, answer
             end.setblocking(False)
         peer, turn = Answered(), Turn()
         link = await attach(near, peer, BusLimits(), turn)
-        assert await looks_of(world) == 0
-        link.send((frames.CANCEL, 1))
+        called(turn.poll)
         assert await looks_of(world) >= SOME_TURNS - 1
         answer = msgpack.packb((frames.RESULT, 1, 0, [], b"x" * answer_bytes))
         far.send(len(answer).to_bytes(4, "little") + answer)
         await asyncio.wait_for(peer.came.wait(), 10)
         await looks_of(world, 2)
         assert await looks_of(world) == 0
-        assert turn.poll.credit == MOST
         link.abort("the end of the test")
         far.close()
         await asyncio.sleep(0)
