@@ -9,8 +9,9 @@ Invariants:
     belongs to is answered with ``limit`` or ``value.too_large``.
   * At most ``limits.values`` bodies of one Pack are unfinished; one that does not grow for ``STALL_S`` is dropped.
   * A frame that names chunks which did not come, or another size than came, ends the connection.
-  * Frames of one id keep their order: what follows a large body waits behind it. Of those only one with a value can be
-    refused: no other has anybody who could be told, and a Pack that lets too many of them wait is cut off.
+  * Frames of one call keep their order: what follows a large body of it waits behind it, and nothing else does. A call
+    is an id and who gave it: the host and the Pack count for themselves. Of what waits only a frame with a value can
+    be refused: no other has anybody who could be told, and a Pack that lets too many of them wait is cut off.
 
 Not here: which frames may have such a body (``sessions``), what a body means.
 """
@@ -44,6 +45,8 @@ BEHIND: Final = 1_024
 """How many frames may wait behind one body."""
 _MARK: Final = bytes((0xD7, frames.EXT_CHUNKED))
 MARK_BYTES: Final = 10
+_OF_THE_HOST: Final = frozenset({frames.CALL, frames.CANCEL, frames.STREAM_CREDIT, frames.RUN_PHASE, frames.PING})
+"""Kinds that the host sends under an id of its own; the others that have one are about what the Pack asked for."""
 _numbers = struct.Struct("<II")
 
 
@@ -65,6 +68,12 @@ def mark_of(body: Raw) -> int:
     """
     view = memoryview(body)
     return view[1] if len(view) == MARK_BYTES and view[0] == 0xD7 else 0
+
+
+def _belongs_to(frame: tuple[Any, ...]) -> int:
+    """The call, request or channel of a frame that the host sends: its id, below 0 where the Pack gave it."""
+    number: int = frame[1]
+    return number if frame[0] in _OF_THE_HOST else -number
 
 
 class Room(Struct):
@@ -104,7 +113,8 @@ class LargeBodies:
         self._coming_bytes = 0
         self._going: deque[_Going] = deque()
         self._going_bytes = 0
-        self._by_id: dict[int, _Going] = {}
+        self._last: dict[int, _Going] = {}
+        """The last body that goes out of each call of the host's and each of the Pack's; see ``_belongs_to``."""
         self._next = 0
         self._piece_bytes = min(PIECE_BYTES, self._limits.frame_bytes // 2)
         self._pumping = False
@@ -187,9 +197,9 @@ class LargeBodies:
 
     # --- to the agent
 
-    def waits(self, number: int) -> bool:
-        """Whether a large body with this id goes out: what has the same id comes after it."""
-        return number in self._by_id
+    def waits(self, frame: tuple[Any, ...]) -> bool:
+        """Whether a large body of what this frame belongs to goes out: the frame comes after it."""
+        return _belongs_to(frame) in self._last
 
     def send(self, frame: tuple[Any, ...]) -> None:
         """Let a frame with a large body go out piece by piece. Raises ``FrameError``, ``Busy``."""
@@ -204,17 +214,17 @@ class LargeBodies:
         self._next = self._next % 0xFFFFFFFF + 1
         going = _Going(self._next, frame[:-1], view)
         self._going.append(going)
-        self._by_id[frame[1]] = going
+        self._last[_belongs_to(frame)] = going
         self._session.keep_order(self._in_order)
         self._session.owe()
         self._pump()
 
     def _in_order(self, frame: tuple[Any, ...]) -> None:
-        """While large bodies wait: a frame with the same id as one of them goes after it.
+        """While large bodies wait: a frame that belongs to the same as one of them goes after it.
 
         Raises ``Busy`` for one with a value, whose sender answers for it; the end of the receiver is no sender's fault.
         """
-        going = self._by_id.get(frame[1])
+        going = self._last.get(_belongs_to(frame))
         if going is None:
             self._session.put(frame)
             return
@@ -243,7 +253,7 @@ class LargeBodies:
         self._room.used_bytes -= self._going_bytes
         self._going_bytes = 0
         self._going.clear()
-        self._by_id.clear()
+        self._last.clear()
         if self._watch is not None:
             self._watch.cancel()
             self._watch = None
@@ -283,11 +293,11 @@ class LargeBodies:
         self._going.popleft()
         mark = Raw(_MARK + _numbers.pack(going.number, len(going.body)))
         self._session.put((*going.frame, mark))
-        number = going.frame[1]
-        if self._by_id.get(number) is going:
-            del self._by_id[number]
+        belongs_to = _belongs_to(going.frame)
+        if self._last.get(belongs_to) is going:
+            del self._last[belongs_to]
         self._release(len(going.body))
-        if not self._by_id:
+        if not self._last:
             self._session.keep_order(None)
         for frame, size in going.behind:
             # it is charged again if it has to wait again, and nothing comes in between

@@ -298,7 +298,7 @@ class Session:
         """
         if self._link is None or self.dead:
             return
-        in_order = not self.large.waits(frame[1])
+        in_order = not self.large.waits(frame)
         if in_order and self.memory.send(frame, sender):
             return
         if type(frame[-1]) is Body:

@@ -8,10 +8,9 @@ import os
 import msgpack
 import pytest
 
-from backend_core.errors import PackError
 from core_runtime.bus import large
 from core_runtime.rules.frames import BusLimits
-from tests.support.raw_agent import CALL, ERROR, HELLO, RESULT, RawAgent, eventually, issue_codes, rig
+from tests.support.raw_agent import CALL, CANCEL, ERROR, HELLO, RESULT, RawAgent, eventually, issue_codes, rig
 
 CHUNK = 8
 KIB = 1024
@@ -263,7 +262,7 @@ def test_a_short_answer_to_a_used_number_of_a_pack_that_does_not_read_harms_nobo
 
 
 @pytest.mark.parametrize("who", ["another Pack", "on behalf of a call", "the host"])
-def test_a_short_call_whose_number_is_taken_by_a_large_value_harms_nobody_who_makes_it(tmp_path, who):
+def test_a_large_answer_under_the_number_of_the_hosts_next_call_holds_that_call_up_in_no_way(tmp_path, who):
     """The numbers of the host's calls are no secret: who provides a key may ask for a large value under the next."""
 
     async def test(r, a, b, session):
@@ -278,22 +277,50 @@ def test_a_short_call_whose_number_is_taken_by_a_large_value_harms_nobody_who_ma
             upcoming = provider._numbers + number
             a.call("own", None, id=upcoming, deadline_ms=60_000)
             b.result((await b.until(CALL))[1], b.chunks(number, msgpack.packb(bytes(1000 * KIB))))
-            await eventually(lambda: provider.large.waits(upcoming))  # noqa: B023
+            await eventually(lambda: provider.large.waits((RESULT, upcoming)))  # noqa: B023
         await eventually(lambda: provider.congested)
         if who == "the host":
-            with pytest.raises(PackError) as refused:
-                await r.bus.call("k", SHORT)
-            assert refused.value.code == "limit"
+            asked = asyncio.ensure_future(r.bus.call("k", SHORT))
         else:
             asked = b.call("k", SHORT, parent=served if who == "on behalf of a call" else 0)
-            assert (await b.answer(asked))[1:3] == [asked, "limit"]
-            assert session.orphans == 0
-            assert not session.outgoing
-            assert all(not call.children for call in session.incoming.values())
-        assert not provider.incoming
-        assert "b" in r.bus.sessions, "who called was cut off"
+        await eventually(lambda: provider.incoming)
+        assert provider.large.waits((RESULT, next(iter(provider.incoming)))), "the call has the number of a value"
+        a.writer.transport.resume_reading()
+        while (frame := await a.read())[0] != CALL:
+            assert frame[0] == CHUNK, "the call comes before the values that it has nothing to do with"
+        assert frame[-1] == SHORT
+        a.result(frame[1], "served")
+        answer = await asked if who == "the host" else (await b.answer(asked))[4]
+        assert answer == "served"
+        assert session.orphans == 0
         assert (provider.places._left, provider.places._bytes_left) == (DEAF.in_flight, DEAF.in_flight_bytes)
         first.cancel()
+
+    bus(test, tmp_path, DEAF)
+
+
+def test_large_arguments_hold_up_no_answer_to_a_call_that_has_their_number(tmp_path):
+    async def test(r, a, b, _session):
+        provider = r.bus.sessions["a"]
+        r.grants["a"].calls.add("own")
+        await b.registered("own")
+        await a.mirror("own")
+        number = provider._numbers + 1
+        a.writer.transport.pause_reading()
+        call = asyncio.ensure_future(r.bus.call("k", bytes(1000 * KIB)))
+        await eventually(lambda: provider.large.waits((CALL, number)))
+        a.call("own", None, id=number)
+        b.result((await b.until(CALL))[1], "answer")
+        await eventually(lambda: not provider.outgoing)
+        a.writer.transport.resume_reading()
+        while (frame := await a.read())[0] != RESULT:
+            assert frame[0] == CHUNK, "the answer comes before a call that it has nothing to do with"
+        assert (frame[1], frame[-1]) == (number, "answer")
+        call.cancel()
+        assert (await a.until(CALL))[1] == number
+        assert (await a.until(CANCEL))[1] == number, "what belongs to the call stays behind it"
+        a.send(ERROR, number, "cancelled", "", "", False, "")
+        await eventually(lambda: not provider.incoming)
 
     bus(test, tmp_path, DEAF)
 
