@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import click
@@ -37,12 +37,7 @@ def events(count: int | None, pack_id: str | None, follow: bool, since: str) -> 
     if not follow:
         _kept(since, count, chosen)
         return
-    if not since:
-        found = _newest(count, chosen)
-        for event in found:
-            _print(event)
-        since = _last(found, chosen)
-    for event in _watched("/api/events", since, chosen):
+    for event in _watched("/api/events", since, chosen) if since else _newest_and_on(count, chosen):
         _print(event)
 
 
@@ -65,17 +60,27 @@ def _newest(count: int | None, chosen: str) -> list[dict[str, Any]]:
     return list(link.ask("GET", asked))
 
 
+def _newest_and_on(count: int | None, chosen: str) -> Iterator[dict[str, Any]]:
+    """The newest, then what happens. It listens before it asks: what is published meanwhile is in both, told once."""
+    stream = link.watch("/api/events", last_id="", timeout_s=_SILENCE_S)
+    began = next(stream, None)
+    newest = _newest(count, chosen)
+    yield from newest
+    told = {event.get("id") for event in newest}
+    rest = itertools.chain([began] if began is not None else [], stream)
+    yield from (event for event in _chosen(rest, chosen) if event.get("id") not in told)
+
+
 def _watched(path: str, since: str, chosen: str) -> Iterator[dict[str, Any]]:
-    for name, event in link.watch(path, last_id=since, timeout_s=_SILENCE_S):
+    return _chosen(link.watch(path, last_id=since, timeout_s=_SILENCE_S), chosen)
+
+
+def _chosen(stream: Iterable[tuple[str, Any]], chosen: str) -> Iterator[dict[str, Any]]:
+    for name, event in stream:
         if name == "lost":
             show.words(say("Some events in between are no longer kept."))
         elif name == "event" and (not chosen or event.get("source") == f"rumi:pack/{chosen}"):
             yield event
-
-
-def _last(found: list[dict[str, Any]], chosen: str) -> str:
-    """Where following begins: after the last one that was shown, unless others were left out."""
-    return str(found[-1].get("id", "")) if found and not chosen else ""
 
 
 def _print(event: dict[str, Any]) -> None:

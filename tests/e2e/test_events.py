@@ -119,6 +119,16 @@ def test_what_was_missed_is_told_over_restarts_of_pack_and_host(tmp_path: Path) 
         host.until(lambda: [h["n"] for h in host.result("hearer.heard")] == [4, 5], 10, "what the Pack missed")
         with stream(host, "00000000-5") as events:
             assert next(events) == ("lost", {"events": None})
+        command = [sys.executable, "-m", "rumi_setup", "--json", "events", "--follow", "--pack", "speaker", "--count", "2"]
+        words = {**host._environment, "PYTHONUNBUFFERED": "1"}
+        with subprocess.Popen(command, cwd=ROOT, env=words, stdout=subprocess.PIPE, text=True) as told:
+            assert told.stdout is not None
+            try:
+                assert [json.loads(told.stdout.readline())["data"]["n"] for _ in range(2)] == [4, 5]
+                host.result("speaker.say", {"n": 6})
+                assert json.loads(told.stdout.readline())["data"] == {"n": 6}
+            finally:
+                told.kill()
 
 
 def test_what_is_older_than_a_week_goes_and_rumi_events_says_so(tmp_path: Path) -> None:

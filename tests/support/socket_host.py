@@ -25,7 +25,9 @@ class Asked:
 
 @dataclass
 class SocketHost:
-    """``answers`` maps ``"METHOD /path"`` to data, to ``(status, error body)`` or to raw bytes (an event stream)."""
+    """``answers`` maps ``"METHOD /path"`` to data, to ``(status, error body)``, to raw bytes (an event stream), or to an
+    iterator of bytes (an event stream, piece by piece).
+    """
 
     answers: dict[str, Any] = field(default_factory=dict)
     asked: list[Asked] = field(default_factory=list)
@@ -55,6 +57,9 @@ class _Handler(BaseHTTPRequestHandler):
         found = answers.get(f"{self.command} {self.path}", (404, {"error": "No such route", "code": "not_found"}))
         if callable(found):
             found = found(body)
+        if isinstance(found, Iterator):
+            self._stream(found)
+            return
         status, kind = 200, "application/json"
         if isinstance(found, bytes):
             content, kind = found, "text/event-stream"
@@ -68,6 +73,14 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("content-length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)
+
+    def _stream(self, pieces: Iterator[bytes]) -> None:
+        self.send_response(200)
+        self.send_header("content-type", "text/event-stream")
+        self.end_headers()
+        for piece in pieces:
+            self.wfile.write(piece)
+            self.wfile.flush()
 
     do_GET = do_POST = do_PUT = do_DELETE = _answer  # noqa: N815 - the library's names
 
