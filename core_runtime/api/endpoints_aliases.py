@@ -20,6 +20,7 @@ class Alias(msgspec.Struct, forbid_unknown_fields=True):
 
 async def listed(api: Api, call: Call) -> Any:
     del call
+    await aliases.looked_at(api.host)
     return aliases.listed(api.host)
 
 
@@ -37,7 +38,7 @@ ENDPOINTS = (
         "GET",
         "/api/aliases",
         "listAliases",
-        "Every other name of an interface: what it means, whether that can be called, whose interface it hides",
+        "Every other name in force: what it means, whether that can be called, whose interface it hides",
         listed,
         OBJECTS,
     ),

@@ -54,7 +54,7 @@ def written(host: Host) -> FunctionAlias:
             code=INVALID,
             detail=exc.detail if broken else f"{exc.title}. {exc.detail}",
             hint=f"Correct {file}, or let `rumi doctor --fix` keep it as a backup and write what is in force.",
-            fields=exc.fields if broken else {"source": FILE},
+            fields={**(exc.fields if broken else {"source": FILE}), "file": str(file)},
         ) from exc
 
 
@@ -80,8 +80,22 @@ def instead(host: Host, error: HostError) -> HostError:
 
 def doubt(host: Host) -> str:
     """What else may be why nobody provides a name: that the file can't be used now. ``""`` where it can."""
-    unusable = any(issue.code == INVALID for issue in host.diagnostics.issues(FILE))
-    return f"{FILE} can't be used, so an alias that was new in it is not in force: rumi doctor" if unusable else ""
+    why = f"{FILE} can't be used, so an alias that was new in it is not in force: rumi doctor"
+    return why if _is_issue(host) else ""
+
+
+async def looked_at(host: Host) -> None:
+    """Have the issue about the file stand, or not, as the file is now; the doctor looks by itself every few minutes."""
+    if not host.built("doctor"):
+        return
+    try:
+        await asyncio.to_thread(written, host)
+    except HostError:  # the doctor, who is asked below, tells it
+        usable = False
+    else:
+        usable = True
+    if usable == _is_issue(host):
+        await host.doctor.look_again(INVALID)
 
 
 def listed(host: Host) -> list[dict[str, Any]]:
@@ -201,6 +215,10 @@ async def _change(host: Host, how: Callable[[FunctionAlias], None], actor: str) 
     if any(changed.values()):
         host.events.publish(CHANGED, _told(changed))
     return listed(host)
+
+
+def _is_issue(host: Host) -> bool:
+    return any(issue.code == INVALID for issue in host.diagnostics.issues(FILE))
 
 
 def _last(host: Host) -> FunctionAlias | None:

@@ -11,6 +11,8 @@ from rumi_setup.cli import link, show
 from rumi_setup.cli.main import SETTINGS, Lazy, json_option
 from rumi_setup.cli.words import say
 
+_UNUSABLE = "aliases_json_invalid"
+
 
 @click.group(cls=Lazy, context_settings=SETTINGS, help=say("Other names for interfaces: list, add, remove"))
 def alias() -> None:
@@ -21,6 +23,8 @@ def alias() -> None:
 @json_option
 def list_() -> None:
     _shown(link.ask("GET", "/api/aliases"))
+    if not show.wants_json():
+        _tell_of_the_file()
     show.next_step("./rumi interface alias add NAME KEY")
 
 
@@ -54,6 +58,16 @@ def _shown(found: list[dict[str, Any]]) -> None:
     )
     if not found:
         show.words(say("No interface has another name."))
+
+
+def _tell_of_the_file() -> None:
+    """Where it can't be used, the list is of what was in force before. Asked after the list: that has it looked at."""
+    for one in link.ask("GET", "/api/issues"):
+        if one.get("code") == _UNUSABLE:
+            evidence = one.get("evidence")
+            file = show.safe(evidence.get("file") if isinstance(evidence, dict) else "", 500)
+            show.words(say("{file} can't be used: {why}", file=file, why=show.safe(one.get("detail"), 1000)))
+            show.words(say("Correct it, or have what is in force written, keeping it as a backup: ./rumi doctor --fix"))
 
 
 def _yes(value: object) -> str:

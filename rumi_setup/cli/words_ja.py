@@ -71,6 +71,9 @@ JAPANESE: dict[str, str] = {
     "Forget NAME; the interface itself stays.": "NAME を忘れます。インターフェース自体は残ります。",
     "hides one of": "隠している Pack",
     "Nobody provides {key} now.": "{key} は今だれも提供していません。",
+    "{file} can't be used: {why}": "{file} は使えません: {why}",
+    "Correct it, or have what is in force written, keeping it as a backup: ./rumi doctor --fix":
+        "直してください。効いている内容で書き直す（元のファイルは残す）こともできます: ./rumi doctor --fix",
     "No interface has another name.": "別名のあるインターフェースはありません。",
     "What a Pack printed and logged last": "Pack の最近の出力とログ",
     "Running containers: list, start, stop": "実行中のコンテナの一覧・開始・停止",

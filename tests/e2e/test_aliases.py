@@ -111,15 +111,22 @@ def test_a_file_that_broke_is_told_and_mended_while_what_was_in_force_stays(host
     host.ok("PUT", "/api/aliases/old.double", {"means": "acme.double"})
     file = host.home / "user_data/aliases.json"
     file.write_text('{"version": "1.0", "aliases": {"acme.double": ["old.double"], "old.double": ["older.double"]}}')
-    host.ok("GET", "/api/doctor")
+    told = rumi(host, "interface", "alias", "list")
+    assert told.stdout.splitlines()[1].split() == ["old.double", "acme.double", "yes"], "what is in force"
+    assert f"{file} can't be used: 'old.double' is an alias itself. It means 'acme.double'. What was in force" in told.stderr, told
     [issue] = [one for one in host.ok("GET", "/api/issues") if one["code"] == "aliases_json_invalid"]
+    assert issue["evidence"]["file"] == str(file)
     assert "It already means 'acme.double'" in issue["detail"] or "It means 'acme.double'" in issue["detail"], issue
     assert put(host, "more.double", "acme.double") == (503, "aliases_json_invalid")
     assert host.result("old.double", {"value": 2})["value"] == 4
     host.ok("POST", "/api/doctor/fix", {})
     assert json.loads(file.read_text())["aliases"] == {"acme.double": ["old.double"]}
     assert [path.name for path in file.parent.glob("aliases.json.broken-*")]
+    file.write_text("{")
+    assert len(host.ok("GET", "/api/aliases")) == 1
     file.write_text('{"version": "1.0", "aliases": {"acme.double": ["newer.double"]}}')
+    told = rumi(host, "interface", "alias", "list")
+    assert "can't be used" not in told.stderr, "it was mended"
     host.ok("GET", "/api/doctor")
     [issue] = [one for one in host.ok("GET", "/api/issues") if one["code"] == "aliases_not_in_force"]
     assert host.ok("POST", "/api/doctor/fix", {"issue": issue["id"]})

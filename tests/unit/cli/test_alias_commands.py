@@ -29,7 +29,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SocketHost
 
 
 def test_a_name_is_given_listed_and_taken_away(host, capsys) -> None:
-    host.answers |= {"GET /api/aliases": [ROW], "PUT /api/aliases/store.get": [ROW], "DELETE /api/aliases/store.get": []}
+    host.answers |= {"GET /api/aliases": [ROW], "GET /api/issues": [], "PUT /api/aliases/store.get": [ROW], "DELETE /api/aliases/store.get": []}
     assert main(["interface", "alias", "add", "store.get", "db.get"]) == 0
     assert host.asked[-1].body == {"means": "db.get"}
     out, err = capsys.readouterr()
@@ -57,3 +57,24 @@ def test_a_refusal_is_told_with_its_hint(host, capsys) -> None:
     err = capsys.readouterr().err
     assert "'a' is an interface itself" in err
     assert "Choose another." in err
+
+
+@pytest.mark.parametrize(
+    ("language", "said"),
+    [
+        ("en", ["/h/user_data/aliases.json can't be used: line 1 \\u001b",
+                "Correct it, or have what is in force written, keeping it as a backup: ./rumi doctor --fix"]),
+        ("ja", ["/h/user_data/aliases.json は使えません: line 1 \\u001b",
+                "直してください。効いている内容で書き直す（元のファイルは残す）こともできます: ./rumi doctor --fix"]),
+    ],
+)  # fmt: skip
+def test_a_list_says_that_the_file_can_not_be_used(host, capsys, monkeypatch, language, said) -> None:
+    monkeypatch.setenv("RUMI_LANG", language)
+    issue = {"code": "aliases_json_invalid", "detail": "line 1 \x1b", "evidence": {"file": "/h/user_data/aliases.json"}}
+    host.answers |= {"GET /api/aliases": [ROW], "GET /api/issues": [{"code": "other", "detail": "?"}, issue]}
+    assert main(["interface", "alias", "list"]) == 0
+    out, err = capsys.readouterr()
+    assert "store.get" in out
+    assert err.splitlines()[:2] == said
+    assert main(["interface", "alias", "list", "--json"]) == 0
+    assert capsys.readouterr().err == ""
