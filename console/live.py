@@ -2,7 +2,8 @@
 
 Invariants:
   * What was sent is never touched again; how the run ended is told below it.
-  * A page has an end: at most ``ROWS`` steps are listed, and the host's bound on open streams counts it.
+  * A page has an end, also where the host stops: at most ``ROWS`` steps are listed, and the host's bound on open
+    streams counts it.
 
 Not here: the run (``core_runtime.flow_runs``), the page of one that is over (``views``).
 """
@@ -45,40 +46,61 @@ def page(desk: Desk, reader: Reader, run: View, drawn: Mapping[str, Any]) -> Res
     ``HostError`` where too many streams are open.
     """
     desk.api.streams.admit()
-    headers = desk.pages.headers(reader)
-    return PageStream(desk.api.streams, _pieces(desk, reader, run, drawn), headers)
+    followed = _Page(desk, reader, run, drawn)
+    return PageStream(desk.api.streams, followed.pieces(), desk.pages.headers(reader), followed.stopped)
 
 
-async def _pieces(desk: Desk, reader: Reader, run: View, drawn: Mapping[str, Any]) -> AsyncGenerator[bytes, None]:
-    numbers = drawn["numbers"]
-    whole = desk.pages.text(
-        "run.html", reader, run={**run, "steps": []}, going=True, live=True, streams=True, marks=MARKS,
-        output="", **drawn,
-    )  # fmt: skip
-    head, rest = whole.split(STEPS)
-    before, after = rest.split(END)
-    yield head.encode()
-    seen = listed = 0
-    named: set[int] = set()
-    begun: set[int] = set()
-    while run["status"] == "running":
-        begins = {numbers[path] for path in run["going"] if path in numbers} - begun
-        begun |= begins
-        if begins:
-            yield "".join(map(_going, sorted(begins))).encode()
-        run, ended, steps = await desk.host.news(run["run_id"], seen)
-        steps = steps[: ROWS - listed]
-        seen, listed = ended, listed + len(steps)
-        lines = []
-        for step in steps:
-            number = numbers.get(step["step"]) if step["flow"] == run["flow"] else None
-            about = {"step": step, "run_flow": run["flow"], "at": number, "first": number not in named}
-            lines.append(desk.pages.text("run_step.html", reader, **about))
-            if number is not None:
-                named.add(number)
-        if lines:
-            yield "".join(lines).encode()
-    yield (before + desk.pages.text("run_end.html", reader, run=run, left_out=seen - listed) + after).encode()
+class _Page:
+    """One that goes on."""
+
+    def __init__(self, desk: Desk, reader: Reader, run: View, drawn: Mapping[str, Any]) -> None:
+        self._desk = desk
+        self._reader = reader
+        self._run = run
+        self._drawn = drawn
+        self._rest = ""
+
+    async def pieces(self) -> AsyncGenerator[bytes, None]:
+        """The beginning, steps as they end, and how the run ended."""
+        run, numbers, text = self._run, self._drawn["numbers"], self._desk.pages.text
+        whole = text(
+            "run.html", self._reader, run={**run, "steps": []}, going=True, live=True, streams=True, marks=MARKS,
+            output="", **self._drawn,
+        )  # fmt: skip
+        head, rest = whole.split(STEPS)
+        yield head.encode()
+        self._rest = rest
+        seen = listed = 0
+        named: set[int] = set()
+        begun: set[int] = set()
+        while run["status"] == "running":
+            begins = {numbers[path] for path in run["going"] if path in numbers} - begun
+            begun |= begins
+            if begins:
+                yield "".join(map(_going, sorted(begins))).encode()
+            run, ended, steps = await self._desk.host.news(run["run_id"], seen)
+            steps = steps[: ROWS - listed]
+            seen, listed = ended, listed + len(steps)
+            lines = []
+            for step in steps:
+                number = numbers.get(step["step"]) if step["flow"] == run["flow"] else None
+                about = {"step": step, "run_flow": run["flow"], "at": number, "first": number not in named}
+                lines.append(text("run_step.html", self._reader, **about))
+                if number is not None:
+                    named.add(number)
+            if lines:
+                yield "".join(lines).encode()
+        yield self._ended(text("run_end.html", self._reader, run=run, left_out=seen - listed))
+        self._rest = ""  # it was sent: a host that stops now has nothing to add
+
+    def stopped(self) -> bytes:
+        """The end where the host stops before the run is told to be over."""
+        if not self._rest:
+            return b""
+        return self._ended(self._desk.pages.text("run_stopped.html", self._reader, run=self._run))
+
+    def _ended(self, end: str) -> bytes:
+        return self._rest.replace(END, end, 1).encode()
 
 
 def _going(number: int) -> str:

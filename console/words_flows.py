@@ -26,6 +26,8 @@ EN = {
     "run_follow": "Follow it",
     "run_live": "Following: each step is shown as it ends",
     "run_ended": "The run has ended",
+    "run_stopped": "Following has stopped, since the host stops."
+    " When it runs again, the page of this run says how it ended, and whether it can go on.",
     "run_left_out": "steps that are not listed here",
     "run_steps": "Steps so far",
     "run_step": "Step",
@@ -132,6 +134,8 @@ JA = {
     "run_follow": "見続ける",
     "run_live": "ステップが終わるたびに表示しています",
     "run_ended": "実行は終わりました",
+    "run_stopped": "ホストが停止するため、表示を止めました。"
+    "ホストを再び起動すると、この実行がどう終わったか、続けられるかを実行のページで確かめられます。",
     "run_left_out": "ここに示していないステップ",
     "run_steps": "これまでのステップ",
     "run_step": "ステップ",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import html
 import json
 import re
@@ -344,6 +345,29 @@ def test_a_followed_run_is_a_page_that_goes_on_and_ends_with_it(host: RunningHos
         assert text.count("<tr") - text.count("<tr hidden") == 5, "one for the head, each step once"
     asking.join(20)
     assert deciding.send("HEAD", f"{at}?live=1", None, {"Sec-Fetch-Site": "same-origin"}).status == 200
+
+
+def test_a_followed_run_whose_host_stops_is_told_so_on_a_whole_page(host: RunningHost) -> None:
+    (host.home / "user_data/flows").mkdir(parents=True, exist_ok=True)
+    (host.home / "user_data/flows/slow.walk.flow.yaml").write_text(SLOW, encoding="utf-8")
+    deciding = opened(host)
+    page = deciding.get("/_rumi/flows/slow.walk")
+    at = deciding.post("/_rumi/flows/slow.walk/run", {"csrf": page.csrf, "fields": page.hidden("fields")}).header("location")
+    visitors = {"en": Visitor(host.web_port), "ja": Visitor(host.web_port)}
+    with contextlib.ExitStack() as followed:
+        pages = {}
+        for language, visitor in visitors.items():
+            visitor.language = language
+            pages[language] = followed.enter_context(visitor.going_on(f"{at}?live=1"))
+            pages[language]("<code>nobody.here</code>")
+        host.stop()
+        for language, words in (("en", EN), ("ja", JA)):
+            text = pages[language]("")
+            assert words["run_stopped"] in text
+            assert words["run_ended"] not in text
+            assert f'href="{at}">{words["run_look"]}' in text[text.index(words["run_stopped"]) :]
+            assert text.count("</html>") == text.count("</table>") == 1
+            assert "<!--end-->" not in text
 
 
 HOSTILE = "<b>x</b><!--end--><!--steps-->\u202e"
