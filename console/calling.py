@@ -24,7 +24,7 @@ from starlette.responses import Response
 
 from backend_core.errors import HostError, RequestError, RumiError, quote
 from console import forms
-from console.desk import Desk
+from console.desk import Desk, actor
 from console.fields import refilled, same, value_of
 from console.interfaces import TIMEOUTS_S, about
 from console.pages import Reader
@@ -44,11 +44,12 @@ _LOG = logging.getLogger("rumi.console")
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What a filled form stands for."""
+    """What a filled form stands for. ``actor``: who filled it in."""
 
     key: str
     args: Any
     timeout_s: float | None
+    actor: str = ""
 
 
 @dataclass(slots=True)
@@ -79,7 +80,7 @@ async def call(desk: Desk, request: Request) -> Response:
     shown |= {"fields": fields, "timeout": timeout, "asked": True}
     page = desk.pages.text("interface.html", reader, **shown)
     try:
-        asked = Asked(shown["one"]["key"], value_of(form, fields), _timeout_s(timeout))
+        asked = Asked(shown["one"]["key"], value_of(form, fields), _timeout_s(timeout), actor(request))
     except RequestError as exc:
         text = desk.pages.text("answer.html", reader, answer=Answer(error=exc), took_s=None, command="")
         return Response(page.replace(ANSWER, text), exc.http_status, desk.pages.headers(reader), media_type="text/html")
@@ -139,7 +140,8 @@ async def _items(desk: Desk, reader: Reader, asked: Asked, answer: Answer) -> As
     """A line for each item of a stream; all else that comes of the call is put into ``answer``."""
     room = VALUE_CHARS
     try:
-        async with contextlib.aclosing(desk.host.call(asked.key, asked.args, asked.timeout_s, route=_ROUTE)) as found:
+        call = desk.host.call(asked.key, asked.args, asked.timeout_s, actor=asked.actor, route=_ROUTE)
+        async with contextlib.aclosing(call) as found:
             async for kind, value in found:
                 if kind == "result":
                     answer.value, whole = pretty(value, VALUE_CHARS, desk.host.conceal)

@@ -1,4 +1,4 @@
-"""What endpoints share: the host, its phase of life, the running streams, who has the console open."""
+"""What endpoints share: the host, its phase of life, the running streams, who has the console open, what was called."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from core_runtime.api.called import Called
 from core_runtime.api.console_access import ConsoleAccess
 from core_runtime.api.live import Live
 from core_runtime.api.sse import Streams
@@ -39,10 +40,12 @@ class Api:
     streams: Streams = field(default_factory=Streams)
     started_at_s: float = field(default_factory=time.time)
     access: ConsoleAccess = field(init=False)
+    called: Called = field(init=False)
     _live: Live | None = None
 
     def __post_init__(self) -> None:
         self.access = ConsoleAccess(self.settings.redirect_dir, self.web_port)
+        self.called = Called(self.host)
 
     def live(self) -> Live:
         """The event stream's ring; made when first asked for."""

@@ -69,10 +69,10 @@ async def invoke(api: Api, call: Call) -> Any:
     body.timeout = body.timeout or timeout_s
     if call.wants_events:
         api.streams.admit()
-        return EventStream(api.streams, _events(api, key, body, call.traceparent), lines=lines)
+        return EventStream(api.streams, _events(api, key, body, call), lines=lines)
     traced = entering(api.host.tracer, call.traceparent, _ROUTE, rumi_interface=key)
     with traced, lines.blamed() if lines is not None else contextlib.nullcontext():
-        return await call.while_connected(_result(api, key, body), lines)
+        return await call.while_connected(_result(api, key, body, call.actor), lines)
 
 
 async def _called(api: Api, name: str, body: Invoke) -> Any:
@@ -81,7 +81,12 @@ async def _called(api: Api, name: str, body: Invoke) -> Any:
         return await packs.call(api.host, key, body.args, body.timeout, idempotency_key=body.idempotency_key)
 
 
-async def _result(api: Api, key: str, body: Invoke) -> Response | dict[str, Any]:
+async def _result(api: Api, key: str, body: Invoke, actor: str) -> Response | dict[str, Any]:
+    with api.called.by(actor, meant(api.host, key)):
+        return await _collected(api, key, body)
+
+
+async def _collected(api: Api, key: str, body: Invoke) -> Response | dict[str, Any]:
     result = await _called(api, key, body)
     if not isinstance(result, AsyncIterator):
         return {"result": plain(result)}
@@ -103,10 +108,10 @@ async def _result(api: Api, key: str, body: Invoke) -> Response | dict[str, Any]
     return {"result": items}
 
 
-async def _events(api: Api, key: str, body: Invoke, traceparent: str) -> AsyncGenerator[bytes, None]:
+async def _events(api: Api, key: str, body: Invoke, call: Call) -> AsyncGenerator[bytes, None]:
     """The stream behind the fail-soft boundary: a bug is an Issue, and the reader is told that the stream broke."""
     with fail_soft(api.host.diagnostics, "api:callInterface", "api", step_id=key) as outcome:
-        async with contextlib.aclosing(_items(api, key, body, traceparent)) as items:
+        async with contextlib.aclosing(_items(api, key, body, call)) as items:
             async for item in items:
                 yield item
     if not outcome.ok:
@@ -115,11 +120,11 @@ async def _events(api: Api, key: str, body: Invoke, traceparent: str) -> AsyncGe
         yield event_bytes("error", failure_body(fault))
 
 
-async def _items(api: Api, key: str, body: Invoke, traceparent: str) -> AsyncGenerator[bytes, None]:
+async def _items(api: Api, key: str, body: Invoke, call: Call) -> AsyncGenerator[bytes, None]:
     """``item`` per item or one ``result``, then ``end``; instead of ``end`` an ``error`` with the error's envelope."""
     count = 0
     try:
-        async with contextlib.aclosing(answers(api, key, body, traceparent)) as found:
+        async with contextlib.aclosing(answers(api, key, body, call.actor, call.traceparent)) as found:
             async for kind, value in found:
                 yield event(kind, value)
                 count += 1
@@ -129,7 +134,7 @@ async def _items(api: Api, key: str, body: Invoke, traceparent: str) -> AsyncGen
 
 
 async def answers(
-    api: Api, key: str, body: Invoke, traceparent: str = "", route: str = _ROUTE
+    api: Api, key: str, body: Invoke, actor: str, traceparent: str = "", route: str = _ROUTE
 ) -> AsyncGenerator[tuple[str, Any], None]:
     """What a call gives, as plain values: one ``("result", value)``, or an ``("item", value)`` for each of a stream.
 
@@ -137,17 +142,19 @@ async def answers(
     """
     result: Any = None
     traced = serving(api.host.tracer, traceparent, route, rumi_interface=key)
-    with traced as here, body.args.blamed() if isinstance(body.args, Lines) else contextlib.nullcontext():
+    blamed = body.args.blamed() if isinstance(body.args, Lines) else contextlib.nullcontext()
+    with api.called.by(actor, meant(api.host, key)), traced as here, blamed:
         try:
             with within(here):
                 result = await _called(api, key, body)
-            if not isinstance(result, AsyncIterator):
-                yield "result", plain(result)
+            if isinstance(result, AsyncIterator):
+                async for item in result:
+                    yield "item", plain(item)
                 return
-            async for item in result:
-                yield "item", plain(item)
+            value = plain(result)
         finally:
             await _close(result)
+    yield "result", value  # the call is over: whoever takes this and goes ends nothing
 
 
 async def _close(stream: Any) -> None:

@@ -344,10 +344,10 @@ class Operator:
         await secrets.remove(self._host, pack_id, name, actor=actor)
 
     def call(
-        self, key: str, args: Any, timeout_s: float | None, *, route: str
+        self, key: str, args: Any, timeout_s: float | None, *, actor: str, route: str
     ) -> AsyncGenerator[tuple[str, Any], None]:
         """Call an interface, as the API's route does; ``route`` is what the trace is named by. See ``answers``."""
-        return answers(self._api, key, Invoke(args, timeout_s), route=route)
+        return answers(self._api, key, Invoke(args, timeout_s), actor, route=route)
 
     async def begin_run(self, flow_id: str, values: Any, *, actor: str) -> View | None:
         """A run that goes on by itself, or None where it waits for another one's end."""

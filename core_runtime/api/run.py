@@ -84,6 +84,7 @@ class _Run:
                     api.phase = Phase.STOPPING
                 await faces.close(api)
                 if api is not None:
+                    await api.called.close()
                     if api.kernel is not None:
                         await api.kernel.close()
                     await api.host.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import html
 import json
+import os
 import re
 import shutil
 import threading
@@ -20,6 +21,7 @@ from console.pages import POLICY
 from console.words import CATALOGUES
 from core_runtime.drivers.metric_history import MetricHistory, Sample
 from core_runtime.rules.issue_words import TITLES_JA
+from tests.e2e.test_cli_reads import rumi
 from tests.support import wheels
 from tests.support.browser_like import Answer, Visitor, code_in
 from tests.support.running_host import RunningHost, one_component_pack
@@ -268,6 +270,37 @@ def test_issues_are_called_in_the_readers_language(host: RunningHost) -> None:
         assert issue["title_ja"] in text
         assert issue["title"] not in text
         assert f'<bdi lang="en">{issue["hint"]}</bdi>' in text
+
+
+def test_calls_of_the_operator_are_in_the_audit_trail_with_the_door_they_came_through(host: RunningHost) -> None:
+    put(host, "shop", [], key="shop.price", value="the-answer")
+    host.approve("shop")
+    for _ in range(3):
+        host.result("shop.price", {"n": "the-argument"})
+    assert host.call("shop.gone", {})[0] == 404
+    assert rumi(host, "call", "shop.price", '{"n": "the-argument"}').returncode == 0
+    visitor = opened(host)
+    page = visitor.get("/_rumi/interfaces/shop.price")
+    asked = {"csrf": page.csrf, "fields": page.hidden("fields"), "value": '"the-argument"', "timeout": ""}
+    assert "the-answer" in visitor.post("/_rumi/interfaces/shop.price", asked).text
+    uid = os.getuid()
+    first = [(f"operator:{door}:{uid}", "shop.price", "ok", 1, "shop") for door in ("uid", "socket", "console")]
+    expected = {*first, (f"operator:uid:{uid}", "shop.gone", "missing", 1, None)}
+
+    def told() -> set[tuple[Any, ...]]:
+        found = host.ok("GET", "/api/audit?event=interface.called")
+        return {(one["actor"], one["key"], one["outcome"], one["count"], one.get("pack_id")) for one in found}
+
+    host.until(lambda: told() == expected, 20, "the first calls on record")
+    host.stop()
+    host.start()
+    assert told() == {*expected, (f"operator:uid:{uid}", "shop.price", "ok", 2, "shop")}, "what was counted is not lost"
+    trail = (host.home / "user_data/audit/audit.jsonl").read_text()
+    assert "the-argument" not in trail
+    assert "the-answer" not in trail
+    assert host.ok("GET", "/api/audit/verify")["ok"]
+    assert EN["audit"] in visitor.get("/_rumi/audit?pack=shop").text
+    assert rumi(host, "audit", "tail", "--pack", "shop", "--event", "interface.called").stdout.count("shop.price") == 4
 
 
 SLOW = """

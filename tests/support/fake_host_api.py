@@ -160,6 +160,7 @@ class FakePrivileges:
 
 def fake_host(settings: Settings) -> Any:
     diagnostics = Diagnostics()
+    happened: list[dict[str, Any]] = []
     isolation = Isolation(DriverKind.EMBEDDED, Level.STANDARD, findings=("no user namespace",))
     containers = [
         ContainerInfo("embedded-p-1", "p", 1, "embedded", Level.STANDARD, ContainerState.RUNNING, 1.0, 0, "", isolation, 42)
@@ -174,7 +175,12 @@ def fake_host(settings: Settings) -> Any:
         privileges=FakePrivileges(),
         require_evidence=lambda: None,
         aliases=FunctionAlias(),
-        audit=SimpleNamespace(tail=lambda count: [{"event": "approve", "seq": 1}][:count]),
+        audit=SimpleNamespace(
+            tail=lambda count: [{"event": "approve", "seq": 1}][:count],
+            happened=lambda event, **fields: happened.append({"event": event, **fields}), records=happened,
+        ),
+        in_background=lambda work, name: asyncio.get_running_loop().create_task(work, name=name),
+        registry=SimpleNamespace(resolve=lambda _key: None, owner=lambda key: "p" if key == "service.hello" else None),
         orchestrator=SimpleNamespace(list=lambda: containers),
         bus=SimpleNamespace(large_values=lambda pack_id: {"way": "chunks", "detail": f"{pack_id} is a test's"}),
         lost_driver=None,
