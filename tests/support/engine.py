@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import os
 
-from rumi_setup.core.docker_http import Engine
+from rumi_setup.core import engine
+from rumi_setup.core.docker_http import Engine, EngineError
 
 
 def address() -> str:
@@ -15,3 +18,21 @@ def address() -> str:
 def base_image() -> str:
     """The image that sandboxes are started from, as the host's driver names it."""
     return os.environ.get("RUMI_BASE_IMAGE", "rumi-pack-base:1")
+
+
+@functools.cache
+def with_gvisor() -> str:
+    """Address of an engine that knows `runsc`: the one of all tests where it does, else one more, which ends with this
+    process. For tests marked `gvisor` only; call it on the main thread.
+    """
+    try:
+        if "runsc" in Engine.from_environment().ask("GET", "/info", timeout_s=10.0)["Runtimes"]:
+            return address()
+    except EngineError:
+        pass  # there is none
+    from tests.support.own_engine import OwnEngine
+
+    own = OwnEngine(runtimes=engine.gvisor())
+    own.__enter__()
+    atexit.register(own.__exit__)
+    return own.address

@@ -15,9 +15,21 @@ from types import TracebackType
 from typing import Any, Self
 
 from bench.ports import free_port
+from tests.support import engine
 from tests.support.documents import ROOT
 
 START_LIMIT_S = 60.0
+
+
+def isolated_by(kind: str) -> dict[str, str]:
+    """What a host is told so that it runs Packs as ``sandboxes.EVERYWHERE`` names it."""
+    driver, _, way = kind.partition("-")
+    told = {"RUMI_ISOLATION": driver}
+    if way:
+        told["RUMI_DOCKER_TRANSPORT"] = "stdio"
+    if way == "gvisor":
+        told |= {"DOCKER_HOST": engine.with_gvisor(), "RUMI_DOCKER_RUNTIME": "runsc"}
+    return told
 
 
 class RunningHost:
@@ -33,7 +45,7 @@ class RunningHost:
         self._environment = {
             **os.environ,
             "RUMI_HOME": str(home),
-            "RUMI_ISOLATION": isolation,
+            **isolated_by(isolation),
             "RUMI_API_PORT": str(self.api_port),
             "RUMI_WEB_PORT": str(self.web_port),
             **(environment or {}),

@@ -29,9 +29,14 @@ from core_runtime.rules.sandbox import DriverKind, Limits, SandboxSpec
 from tests.support import engine, relay
 
 STANDIN = Path(__file__).with_name("sandbox_standin.py")
-DRIVERS = [pytest.param("docker", marks=pytest.mark.docker), pytest.param("embedded", marks=pytest.mark.embedded)]
-TRANSPORTS = [*DRIVERS, pytest.param("docker-stdio", marks=pytest.mark.docker)]
+DOCKER = pytest.param("docker", marks=pytest.mark.docker)
+DRIVERS = [DOCKER, pytest.param("embedded", marks=pytest.mark.embedded)]
+STDIO = pytest.param("docker-stdio", marks=pytest.mark.docker)
+TRANSPORTS = [*DRIVERS, STDIO]
 """Docker twice: with a mounted socket, and reached over TCP, where the bus runs over the container's attached stdio."""
+GVISOR = pytest.param("docker-gvisor", marks=pytest.mark.gvisor)
+"""Docker with a kernel of its own for each sandbox, into which Debian's runtime mounts no socket: attached stdio too."""
+EVERYWHERE = [*TRANSPORTS, GVISOR]
 DEADLINE_S = 60.0
 
 
@@ -71,6 +76,8 @@ class Yard:
         self._held = contextlib.ExitStack()
         if kind == "docker-stdio":
             options["url"] = self._held.enter_context(relay.over_tcp(engine.address()))
+        elif kind == "docker-gvisor":
+            options = {"url": engine.with_gvisor(), "runtime": "runsc", "transport": "stdio"} | options
         self.base = Path(tempfile.mkdtemp(prefix="rumi-test-"))  # 0700
         self.state = Path(tempfile.mkdtemp(prefix="rumi-t-", dir="/run" if os.geteuid() == 0 else None))
         self.state.chmod(0o711)
