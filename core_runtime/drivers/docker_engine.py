@@ -186,9 +186,12 @@ class DockerDriver:
             labels = _labels(container)
             ours = labels.get(docker_config.LABEL_INSTALLATION) == installation_id
             if ours and container.id not in self.live and _generation(labels) not in self._starting:
+                local = self._engine.url.startswith("unix://")  # another machine's engine names nothing here
+                if local:  # first, too: what the engine's runtime can't end would keep it waiting
+                    await asyncio.to_thread(end_orphans, container.id)
                 async with self._engine.translated("remove a container"):
                     await delete_container(container)
-                if self._engine.url.startswith("unix://"):  # another machine's engine names nothing here
+                if local:
                     await asyncio.to_thread(end_orphans, container.id)
                 removed.append(container.id)
         for image, labels in await docker_parcel.leftovers(self._engine, installation_id):

@@ -21,6 +21,7 @@ from core_runtime.drivers import cgroup_reading, docker_parcel, proc_view
 from core_runtime.drivers.cgroup_watch import GroupWatch
 from core_runtime.drivers.docker_client import QUERY_S, EngineClient, delete_container
 from core_runtime.drivers.docker_stdio import AttachedBus
+from core_runtime.drivers.orphans import end_orphans
 from core_runtime.drivers.tail import SHOWN_LIMIT_BYTES, escape
 from core_runtime.ports import Exit
 from core_runtime.rules.docker_transport import Transport
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from aiodocker.containers import DockerContainer
 
 STDOUT = 1
+KILL_S = 3.0
+"""How long an engine may take to end a container; it takes some milliseconds."""
 
 
 class DockerSandbox:
@@ -61,6 +64,8 @@ class DockerSandbox:
         self._watch: GroupWatch | None = None
         self._last: Mapping[str, float] = {}
         self._killed = False
+        self._patience = asyncio.timeout(None)
+        """With its end; limited once it was killed."""
         self._tail = b""
         self._bus: AttachedBus | None = None
         self._reader: asyncio.Task[None] | None = None
@@ -126,18 +131,35 @@ class DockerSandbox:
         return await asyncio.shield(self._end)
 
     async def stop(self, grace_s: float) -> Exit:
-        """TERM, KILL after ``grace_s``, remove."""
+        """TERM, KILL after ``grace_s``, remove. Bounded: ``lost`` where nothing ends it."""
         assert self._end is not None, "begin() precedes"
         if self.pid:
             self._last = await self.usage()
         self._killed = True
         if grace_s > 0 and not self._end.done():
-            await self._signal("SIGTERM")
             with contextlib.suppress(TimeoutError):
-                return await asyncio.wait_for(self.wait(), grace_s)
+                async with asyncio.timeout(grace_s):
+                    await self._signal("SIGTERM")
+                    return await self.wait()
         if not self._end.done():
-            await self._signal("SIGKILL")
+            await self._kill()
         return await self.wait()
+
+    async def _kill(self) -> None:
+        """By the engine, and where that ends nothing in time by this machine's kernel: gVisor's runtime asks the
+        sandbox itself to end its processes, and one that stands still never answers. What neither ends is given up.
+        """
+        assert self._end is not None, "begin() precedes"
+        asked = asyncio.ensure_future(self._signal("SIGKILL"))
+        await asyncio.wait([self._end], timeout=KILL_S)
+        if self.pid and not self._end.done():
+            await asyncio.to_thread(end_orphans, self.id)
+        if not self._end.done():
+            with contextlib.suppress(RuntimeError):  # it ended this moment
+                self._patience.reschedule(asyncio.get_running_loop().time() + QUERY_S)
+            await asyncio.wait([self._end])
+        asked.cancel()
+        await asyncio.gather(asked, return_exceptions=True)
 
     async def usage(self) -> Mapping[str, float]:
         """From the container's cgroup and its ``/tmp`` where this machine can read them, else as the engine counts."""
@@ -188,7 +210,8 @@ class DockerSandbox:
     async def _finish(self) -> Exit:
         try:
             async with self._engine.translated("wait for a container"):
-                await self._container.wait(timeout=None)
+                async with self._patience:
+                    await self._container.wait(timeout=None)
                 state = (await self._container.show())["State"]
             await self._remove()
         except HostError as error:

@@ -28,7 +28,7 @@ from core_runtime.rules.permissions import Rights
 from core_runtime.rules.restart import RestartPolicy
 from core_runtime.rules.sandbox import DriverKind, Isolation, Level
 from tests.support import engine, relay
-from tests.support.sandboxes import TRANSPORTS
+from tests.support.sandboxes import EVERYWHERE, TRANSPORTS
 
 SETUP = """
 import os
@@ -68,6 +68,8 @@ class House:
         driver: Any
         if self.kind is DriverKind.EMBEDDED:
             driver = BubblewrapDriver(INSTALLATION, state)
+        elif kind == "docker-gvisor":
+            driver = DockerDriver(INSTALLATION, state, url=engine.with_gvisor(), runtime="runsc", transport="stdio")
         else:
             url = self.held.enter_context(relay.over_tcp(engine.address())) if kind == "docker-stdio" else ""
             driver = DockerDriver(INSTALLATION, state, url=url)
@@ -115,6 +117,10 @@ class House:
                 await self.bus.call("service.hello", {"name": "", "strike": number}, timeout_s=1)
 
 
+everywhere = pytest.mark.parametrize("play", EVERYWHERE, indirect=True)
+"""Where a kernel of its own could make a difference, too."""
+
+
 @pytest.fixture(params=TRANSPORTS)
 def play(request, tmp_path):
     with tempfile.TemporaryDirectory(prefix="rumi-t-", dir="/run" if os.geteuid() == 0 else None) as state:
@@ -148,6 +154,7 @@ def test_a_handler_inside_is_called_through_the_bus(play):
     play(story)
 
 
+@everywhere
 def test_what_a_handler_writes_to_its_descriptors_never_gets_into_the_bus(play):
     async def story(house):
         await house.it.start(house.request(), house.prepare)
@@ -158,6 +165,7 @@ def test_what_a_handler_writes_to_its_descriptors_never_gets_into_the_bus(play):
     play(story)
 
 
+@everywhere
 def test_large_values_and_many_calls_at_once_arrive_whole_in_both_directions(play):
     async def story(house):
         await house.it.start(house.request(), house.prepare)
@@ -168,6 +176,7 @@ def test_large_values_and_many_calls_at_once_arrive_whole_in_both_directions(pla
     play(story)
 
 
+@everywhere
 def test_a_killed_sandbox_comes_back_and_serves(play):
     async def story(house):
         info = await house.it.start(house.request(), house.prepare)
@@ -182,6 +191,7 @@ def test_a_killed_sandbox_comes_back_and_serves(play):
     play(story)
 
 
+@everywhere
 def test_a_sandbox_that_stands_still_is_noticed_and_started_anew(play, monkeypatch):
     monkeypatch.setattr(supervision, "HEALTH_EVERY_S", 0.1)
     monkeypatch.setattr(supervision, "HEALTH_DEADLINE_S", 0.2)

@@ -15,12 +15,16 @@ from msgspec.structs import replace
 
 from backend_core.errors import HostError, TrustError
 from core_runtime.containers import _admit
-from core_runtime.drivers import cgroup_watch, proc_view
+from core_runtime.drivers import cgroup_watch, docker_sandbox, proc_view
 from core_runtime.rules.sandbox import DriverKind, Level, Limits
 from tests.support import sandboxes
-from tests.support.sandboxes import TRANSPORTS, InsideError, cell
+from tests.support.sandboxes import DOCKER, EVERYWHERE, STDIO, TRANSPORTS, InsideError, cell
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+everywhere = pytest.mark.parametrize("yard", EVERYWHERE, indirect=True)
+"""Where a kernel of its own could make a difference, too: it is that kernel which is asked to end what runs on it."""
 
 
 @pytest.fixture(params=TRANSPORTS, scope="module")
@@ -80,6 +84,7 @@ def test_exit_is_told_with_its_code(yard):
         assert (ended.code, ended.cause) == (7, "exited")
 
 
+@everywhere
 def test_death_by_signal_is_told(yard):
     with cell(yard) as one:
         with pytest.raises(InsideError):
@@ -94,6 +99,7 @@ def test_stop_lets_a_cooperative_agent_finish(yard):
         assert (ended.code, ended.cause) == (3, "killed")
 
 
+@everywhere
 def test_stop_is_bounded_against_an_agent_that_ignores_it(yard):
     with cell(yard) as one:
         one.run(
@@ -105,6 +111,7 @@ def test_stop_is_bounded_against_an_agent_that_ignores_it(yard):
         assert time.monotonic() - began < 8
 
 
+@everywhere
 def test_stop_ends_every_process_of_the_sandbox(yard):
     with cell(yard) as one:
         one.run("import os, time\nfor _ in range(5):\n    if os.fork() == 0:\n        os.setsid(); time.sleep(600)")
@@ -195,6 +202,7 @@ def test_output_outside_the_bus_is_kept_bounded_and_escaped(yard):
         assert "\\x1b[2Jend of it\\xff" in tail
 
 
+@everywhere
 def test_a_flood_of_output_does_not_block_the_sandbox(yard):
     with cell(yard) as one:
         assert one.run("import os\nfor _ in range(200): os.write(1, b'x' * 65536)\nanswer = 'through'", 60) == "through"
@@ -261,9 +269,10 @@ sys.stdin.read()
 """
 
 
+@everywhere
 def test_after_a_killed_host_nothing_runs_once_the_next_one_booted(yard):
     host = subprocess.Popen(
-        [sys.executable, "-c", CRASHING_HOST, str(ROOT), yard.kind.value], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-c", CRASHING_HOST, str(ROOT), yard.name], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     assert host.stdin is not None
     assert host.stdout is not None
@@ -276,7 +285,9 @@ def test_after_a_killed_host_nothing_runs_once_the_next_one_booted(yard):
         host.stdout.close()
     if yard.kind is DriverKind.EMBEDDED:
         until(lambda: proc_view.start_time(pid) is None)
-    with sandboxes.yard(yard.kind.value, installation="crashinstallation") as next_boot:
+    elif os.geteuid() == 0:
+        os.kill(pid, signal.SIGSTOP)  # nor does one that answers nobody
+    with sandboxes.yard(yard.name, installation="crashinstallation") as next_boot:
         removed = next_boot.run(next_boot.driver.remove_leftovers("crashinstallation"))
         if yard.kind is DriverKind.DOCKER:
             assert removed == [name]
@@ -286,6 +297,24 @@ def test_after_a_killed_host_nothing_runs_once_the_next_one_booted(yard):
     assert not any(word in mounts for word in (base, state, "/run/rumi-sandbox")), "a crash left a mount"
     for folder in (base, state):
         subprocess.run(["rm", "-r", folder], check=True)
+
+
+@pytest.mark.parametrize("yard", [DOCKER, STDIO], indirect=True)
+def test_what_nobody_can_end_is_given_up_in_bounded_time(yard, monkeypatch):
+    with cell(yard) as one:
+        container = one.sandbox._container
+        kill = container.kill
+
+        async def never(**_):
+            await asyncio.Event().wait()
+
+        monkeypatch.setattr(container, "kill", never)
+        monkeypatch.setattr(one.sandbox, "pid", 0)  # as where the engine is another machine's
+        monkeypatch.setattr(docker_sandbox, "KILL_S", 0.1)
+        monkeypatch.setattr(docker_sandbox, "QUERY_S", 0.1)
+        assert yard.run(one.sandbox.stop(0.1)).cause == "lost"
+        yard.run(kill(signal="SIGKILL"))
+    assert yard.run(yard.driver.remove_leftovers(yard.installation)) == [one.sandbox.id]
 
 
 def test_several_start_at_once(yard):
