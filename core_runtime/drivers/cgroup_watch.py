@@ -2,14 +2,19 @@
 
 An engine removes a container's group within milliseconds of its end, so that a look afterwards comes too late, and
 one at that very moment often. So what nobody else tells, refused processes and threads, is read every ``SAMPLE_S``.
+A kernel of its own that is refused a thread dies of it, so there the first refusal is the last thing that happens: the
+end of its process is watched for too, and comes before the engine, which must be told of it and start a program.
 
-Invariant: costs no descriptor. Not here: groups that this host removes itself (``cgroups``), which are read before.
+Invariant: costs no descriptor, but one where the end is watched for.
+
+Not here: groups that this host removes itself (``cgroups``), which are read before.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,20 +25,38 @@ SAMPLE_S = 1.0
 
 
 class GroupWatch:
-    """The group of ``pid``. Raises ``OSError`` when there is no such process any more. Belongs to the loop's thread."""
+    """The group of ``pid``. Raises ``OSError`` when there is no such process any more. Belongs to the loop's thread.
 
-    def __init__(self, pid: int) -> None:
+    ``until_end``: read it once more when ``pid`` ends.
+    """
+
+    def __init__(self, pid: int, *, until_end: bool = False) -> None:
         self.folders: Mapping[str, Path] = folders_of(pid)
         self.counted: dict[str, float] = {}
         """As it was last; what can't be read any more keeps its last value."""
         self._loop = asyncio.get_running_loop()
         self._timer = self._loop.call_later(SAMPLE_S, self._sample)
+        self._process = -1
+        if until_end and hasattr(os, "pidfd_open"):
+            self._process = os.pidfd_open(pid)
+            self._loop.add_reader(self._process, self._ended)
 
     def close(self) -> None:
         """Stop watching. Safe to repeat."""
         self._timer.cancel()
+        if self._process >= 0:
+            self._loop.remove_reader(self._process)
+            os.close(self._process)
+            self._process = -1
 
-    def _sample(self) -> None:
+    def _ended(self) -> None:
+        self._look()
+        self.close()
+
+    def _look(self) -> None:
         with contextlib.suppress(OSError, ValueError, KeyError):  # the group has ended; the last count stays
             self.counted["pids_refused"] = refused(self.folders)
+
+    def _sample(self) -> None:
+        self._look()
         self._timer = self._loop.call_later(SAMPLE_S, self._sample)

@@ -98,7 +98,7 @@ class DockerSandbox:
         self.pid = pid if await asyncio.to_thread(_is_local, pid, self.id) else 0
         if self.pid:
             with contextlib.suppress(OSError):  # it has ended already
-                self._watch = GroupWatch(self.pid)
+                self._watch = GroupWatch(self.pid, until_end=self._runtime in SANDBOXED_RUNTIMES)
         self._end = asyncio.ensure_future(self._finish())
 
     async def abandon(self) -> None:

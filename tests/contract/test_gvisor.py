@@ -18,7 +18,7 @@ import pytest
 
 from core_runtime.drivers import docker_sandbox
 from core_runtime.rules.sandbox import Level, Limits
-from tests.support import sandboxes
+from tests.support import engine, sandboxes
 from tests.support.own_engine import OwnEngine
 from tests.support.running_host import RunningHost, one_component_pack
 from tests.support.sandboxes import InsideError, Yard, cell
@@ -45,16 +45,8 @@ OUTSIDE = Path("/proc/sys/kernel/osrelease").read_text(encoding="ascii").strip()
 
 
 @pytest.fixture(scope="module")
-def engine() -> Iterator[OwnEngine]:
-    runsc = shutil.which("runsc")
-    assert runsc is not None
-    with OwnEngine(runtimes={"runsc": {"path": runsc, "runtimeArgs": ["--network=none"]}}) as own:
-        yield own
-
-
-@pytest.fixture(scope="module")
-def yard(engine: OwnEngine) -> Iterator[Yard]:
-    with sandboxes.yard("docker", url=engine.address, runtime="runsc") as made:
+def yard() -> Iterator[Yard]:
+    with sandboxes.yard("docker-gvisor") as made:
         yield made
 
 
@@ -72,10 +64,10 @@ def test_a_kernel_of_its_own_is_measured_as_strong(yard: Yard) -> None:
 
 
 @pytest.mark.gvisor
-def test_where_the_host_may_not_look_it_is_strong_by_report(engine: OwnEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_the_host_may_not_look_it_is_strong_by_report(monkeypatch: pytest.MonkeyPatch) -> None:
     # as for an ordinary user, or an engine on another machine
     monkeypatch.setattr(docker_sandbox, "_is_local", lambda *_: False)
-    with sandboxes.yard("docker", url=engine.address, runtime="runsc") as yard, cell(yard) as one:
+    with sandboxes.yard("docker-gvisor") as yard, cell(yard) as one:
         assert (yard.status.level, yard.status.source) == (Level.STRONG, "reported")
         real = one.probe | {"canaries": ["/dev/fuse", "/dev/net/tun"]}  # what the agent's longer list finds there
         got = yard.run(one.sandbox.measure(real))
@@ -113,9 +105,20 @@ def test_what_a_guest_may_not(yard: Yard) -> None:
 
 
 @pytest.mark.gvisor
+def test_a_kernel_that_dies_of_too_many_processes_tells_so(yard: Yard) -> None:
+    # it is refused a thread and ends at once, sooner than any look at regular times
+    with cell(yard) as one:
+        with pytest.raises(InsideError):
+            one.run("import os, time\nwhile True:\n    if os.fork() == 0: time.sleep(600)")
+        ended = yard.run(one.sandbox.wait())
+        assert ended.code not in {0, None}
+        assert ended.counted["pids_refused"] > 0
+
+
+@pytest.mark.gvisor
 @pytest.mark.timeout(240)
-def test_a_host_runs_packs_in_gvisor_and_in_nothing_weaker(engine: OwnEngine, tmp_path: Path) -> None:
-    environment = {"DOCKER_HOST": engine.address, "RUMI_DOCKER_RUNTIME": "runsc"}
+def test_a_host_runs_packs_in_gvisor_and_in_nothing_weaker(tmp_path: Path) -> None:
+    environment = {"DOCKER_HOST": engine.with_gvisor(), "RUMI_DOCKER_RUNTIME": "runsc"}
     with RunningHost(tmp_path / "home", "docker", environment) as host:
         assert host.ok("GET", "/api/isolation")["isolation"]["level"] == "strong"
         files = one_component_pack("guest", SETUP, provides=("guest.look", "guest.stream", "guest.proxy"))
@@ -132,7 +135,7 @@ def test_a_host_runs_packs_in_gvisor_and_in_nothing_weaker(engine: OwnEngine, tm
         assert (container["level"], container["findings"]) == ("strong", [])
         view = host.home / "ecosystem/docker/guest/sandbox"
         assert json.loads((view / "container.json").read_text())["HostConfig"]["Runtime"] == "runsc"
-    with RunningHost(tmp_path / "home", "docker", {"DOCKER_HOST": engine.address}) as host:
+    with RunningHost(tmp_path / "home", "docker", {"DOCKER_HOST": engine.with_gvisor()}) as host:
         found = host.status("guest")
         assert (found["status"], found["cause"]) == ("approved", "isolation_weaker")
         assert host.ok("GET", "/api/containers") == []
