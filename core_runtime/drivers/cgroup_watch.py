@@ -2,8 +2,9 @@
 
 An engine removes a container's group within milliseconds of its end, so that a look afterwards comes too late, and
 one at that very moment often. So what nobody else tells, refused processes and threads, is read every ``SAMPLE_S``.
-A kernel of its own that is refused a thread dies of it, so there the first refusal is the last thing that happens: the
-end of its process is watched for too, and comes before the engine, which must be told of it and start a program.
+A kernel of its own that is refused a thread or memory dies of it, so there the first refusal is the last thing that
+happens, and the engine does not always see which it was: the end of its process is watched for too, and comes before
+the engine, which must be told of it and start a program.
 
 Invariant: costs no descriptor, but one where the end is watched for.
 
@@ -18,7 +19,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from core_runtime.drivers.cgroup_reading import folders_of, refused
+from core_runtime.drivers.cgroup_reading import counted, folders_of, refused
 
 SAMPLE_S = 1.0
 """Costs a read of twenty bytes. The kernel's notice of a change (``poll``) does not come under version 1."""
@@ -27,7 +28,7 @@ SAMPLE_S = 1.0
 class GroupWatch:
     """The group of ``pid``. Raises ``OSError`` when there is no such process any more. Belongs to the loop's thread.
 
-    ``until_end``: read it once more when ``pid`` ends.
+    ``until_end``: read all that it counts when ``pid`` ends.
     """
 
     def __init__(self, pid: int, *, until_end: bool = False) -> None:
@@ -50,7 +51,7 @@ class GroupWatch:
             self._process = -1
 
     def _ended(self) -> None:
-        self._look()
+        self.counted.update(counted(self.folders))
         self.close()
 
     def _look(self) -> None:

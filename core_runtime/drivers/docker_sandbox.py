@@ -224,7 +224,9 @@ class DockerSandbox:
                 await asyncio.wait([self._reader], timeout=0.5)
                 self._reader.cancel()
         code = int(state.get("ExitCode", 0))
-        counted = {**({"oom_kills": 1.0} if state.get("OOMKilled") else {}), **self._counted_last()}
+        counted = dict(self._counted_last())
+        if state.get("OOMKilled"):  # not always where it was: the engine hears of it by another way than of the end
+            counted["oom_kills"] = max(1.0, counted.get("oom_kills", 0.0))
         if self._killed:
             return Exit(code, "killed", "", counted)
         if code == 128 + signal.SIGKILL and counted.get("oom_kills"):
