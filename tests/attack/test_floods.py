@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from tests.support.running_host import RunningHost, one_component_pack
-from tests.support.sandboxes import DRIVERS
+from tests.support.sandboxes import DRIVERS, GVISOR, STDIO
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(300)]
 
@@ -238,7 +238,16 @@ LASTS_S = 16.0
 """Longer than the pause between two looks at the counters."""
 
 
-@pytest.fixture(params=DRIVERS, scope="module")
+OVER_STDIO = ("hundreds of handlers that never end", "a consumer that never reads", "an endless stream that is read",
+              "a gigabyte written to the descriptors themselves")  # fmt: skip
+"""What a pipe and an engine between must hold back, or let through."""
+IN_GVISOR = ("hundreds of handlers that never end", "a gigabyte written to the descriptors themselves", "fork", "memory")
+"""What its kernel must hold back, or die of."""
+PLACES = [*((driver, FLOODS) for driver in DRIVERS), (STDIO, OVER_STDIO), (GVISOR, IN_GVISOR)]
+CASES = [pytest.param(place.values[0], name, marks=place.marks) for place, floods in PLACES for name in floods]
+
+
+@pytest.fixture(scope="module")
 def host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningHost]:
     with RunningHost(tmp_path_factory.mktemp("floods") / "home", str(request.param)) as running:
         running.put_pack("server", one_component_pack("server", SERVER, provides=("server.echo",)))
@@ -256,7 +265,7 @@ def host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         yield running
 
 
-@pytest.mark.parametrize("name", FLOODS)
+@pytest.mark.parametrize(("host", "name"), CASES, indirect=["host"])
 def test_a_flood_harms_its_own_pack_only(host: RunningHost, name: str) -> None:
     flood = FLOODS[name]
     issue = flood.embedded if flood.embedded and host.isolation == "embedded" else flood.issue
