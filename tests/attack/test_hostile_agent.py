@@ -18,8 +18,9 @@ import pytest
 
 from tests.support.inside import become, hostile, wire
 from tests.support.running_host import RunningHost, one_component_pack
+from tests.support.sandboxes import EMBEDDED, GVISOR, STDIO
 
-pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.embedded, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(300)]
 
 FACTOR = 3
 TRIES = 4
@@ -98,9 +99,14 @@ def permissions(pack_id: str, type_: str, topic: str) -> str:
     return json.dumps({"pack_id": pack_id, "permissions": [{"type": type_, "topics": [topic], "reason": "for the test"}]})
 
 
-@pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningHost]:
-    with RunningHost(tmp_path_factory.mktemp("hostile") / "home", "embedded") as running:
+OVER_STDIO = ("half frames", "answers that it never reads", "frames of a megabyte for another Pack", "a LOG storm")
+"""What an engine between must hold back, or hand on in whatever pieces."""
+IN_GVISOR = ("half frames", "answers that it never reads")
+
+
+@pytest.fixture(params=[EMBEDDED], scope="module")
+def host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningHost]:
+    with RunningHost(tmp_path_factory.mktemp("hostile") / "home", str(request.param)) as running:
         running.put_pack("server", one_component_pack("server", SERVER, provides=("server.echo", "server.count", "server.slow", "server.read")))
         client = one_component_pack("client", CLIENT, provides=("client.p99", "client.served", "client.idle"), uses=("server.echo", "keeper.echo"))
         running.put_pack("client", client)
@@ -137,6 +143,22 @@ def p99(host: RunningHost) -> float:
 
 @pytest.mark.parametrize("kind", [kind for kind in hostile.ATTACKS if kind != "nothing"])
 def test_it_hurts_its_own_pack_only(host: RunningHost, kind: str) -> None:
+    hurts_its_own_pack_only(host, kind)
+
+
+@pytest.mark.parametrize("host", [STDIO], indirect=True)
+@pytest.mark.parametrize("kind", OVER_STDIO)
+def test_over_stdio_it_hurts_its_own_pack_only(host: RunningHost, kind: str) -> None:
+    hurts_its_own_pack_only(host, kind)
+
+
+@pytest.mark.parametrize("host", [GVISOR], indirect=True)
+@pytest.mark.parametrize("kind", IN_GVISOR)
+def test_in_gvisor_it_hurts_its_own_pack_only(host: RunningHost, kind: str) -> None:
+    hurts_its_own_pack_only(host, kind)
+
+
+def hurts_its_own_pack_only(host: RunningHost, kind: str) -> None:
     serving(host)
     others = generations(host)
     ratios: list[float] = []

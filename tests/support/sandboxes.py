@@ -30,7 +30,8 @@ from tests.support import engine, relay
 
 STANDIN = Path(__file__).with_name("sandbox_standin.py")
 DOCKER = pytest.param("docker", marks=pytest.mark.docker)
-DRIVERS = [DOCKER, pytest.param("embedded", marks=pytest.mark.embedded)]
+EMBEDDED = pytest.param("embedded", marks=pytest.mark.embedded)
+DRIVERS = [DOCKER, EMBEDDED]
 STDIO = pytest.param("docker-stdio", marks=pytest.mark.docker)
 TRANSPORTS = [*DRIVERS, STDIO]
 """Docker twice: with a mounted socket, and reached over TCP, where the bus runs over the container's attached stdio."""

@@ -15,10 +15,11 @@ def run(_context):
     current = module.CURRENT.get()
     agent = current.agent
     rest = bytes(agent.view[agent.head : agent.tail]).hex()
-    fd = agent.link.sock.fileno()
+    link = agent.link
+    way = [link.sock.fileno()] if hasattr(link, "sock") else [link.fd, link.write_fd]  # over stdio there are two
     second, given = (agent.files.sock.fileno(), agent.files.given) if agent.files is not None else (-1, 0)
-    for one in (fd, second):
+    for one in (*way, second):
         if one >= 0:
             os.set_inheritable(one, True)
     program = __file__.rpartition("/")[0] + "/program.py"
-    os.execv("/proc/self/exe", ["python3", "-I", program, str(fd), str(current.id), rest, str(second), str(given)])
+    os.execv("/proc/self/exe", ["python3", "-I", program, ",".join(map(str, way)), str(current.id), rest, str(second), str(given)])

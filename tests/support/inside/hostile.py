@@ -98,6 +98,14 @@ def streams_never_read(wire, until):
     wait(wire, until)
 
 
+def answers_never_read(wire, until):
+    """Asks for more than it takes: what it reads nothing of must be kept by somebody, and in bounds."""
+    number = 1 << 25
+    while time.monotonic() < until:
+        number += 1
+        wire.send(1, number, "server.echo", 0, 0, 0, None, [], b"a" * 60_000)
+
+
 def calls_never_answered(wire, until):
     """Calls itself in a circle and answers nobody."""
     for number in range(8000, 8500):
@@ -340,6 +348,7 @@ ATTACKS = {
     "credit lies as a consumer": credit_as_consumer,
     "credit lies as a producer": credit_as_producer,
     "streams that nobody reads": streams_never_read,
+    "answers that it never reads": answers_never_read,
     "calls that nobody answers": calls_never_answered,
     "forged references": endless(forged_references),
     "forged parents": endless(lambda n: b"".join(frame(1, n + i, "server.echo", 1, n + i, 0, None, [], None) for i in range(100))),
