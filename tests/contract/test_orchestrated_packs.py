@@ -28,7 +28,7 @@ from core_runtime.rules.permissions import Rights
 from core_runtime.rules.restart import RestartPolicy
 from core_runtime.rules.sandbox import DriverKind, Isolation, Level
 from tests.support import engine, relay
-from tests.support.sandboxes import EVERYWHERE, TRANSPORTS
+from tests.support.sandboxes import EVERYWHERE, STDIO, TRANSPORTS
 
 SETUP = """
 import os
@@ -65,14 +65,16 @@ class House:
         self.bus = Bus(registry, EventBus(diagnostics), diagnostics)
         self.kind = DriverKind(kind.partition("-")[0])
         self.held = contextlib.ExitStack()
+        self.relay: relay.Relay | None = None
         driver: Any
         if self.kind is DriverKind.EMBEDDED:
             driver = BubblewrapDriver(INSTALLATION, state)
         elif kind == "docker-gvisor":
             driver = DockerDriver(INSTALLATION, state, url=engine.with_gvisor(), runtime="runsc", transport="stdio")
         else:
-            url = self.held.enter_context(relay.over_tcp(engine.address())) if kind == "docker-stdio" else ""
-            driver = DockerDriver(INSTALLATION, state, url=url)
+            if kind == "docker-stdio":
+                self.relay = self.held.enter_context(relay.running(engine.address()))
+            driver = DockerDriver(INSTALLATION, state, url=self.relay.address if self.relay is not None else "")
         self.driver = driver
         self.it = ContainerOrchestrator(
             [driver], self.bus, installation_id=INSTALLATION, state_dir=state, runtime_dir=folder / "runtime",
@@ -206,6 +208,25 @@ def test_a_sandbox_that_stands_still_is_noticed_and_started_anew(play, monkeypat
         assert "unhealthy" in {event.kind for event in house.events}
         assert (await house.call())["hello"] == "world"
         assert proc_view.descendants(info.pid) == []
+
+    play(story)
+
+
+@pytest.mark.parametrize("play", [STDIO], indirect=True)
+def test_a_container_that_nobody_is_attached_to_any_more_is_started_anew(play):
+    async def story(house):
+        info = await house.it.start(house.request(), house.prepare)
+        calls = [asyncio.ensure_future(house.call(f"n{number}")) for number in range(50)]
+        await asyncio.sleep(0)
+        assert house.relay.cut_attached() == 1
+        for answer in await asyncio.gather(*calls, return_exceptions=True):  # each ends: with its answer, or saying why
+            assert isinstance(answer, RumiError) or answer["pid"], answer
+        end = time.monotonic() + 20
+        while not (house.it.get("hello").restarts and house.it.get("hello").state is ContainerState.RUNNING):
+            assert time.monotonic() < end, house.events
+            await asyncio.sleep(0.01)
+        assert (await house.call())["hello"] == "world"
+        assert not info.pid or proc_view.descendants(info.pid) == []
 
     play(story)
 

@@ -11,7 +11,7 @@ import socket
 import ssl
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 CHUNK_BYTES = 65_536
@@ -29,6 +29,17 @@ class Relay:
         self._threads = [threading.Thread(target=self._accept, daemon=True)]
         self._threads[0].start()
         self.served = 0
+        self.address = ""
+        self._attached: list[socket.socket] = []
+
+    def cut_attached(self) -> int:
+        """End each connection that a container's stdio is attached to, and no other; how many those were."""
+        with self._lock:
+            cut, self._attached = self._attached, []
+        for one in cut:
+            with contextlib.suppress(OSError):  # it has ended
+                one.shutdown(socket.SHUT_RDWR)
+        return len(cut)
 
     def close(self) -> None:
         self._closing = True
@@ -66,17 +77,26 @@ class Relay:
     def _serve(self, near: socket.socket, far: socket.socket) -> None:
         back = threading.Thread(target=_copy, args=(far, near), daemon=True)
         back.start()
-        _copy(near, far)
+        _copy(near, far, lambda data: self._sent(near, data))
         back.join()
         with self._lock:
             self._held -= {near, far}
+            if near in self._attached:
+                self._attached.remove(near)
         near.close()
         far.close()
 
+    def _sent(self, near: socket.socket, data: bytes) -> None:
+        line, _, _ = data[:300].partition(b"\r\n")
+        if line.startswith(b"POST ") and b"/attach?" in line:
+            with self._lock:
+                self._attached.append(near)
 
-def _copy(source: socket.socket, sink: socket.socket) -> None:
+
+def _copy(source: socket.socket, sink: socket.socket, seen: Callable[[bytes], None] = lambda _: None) -> None:
     with contextlib.suppress(OSError):
         while data := source.recv(CHUNK_BYTES):
+            seen(data)
             sink.sendall(data)
     with contextlib.suppress(OSError):
         sink.shutdown(socket.SHUT_WR)
@@ -88,14 +108,22 @@ def _path_of(engine: str) -> str:
 
 
 @contextlib.contextmanager
-def over_tcp(engine: str) -> Iterator[str]:
-    """`tcp://127.0.0.1:PORT` of an engine on a Unix socket."""
+def running(engine: str) -> Iterator[Relay]:
+    """One in front of an engine on a Unix socket; its `address` is `tcp://127.0.0.1:PORT`."""
     listener = socket.create_server(("127.0.0.1", 0))
     relay = Relay(listener, _path_of(engine))
+    relay.address = f"tcp://127.0.0.1:{listener.getsockname()[1]}"
     try:
-        yield f"tcp://127.0.0.1:{listener.getsockname()[1]}"
+        yield relay
     finally:
         relay.close()
+
+
+@contextlib.contextmanager
+def over_tcp(engine: str) -> Iterator[str]:
+    """`tcp://127.0.0.1:PORT` of an engine on a Unix socket."""
+    with running(engine) as relay:
+        yield relay.address
 
 
 @contextlib.contextmanager
