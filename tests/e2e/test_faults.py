@@ -19,6 +19,7 @@ import pytest
 from tests.support.own_engine import OwnEngine
 from tests.support.restless import ANSWERS, DEADLINE_S, GRACE_S, Restless
 from tests.support.running_host import RunningHost
+from tests.support.sandboxes import STDIO
 from tests.support.traces import Traces
 
 pytestmark = pytest.mark.slow
@@ -28,6 +29,8 @@ GONE_S = 5.0
 """What was killed with the host, or by its engine, may take so long to go on a busy machine."""
 COUNT = {"embedded": int(os.environ.get("RUMI_FAULTS", "140")), "docker": int(os.environ.get("RUMI_FAULTS", "60"))}
 """200 together."""
+OVER_STDIO = ("kill_an_agent", "stop_an_agent_for_a_while", "close_the_socket", "kill_a_shim", "kill_the_host", "update", "kill_the_engine")
+"""What befalls an attached connection, each once."""
 EVERYWHERE = {
     "kill_an_agent": 12, "stop_an_agent_for_a_while": 6, "kill_the_host": 2, "fill_tmp": 4, "close_the_socket": 6,
     "leave_in_a_call": 6, "start_slowly": 3, "fail_a_trial": 4, "update": 4, "restart_by_the_operator": 3,
@@ -42,7 +45,7 @@ SPARE_THREADS = 14
 def restless(folder: Path, isolation: str) -> Iterator[Restless]:
     print(f"RUMI_FAULT_SEED={SEED}")
     with contextlib.ExitStack() as stack:
-        engine = stack.enter_context(OwnEngine()) if isolation == "docker" else None
+        engine = stack.enter_context(OwnEngine()) if isolation != "embedded" else None
         environment = {} if engine is None else {"DOCKER_HOST": engine.address}
         host = stack.enter_context(RunningHost(folder / "home", isolation, environment))
         client = engine.client if engine is not None else None
@@ -71,6 +74,7 @@ def ends_without_a_trace(system: Restless) -> None:
     assert system.traces.alive_after(GONE_S) == {}
     assert system.traces.parents() == set()
     assert system.traces.containers() == {}
+    assert system.traces.images() == set()
     assert system.traces.sockets() == set()
     assert system.traces.temporary() == set()
     assert system.traces.mounts() == set()
@@ -100,6 +104,20 @@ def test_random_faults(tmp_path: Path, isolation: str) -> None:
         check(system)
         ends_without_a_trace(system)
     print(f"faults: {dict(done)}")
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("isolation", [STDIO], indirect=True)
+def test_faults_of_attached_stdio(tmp_path: Path, isolation: str) -> None:
+    with restless(tmp_path, isolation) as system:
+        for kind in system.chance.sample(OVER_STDIO, len(OVER_STDIO)):
+            system.traces.look()
+            print(kind)
+            getattr(system, kind)()
+        system.quiet()
+        system.nothing_leaks()
+        check(system)
+        ends_without_a_trace(system)
 
 
 @pytest.mark.timeout(300)

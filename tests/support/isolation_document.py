@@ -93,7 +93,20 @@ def _limits() -> str:
         "使用量と到達回数は `rumi pack show ID` で見られます。\n\n"
         "| limit · 上限 | default · 既定 | `resources` | beyond it · 超えると |\n|---|---|---|---|\n"
     )
-    return head + "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    return head + "".join(f"| {' | '.join(row)} |\n" for row in rows) + _limits_of_a_guest()
+
+
+def _limits_of_a_guest() -> str:
+    return textwrap.dedent("""
+        **gVisor** holds the same limits in its own way. The number of processes is what its kernel takes on this machine: some 45 by itself, one or more for each
+        process of the Pack, none for a thread that sleeps; that kernel ends when it is refused one, so beyond the limit the whole Pack ends (and starts anew), and with
+        a limit of 20 it can't start. Beyond the memory it ends as a whole too. Either is told as the limit that was met. `/tmp` is full at its size, but files in it
+        are not counted, and neither a full `/tmp` nor open files can be seen from the host: no issue tells of them.
+
+        **gVisor** も同じ上限を独自の方法で守ります。プロセス数はそのカーネルがこのマシンで使う数です (カーネル自身が約 45、Pack のプロセスごとに一つ以上、眠っている
+        スレッドは数えません)。上限で拒否されるとカーネルごと終了するので、Pack 全体が終了し (再起動されます)、上限が 20 では起動できません。メモリーも同様です。
+        どちらも到達した上限として通知されます。`/tmp` は大きさで制限されますが、ファイル数は数えません。満杯の `/tmp` と開いたファイルはホストから見えず、通知されません。
+        """)
 
 
 def _seccomp() -> str:

@@ -181,6 +181,7 @@ class Restless:
         looks: dict[str, Callable[[], Any]] = {
             "groups": lambda: self._groups(len(wanted) if embedded else 0),
             "containers": lambda: set(self.traces.containers().values()) == (set() if embedded else wanted),
+            "images": lambda: self.traces.images() == (wanted if self.host.isolation == "docker-stdio" else set()),
             "sockets": lambda: not self.traces.sockets(),  # each goes when its agent has connected
             "temporary files": lambda: not self.traces.temporary(),
             "mounts": lambda: not self.traces.mounts(),
@@ -193,7 +194,7 @@ class Restless:
         return len(groups - spares) == serving and len(spares) <= spares_module.COUNT
 
     def _seen(self) -> Any:
-        return self.traces.groups(), self.traces.containers(), self.traces.sockets(), self.traces.temporary()
+        return self.traces.groups(), self.traces.containers(), self.traces.images(), self.traces.sockets(), self.traces.temporary()
 
     # --- faults
 

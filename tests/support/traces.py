@@ -88,6 +88,10 @@ class Traces:
             for one in self._listed()
         }
 
+    def images(self) -> set[str]:
+        """``pack-generation`` of images with this installation's label: what is carried over stdio, one a container."""
+        return {f"{one['Labels'].get('rumi.pack')}-{one['Labels'].get('rumi.generation')}" for one in self._labelled("/images/json?")}
+
     def processes_of(self, container: str) -> set[int]:
         """Those inside a container, by pid on this machine."""
         found = set()
@@ -143,10 +147,13 @@ class Traces:
         return found
 
     def _listed(self) -> list[dict[str, dict[str, str]]]:
+        return self._labelled("/containers/json?all=1&")
+
+    def _labelled(self, question: str) -> list[dict[str, dict[str, str]]]:
         if self._engine is None:
             return []
         wanted = quote(json.dumps({"label": [f"{LABEL}={self.installation}"]}))
-        status, raw = self._engine._request("GET", f"/containers/json?all=1&filters={wanted}", timeout_s=20)
+        status, raw = self._engine._request("GET", f"{question}filters={wanted}", timeout_s=20)
         assert status == 200, raw
         return [one for one in json.loads(raw) if one["Labels"].get(LABEL) == self.installation]
 
