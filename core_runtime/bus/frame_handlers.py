@@ -51,6 +51,7 @@ class FrameHandlers:
             frames.ErrorFrame: self.error,
             frames.CancelFrame: self.cancel,
             frames.ItemFrame: self.item,
+            frames.BatchFrame: self.batch,
             frames.EndFrame: self.end,
             frames.CreditFrame: self.credit,
             frames.ChunkFrame: session.large.chunk,
@@ -76,6 +77,7 @@ class FrameHandlers:
         self._session.hello = hello
         self._session.large.accepts = hello.get("chunks") is True
         self._session.references.takes_sources = hello.get("sources") is True
+        self._session.takes_batches = hello.get("batches") is True
         self._session.greeted.set_result(None)
 
     def _answer(self, number: int, kind: int, raw: Raw) -> None:
@@ -171,6 +173,13 @@ class FrameHandlers:
         if call is not None:
             self._router.streams.item(call, frame, dropped)
         elif not self._session.channels.item(frame):
+            self._stray(frame.id)
+
+    def batch(self, frame: frames.BatchFrame) -> None:
+        call = self._session.incoming.get(frame.id)
+        if call is not None:
+            self._router.streams.batch(call, frame)
+        else:
             self._stray(frame.id)
 
     def end(self, frame: frames.EndFrame) -> None:

@@ -101,6 +101,7 @@ class Session:
         self.orphans = 0
         self.ready = False
         self.draining = False
+        self.takes_batches = False
         self.retired = False
         self.dead = False
         self._idle: asyncio.Future[None] | None = None

@@ -12,9 +12,11 @@ Not here: streams that host functions produce (``host_functions``), how a stream
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
+from itertools import repeat
 from typing import Any, Final
 
 from msgspec import Raw
@@ -22,7 +24,7 @@ from msgspec import Raw
 from backend_core.errors import quote
 from core_runtime.bus.calls import Call, Failure
 from core_runtime.bus.in_flight import InFlight
-from core_runtime.bus.large import Busy, sending_failed
+from core_runtime.bus.large import Busy, mark_of, sending_failed
 from core_runtime.bus.refusals import Refused, checked
 from core_runtime.rules import frames
 from core_runtime.rules.frames import FLAG_STREAM, FrameError
@@ -30,6 +32,13 @@ from core_runtime.rules.routing import granted_credit
 from core_runtime.rules.values import ValueProblem, no_references, unpack
 
 NIL = Raw(b"\xc0")
+MAX_HEAD_BYTES: Final = 5
+"""Of an array."""
+WIDE_ITEMS: Final = 64
+"""So many items a producer may be ahead of host code that has taken as many, all short, and goes on as fast."""
+FAST_S: Final = 0.001
+"""In which such a reader takes half of what may be under way."""
+SHORT_BYTES: Final = 4096
 AHEAD_BYTES: Final = 1024 * 1024
 """What may wait for a reader that asked for more than the window: with so much, the window is the bound again."""
 
@@ -87,7 +96,7 @@ class Streams:
                 assert call.stream is not None
                 resolve = callee.references.resolver(frame.refs, call.key) if frame.refs else no_references
                 item = unpack(body, resolve, max_nodes=self._limits.decode_nodes)
-                call.stream.feed(item, len(memoryview(body)))
+                call.stream.feed((item,), len(memoryview(body)))
                 return
             if refs:
                 refs = callee.references.translate(refs, call.caller, (call.caller, call.key))
@@ -101,6 +110,40 @@ class Streams:
                 call.caller.references.withdraw(refs)
             if not isinstance(exc, Busy):
                 callee.limited("message", f"An item of {quote(call.key)}: {exc}.")
+            self._calls.abandon(call, sending_failed(exc))
+
+    def batch(self, call: Call, frame: frames.BatchFrame) -> None:
+        """The callee's STREAM_BATCH: several items at once, each within the credit."""
+        items = frame.items()
+        if not call.streaming:
+            raise FrameError("items of a stream that was not opened")
+        if len(items) > call.credit:
+            raise FrameError("more items than the consumer granted")
+        size = len(memoryview(frame.body))
+        if size > self._limits.batch_bytes + MAX_HEAD_BYTES:
+            raise FrameError(f"a batch of {size} bytes ({self._limits.batch_bytes} are allowed)")
+        caller, entry = call.caller, call.entry
+        checks = entry is not None and entry.checkers is not None
+        if checks or (caller is not None and not caller.takes_batches):
+            for body in items:
+                if mark_of(body):
+                    raise FrameError("an item of a batch that is elsewhere")
+                self.item(call, frames.ItemFrame(frame.id, [], body))
+            return
+        call.credit -= len(items)
+        if call.abandoned:
+            return
+        call.progress()
+        try:
+            if caller is not None:
+                caller.send((frames.STREAM_BATCH, call.caller_id, (), frame.body))
+                return
+            assert call.stream is not None
+            values = unpack(frame.body, no_references, max_nodes=self._limits.decode_nodes, around=1)
+            call.stream.feed(values, size)
+        except ValueProblem as exc:
+            self._calls.abandon(call, Failure(exc.type, str(exc)))
+        except FrameError as exc:
             self._calls.abandon(call, sending_failed(exc))
 
     def _fitting(self, call: Call, body: Raw) -> Raw:
@@ -140,7 +183,8 @@ class HostStream(AsyncIterator[Any]):
     """
 
     __slots__ = (
-        "_ahead", "_bytes", "_cancel", "_ended", "_error", "_grant", "_granted", "_items", "_waiter", "_window",
+        "_ahead", "_bytes", "_cancel", "_ended", "_error", "_grant", "_granted", "_granted_at", "_grows", "_items",
+        "_low", "_total", "_waiter", "_window",
     )  # fmt: skip
 
     def __init__(
@@ -153,7 +197,12 @@ class HostStream(AsyncIterator[Any]):
         self._ended = False
         self._error: BaseException | None = None
         self._window = self._ahead = window
+        self._low: float = window // 2
+        """With more under way and waiting than this, nothing is to be granted."""
         self._granted = granted
+        self._grows = True
+        self._total = 0
+        self._granted_at = 0.0
         self._grant = grant
         self._cancel = cancel
 
@@ -163,13 +212,19 @@ class HostStream(AsyncIterator[Any]):
         Beyond the window the bytes that wait count as well (``AHEAD_BYTES``).
         """
         self._ahead = items
+        self._low = math.inf
+        self._grows = False
         self._regrant()
 
-    def feed(self, item: Any, size_bytes: int) -> None:
-        """One item arrived."""
-        self._items.append((item, size_bytes))
-        self._bytes += size_bytes
-        self._granted -= 1
+    def feed(self, items: Sequence[Any], size_bytes: int) -> None:
+        """Items arrived, that many bytes of them together."""
+        count = len(items)
+        each = size_bytes // count
+        self._items.extend(zip(items, repeat(each)))
+        self._bytes += each * count
+        self._granted -= count
+        if each > SHORT_BYTES:
+            self._grows = False
         if self._ahead > self._window:
             self._regrant()
         self._wake()
@@ -188,8 +243,25 @@ class HostStream(AsyncIterator[Any]):
         if self._waiter is not None and ahead == waiting == self._granted == 0:
             room = 1
         if room > 0 and room * 2 >= min(ahead, self._window) and not self._ended:
+            if self._grows:
+                room += self._grown(room)
             self._granted += room
             self._grant(room)
+
+    def _grown(self, taken: int) -> int:
+        """How many more than ``taken`` may be under way from now on; as an agent lets its producers."""
+        now = time.monotonic()
+        self._total += taken
+        fast = now - self._granted_at < FAST_S
+        self._granted_at = now
+        if self._total < WIDE_ITEMS or not fast:
+            return 0
+        wider = min(2 * self._window, WIDE_ITEMS)
+        more = wider - self._window
+        self._window = self._ahead = wider
+        self._low = wider // 2
+        self._grows = wider < WIDE_ITEMS
+        return more
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -199,7 +271,8 @@ class HostStream(AsyncIterator[Any]):
         return self
 
     async def __anext__(self) -> Any:
-        while not self._items:
+        items = self._items
+        while not items:
             if self._ended:
                 error, self._error = self._error, None
                 if error is not None:
@@ -212,9 +285,10 @@ class HostStream(AsyncIterator[Any]):
                 await self._waiter
             finally:
                 self._waiter = None
-        item, size_bytes = self._items.popleft()
+        item, size_bytes = items.popleft()
         self._bytes -= size_bytes
-        self._regrant()
+        if len(items) + self._granted <= self._low:
+            self._regrant()
         return item
 
     async def aclose(self) -> None:

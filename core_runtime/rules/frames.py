@@ -30,6 +30,7 @@ STREAM_ITEM: Final = 5
 STREAM_END: Final = 6
 STREAM_CREDIT: Final = 7
 CHUNK: Final = 8
+STREAM_BATCH: Final = 9
 HELLO: Final = 16
 WELCOME: Final = 17
 RUN_PHASE: Final = 18
@@ -137,6 +138,24 @@ class ItemFrame(Struct, tag=STREAM_ITEM, array_like=True, forbid_unknown_fields=
     id: U32
     refs: Refs
     body: Raw
+
+
+class BatchFrame(Struct, tag=STREAM_BATCH, array_like=True, forbid_unknown_fields=True, gc=False):
+    """STREAM_BATCH: ``body`` is an array of items, none of which refers to anything."""
+
+    id: U32
+    refs: Annotated[list[Reference], Meta(max_length=0)]
+    body: Raw
+
+    def items(self) -> list[Raw]:
+        """Each item by itself; they alias the frame. Raises ``FrameError`` where there are none."""
+        try:
+            found = _decode_array(self.body)
+        except msgspec.DecodeError:
+            raise FrameError("a batch is an array of items") from None
+        if not found:
+            raise FrameError("a batch without items")
+        return found
 
 
 class EndFrame(_Bare, tag=STREAM_END, array_like=True, forbid_unknown_fields=True, gc=False):
@@ -268,6 +287,7 @@ AgentFrame = (
     | ErrorFrame
     | CancelFrame
     | ItemFrame
+    | BatchFrame
     | EndFrame
     | CreditFrame
     | ChunkFrame
@@ -286,6 +306,7 @@ AgentFrame = (
 """Everything that an agent may send."""
 
 _decode: Callable[[memoryview | bytes], AgentFrame] = msgspec.msgpack.Decoder(AgentFrame).decode
+_decode_array: Callable[[Raw], list[Raw]] = msgspec.msgpack.Decoder(list[Raw]).decode
 _encode_into = msgspec.msgpack.Encoder().encode_into
 _set_length = struct.Struct("<I").pack_into
 
@@ -297,9 +318,10 @@ class BusLimits(Struct, frozen=True):
     frame or in chunks. ``in_flight_bytes`` is what the arguments of the calls that a Pack was given and has not
     answered may take.
     ``backlog_bytes`` is what a Pack may leave unread before new calls to it are refused, ``backlog_hard_bytes``
-    before it is cut off. ``sources`` is how many streams the arguments of a call may hold. ``orphans`` bounds the
-    calls in flight that name no parent (shedding a parent buys little), ``abandoned`` the cancelled calls that a Pack
-    has not answered. ``registry_bytes`` is what all registrations may take together; ``register_burst`` and
+    before it is cut off. ``batch_bytes`` is what the items of one frame may take together: with its head it fits the
+    buffer that an agent reads into. ``sources`` is how many streams the arguments of a call may hold. ``orphans``
+    bounds the calls in flight that name no parent (shedding a parent buys little), ``abandoned`` the cancelled calls
+    that a Pack has not answered. ``registry_bytes`` is what all registrations may take together; ``register_burst`` and
     ``register_per_s`` are units of work (``registrations`` says what costs how many). ``value_bytes`` is what the
     unfinished large values of a Pack may take, ``values`` how many there may be, ``values_bytes`` what those of all
     Packs take together. Of ``requests`` in flight, ``requests_at_once`` are being served and the rest wait with at
@@ -314,6 +336,7 @@ class BusLimits(Struct, frozen=True):
     depth: int = 32
     deadline_ms: int = 30_000
     stream_credit: int = 16
+    batch_bytes: int = 15 * 1024
     sources: int = 16
     threads: int = 48
     orphans: int = 512
@@ -352,6 +375,7 @@ class BusLimits(Struct, frozen=True):
             "depth": self.depth,
             "deadline_ms": self.deadline_ms,
             "stream_credit": self.stream_credit,
+            "batch_bytes": self.batch_bytes,
             "sources": self.sources,
             "threads": self.threads,
             "registry_bytes": self.registry_bytes,

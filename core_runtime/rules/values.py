@@ -128,10 +128,13 @@ def _key(key: Any, path: str) -> Any:
     raise ValueProblem("value.unsupported", f"a map key of type {type(key).__name__}", path)
 
 
-def unpack(body: Raw | bytes, resolve: Callable[[int], Any] | None = None, *, max_nodes: int = 131_072) -> Any:
+def unpack(
+    body: Raw | bytes, resolve: Callable[[int], Any] | None = None, *, max_nodes: int = 131_072, around: int = 0
+) -> Any:
     """Decode a body. ``resolve`` turns an index into ``refs`` into a callable; without it extensions stay ``Ext``.
 
-    A value that host code uses needs one: ``no_references`` for a frame without any.
+    A value that host code uses needs one: ``no_references`` for a frame without any. ``around``: so many levels stand
+    around what may be as deep as a value.
     Raises ``ValueProblem`` (``value.malformed``, ``value.too_large``, ``value.too_deep``).
     """
     data: bytes | memoryview = memoryview(body)
@@ -154,7 +157,7 @@ def unpack(body: Raw | bytes, resolve: Callable[[int], Any] | None = None, *, ma
     except (msgspec.DecodeError, ValueError, OverflowError, MemoryError) as exc:
         raise ValueProblem("value.malformed", f"not a MessagePack value: {str(exc)[:200]}") from exc
     if containers > MAX_DEPTH:
-        _check_depth(value)
+        _check_depth(value, MAX_DEPTH + around)
     return value
 
 
@@ -206,9 +209,9 @@ def no_references(index: int) -> Any:
 _decode_closed = _decoder(no_references)
 
 
-def _check_depth(value: Any) -> None:
+def _check_depth(value: Any, most: int) -> None:
     level = [value]
-    for _ in range(MAX_DEPTH + 1):
+    for _ in range(most + 1):
         level = [
             child
             for node in level

@@ -2,8 +2,8 @@
 
 A Pack's component is written twice, ``setup.py`` for the agent of Rumi and ``setup.js`` for the one in ``node_agent``: both
 must hold the same conversation, word for word, except for texts that each language words itself.
-``AGENT_FRAME`` stands for one frame of the agent, ``AGENT_PAIR`` for two whose order says nothing, ``AGENT_FILE`` for its
-next message on the second socket, ``File`` for one of the host's; ``WithSecond`` is a frame that brings that socket. ``python -m tests.support.vectors`` records what the real one says.
+``AGENT_FRAME`` stands for one frame of the agent, ``AGENT_PAIR`` for two whose order says nothing, ``AgentItems`` for
+items of a stream in frames of the agent's choice, ``AGENT_FILE`` for its next message on the second socket, ``File`` for one of the host's; ``WithSecond`` is a frame that brings that socket. ``python -m tests.support.vectors`` records what the real one says.
 """
 
 from __future__ import annotations
@@ -42,6 +42,13 @@ class WithSecond:
     """A frame with the descriptor of the second socket."""
 
     frame: list[Any]
+
+
+@dataclass(frozen=True)
+class AgentItems:
+    """So many items, one by one, in batches, or both."""
+
+    count: int
 
 
 @dataclass(frozen=True)
@@ -94,6 +101,8 @@ def mirror(key: str, number: int | None, value: Any = REF, *, mine: bool = False
 
 FEEDING = [17, 0, {**WELCOME[2], "limits": {**LIMITS, "sources": 16}}]
 """Of a host that takes streams in arguments."""
+BATCHING = [17, 0, {**WELCOME[2], "limits": {**LIMITS, "stream_credit": 32, "batch_bytes": 15 * 1024}}]
+"""Of a host that takes several items of a stream in one frame."""
 SMALL = {**LIMITS, "frame_bytes": 1024, "value_bytes": 4096, "values": 16}
 """Limits with which a body need not be long to go in chunks."""
 
@@ -308,6 +317,61 @@ CONVERSATIONS: dict[str, Conversation] = {
         exports.run = async ({ registry }) => {
           await registry.register("count", count);
           await registry.register("breaks", breaks);
+        };
+        """,
+    ),
+    "batches": Conversation(
+        "A generator's items go in frames of its agent's choice, one by one or in batches, in order and within the credit of 32.",
+        [
+            AGENT_FRAME, BATCHING, run_phase(), *registered(11),
+            call(2, 1, 40), AGENT_FRAME, AgentItems(32), [7, 2, 100], AgentItems(8), AGENT_FRAME,
+        ],
+        """
+        def run(context):
+            def numbers(args, ctx):
+                for number in range(args):
+                    yield {"n": number}
+            context["interface_registry"].register("numbers", numbers)
+        """,
+        """
+        exports.run = async ({ registry }) => {
+          await registry.register("numbers", function* (args) {
+            for (let n = 0; n < args; n++) yield { n };
+          });
+        };
+        """,
+    ),
+    "read_batches": Conversation(
+        "A handler reads another Pack's stream whose items come one by one and in batches, a short and a long one, with credit for each item; a batch with an item that is malformed ends its reading.",
+        [
+            AGENT_FRAME, WELCOME, mirror("beta.work", 501), run_phase(), *registered(11),
+            call(2, 1, None), AGENT_FRAME, result(2, None, flags=1), [5, 2, [], "a"], AGENT_FRAME, [9, 2, [], ["b", "c"]], AGENT_FRAME, AGENT_FRAME,
+            [9, 2, [], ["d" * 3000, "e" * 3000, "f"]], AGENT_FRAME, AGENT_FRAME, AGENT_FRAME, [6, 2, None], AGENT_FRAME,
+            call(3, 1, None), AGENT_FRAME, result(3, None, flags=1), [9, 3, [], ["g", msgpack.ExtType(9, b"")]], AGENT_PAIR,
+        ],
+        """
+        def run(context):
+            ir = context["interface_registry"]
+            def total(args, ctx):
+                items = ir.get("beta.work")(args)
+                try:
+                    return sum(map(len, items))
+                except Exception as exc:
+                    items.close()
+                    return exc.type
+            ir.register("total", total)
+        """,
+        """
+        exports.run = async ({ registry }) => {
+          await registry.register("total", async (args) => {
+            try {
+              let sum = 0;
+              for await (const item of await registry.get("beta.work")(args)) sum += item.length;
+              return sum;
+            } catch (problem) {
+              return problem.busType;
+            }
+          });
         };
         """,
     ),

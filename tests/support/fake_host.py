@@ -79,10 +79,11 @@ class Call:
                 if answer[2] is not None:
                     raise BusError(*answer[2])
                 return
-            assert answer[0] == 5, answer
-            if credit:
-                self.peer.send(7, self.id, 1)
-            yield self.peer.open_refs(answer[2], answer[3])
+            assert answer[0] in {5, 9}, answer
+            for item in answer[3] if answer[0] == 9 else [self.peer.open_refs(answer[2], answer[3])]:
+                if credit:
+                    self.peer.send(7, self.id, 1)
+                yield item
 
     def cancel(self) -> None:
         self.peer.send(4, self.id)
@@ -352,7 +353,7 @@ class FakeHost:
 
     def on_frame(self, peer: Peer, frame: list[Any]) -> None:
         kind, number = frame[0], frame[1]
-        if kind in {2, 3, 5, 6}:
+        if kind in {2, 3, 5, 6, 9}:
             self._answer(peer, frame)
         elif kind in {19, 22}:
             peer.answers.pop(number).put(frame)

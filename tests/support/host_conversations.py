@@ -118,6 +118,19 @@ CONVERSATIONS: dict[str, tuple[str, list[list[Any]]]] = {
         ["beta", call(3, "k")], ["alpha", HOST], ["alpha", [2, 3, 1, [], None]], ["beta", HOST],
         ["alpha", [6, 3, ["meter/broken", "cut", "", False, ""]]], ["beta", HOST],
     ]),
+    "batches": ("Items that go together: as they came to who takes them so, one by one to who does not, with a schema too; beyond the credit they end the connection.", [
+        ["open", "alpha", {"provides": ["k", "typed"]}], ["alpha", register(1, "k")], ["alpha", HOST], ["alpha", HOST],
+        ["open", "beta", {"calls": ["k", "typed"], "batches": True}], ["beta", HOST], ["open", "gamma", {"calls": ["k"]}], ["gamma", HOST],
+        ["beta", call(1, "k")], ["alpha", HOST], ["alpha", [2, 1, 1, [], None]], ["beta", HOST], ["alpha", [5, 1, [], "one"]], ["beta", HOST],
+        ["alpha", [9, 1, [], ["two", {"n": 3}]]], ["beta", HOST], ["beta", [7, 1, 3]], ["alpha", HOST], ["alpha", [6, 1, None]], ["beta", HOST],
+        ["gamma", call(1, "k")], ["alpha", HOST], ["alpha", [2, 2, 1, [], None]], ["gamma", HOST],
+        ["alpha", [9, 2, [], ["one", {"n": 2}]]], ["gamma", HOST], ["gamma", HOST], ["alpha", [6, 2, None]], ["gamma", HOST],
+        ["alpha", register(2, "typed", 2, schemas={"input": None, "output": NUMBER})], ["alpha", HOST], ["alpha", HOST], ["beta", HOST],
+        ["beta", call(3, "typed")], ["alpha", HOST], ["alpha", [2, 3, 1, [], None]], ["beta", HOST],
+        ["alpha", [9, 3, [], [{"n": 1}, {"n": "two"}, {"n": 3}]]], ["beta", HOST], ["beta", HOST], ["alpha", HOST], ["alpha", [6, 3, None]],
+        ["beta", call(2, "k")], ["alpha", HOST], ["alpha", [2, 4, 1, [], None]], ["beta", HOST],
+        ["alpha", [9, 4, [], [0] * 17]], ["beta", HOST], ["beta", HOST],
+    ]),
     "arguments": ("A stream in the arguments is read by number, once; one ends when the call is answered, one when its caller goes away.", [
         ["open", "alpha", {"provides": ["k"], "sources": True}], ["alpha", register(1, "k")], ["alpha", HOST], ["alpha", HOST],
         ["open", "beta", {"calls": ["k"]}], ["beta", HOST],
@@ -375,7 +388,7 @@ class Stage:
 
 def hello(grant: dict[str, Any]) -> list[Any]:
     """HELLO of an agent that takes what a step says it takes."""
-    takes = {what: True for what in ("chunks", "sources", "memory") if grant.get(what)}
+    takes = {what: True for what in ("batches", "chunks", "sources", "memory") if grant.get(what)}
     return [*HELLO[:2], {**HELLO[2], **takes}]
 
 

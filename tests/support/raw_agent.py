@@ -26,6 +26,7 @@ from core_runtime.rules.frames import BusLimits
 from core_runtime.rules.routing import matches
 
 CALL, RESULT, ERROR, CANCEL, ITEM, END, CREDIT = 1, 2, 3, 4, 5, 6, 7
+BATCH = 9
 HELLO, WELCOME, RUN_PHASE, PHASE_DONE, SHUTDOWN, PING, PONG, LOG = 16, 17, 18, 19, 20, 21, 22, 23
 REGISTER, UNREGISTER, MIRROR, RELEASE = 32, 33, 34, 37
 SUBSCRIBE, UNSUBSCRIBE, PUBLISH, EVENT, REQUEST = 48, 49, 50, 51, 64
@@ -90,7 +91,7 @@ class RawAgent:
         self.writer.write(data)
 
     def hello(self) -> None:
-        told = {"protocols": [1], "agent": "raw", "python": "3", "codec": "c", "sources": True, "probe": {"uid": 0}}
+        told = {"protocols": [1], "agent": "raw", "python": "3", "codec": "c", "sources": True, "batches": True, "probe": {"uid": 0}}
         self.send(HELLO, 0, told)
 
     def next_id(self) -> int:

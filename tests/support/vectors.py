@@ -5,6 +5,7 @@
 ``any`` lists paths into the value whose content differs from run to run (times, versions): they are not compared.
 ``own`` lists those that each implementation words itself (titles of errors): compared for the agent of Rumi only.
 ``either`` marks a frame of the agent that may come before or after the next one.
+``grouped`` marks a batch whose items an agent may send in frames of its own choice: one by one, in batches, or both.
 ``second: true`` marks the frame with which the descriptor of the second socket goes. An entry with ``message`` in place of
 ``hex`` is a message on that socket: its bytes, and with ``file`` those of the memory file whose descriptor it carries. An
 agent that receives no descriptors leaves out the conversations that have any (``has_descriptors``).
@@ -39,6 +40,7 @@ from tests.support.conversations import (
     CONVERSATIONS,
     FILES,
     WELCOME,
+    AgentItems,
     File,
     WithSecond,
     call,
@@ -51,7 +53,7 @@ from tests.support.file_agent import memory
 VECTORS = Path(__file__).parents[1] / "vectors"
 AGENT = Path(__file__).parents[2] / "docker" / "core" / "runtime" / "container_agent.py"
 KINDS = {
-    1: "CALL", 2: "RESULT", 3: "ERROR", 4: "CANCEL", 5: "STREAM_ITEM", 6: "STREAM_END", 7: "STREAM_CREDIT", 8: "CHUNK", 16: "HELLO",
+    1: "CALL", 2: "RESULT", 3: "ERROR", 4: "CANCEL", 5: "STREAM_ITEM", 6: "STREAM_END", 7: "STREAM_CREDIT", 8: "CHUNK", 9: "STREAM_BATCH", 16: "HELLO",
     17: "WELCOME", 18: "RUN_PHASE", 19: "PHASE_DONE", 20: "SHUTDOWN", 21: "PING", 22: "PONG", 23: "LOG", 32: "REGISTER",
     33: "UNREGISTER", 34: "MIRROR", 37: "RELEASE", 48: "SUBSCRIBE", 49: "UNSUBSCRIBE", 50: "PUBLISH", 51: "EVENT",
     64: "REQUEST",
@@ -157,6 +159,18 @@ class Wire:
         size = int.from_bytes(self._exactly(4), "little")
         return msgpack.unpackb(self._exactly(size), strict_map_key=False)
 
+    def receive_items(self, count: int) -> list[Any]:
+        """So many items of one stream, in whatever frames they come: as one batch."""
+        numbers, items = set(), []
+        while len(items) < count:
+            kind, number, refs, body = self.receive()
+            assert kind in {5, 9}, kind
+            assert refs == []
+            numbers.add(number)
+            items += body if kind == 9 else [body]
+        (number,) = numbers
+        return [9, number, [], items]
+
     def _exactly(self, size: int) -> bytes:
         data = b""
         while len(data) < size:
@@ -252,13 +266,13 @@ VALUES: list[tuple[str, Any]] = [
 ]  # fmt: skip
 FROM_HOST: list[tuple[str, list[Any]]] = [
     ("CALL", call(1, 1, None)), ("RESULT", result(1, None)), ("ERROR", error(1, "limit")), ("CANCEL", [4, 1]),
-    ("STREAM_ITEM", [5, 1, [], None]), ("STREAM_END", [6, 1, None]), ("STREAM_CREDIT", [7, 1, 1]), ("CHUNK", [8, 1, b"x"]), ("WELCOME", WELCOME),
+    ("STREAM_ITEM", [5, 1, [], None]), ("STREAM_END", [6, 1, None]), ("STREAM_CREDIT", [7, 1, 1]), ("CHUNK", [8, 1, b"x"]), ("STREAM_BATCH", [9, 1, [], [1]]), ("WELCOME", WELCOME),
     ("RUN_PHASE", run_phase()), ("SHUTDOWN", [20, 0, 0]), ("PING", [21, 1]), ("MIRROR", [34, 0, "k", [], [], []]),
     ("RELEASE", [37, 0, [1]]), ("EVENT", [51, 0, 1, {}, [], None]),
 ]  # fmt: skip
 FROM_AGENT: list[tuple[str, list[Any]]] = [
     ("CALL", [1, 1, "k", 0, 0, 0, None, [], None]), ("RESULT", result(1, None)), ("ERROR", error(1, "limit")), ("CANCEL", [4, 1]),
-    ("STREAM_ITEM", [5, 1, [], None]), ("STREAM_END", [6, 1, None]), ("STREAM_CREDIT", [7, 1, 1]), ("CHUNK", [8, 1, b"x"]), ("HELLO", [16, 0, {}]),
+    ("STREAM_ITEM", [5, 1, [], None]), ("STREAM_END", [6, 1, None]), ("STREAM_CREDIT", [7, 1, 1]), ("CHUNK", [8, 1, b"x"]), ("STREAM_BATCH", [9, 1, [], [1]]), ("HELLO", [16, 0, {}]),
     ("PHASE_DONE", [19, 1, {}]), ("PONG", [22, 1, {}]), ("LOG", [23, 0, 20, "stdout", "x"]),
     ("REGISTER", [32, 1, "k", {}, None, None, [], None]), ("UNREGISTER", [33, 1, [1]]), ("RELEASE", [37, 0, [1]]),
     ("SUBSCRIBE", [48, 1, "t"]), ("UNSUBSCRIBE", [49, 1, 1]), ("PUBLISH", [50, 1, "t", [], None]),
@@ -305,7 +319,7 @@ def _refused() -> list[dict[str, str]]:
 def _wrong(fields: list[Any]) -> list[Any] | None:
     """The frame with its first checked field behind the id turned into what it must not be."""
     for at in range(2, len(fields)):
-        if isinstance(fields[at], str | int | list) and at < len(fields) - (fields[0] in {1, 2, 5, 32, 50, 64}):
+        if isinstance(fields[at], str | int | list) and at < len(fields) - (fields[0] in {1, 2, 5, 9, 32, 50, 64}):
             return [*fields[:at], {"no": "such"}, *fields[at + 1 :]]
     return None
 
@@ -336,6 +350,8 @@ def record(name: str) -> dict[str, Any]:
             elif step is AGENT_PAIR:
                 pair = sorted(wire.receive() for _ in range(2))
                 frames += [{**_of_agent(pair[0]), "either": True}, _of_agent(pair[1])]
+            elif isinstance(step, AgentItems):
+                frames.append(_of_agent(wire.receive_items(step.count)) | {"grouped": True})
             elif step is AGENT_FILE:
                 frames.append(message_entry("agent", *wire.receive_file()))
             elif isinstance(step, File):
@@ -378,7 +394,11 @@ def play(transcript: dict[str, Any], wire: Wire, *, foreign: bool = False) -> li
             (wire.send_second if frame.get("second") else wire.send)(from_json(frame["value"]))
             continue
         expected = [frame, next(frames)] if frame.get("either") else [frame]
-        for want, got in zip(expected, sorted(wire.receive() for _ in expected), strict=True):
+        if frame.get("grouped"):
+            came = [wire.receive_items(len(frame["value"][3]))]
+        else:
+            came = sorted(wire.receive() for _ in expected)
+        for want, got in zip(expected, came, strict=True):
             paths = [*want.get("any", []), *(want.get("own", []) if foreign else [])]
             seen, told = (masked(value, paths) for value in (to_json(got), want["value"]))
             if seen != told:

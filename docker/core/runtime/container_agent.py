@@ -44,14 +44,14 @@ if TYPE_CHECKING:
 VERSION = "1.0"
 PROTOCOL = 1
 
-(CALL, RESULT, ERROR, CANCEL, STREAM_ITEM, STREAM_END, STREAM_CREDIT, CHUNK) = range(1, 9)
+(CALL, RESULT, ERROR, CANCEL, STREAM_ITEM, STREAM_END, STREAM_CREDIT, CHUNK, STREAM_BATCH) = range(1, 10)
 (HELLO, WELCOME, RUN_PHASE, PHASE_DONE, SHUTDOWN, PING, PONG, LOG) = range(16, 24)
 REGISTER, UNREGISTER, MIRROR, RELEASE = 32, 33, 34, 37
 SUBSCRIBE, UNSUBSCRIBE, PUBLISH, EVENT = 48, 49, 50, 51
 REQUEST = 64
 EARLY_EVENTS = 4_096
 """Events kept for subscriptions whose number is not known yet."""
-WITH_BODY = frozenset({CALL, RESULT, STREAM_ITEM, MIRROR, EVENT})
+WITH_BODY = frozenset({CALL, RESULT, STREAM_ITEM, STREAM_BATCH, MIRROR, EVENT})
 IN_CHUNKS = frozenset({CALL, RESULT, STREAM_ITEM, REQUEST})
 """Kinds whose body may come in CHUNK frames before them."""
 IN_FILES = frozenset({CALL, RESULT})
@@ -121,6 +121,11 @@ WIDE_ITEMS = 64
 """So many items a producer may be ahead of a reader that has taken as many, all short, and goes on as fast."""
 FAST_S = 0.001
 """In which such a reader takes half of what may be under way."""
+QUICK_S = 0.0001
+"""An item that was made within this is quick: to send it by itself would take as long."""
+QUICK_ITEMS = 8
+"""So many quick ones, one after the other, and those that follow go together."""
+BATCH_ITEMS = 64
 
 EXIT_OK, EXIT_USAGE, EXIT_LOST, EXIT_PROTOCOL = 0, 2, 3, 4
 
@@ -129,7 +134,7 @@ PIECE_BYTES = 60 * 1024
 U32 = Struct("<I")
 FRAME_START = Struct("<IH")
 """A frame's length, and the first two bytes of its array: how many fields, and the kind."""
-FREQUENT = frozenset({CALL << 8 | 0x9B, RESULT << 8 | 0x95, STREAM_ITEM << 8 | 0x94})
+FREQUENT = frozenset({CALL << 8 | 0x9B, RESULT << 8 | 0x95, STREAM_ITEM << 8 | 0x94, STREAM_BATCH << 8 | 0x94})
 """How the arrays begin that come most often; refs and body are the last two fields of each."""
 NUMBER_SIZE = Struct("<II")
 I32 = Struct("@i")
@@ -877,9 +882,21 @@ def too_deep(value: Any, left: int) -> bool:
     return False
 
 
+def array_length(data: Any) -> int:
+    """How many values an array holds that is packed there; 0 for anything else."""
+    head = data[0] if len(data) else 0
+    if head in {0xDC, 0xDD}:
+        return int.from_bytes(data[1 : 3 if head == 0xDC else 5], "big")
+    return head - 0x90 if 0x90 <= head < 0xA0 else 0
+
+
+def is_too_deep(value: Any) -> bool:
+    return type(value) not in LEAVES and isinstance(value, (dict, list, tuple)) and too_deep(value, MAX_DEPTH)
+
+
 def check_depth(value: Any) -> None:
     """Refuse what is nested too deep."""
-    if type(value) not in LEAVES and isinstance(value, (dict, list, tuple)) and too_deep(value, MAX_DEPTH):
+    if is_too_deep(value):
         raise refuse_value(value)
 
 
@@ -1602,13 +1619,16 @@ class Run:
         agent = self.agent
         gate = self.gate = Gate()
         agent.send(agent.frame([RESULT, self.id, self.open_window()], None))
+        batch = Batch(self)
         error: list[Any] | None = None
         try:
             while True:
                 if self.sent >= self.granted:
                     gate.open = False
                     if self.out_of_credit():
+                        batch.flush()
                         agent.wait(gate, None)
+                        batch.go_on()
                 if self.cancelled:
                     error = agent.error_fields(cancelled_refusal())
                     break
@@ -1616,10 +1636,13 @@ class Run:
                     item = next(iterator)
                 except StopIteration:
                     break
-                agent.send(self.item_frame(item))
+                if not batch.take(item):
+                    agent.send(self.item_frame(item))
+                    batch.go_on()
                 self.sent += 1
         except BaseException as exc:  # noqa: BLE001 - it ends this stream and nothing else
             error = agent.error_fields(exc)
+        batch.flush()
         close = getattr(iterator, "close", None)
         if close is not None:
             try:
@@ -1676,21 +1699,27 @@ class Run:
         if not self.id:
             return None
         agent.mode.write(agent.frame([RESULT, self.id, self.open_window()], None), now=True)
+        batch = Batch(self)
         error: list[Any] | None = None
         try:
             async for item in source:
-                agent.mode.write(self.item_frame(item), now=True)
+                if not batch.take(item):
+                    agent.mode.write(self.item_frame(item), now=True)
+                    batch.go_on()
                 self.sent += 1
                 while self.out_of_credit():
+                    batch.flush()
                     self.parked = agent.mode.loop.create_future()
                     if self.out_of_credit():
                         await self.parked
+                    batch.go_on()
                 if self.cancelled:
                     error = agent.error_fields(cancelled_refusal())
                     break
         except BaseException as exc:  # noqa: BLE001
             was = self.cancelled and is_cancelled_error(exc)
             error = agent.error_fields(cancelled_refusal() if was else exc)
+        batch.flush()
         close = getattr(source, "aclose", None)
         if close is not None:
             try:
@@ -1721,6 +1750,81 @@ def cancelled_refusal() -> Refusal:
 
 def is_cancelled_error(exc: BaseException) -> bool:
     return type(exc).__name__ == "CancelledError" or isinstance(exc, CallCancelled)
+
+
+class Batch:
+    """The items of one stream that a quick producer made and that go together: to write, to route and to read each by
+    itself takes longer than to make it. The first ones go at once, and so does each that took a moment to make.
+
+    What is held goes when the credit is spent, when its thread or its loop waits for something of the bus, at the end
+    of the stream, and with the ticker's next look: no item stays for longer, whatever its producer does.
+    """
+
+    __slots__ = ("agent", "at", "held", "lock", "number", "quick", "size")
+
+    def __init__(self, run: Run) -> None:
+        self.agent = run.agent
+        self.number = run.id
+        self.held: deque[bytes] = deque()  # packed; put in by the producer, taken out by whoever has the lock
+        self.lock = allocate_lock()  # and who has it sends: nothing may overtake what another thread took out
+        self.size = 0
+        self.quick = 0
+        self.at = 0.0
+
+    def go_on(self) -> None:
+        """The producer's time begins here: that it waited, for credit or to write, was not its own doing."""
+        self.at = monotonic()
+
+    def take(self, item: Any) -> bool:
+        """Keep the next item for a moment; False: it goes by itself, now, and all before it are on their way."""
+        now = monotonic()
+        self.quick = self.quick + 1 if now - self.at < QUICK_S else 0
+        self.at = now
+        agent = self.agent
+        most = agent.batch_bytes
+        data = agent.packed_short(item, most) if self.quick >= QUICK_ITEMS and most else None
+        held = self.held
+        if data is None:
+            if self.quick >= QUICK_ITEMS:
+                self.quick = 0
+            if self.size:
+                self.flush()
+                self.size = 0
+            return False
+        if not held:
+            self.size = 0
+        elif self.size + len(data) > most or len(held) >= BATCH_ITEMS:
+            self.flush()
+            self.size = 0
+            self.go_on()
+        self.size += len(data)
+        held.append(data)
+        agent.holding[self] = None
+        if agent.ticker_asleep:
+            agent.wake_ticker()
+        return True
+
+    def flush(self, patient: bool = True) -> None:
+        """Send what is held; from any thread. Who is not ``patient`` leaves it to the thread that is at it."""
+        if not self.lock.acquire(patient):
+            return
+        try:
+            agent, held = self.agent, self.held
+            agent.holding.pop(self, None)  # first: what is put in from here on asks for a look of its own
+            items = [held.popleft() for _ in range(len(held))]
+            if items:
+                agent.link.send(agent.batch_frame(self.number, items))
+        finally:
+            self.lock.release()
+
+
+class Together:
+    """Items that came in one frame and are decoded when the first is taken: until then they are bytes."""
+
+    __slots__ = ("raw",)
+
+    def __init__(self, raw: Raw) -> None:
+        self.raw = raw
 
 
 class StreamState:
@@ -1757,12 +1861,25 @@ class StreamState:
     def pop(self) -> Any:
         """The next item; its credit goes back in halves of the window, so that the producer never has to stop."""
         item = self.items.popleft()
+        if type(item) is Together:
+            item = self.first_of(item)
         self.taken += 1
         if type(item) is Raw:
             self.grows = False
         if self.taken >= self.window and not self.ended:
             self.grant()
         return self.agent.decode(item) if type(item) is Raw else item
+
+    def first_of(self, together: Together) -> Any:
+        """The first of them; the others are next."""
+        count = array_length(together.raw.data)
+        try:
+            values = self.agent.decode(together.raw)
+        except RemoteError:
+            self.taken += count  # all of them are gone
+            raise
+        self.items.extendleft(values[:0:-1])
+        return values[0]
 
     def grant(self) -> None:
         """Half a window has been taken: as much may be made, and more where that took a moment.
@@ -2302,6 +2419,7 @@ class Agent:
         self.stream_credit = 16
         self.sources = 0
         self.value_bytes = 0
+        self.batch_bytes = 0
         # bodies in memory files, from this size on
         self.files: Any = None
         self.file_bytes = NEVER
@@ -2323,6 +2441,8 @@ class Agent:
         self.holds: dict[int, int] = {}
         self.released: deque[int] = deque()
         self.abandoned: deque[StreamState] = deque()
+        self.holding: dict[Batch, None] = {}
+        """Streams with items that were made and not sent yet."""
         self.requests = count_from(0)
         self.next_export = 0
         self.mirror: dict[str, list[Entry]] = {}
@@ -2394,6 +2514,37 @@ class Agent:
         if size > MAX_DEPTH and data.translate(CONTAINER_TABLE).count(1) > MAX_DEPTH:
             check_depth(fields[-1])
         return U32.pack(size) + data
+
+    def packed_short(self, value: Any, most: int) -> bytes | None:
+        """``value`` alone, packed; None where it is longer than ``most``, refers to something, or is to be refused."""
+        if (type(value) is bytes or type(value) is str) and len(value) > most:
+            return None
+        try:
+            packer = self.packers.pop()
+        except IndexError:
+            packer = self.codec.new_packer()
+        try:
+            data: bytes = packer.pack(value)
+        except (TypeError, ValueError, OverflowError, RecursionError):
+            return None  # a frame of its own says what is wrong with it, or carries what it refers to
+        size = len(data)
+        if size <= FRAME_BYTES:
+            self.packers.append(packer)
+        if size > most:
+            return None
+        if size > MAX_DEPTH and data.translate(CONTAINER_TABLE).count(1) > MAX_DEPTH and is_too_deep(value):
+            return None
+        return data
+
+    def batch_frame(self, number: int, items: list[bytes]) -> bytes:
+        """The frame of one packed item, or of several. They refer to nothing."""
+        if len(items) == 1:
+            data = self._start([STREAM_ITEM, number]) + items[0]
+        else:
+            count = len(items)
+            head = bytes([0x90 + count]) if count < 16 else b"\xdc" + count.to_bytes(2, "big")
+            data = self._start([STREAM_BATCH, number]) + head + b"".join(items)
+        return U32.pack(len(data)) + data
 
     def _long_frame(self, head: list[Any], value: Any, data: bytes, packer: Any) -> Any:
         size = len(data)
@@ -2560,6 +2711,11 @@ class Agent:
                     gone.append(number)
         for at in range(0, len(gone), NAMED):
             self.link.send(self.plain_frame([RELEASE, 0, gone[at : at + NAMED]]))
+
+    def flush_held(self) -> None:
+        """Send the items that streams hold back; from any thread."""
+        for batch in list(self.holding):
+            batch.flush(False)
 
     def abandon(self, state: StreamState) -> None:
         """The consumer of a stream left early."""
@@ -2912,6 +3068,18 @@ class Agent:
             stream.items.append(body)
             stream.arrived()
 
+    def on_batch(self, number: int, _refs: list[Any], body: Any) -> None:
+        pending = self.pending.get(number)
+        stream = pending.stream if pending is not None else None
+        if stream is not None:
+            if type(body) is list and body:
+                stream.items.extend(body)
+            elif type(body) is Raw and array_length(body.data):
+                stream.items.append(Together(body))
+            else:
+                raise ProtocolError("a batch is an array of items")
+            stream.arrived()
+
     def on_end(self, number: int, error: Any) -> None:
         pending = self.pending.pop(number, None)
         if pending is not None and pending.stream is not None:
@@ -3054,7 +3222,7 @@ class Agent:
         raise ProtocolError("WELCOME comes once")
 
     HANDLERS: dict[int, Any] = {  # noqa: RUF012 - a table, never changed
-        ERROR: on_error, CANCEL: on_cancel, STREAM_ITEM: on_item, STREAM_END: on_end,
+        ERROR: on_error, CANCEL: on_cancel, STREAM_ITEM: on_item, STREAM_BATCH: on_batch, STREAM_END: on_end,
         STREAM_CREDIT: on_credit, CHUNK: on_chunk, RUN_PHASE: on_phase, SHUTDOWN: on_shutdown, PING: on_ping,
         RELEASE: on_release, MIRROR: on_mirror, EVENT: on_event, WELCOME: on_welcome,
     }  # fmt: skip
@@ -3325,6 +3493,8 @@ class Agent:
             turns.look(monotonic() - due_at)
             if self.released or self.abandoned:
                 self.flush_gone()
+            if self.holding and not self.link.lock.locked():
+                self.flush_held()
             token = self.token
             if token is not last:
                 last, age = token, 0
@@ -3344,7 +3514,7 @@ class Agent:
                     self.settling -= 1
                     self.trim(0)
                 self.ticker_asleep = True
-                if self.token is last:
+                if self.token is last and not self.holding:
                     self.ticker_lock.acquire()
                 self.ticker_asleep = False
                 age = 0
@@ -3381,6 +3551,8 @@ class Agent:
 
     def wait(self, gate: Gate, until: float | None) -> bool:
         """Block until ``gate`` opens; False when ``until`` (monotonic) passed first. Runs what descends from here."""
+        if self.holding:
+            self.flush_held()
         me = get_ident()
         holder = CURRENT.get()
         if holder is None or holder.thread != me or not holder.token:
@@ -3788,6 +3960,8 @@ class LoopMode:
             agent.link.send(out.pop())
         elif out:
             agent.send_all(out)
+        if agent.holding:
+            agent.flush_held()
         near = self.due - monotonic() < READ_S
         if near and self.due <= monotonic():
             self.sweep()
@@ -5233,6 +5407,7 @@ def greet(agent: Agent, landlock: int) -> None:
         "codec": agent.codec.name,
         "chunks": True,
         "sources": True,
+        "batches": True,
         "memory": agent.link.carries_files,
         "probe": probe(landlock),
     }
@@ -5253,6 +5428,7 @@ def greet(agent: Agent, landlock: int) -> None:
     agent.sources = int(limits.get("sources", 0))
     agent.share(max(1, int(limits.get("threads", 48))))
     agent.value_bytes = int(limits.get("value_bytes", 0))
+    agent.batch_bytes = int(limits.get("batch_bytes", 0))
     if agent.link.carries_files and agent.link.second >= 0:
         try:
             agent.files = MemoryFiles(agent.link.second, agent)

@@ -62,7 +62,7 @@ class Agent {
     socket.on("data", (chunk) => this.arrived(chunk));
     socket.on("end", () => process.exit(3));
     socket.on("error", () => process.exit(3));
-    this.send([KIND.HELLO, 0, { protocols: [1], agent: "node", python: "", codec: "pure", chunks: true, sources: true, probe: probe() }]);
+    this.send([KIND.HELLO, 0, { protocols: [1], agent: "node", python: "", codec: "pure", chunks: true, sources: true, batches: true, probe: probe() }]);
   }
 
   // --- frames
@@ -138,6 +138,7 @@ class Agent {
       case KIND.ERROR: return this.settle(id, (waiting) => waiting.reject(new BusError(fields)));
       case KIND.CANCEL: return this.calls.get(id)?.cancel();
       case KIND.STREAM_ITEM: return this.pending.get(id)?.stream?.push(fields[0]);
+      case KIND.STREAM_BATCH: return this.pending.get(id)?.stream?.pushAll(fields[0]);
       case KIND.STREAM_END: return this.onEnd(id, fields[0]);
       case KIND.STREAM_CREDIT: return this.calls.get(id)?.grant(fields[0]);
       case KIND.CHUNK: return this.onChunk(id, ...fields);
@@ -417,6 +418,20 @@ class Stream {
     this.wake();
   }
 
+  /** Several items in one frame. Where they can't be decoded, that ends the reading. */
+  pushAll(body) {
+    let values;
+    try {
+      values = this.agent.open(body);
+    } catch (problem) {
+      this.return();
+      return this.end(new BusError(errorFields(problem)));
+    }
+    if (!Array.isArray(values) || values.length === 0) throw new ProtocolError("a batch is an array of items");
+    for (const value of values) this.items.push({ value });
+    this.wake();
+  }
+
   end(error) {
     this.ended = true;
     this.error = error;
@@ -440,7 +455,7 @@ class Stream {
         this.agent.send([KIND.STREAM_CREDIT, this.id, this.read]);
         this.read = 0;
       }
-      return { done: false, value: this.agent.open(body) };
+      return { done: false, value: "value" in body ? body.value : this.agent.open(body) };
     }
     if (this.error) throw this.error;
     return { done: true, value: undefined };

@@ -4,7 +4,7 @@
 const { Ext, Malformed, Reader, decode, encode } = require("./msgpack.js");
 
 const KIND = {
-  CALL: 1, RESULT: 2, ERROR: 3, CANCEL: 4, STREAM_ITEM: 5, STREAM_END: 6, STREAM_CREDIT: 7, CHUNK: 8, HELLO: 16, WELCOME: 17,
+  CALL: 1, RESULT: 2, ERROR: 3, CANCEL: 4, STREAM_ITEM: 5, STREAM_END: 6, STREAM_CREDIT: 7, CHUNK: 8, STREAM_BATCH: 9, HELLO: 16, WELCOME: 17,
   RUN_PHASE: 18, PHASE_DONE: 19, SHUTDOWN: 20, PING: 21, PONG: 22, LOG: 23, REGISTER: 32, UNREGISTER: 33, MIRROR: 34,
   RELEASE: 37, SUBSCRIBE: 48, UNSUBSCRIBE: 49, PUBLISH: 50, EVENT: 51, REQUEST: 64,
 };
@@ -32,6 +32,7 @@ const FROM_HOST = {
   [KIND.ERROR]: [text, text, text, bool, text],
   [KIND.CANCEL]: [],
   [KIND.STREAM_ITEM]: [body],
+  [KIND.STREAM_BATCH]: [body],
   [KIND.STREAM_END]: [orNil(error)],
   [KIND.STREAM_CREDIT]: [u32],
   [KIND.CHUNK]: [(v) => v instanceof Uint8Array],

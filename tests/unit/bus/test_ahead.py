@@ -34,7 +34,7 @@ class Producer:
         while self.room:
             self.room -= 1
             self.sent += 1
-            self.stream.feed(self.sent, self.size_bytes)
+            self.stream.feed((self.sent,), self.size_bytes)
             self.most = max(self.most, self.sent - self.read)
         return self.sent - self.read
 

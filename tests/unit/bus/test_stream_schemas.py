@@ -8,33 +8,14 @@ import pytest
 
 from backend_core.errors import PackError
 from tests.support.joined import running
-from tests.support.raw_agent import CALL, CANCEL, END, ITEM, RESULT, eventually, rig
+from tests.support.raw_agent import CANCEL, END, ITEM, eventually, rig
+from tests.support.streaming import opened, with_stream
 
 SCHEMAS = {"output": {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}}
 
 
-def with_stream(test, tmp_path, schemas=SCHEMAS):
-    """``test``: rig, who streams, who may read, and the registered key's first CALL to answer."""
-
-    async def main():
-        async with rig(tmp_path) as r:
-            a, _ = await r.agent("a", provides={"k"})
-            await a.registered("k", schemas=schemas)
-            b, _ = await r.agent("b", calls={"k"})
-            await b.mirror("k")
-            await test(r, a, b)
-
-    asyncio.run(main())
-
-
-async def opened(a) -> int:
-    frame = await a.until(CALL)
-    a.send(RESULT, frame[1], 1, [], None)
-    return int(frame[1])
-
-
 def test_items_that_fit_pass_and_one_that_does_not_ends_the_stream_with_its_place(tmp_path):
-    async def test(_r, a, b):
+    async def test(_r, a, _session, b):
         asked = b.call("k")
         number = await opened(a)
         a.send(ITEM, number, [], {"n": 1})
@@ -50,11 +31,11 @@ def test_items_that_fit_pass_and_one_that_does_not_ends_the_stream_with_its_plac
         a.send(END, number, ["cancelled", "", "", False, ""])
         assert not [frame for frame in b.frames if frame[0] == ITEM]
 
-    with_stream(test, tmp_path)
+    with_stream(test, tmp_path, schemas=SCHEMAS)
 
 
 def test_the_host_reads_no_further_either(tmp_path):
-    async def test(r, a, _b):
+    async def test(r, a, _session, _b):
         call = asyncio.ensure_future(r.bus.call("k"))
         number = await opened(a)
         stream = await call
@@ -69,28 +50,28 @@ def test_the_host_reads_no_further_either(tmp_path):
         await eventually(lambda: not r.bus.sessions["a"].incoming)
         assert not r.bus.sessions["a"].dead
 
-    with_stream(test, tmp_path)
+    with_stream(test, tmp_path, schemas=SCHEMAS)
 
 
 def test_what_is_too_large_to_be_checked_ends_it_too(tmp_path):
-    async def test(_r, a, b):
+    async def test(_r, a, _session, b):
         b.call("k")
         number = await opened(a)
         a.send(ITEM, number, [], {"n": 1, "rest": [[]] * 200_000})
         assert (await b.until(END))[2][0] == "value.too_large"
 
-    with_stream(test, tmp_path)
+    with_stream(test, tmp_path, schemas=SCHEMAS)
 
 
 @pytest.mark.parametrize("schemas", [None, {"input": {"type": "null"}}], ids=["no schema", "one for arguments only"])
 def test_without_an_output_schema_an_item_may_be_anything(tmp_path, schemas):
-    async def test(_r, a, b):
+    async def test(_r, a, _session, b):
         b.call("k")
         number = await opened(a)
         a.send(ITEM, number, [], "anything")
         assert (await b.until(ITEM))[3] == "anything"
 
-    with_stream(test, tmp_path, schemas)
+    with_stream(test, tmp_path, schemas=schemas)
 
 
 def test_a_generator_of_a_pack_hears_that_it_ended(tmp_path):

@@ -13,7 +13,7 @@ encode = msgspec.msgpack.Encoder().encode
 U32 = 2**32 - 1
 ERROR = ["t", "title", "detail", True, "trace"]
 KINDS = {
-    "CALL": 1, "RESULT": 2, "ERROR": 3, "CANCEL": 4, "STREAM_ITEM": 5, "STREAM_END": 6, "STREAM_CREDIT": 7, "HELLO": 16, "WELCOME": 17,
+    "CALL": 1, "RESULT": 2, "ERROR": 3, "CANCEL": 4, "STREAM_ITEM": 5, "STREAM_END": 6, "STREAM_CREDIT": 7, "CHUNK": 8, "STREAM_BATCH": 9, "HELLO": 16, "WELCOME": 17,
     "RUN_PHASE": 18, "PHASE_DONE": 19, "SHUTDOWN": 20, "PING": 21, "PONG": 22, "LOG": 23, "REGISTER": 32, "UNREGISTER": 33, "MIRROR": 34,
     "RELEASE": 37, "SUBSCRIBE": 48, "UNSUBSCRIBE": 49, "PUBLISH": 50, "EVENT": 51, "REQUEST": 64,
 }  # fmt: skip
@@ -29,6 +29,7 @@ GOOD = [
     (frames.EndFrame, [6, 7, None]),
     (frames.EndFrame, [6, 7, ERROR]),
     (frames.CreditFrame, [7, 7, 16]),
+    (frames.BatchFrame, [9, 7, [], [1, {}]]),
     (frames.HelloFrame, [16, 0, {}]),
     (frames.PhaseDoneFrame, [19, 7, {}]),
     (frames.PongFrame, [22, 7, {}]),
@@ -50,7 +51,7 @@ BAD = [
     [1, 7, "k", 5, 0, 0, None, [], 1, "more"], [4], [4, 7, 8], [4, "7"], [4, True], [4, 1.5], [6, 7, ERROR[:4]], [3, 7, *ERROR, 1],
     [8, 7], [0, 7], [17, 7, {}], [18, 7, {}], [20, 7], [21, 7], [34, 7, 1], [51, 7, "t", [], 1], [63, 7], [65, 7], [23, 0, 20, "s" * 201, "x"],
     [33, 7, [1] * 1_025], [37, 0, [1] * 1_025], [33, 7, [-1]], [48, 7, ""], [48, 7, "t" * 257], [48, 7], [50, 7, "", [], 1], [64, 7, "o" * 65, 3, [], 1],
-    [2, 7, 0, [[2, 0]], 1], [5, 7, [[2, 0]], 1], [32, 7, "", {}, {}, {}, [], None], {}, [], 7, "x", None, [[4], 7],
+    [2, 7, 0, [[2, 0]], 1], [5, 7, [[2, 0]], 1], [9, 7, [[0, 0]], [1]], [9, 7, [1]], [9, 7, [], [1], 1], [32, 7, "", {}, {}, {}, [], None], {}, [], 7, "x", None, [[4], 7],
 ]  # fmt: skip
 
 
@@ -140,7 +141,7 @@ def test_frames_are_written_with_their_length():
 def test_limits_and_what_welcome_tells_of_them():
     limits = BusLimits()
     expected = {
-        "frame_bytes": 2**20, "in_flight": 1024, "depth": 32, "deadline_ms": 30_000, "stream_credit": 16, "sources": 16, "threads": 48, "orphans": 512,
+        "frame_bytes": 2**20, "in_flight": 1024, "depth": 32, "deadline_ms": 30_000, "stream_credit": 16, "batch_bytes": 15_360, "sources": 16, "threads": 48, "orphans": 512,
         "abandoned": 256, "in_flight_bytes": 2**26 + 4096, "references": 65_536, "registrations": 1024, "subscriptions": 256, "requests": 128, "requests_at_once": 4,
         "request_bytes": 2**23, "registry_bytes": 2**23, "register_burst": 2000, "register_per_s": 200, "backlog_bytes": 2**23,
         "backlog_hard_bytes": 2**25, "log_bytes_per_s": 65_536, "decode_nodes": 131_072, "credit_ahead": 4096,
@@ -149,12 +150,20 @@ def test_limits_and_what_welcome_tells_of_them():
     assert {name: getattr(limits, name) for name in expected} == expected
     told = BusLimits(
         frame_bytes=1, in_flight=2, depth=3, deadline_ms=4, stream_credit=5, threads=6, registry_bytes=7,
-        value_bytes=8, values=9, sources=10,
+        value_bytes=8, values=9, sources=10, batch_bytes=11,
     ).told()
     assert told == {
         "frame_bytes": 1, "in_flight": 2, "depth": 3, "deadline_ms": 4, "stream_credit": 5, "threads": 6, "registry_bytes": 7,
-        "value_bytes": 8, "values": 9, "sources": 10,
+        "value_bytes": 8, "values": 9, "sources": 10, "batch_bytes": 11,
     }  # fmt: skip
+
+
+def test_the_items_of_a_batch():
+    found = parse(encode([9, 7, [], [1, {"a": [2]}, b"x"]]))
+    assert [msgspec.msgpack.decode(item) for item in found.items()] == [1, {"a": [2]}, b"x"]
+    for body in ([], {}, 1, "items", None, {"0": 1}):
+        with pytest.raises(FrameError, match=r"^a batch "):
+            parse(encode([9, 7, [], body])).items()
 
 
 def test_no_frame_is_a_thing_that_the_collector_of_cycles_has_to_look_at():
