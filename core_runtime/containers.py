@@ -14,7 +14,6 @@ import asyncio
 import contextlib
 import hashlib
 import os
-import socket
 from collections.abc import Awaitable, Callable, Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -25,7 +24,7 @@ from msgspec import Struct, field
 
 from backend_core.errors import HostError, PackTimeout, TrustError, quote
 from core_runtime.drivers.runtime_folder import PythonAbi
-from core_runtime.ports import Exit, Sandbox, SandboxDriver
+from core_runtime.ports import BusConnection, Exit, Sandbox, SandboxDriver
 from core_runtime.rules.contracts import NO_TERMS, Terms
 from core_runtime.rules.limits_seen import exceeded
 from core_runtime.rules.sandbox import Isolation, Level, Limits, SandboxSpec, at_least
@@ -120,7 +119,7 @@ class SessionPort(Protocol):
 class EndpointPort(Protocol):
     """A listening bus socket."""
 
-    async def connected(self, timeout_s: float, conn: socket.socket | None = None) -> Any:
+    async def connected(self, timeout_s: float, conn: BusConnection | None = None) -> Any:
         """The session, when the agent has sent HELLO; ``conn``: a connection that the sandbox was started with."""
 
     async def close(self) -> None:

@@ -7,7 +7,7 @@ the cause.
 
 from __future__ import annotations
 
-import socket
+import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -47,6 +47,39 @@ class Exit(Struct, frozen=True):
     """``Sandbox.usage`` as it was last, just before the counters went: what a look at regular times has not seen."""
 
 
+class BusReader(Protocol):
+    """What reads a bus that travels inside of another connection: an ``asyncio.BufferedProtocol``, but for
+    ``carried``.
+    """
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The bus's own transport; it pauses and ends the bus alone."""
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Room for the next read; never empty."""
+
+    def carried(self, nbytes: int, *, full: bool, began: float) -> None:
+        """So much was put there. ``full``: more may lie in the connection; ``began``: when carrying it began, by the
+        processor's time of this thread, 0.0 where that is too little to count.
+        """
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The bus has ended. Called once."""
+
+    def pause_writing(self) -> None:
+        """What was written is above the transport's limit."""
+
+    def resume_writing(self) -> None:
+        """It is below."""
+
+
+class BusConnection(Protocol):
+    """The bus of a sandbox whose driver ``attaches``. Nothing is read from it before it is served."""
+
+    def serve(self, reader: BusReader) -> None:
+        """From now on, once. ``reader`` ends it by its transport."""
+
+
 class Sandbox(Protocol):
     """One started sandbox. All methods are safe after it ended."""
 
@@ -54,8 +87,8 @@ class Sandbox(Protocol):
     def id(self) -> str:
         """Stable identifier for logs and the API: the container id, or ``embedded-<pack>-<generation>``."""
 
-    def connection(self) -> socket.socket | None:
-        """The host's end of the bus, once, where the driver ``attaches``; its taker closes it. Else ``None``."""
+    def connection(self) -> BusConnection | None:
+        """The host's end of the bus where the driver ``attaches``. Else ``None``."""
 
     async def measure(self, probe: Mapping[str, Any]) -> Isolation:
         """Compare what the host sees with what the agent reported in HELLO, before any Pack byte runs."""

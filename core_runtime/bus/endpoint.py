@@ -13,6 +13,7 @@ from backend_core.errors import HostError, PackTimeout
 from core_runtime.bus.sessions import Session
 from core_runtime.diagnostics import Severity
 from core_runtime.drivers.link import Listener, attach
+from core_runtime.ports import BusConnection
 
 if TYPE_CHECKING:
     from core_runtime.bus.hub import Bus
@@ -27,7 +28,7 @@ class Endpoint:
         self.session = session
         self.path = path
 
-    async def connected(self, timeout_s: float, conn: socket.socket | None = None) -> Session:
+    async def connected(self, timeout_s: float, conn: BusConnection | None = None) -> Session:
         """Wait for the connection and its HELLO. Raises ``PackTimeout``, ``TrustError``, ``PackError``.
 
         ``conn`` is a connection that the sandbox was started with: whose it is, is certain. Without it, the one that
@@ -36,10 +37,11 @@ class Endpoint:
         session = self.session
         try:
             async with asyncio.timeout(timeout_s):
-                if conn is None:
-                    conn = await self._expected().accept(self._stranger)
+                found: socket.socket | BusConnection | None = conn
+                if found is None:
+                    found = await self._expected().accept(self._stranger)
                     session.memory.direct = True
-                session.attach(await attach(conn, session, self._bus.limits, self._bus.turn))
+                session.attach(await attach(found, session, self._bus.limits, self._bus.turn))
                 both: tuple[asyncio.Future[Any], ...] = (session.greeted, session.closed)
                 await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         except TimeoutError:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,18 +19,18 @@ from backend_core.errors import HostError, SandboxUnavailable, quote
 from core_runtime.drivers import cgroup_reading, docker_parcel, proc_view
 from core_runtime.drivers.cgroup_watch import GroupWatch
 from core_runtime.drivers.docker_client import QUERY_S, EngineClient, delete_container
-from core_runtime.drivers.docker_stdio import AttachedBus
+from core_runtime.drivers.docker_stdio import Attached
 from core_runtime.drivers.orphans import end_orphans
 from core_runtime.drivers.tail import SHOWN_LIMIT_BYTES, escape
-from core_runtime.ports import Exit
+from core_runtime.ports import BusConnection, Exit
 from core_runtime.rules.docker_transport import Transport
 from core_runtime.rules.isolation import SANDBOXED_RUNTIMES, judge
 from core_runtime.rules.sandbox import DriverKind, Isolation, SandboxSpec
 
 if TYPE_CHECKING:
     from aiodocker.containers import DockerContainer
+    from aiodocker.stream import Stream
 
-STDOUT = 1
 KILL_S = 3.0
 """How long an engine may take to end a container; it takes some milliseconds."""
 
@@ -67,7 +66,7 @@ class DockerSandbox:
         self._patience = asyncio.timeout(None)
         """With its end; limited once it was killed."""
         self._tail = b""
-        self._bus: AttachedBus | None = None
+        self._bus: Attached | None = None
         self._reader: asyncio.Task[None] | None = None
         self._end: asyncio.Task[Exit] | None = None
         live.add(self.id)
@@ -86,11 +85,12 @@ class DockerSandbox:
         stream = self._container.attach(stdin=attached, stdout=True, stderr=True, logs=False)
         try:
             await stream._init()  # noqa: SLF001 - the library connects on first read only, which would be too late
+            output = Attached(stream, self._wrote, bus=attached)
         except BaseException:
             await stream.close()
             raise
-        self._bus = AttachedBus(stream) if attached else None
-        self._reader = asyncio.ensure_future(self._read(stream))
+        self._bus = output if attached else None
+        self._reader = asyncio.ensure_future(self._attached(stream, output))
         await self._container.start(timeout=QUERY_S)
         shown = await self._container.show()
         self._runtime = str(shown["HostConfig"].get("Runtime") or "")
@@ -112,9 +112,9 @@ class DockerSandbox:
         with contextlib.suppress(HostError):  # left to the next boot
             await self._remove()
 
-    def connection(self) -> socket.socket | None:
-        """The host's end of the bus over stdio; ``None`` where a socket was mounted."""
-        return self._bus.take() if self._bus is not None else None
+    def connection(self) -> BusConnection | None:
+        """The bus over stdio; ``None`` where a socket was mounted."""
+        return self._bus
 
     async def visible(self) -> bool:
         """Whether this host can look at its processes."""
@@ -241,19 +241,16 @@ class DockerSandbox:
         if self._image:
             await docker_parcel.discard(self._engine, self._image)
 
-    async def _read(self, stream: Any) -> None:
-        """Always drained: stdout to the bus where that is attached, everything else to the tail, whose end is kept."""
+    def _wrote(self, data: bytes) -> None:
+        """Outside the bus. The end of it is kept."""
+        self._tail = (self._tail + data)[-SHOWN_LIMIT_BYTES:]
+
+    async def _attached(self, stream: Stream, output: Attached) -> None:
+        """Until the connection is over: it broke with its engine, which `wait` reports, or the container has ended."""
         try:
-            while (message := await stream.read_out()) is not None:
-                if self._bus is not None and message.stream == STDOUT:
-                    await self._bus.deliver(message.data)
-                else:
-                    self._tail = (self._tail + message.data)[-SHOWN_LIMIT_BYTES:]
-        except (OSError, RuntimeError):
-            return  # the connection broke with its engine; `wait` reports that
+            await asyncio.shield(output.ended)
         finally:
-            if self._bus is not None:
-                await self._bus.close()
+            output.close()
             await stream.close()
 
     def _look(self) -> Any:

@@ -16,6 +16,7 @@ import socket
 import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import cast
 
 from msgspec import Struct
 
@@ -107,19 +108,69 @@ class Place:
 
     async def _echo(self, sandbox: DockerSandbox, word: bytes) -> bytes:
         loop = asyncio.get_running_loop()
-        connection = sandbox.connection()
-        if connection is None:
-            if self._listener is None:
-                return b""
-            connection, _ = await loop.sock_accept(self._listener)
-            connection.setblocking(False)
-        with connection:
+        attached = sandbox.connection()
+        if attached is not None:
+            echo = _Echo(len(word))
+            attached.serve(echo)
             self._visible = await sandbox.visible()  # it waits for the word, so it runs
+            return await echo.of(word)
+        if self._listener is None:
+            return b""
+        connection, _ = await loop.sock_accept(self._listener)
+        connection.setblocking(False)
+        with connection:
+            self._visible = await sandbox.visible()
             await loop.sock_sendall(connection, word)
             got = b""
             while len(got) < len(word) and (data := await loop.sock_recv(connection, 64)):
                 got += data
             return got
+
+
+class _Echo:
+    """Port ``BusReader``: one word there and back."""
+
+    def __init__(self, size: int) -> None:
+        self._buffer = memoryview(bytearray(size + 1))  # never without room: what is longer is no echo either
+        self._got = 0
+        self._done = asyncio.get_running_loop().create_future()
+        self._transport: asyncio.Transport | None = None
+
+    async def of(self, word: bytes) -> bytes:
+        """What comes back."""
+        assert self._transport is not None, "it is served before"
+        self._transport.write(word)
+        await self._done
+        self._transport.close()
+        return bytes(self._buffer[: self._got])
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Port ``BusReader``."""
+        self._transport = cast("asyncio.Transport", transport)
+
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002  the port's signature
+        """Port ``BusReader``."""
+        return self._buffer[min(self._got, len(self._buffer) - 1) :]
+
+    def carried(self, nbytes: int, *, full: bool, began: float) -> None:  # noqa: ARG002  the port's signature
+        """Port ``BusReader``."""
+        self._got = min(self._got + nbytes, len(self._buffer))
+        if self._got >= len(self._buffer) - 1:
+            self._finish()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  the port's signature
+        """Port ``BusReader``."""
+        self._finish()
+
+    def pause_writing(self) -> None:
+        """Port ``BusReader``: a word is little."""
+
+    def resume_writing(self) -> None:
+        """Port ``BusReader``."""
+
+    def _finish(self) -> None:
+        if not self._done.done():
+            self._done.set_result(None)
 
 
 @contextlib.asynccontextmanager

@@ -32,6 +32,7 @@ from typing import Any, Protocol, cast
 
 from backend_core.errors import HostError, TrustError, quote
 from core_runtime.drivers.turns import Partners, Turn, Waits
+from core_runtime.ports import BusConnection
 from core_runtime.rules.frames import BusLimits, FrameError, append
 from core_runtime.rules.sharing import SHARED_TURN_S, TURN_S, rest_s, rests_until_s
 
@@ -111,8 +112,9 @@ class Link(asyncio.BufferedProtocol):
         # a cast, no check: uvloop's transports share the interface of asyncio.Transport, not the class
         self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(high=self._limits.backlog_bytes)
-        self._fd = self._transport.get_extra_info("socket").fileno()
-        self._behind = False
+        sock = self._transport.get_extra_info("socket")
+        self._fd = sock.fileno() if sock is not None else -1  # then all goes by the transport
+        self._behind = self._fd < 0
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002  asyncio's signature
         """The free part of the buffer; never empty, see ``_make_room``."""
@@ -141,16 +143,23 @@ class Link(asyncio.BufferedProtocol):
             return
         self._buffered(nbytes)
 
-    def _buffered(self, nbytes: int) -> None:
-        """Handle what has arrived with what came before it."""
-        self._full = self._end + nbytes == len(self._buffer)
+    def carried(self, nbytes: int, *, full: bool, began: float) -> None:
+        """Port ``BusReader``."""
+        if began:
+            self._asked_s = began
+            self._buffered(nbytes, full=full)
+        else:
+            self.buffer_updated(nbytes)
+
+    def _buffered(self, nbytes: int, *, full: bool = False) -> None:
+        """Handle what has arrived with what came before it. ``full``: more may lie there, whatever room is left."""
+        self._full = full or self._end + nbytes == len(self._buffer)
         self._end += nbytes
         self.bytes_in += nbytes
         self._unanswered = False
         self._poll.until = 0.0
-        began = 0.0
-        if self._end - self._start > LONG_READ_BYTES:
-            began, self._asked_s = self._asked_s or thread_time(), 0.0
+        asked_s, self._asked_s = self._asked_s, 0.0
+        began = (asked_s or thread_time()) if self._end - self._start > LONG_READ_BYTES else 0.0
         turn = self._turn
         turn.reading = True
         turn.seen[self] = began_at = monotonic()
@@ -364,7 +373,7 @@ class Link(asyncio.BufferedProtocol):
         if self._behind:
             if transport is None:
                 return
-            self._behind = transport.get_write_buffer_size() > 0
+            self._behind = self._fd < 0 or transport.get_write_buffer_size() > 0
         self._unanswered = True
         if not self._behind:
             # straight to the kernel, which nearly always takes it; the transport's own way costs as much as the call
@@ -462,8 +471,12 @@ class Listener:
                 Path(self.path).unlink()
 
 
-async def attach(conn: socket.socket, peer: Peer, limits: BusLimits, turn: Turn) -> Link:
-    """Serve an accepted connection. ``turn`` is the one of the loop."""
+async def attach(conn: socket.socket | BusConnection, peer: Peer, limits: BusLimits, turn: Turn) -> Link:
+    """Serve an accepted connection, or one that a sandbox was started with. ``turn`` is the one of the loop."""
     loop = asyncio.get_running_loop()
-    _transport, link = await loop.connect_accepted_socket(lambda: Link(peer, limits, loop, turn), conn)
+    if isinstance(conn, socket.socket):
+        _transport, link = await loop.connect_accepted_socket(lambda: Link(peer, limits, loop, turn), conn)
+    else:
+        link = Link(peer, limits, loop, turn)
+        conn.serve(link)
     return link

@@ -180,9 +180,7 @@ def test_cleaning_up_while_packs_are_being_carried_lets_them_start():
             while not all(start.done() for start in starts):
                 await yard.driver.remove_leftovers(yard.installation)
             for start in starts:
-                sandbox = start.result()
-                sandbox.connection().close()
-                await sandbox.stop(0)
+                await start.result().stop(0)
 
         yard.run(all_at_once())
         assert held_by(yard.installation) == (0, 0)

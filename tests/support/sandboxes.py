@@ -136,6 +136,26 @@ class Yard:
         shutil.rmtree(self.state)
 
 
+class Streaming(asyncio.StreamReaderProtocol):
+    """What reads an attached bus, for `streams`."""
+
+    def get_buffer(self, _sizehint):
+        self.room = memoryview(bytearray(65_536))
+        return self.room
+
+    def carried(self, nbytes, *, full, began):
+        self.data_received(bytes(self.room[:nbytes]))
+
+
+def streams(connection, limit):
+    """Reader and writer over a bus that a sandbox was started with."""
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader(limit=limit, loop=loop)
+    protocol = Streaming(reader, loop=loop)
+    connection.serve(protocol)
+    return reader, asyncio.StreamWriter(protocol._transport, protocol, reader, loop)
+
+
 class Cell:
     """One running sandbox."""
 
@@ -173,7 +193,7 @@ class Cell:
                 self._server.close()
             raise
         if self._server is None:
-            connected.set_result(await asyncio.open_connection(sock=self.sandbox.connection(), limit=1 << 24))
+            connected.set_result(streams(self.sandbox.connection(), limit=1 << 24))
         ended = asyncio.ensure_future(self.sandbox.wait())
         await asyncio.wait([ended, connected], return_when=asyncio.FIRST_COMPLETED, timeout=30)
         if not connected.done():
