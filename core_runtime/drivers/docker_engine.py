@@ -117,7 +117,7 @@ class DockerDriver:
             async with asyncio.timeout(BUILD_S):
                 self._image_id = await self._ensure_image()
             self._kernel = str(info.get("KernelVersion") or "")
-            await self._choose(candidates(self._wanted, self._engine.url, info))
+            await self._choose(candidates(self._wanted, self._engine.url, info, self._runtime))
         except TimeoutError:
             late = f"the engine at {self._engine.url} did not answer within {PROBE_S:g} s"
             return self._unavailable(late, START_HINT)

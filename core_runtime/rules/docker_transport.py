@@ -1,8 +1,9 @@
 """How a container's bus travels: over a mounted Unix socket, or over the container's attached stdio. Pure.
 
 A socket of this machine can be mounted only by an engine whose containers share this machine's kernel: one behind a
-local Unix socket that is not a virtual machine's. Everywhere else the same frames go through the engine's connection,
-and the Pack's bytes are carried into the container instead of being mounted.
+local Unix socket that is not a virtual machine's, with a runtime that gives them no kernel of their own. Everywhere
+else the same frames go through the engine's connection, and the Pack's bytes are carried into the container instead of
+being mounted.
 
 Invariant: an engine is spoken to in clear text only over a Unix socket or the loopback. Whoever speaks for the engine
 is root of its machine, and decides what runs there.
@@ -20,6 +21,7 @@ from urllib.parse import urlsplit
 
 from msgspec import Struct
 
+from core_runtime.rules.isolation import SANDBOXED_RUNTIMES
 from core_runtime.rules.permissions import Deny
 
 CHOICES = ("auto", "socket", "stdio")
@@ -28,7 +30,7 @@ VIRTUAL_MACHINES = ("docker desktop", "docker-desktop", "rancher desktop", "orbs
 
 
 class Transport(StrEnum):
-    """``stdio`` costs about ten times as much for each call: it is what remains where no socket can be mounted."""
+    """``stdio`` costs several times as much for each call: it is what remains where no socket can be mounted."""
 
     SOCKET = "socket"
     STDIO = "stdio"
@@ -59,13 +61,14 @@ def refused_address(url: str, *, tls: bool) -> Deny | None:
     )
 
 
-def candidates(setting: str, url: str, info: Mapping[str, Any]) -> tuple[Candidate, ...]:
+def candidates(setting: str, url: str, info: Mapping[str, Any], runtime: str = "") -> tuple[Candidate, ...]:
     """What to try, in order.
 
     Args:
         setting: the operator's choice, one of ``CHOICES``.
         url: the engine's address.
         info: what the engine says of itself.
+        runtime: the operator's choice; empty = the engine's default.
     """
     if setting == "socket":
         return (Candidate(Transport.SOCKET, "chosen by RUMI_DOCKER_TRANSPORT"),)
@@ -77,6 +80,12 @@ def candidates(setting: str, url: str, info: Mapping[str, Any]) -> tuple[Candida
     for product in VIRTUAL_MACHINES:
         if product in system:
             return (Candidate(Transport.STDIO, "the engine runs in a virtual machine"),)
+    used = runtime or info.get("DefaultRuntime")
+    if used in SANDBOXED_RUNTIMES:
+        # A kernel of its own has no use for a socket of this one, unless its runtime was told to pass it on. To find
+        # that out costs a start that fails, after which an engine may keep its helper process for ever.
+        why = f"the runtime {used} has a kernel of its own"
+        return Candidate(Transport.STDIO, why), Candidate(Transport.SOCKET, "attached stdio does not work here")
     return Candidate(Transport.SOCKET), Candidate(Transport.STDIO, "a mounted socket does not work here")
 
 

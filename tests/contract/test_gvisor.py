@@ -7,9 +7,11 @@ Debian's ``runsc`` takes a kernel of our days for one that shares its network wi
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import textwrap
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from typing import Any
 import pytest
 
 from core_runtime.drivers import docker_sandbox
+from core_runtime.drivers.docker_engine import DockerDriver
 from core_runtime.rules.sandbox import Level, Limits
 from tests.support import engine, sandboxes
 from tests.support.own_engine import OwnEngine
@@ -74,6 +77,37 @@ def test_where_the_host_may_not_look_it_is_strong_by_report(monkeypatch: pytest.
         assert (got.level, got.source, got.findings) == (Level.STRONG, "reported", ()), got
         assert yard.run(one.sandbox.measure(real | {"kernel": f"{OUTSIDE} #1"})).level is Level.NONE
         assert yard.run(one.sandbox.measure(real | {"canaries": ["/dev/kvm"]})).level is Level.NONE
+
+
+@pytest.mark.gvisor
+def test_left_to_itself_the_host_takes_stdio_at_once_and_leaves_no_process_in_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, create = [], DockerDriver._create
+
+    async def noted(self: DockerDriver, spec: Any, document: Any) -> Any:
+        container = await create(self, spec, document)
+        made.append(container.id)
+        return container
+
+    monkeypatch.setattr(DockerDriver, "_create", noted)
+    with sandboxes.yard("docker-gvisor", transport="auto") as yard:
+        assert yard.status.transport == "stdio: the runtime runsc has a kernel of its own"
+        [trial] = made
+        for _ in range(100):
+            if not processes(trial):
+                break
+            time.sleep(0.05)
+        assert processes(trial) == [], "its helper, most likely"
+
+
+def processes(container: str) -> list[str]:
+    """Of the engine, for that container."""
+    found = []
+    for one in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # it has ended
+            words = one.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            if container in words:
+                found.append(words)
+    return found
 
 
 @pytest.mark.gvisor
@@ -177,7 +211,7 @@ def recorded(tmp_path: Path) -> Iterator[tuple[Yard, Path]]:
     program.chmod(0o755)
     with (
         OwnEngine(runtimes={"runsc": {"path": str(program)}}) as own,
-        sandboxes.yard("docker", url=own.address, runtime="runsc") as made,
+        sandboxes.yard("docker", url=own.address, runtime="runsc", transport="socket") as made,
     ):
         yield made, tmp_path
 

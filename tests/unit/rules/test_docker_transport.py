@@ -6,6 +6,7 @@ import pytest
 
 from core_runtime.rules import docker_config
 from core_runtime.rules.docker_transport import Transport, candidates, refused_address
+from core_runtime.rules.isolation import SANDBOXED_RUNTIMES
 from core_runtime.rules.sandbox import SandboxSpec
 
 UNIX = "unix:///var/run/docker.sock"
@@ -15,8 +16,8 @@ SPEC = SandboxSpec(
 )  # fmt: skip
 
 
-def tried(setting="auto", url=UNIX, **info):
-    return [candidate.transport.value for candidate in candidates(setting, url, info)]
+def tried(setting="auto", url=UNIX, runtime="", **info):
+    return [candidate.transport.value for candidate in candidates(setting, url, info, runtime)]
 
 
 def test_a_local_engine_mounts_the_socket_and_has_stdio_to_fall_back_on() -> None:
@@ -26,6 +27,15 @@ def test_a_local_engine_mounts_the_socket_and_has_stdio_to_fall_back_on() -> Non
 @pytest.mark.parametrize("info", [{"OperatingSystem": "Docker Desktop"}, {"Name": "docker-desktop"}, {"Name": "Colima"}])
 def test_a_local_socket_into_a_virtual_machine_can_not_be_mounted_through(info: dict[str, str]) -> None:
     assert tried(**info) == ["stdio"]
+
+
+@pytest.mark.parametrize("runtime", sorted(SANDBOXED_RUNTIMES))
+def test_where_a_kernel_of_its_own_stands_between_stdio_is_tried_first(runtime: str) -> None:
+    assert tried(runtime=runtime) == ["stdio", "socket"]
+    assert tried(DefaultRuntime=runtime) == ["stdio", "socket"]
+    assert tried(runtime="crun", DefaultRuntime=runtime) == ["socket", "stdio"]
+    assert tried("socket", runtime=runtime) == ["socket"], "its runtime may have been told to pass sockets on"
+    assert runtime in candidates("auto", UNIX, {}, runtime)[0].reason
 
 
 def test_an_engine_over_a_network_gets_stdio_and_says_why() -> None:
