@@ -99,9 +99,9 @@ def permissions(pack_id: str, type_: str, topic: str) -> str:
     return json.dumps({"pack_id": pack_id, "permissions": [{"type": type_, "topics": [topic], "reason": "for the test"}]})
 
 
-OVER_STDIO = ("half frames", "frames of a megabyte for another Pack", "a LOG storm")
+OVER_STDIO = ("half frames", "answers that it never reads", "frames of a megabyte for another Pack", "a LOG storm")
 """What an engine between must hold back, or hand on in whatever pieces."""
-IN_GVISOR = ("half frames",)
+IN_GVISOR = ("half frames", "answers that it never reads")
 
 
 @pytest.fixture(params=[EMBEDDED], scope="module")
