@@ -3,7 +3,8 @@ one is on its way.
 
 Invariants:
   * A held call has been judged (its edge, its limits) and is subject to its deadline and to CANCEL like any other; it
-    goes out once, to whoever answers its key when the hold ends, or fails as if it had come then.
+    goes out once, to whoever answers its key when the hold ends, or fails as if it had come then: its edge and the
+    range of versions that its caller takes are looked at again.
   * What is held is bounded, in number and in bytes.
   * Nothing is held that the Pack itself waits for: calls of its own, and calls made on behalf of one that it makes or
     serves, go on as if there were no hold.

@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from typing import Any
 
 from backend_core.errors import ConflictError, DeniedError, HostError, RequestError, quote
@@ -183,10 +184,12 @@ class Bus:
             context = CallContext(caller=caller) if caller else None
         elif not caller and isinstance(context, CallContext):
             acting = context.caller
+        judge = None
         if acting and acting != KERNEL:
-            self._check_acting(acting, key)
+            self._check_acting(acting, key, spend=False)  # before anything waits, or wakes up
+            judge = partial(self._check_acting, acting, key, spend=True)
         return await self.router.call_key(
-            key, args, context=context, timeout_s=timeout_s, idempotency_key=idempotency_key, ahead=ahead
+            key, args, context=context, timeout_s=timeout_s, idempotency_key=idempotency_key, ahead=ahead, judge=judge
         )
 
     def rights_changed(self, pack_id: str) -> None:
@@ -329,16 +332,20 @@ class Bus:
 
         return asked
 
-    def _may_act(self, pack_id: str, key: str) -> bool:
-        rights = self._rights.get(pack_id)
-        if rights is None:
+    def _may_act(self, pack_id: str, key: str, *, spend: bool) -> bool:
+        asked = self._rights.get(pack_id)
+        if asked is None:
             return False
-        entry = self.registry.resolve(key)
-        return rights().may_call(key) or (entry is not None and entry.pack == pack_id)
+        entry, rights = self.registry.resolve(key), asked()
+        may = rights.may_call(key) if spend else rights.may_see(key)
+        return may or (entry is not None and entry.pack == pack_id)
 
-    def _check_acting(self, acting: str, key: str) -> None:
-        """Whoever acts for a Pack reaches what that Pack would. Raises ``DeniedError``, ``ConflictError``."""
-        if not self._may_act(acting, key):
+    def _check_acting(self, acting: str, key: str, *, spend: bool) -> None:
+        """Whoever acts for a Pack reaches what that Pack would. Raises ``DeniedError``, ``ConflictError``.
+
+        ``spend``: the call goes out, and takes what was granted for one use.
+        """
+        if not self._may_act(acting, key, spend=spend):
             self.denied(acting, "interface.call", key)
             raise DeniedError(
                 f"{acting} may not call {quote(key)}",

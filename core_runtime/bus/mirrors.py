@@ -115,7 +115,7 @@ class Mirror:
                 found = callables[place[1] - 1] if place[1] <= len(callables) else None
                 if found is not None and not (isinstance(found, RemoteCallable) and found.session is self._session):
                     number = known[after.number, place[1]] = known.pop(place)
-                    self._session.references.repoint(number, found)
+                    self._session.references.repoint(number, found, after)
 
     def _send(self, key: str, entries: tuple[Entry, ...]) -> None:
         refs: list[tuple[int, int]] = []
@@ -150,9 +150,9 @@ class Mirror:
         if number is None:
             edge = (self._session, entry.key)
             if isinstance(value, RemoteCallable):
-                handle = Handle(value.session, value.number, edge=edge, key=entry.key, pinned=True)
+                handle = Handle(value.session, value.number, edge=edge, key=entry.key, pinned=True, entry=entry)
             else:
-                handle = Handle(None, 0, fn=value, edge=edge, key=entry.key, pinned=True)
+                handle = Handle(None, 0, fn=value, edge=edge, key=entry.key, pinned=True, entry=entry)
             number = known[entry.number, position] = self._session.references.hand_out(handle)
         return number
 

@@ -5,7 +5,7 @@ Invariants:
     one, so a late RELEASE can't hit another callable.
   * A reference reaches its receiver and comes home, nothing else: passing one on to a third Pack is refused.
   * It dies with its owner's connection, with its holder's, and with the edge under which it was handed out; a stream in
-    the arguments of a call dies with that call.
+    the arguments of a call dies with that call, what stands in the registry with its registration.
   * What was handed out in a frame that did not go out is taken back: a receiver's numbers are spent by what it got.
 """
 
@@ -23,6 +23,7 @@ from core_runtime.rules.values import ValueProblem
 if TYPE_CHECKING:
     from core_runtime.bus.calls import Call, CallContext, HostContext
     from core_runtime.bus.sessions import Session
+    from core_runtime.interface_registry import Entry
 
 
 class RemoteCallable:
@@ -72,10 +73,11 @@ def _dropped(session: weakref.ref[Session], number: int) -> None:
 class Handle:
     """What a number that the host handed out stands for. ``edge`` is (session, key): asked before each use.
 
-    ``feeds`` is the call whose argument a stream is; ``read`` the call that reads it.
+    ``entry`` is the registration that it was mirrored with. ``feeds`` is the call whose argument a stream is; ``read``
+    the call that reads it.
     """
 
-    __slots__ = ("edge", "feeds", "fn", "key", "number", "owner", "pinned", "read")
+    __slots__ = ("edge", "entry", "feeds", "fn", "key", "number", "owner", "pinned", "read")
 
     def __init__(
         self,
@@ -87,6 +89,7 @@ class Handle:
         key: str = "",
         pinned: bool = False,
         feeds: Call | None = None,
+        entry: Entry | None = None,
     ) -> None:
         self.owner = owner
         self.number = number
@@ -94,12 +97,13 @@ class Handle:
         self.edge = edge
         self.key = key
         self.pinned = pinned
+        self.entry = entry
         self.feeds = feeds
         self.read: Call | None = None
 
     def usable(self) -> bool:
-        """Whether owner and edge still stand; of a stream, whether its call runs, and nobody has read it."""
-        if self.owner is not None and self.owner.dead:
+        """Whether owner, registration and edge still stand; of a stream, whether its call runs, and nobody read it."""
+        if not self.stands():
             return False
         if self.feeds is not None:
             return self.read is None and not (self.feeds.done or self.feeds.abandoned)
@@ -108,10 +112,17 @@ class Handle:
         session, key = self.edge
         return not session.dead and session.may_reach(key)
 
-    def claim(self) -> bool:
-        """``usable`` for a real call: an edge that was granted for one use is spent by it."""
-        if not self.usable():
+    def stands(self) -> bool:
+        """Whether its owner lives, and it is registered still if it was: who does not read was not told otherwise."""
+        if self.owner is not None and self.owner.dead:
             return False
+        if self.entry is None or self.edge is None:
+            return True
+        slot = self.edge[0].world.slot(self.entry.key)
+        return slot is not None and any(one is self.entry for one in slot.visible)
+
+    def claim(self) -> bool:
+        """Whether what is ``usable`` may be called: an edge that was granted for one use is spent by it."""
         if self.edge is None:
             return True
         session, key = self.edge
@@ -144,11 +155,12 @@ class References:
             handle.owner.references.keep(handle.number)
         return number
 
-    def repoint(self, number: int, value: Callable[..., Any]) -> None:
-        """A number that the agent holds stands for another callable from now on: a Pack's or the host's."""
+    def repoint(self, number: int, value: Callable[..., Any], entry: Entry) -> None:
+        """A number that the agent holds stands for another callable from now on, of a Pack or the host: ``entry``'s."""
         handle = self.held.get(number)
         if handle is None:
             return
+        handle.entry = entry
         before, there = handle.owner, handle.number
         if isinstance(value, RemoteCallable):
             value.session.references.keep(value.number)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Raw
@@ -28,7 +29,7 @@ from core_runtime.bus.references import RemoteCallable
 from core_runtime.bus.refusals import Refused, checked, refused
 from core_runtime.bus.sleeping import Sleeper
 from core_runtime.bus.streams import Streams
-from core_runtime.bus.targets import REMOTE, HostFunction, no_edge, target_of
+from core_runtime.bus.targets import REMOTE, HostFunction, named, no_edge, target_of
 from core_runtime.bus.usual import Usual
 from core_runtime.diagnostics import Diagnostics
 from core_runtime.drivers.busy_poll import AFTER_CALL, BusyPoll
@@ -73,10 +74,12 @@ class Router:
         timeout_s: float | None,
         idempotency_key: str | None,
         ahead: int | None = None,
+        judge: Callable[[], None] | None = None,
     ) -> Any:
         """Call what ``key`` answers with now; where its provider changes hands, when that is over.
 
-        ``ahead``: how many items of a stream its provider may make before the first is read, if fewer than usual.
+        ``judge`` is asked when the call goes out, and raises where it may not. ``ahead``: how many items of a stream
+        its provider may make before the first is read, if fewer than usual.
         """
         if self.holds.active:
             timeout_s = await self.holds.pause(key, context, timeout_s)
@@ -84,6 +87,8 @@ class Router:
         if entry is not None and isinstance(entry.value, Sleeper):
             timeout_s = await self.holds.wait(entry.value.wake(), key, context, timeout_s)
             entry = self.registry.resolve(key)
+        if judge is not None:
+            judge()
         if entry is not None and type(entry.value) is RemoteCallable:
             call, flat = None, pack_flat(args)
             if flat is not None and ahead is None:
@@ -267,7 +272,7 @@ class Router:
         hold = self.holds.over(key, caller.pack_id, caller.incoming.get(frame.parent))
         if hold is None:
             return None
-        if not caller.rights().may_call(key):
+        if not caller.rights().may_see(key):  # it is judged, and spends what was granted for one use, when it goes out
             raise no_edge(caller, key)
         call = self._pack_call(caller, frame, key, None, None)
         try:
@@ -278,7 +283,7 @@ class Router:
         return call
 
     def resume(self, call: Call, frame: frames.CallFrame) -> None:
-        """Send a Pack's call that was held, unless it has ended in the meantime."""
+        """Send a Pack's call that was held, if that may still be, unless it has ended in the meantime."""
         caller = call.caller
         assert caller is not None
         if call.done:
@@ -286,11 +291,10 @@ class Router:
         self.calls.local.discard(call)
         call.budget_s = max(0.001, call.deadline - time.monotonic())
         try:
-            call.entry = entry = self.registry.resolve(call.key)
-            value = entry.value if entry is not None else None
-            if not callable(value):
-                raise refused("missing", f"no interface {quote(call.key)}", "nobody provides it now", retryable=True)
-            if isinstance(value, RemoteCallable):
+            call.entry, value = named(caller, call.key)
+            if isinstance(value, Sleeper):
+                self.holds.keep(value.wake(), call, frame)
+            elif isinstance(value, RemoteCallable):
                 call.callee = value.session
                 self._forward(call, value.number, frame, caller, value.session)
             else:
