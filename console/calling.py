@@ -29,6 +29,7 @@ from console.fields import refilled, same, value_of
 from console.interfaces import TIMEOUTS_S, about
 from console.pages import Reader
 from console.text import argument, pretty
+from core_runtime.api.called import Enough
 from core_runtime.api.sse import PageStream
 from core_runtime.diagnostics import fail_soft
 
@@ -149,10 +150,12 @@ async def _items(desk: Desk, reader: Reader, asked: Asked, answer: Answer) -> As
                     return
                 if answer.count == ITEMS or room <= 0:
                     answer.left_out = True
-                    return
+                    await found.athrow(Enough())
                 text, _ = pretty(value, min(ITEM_CHARS, room), desk.host.conceal)
                 answer.count, room = answer.count + 1, room - len(text)
                 yield desk.pages.text("answer_item.html", reader, text=text, first=answer.count == 1)
+    except Enough:
+        return
     except RumiError as exc:  # how the call came out
         answer.error = exc
 

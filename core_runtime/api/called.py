@@ -4,7 +4,8 @@ The first call of a key is on record when it has ended. Those that follow within
 record at the end of that time, so that neither a script that asks all day nor a flood fills the trail.
 
 Invariants:
-  * Nothing of arguments and answers is on record, and no text of a Pack's but the type of its failure.
+  * Nothing of arguments and answers is on record, and no text of a Pack's but the type of its failure, which is none of
+    the words that the host has for an end.
   * A call is counted once, by who made it, its key, and whether it went well. ``MOST`` such counts there are at a time;
     what is beyond them is counted together, for ``OTHERS``. So a window has a bounded number of records.
   * Counting is no work for the disk. Records are written on a thread and not waited for; one that can't be written is
@@ -16,26 +17,42 @@ Not here: calls of Packs (``bus``), runs of flows, which have a history of their
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 
-from backend_core.errors import RumiError
+from backend_core.errors import PackError, RumiError
 
 if TYPE_CHECKING:
     from core_runtime.handlers.host import Host
 
 CALLED: Final = "interface.called"
-"""``{actor, key, outcome, count}``: ``ok``, or the (last) type of failure; ``pack_id`` of who answers the key."""
+"""``{actor, key, outcome, count}``: a word for the end, or the (last) type of failure; ``pack_id`` of who answers."""
 WINDOW_S: Final = 600.0
 MOST: Final = 64
 OTHERS: Final = "(other keys)"
 OUTCOME_CHARS: Final = 100
 OK: Final = "ok"
+CANCELLED: Final = "cancelled"
+"""Whoever asked went away, or stopped reading."""
+CUT: Final = "cut"
+"""A reader that shows so much of a stream and no more had that."""
+STOPPING: Final = "stopping"
+"""The host stopped meanwhile."""
+INTERNAL: Final = "internal"
+"""A fault of the host's."""
+_WORDS: Final = frozenset({OK, CANCELLED, CUT, STOPPING, INTERNAL})
 
 _Place = tuple[str, str, bool]
+
+
+class Enough(Exception):  # noqa: N818  nothing is wrong
+    """Thrown into a call that streams, by a reader that takes no more of it."""
+
+    code: Final = CUT
 
 
 class _Counted(Struct):
@@ -49,7 +66,9 @@ class _Counted(Struct):
 class Called:
     """One per host. For the event loop's thread."""
 
-    def __init__(self, host: Host, *, window_s: float = WINDOW_S) -> None:
+    def __init__(self, host: Host, *, stops: Callable[[], bool] = bool, window_s: float = WINDOW_S) -> None:
+        """``stops``: whether the host is stopping, which ends what nobody gave up."""
+        self.stops = stops
         self._host = host
         self._window_s = window_s
         self._counted: dict[_Place, _Counted] = {}
@@ -124,11 +143,13 @@ class Calling:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._called.ended(self._actor, self._key, OK if error is None else _outcome(error))
+        self._called.ended(self._actor, self._key, OK if error is None else self._outcome(error))
 
-
-def _outcome(error: BaseException) -> str:
-    if isinstance(error, RumiError):
-        return error.code
-    # whoever asked went away, or stopped reading
-    return "cancelled" if isinstance(error, asyncio.CancelledError | GeneratorExit) else "internal"
+    def _outcome(self, error: BaseException) -> str:
+        if isinstance(error, PackError) and error.code in _WORDS:
+            return f"error/{error.code}"
+        if isinstance(error, RumiError | Enough):
+            return error.code
+        if isinstance(error, asyncio.CancelledError | GeneratorExit):
+            return STOPPING if self._called.stops() else CANCELLED
+        return INTERNAL

@@ -45,7 +45,7 @@ class Api:
 
     def __post_init__(self) -> None:
         self.access = ConsoleAccess(self.settings.redirect_dir, self.web_port)
-        self.called = Called(self.host)
+        self.called = Called(self.host, stops=self.streams.closing.is_set)
 
     def live(self) -> Live:
         """The event stream's ring; made when first asked for."""

@@ -138,7 +138,8 @@ async def answers(
 ) -> AsyncGenerator[tuple[str, Any], None]:
     """What a call gives, as plain values: one ``("result", value)``, or an ``("item", value)`` for each of a stream.
 
-    Raises what the call raises. Closing it early ends the call, which its Pack sees as a cancellation.
+    Raises what the call raises. Closing it early ends the call, which its Pack sees as a cancellation; so does throwing
+    ``Enough`` into it, for a reader that wants no more of a stream.
     """
     result: Any = None
     traced = serving(api.host.tracer, traceparent, route, rumi_interface=key)

@@ -22,7 +22,9 @@ pytestmark = pytest.mark.embedded
 EN = CATALOGUES["en"]
 HOSTILE = "</code></pre></li></ol></main><script>alert(1)</script><!--answer--><img src=x onerror=alert(1)>\u202egnp\u0085\x1b[31m"
 SETUP = f"""
+import sys
 import time
+agent = sys.modules.get("container_agent") or sys.modules["__main__"]
 HOSTILE = {HOSTILE!r}
 class Painted(Exception):
     pass
@@ -34,6 +36,8 @@ def answer(args):
     kind = args.get("kind") if isinstance(args, dict) else None
     if kind == "fail":
         raise Painted(HOSTILE * 50)
+    if kind in ("ok", "cancelled"):
+        raise agent.Refusal(kind, HOSTILE)
     if kind == "huge":
         return [HOSTILE * 100] * 2000
     if kind == "wide":
@@ -129,6 +133,22 @@ def test_what_a_stream_says_does_nothing_in_the_page_and_it_has_an_end(host: Run
         assert answer.text.count("<li><pre>") == count
     assert EN["call_failed" if "fail" in args else "call_closed"] in answer.text
     host.until(lambda: host.result("painter.state", {})["closed"] == before + 1, 20, "the generator to be closed")
+
+
+def test_a_pack_that_fails_puts_no_other_end_of_the_call_on_record(tmp_path: Path) -> None:
+    with RunningHost(tmp_path / "home", "embedded") as host:
+        host.put_pack("painter", one_component_pack("painter", SETUP, provides=KEYS))
+        host.approve("painter")
+        visitor = Visitor(host.web_port)
+        assert visitor.open(code_in(Path(host.ok("POST", "/api/console/open")["path"]))).status == 200
+        for kind in ("ok", "cancelled"):
+            text = called(visitor, "painter.answer", f'{{"kind": "{kind}"}}').text
+            assert f"answered painter.answer with {kind}" in text, text
+        assert EN["call_closed"] in called(visitor, "painter.items", '{"item": 1}').text
+        host.stop()
+        trail = map(json.loads, (host.home / "user_data/audit/audit.jsonl").read_text().splitlines())
+        told = {(one["key"], one["outcome"]) for one in trail if one["event"] == "interface.called"}
+        assert told == {("painter.answer", "error/ok"), ("painter.answer", "error/cancelled"), ("painter.items", "cut")}
 
 
 def test_a_hostile_schema_and_value_make_a_harmless_page(host: RunningHost, visitor: Visitor) -> None:

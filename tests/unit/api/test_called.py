@@ -13,7 +13,7 @@ import pytest
 
 from backend_core.errors import PackError
 from core_runtime.api import called, endpoints_interfaces
-from core_runtime.api.called import CALLED, MOST, OTHERS, Called
+from core_runtime.api.called import CALLED, MOST, OTHERS, Called, Enough
 from core_runtime.drivers.peer import own_uid
 from tests.support.fake_host_api import FakePacks, fake_host, pack_failure
 from tests.support.http_faces import Served, ask, settings_in
@@ -153,8 +153,12 @@ def test_a_flood_of_calls_keys_and_types_of_failures_is_a_bounded_number_of_reco
 
 @pytest.mark.parametrize(
     ("error", "outcome"),
-    [(PackError("x", code="timeout"), "timeout"), (asyncio.CancelledError(), "cancelled"), (RuntimeError("secret"), "internal")],
-)
+    [
+        (PackError("x", code="timeout"), "timeout"), (asyncio.CancelledError(), "cancelled"), (Enough(), "cut"),
+        (RuntimeError("secret"), "internal"),
+        *((PackError("a Pack says", code=word), f"error/{word}") for word in ("ok", "cancelled", "cut", "stopping", "internal")),
+    ],
+)  # fmt: skip
 def test_whatever_ends_a_call_passes_by_and_is_its_outcome(tmp_path: Path, error: BaseException, outcome: str) -> None:
     async def test(record: Called, records: list[dict[str, Any]]) -> None:
         with pytest.raises(type(error)), record.by("me", "a.key"):
@@ -163,3 +167,24 @@ def test_whatever_ends_a_call_passes_by_and_is_its_outcome(tmp_path: Path, error
         assert outcomes(records) == [("a.key", outcome, 1)]
 
     recording(test, tmp_path)
+
+
+def test_a_call_that_ends_with_the_host_was_not_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def endless(*_args: Any, **_more: Any) -> AsyncIterator[int]:
+        async def count() -> AsyncIterator[int]:
+            while True:
+                yield 1
+                await asyncio.sleep(0.01)
+
+        return count()
+
+    async def test(served: Served) -> None:
+        monkeypatch.setattr(endpoints_interfaces.packs, "call", endless)
+        reading = asyncio.ensure_future(events(served, "/api/interfaces/a.stream/call", b"{}"))
+        await eventually(lambda: served.api.streams._running)
+        served.api.streams.closing.set()
+        await reading
+        await eventually(lambda: served.api.host.audit.records)
+        assert outcomes(served.api.host.audit.records) == [("a.stream", "stopping", 1)]
+
+    check(tmp_path, test)
