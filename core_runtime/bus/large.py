@@ -7,7 +7,8 @@ Invariants:
   * What one Pack's unfinished bodies take is at most ``limits.value_bytes``, and as much again what waits for it to
     read; all Packs together, ``limits.values_bytes``. What would be more is dropped as it comes, and the frame that it
     belongs to is answered with ``limit`` or ``value.too_large``.
-  * At most ``limits.values`` bodies of one Pack are unfinished; one that does not grow for ``STALL_S`` is dropped.
+  * At most ``limits.values`` bodies of one Pack are unfinished; one that does not grow for ``STALL_S`` is dropped, and
+    so is one that has grown by less than ``PACE_BYTES_S`` since it began: who dribbles would keep the others' room.
   * A frame that names chunks which did not come, or another size than came, ends the connection.
   * Frames of one call keep their order: what follows a large body of it waits behind it, and nothing else does. A call
     is an id and who gave it: the host and the Pack count for themselves. Of what waits only a frame with a value can
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from core_runtime.bus.sessions import Session
 
 STALL_S: Final = 30.0
+PACE_BYTES_S: Final = 256 * 1024
+"""On average. An agent has the whole body when it begins, and sends hundreds of times as fast."""
 PIECE_BYTES: Final = 60 * 1024
 """Of what the host sends: with its header it fits the buffer that an agent reads into."""
 TURN_BYTES: Final = 2 * PIECE_BYTES
@@ -87,6 +90,7 @@ class _Coming(Struct):
     """One unfinished body. ``refused``: why it is only counted."""
 
     touched: float
+    began: float
     data: bytearray = field(default_factory=bytearray)
     size: int = 0
     refused: Failure | None = None
@@ -130,7 +134,8 @@ class LargeBodies:
         if coming is None:
             if len(self._coming) >= self._limits.values:
                 raise FrameError(f"more than {self._limits.values} values in chunks at a time")
-            coming = self._coming[frame.id] = _Coming(time.monotonic())
+            now = time.monotonic()
+            coming = self._coming[frame.id] = _Coming(now, now)
             self._arm()
         size = len(frame.piece)
         if not size:
@@ -188,10 +193,14 @@ class LargeBodies:
     def _look(self) -> None:
         """Drop what does not grow any more; its number stays taken, so that its frame is answered."""
         self._watch = None
-        late = time.monotonic() - STALL_S
+        now = time.monotonic()
         for coming in self._coming.values():
-            if coming.touched <= late and coming.refused is None:
+            if coming.refused is not None:
+                continue
+            if coming.touched <= now - STALL_S:
                 self._refuse(coming, Failure("timeout", f"a value did not go on for {STALL_S:g} s", retryable=True))
+            elif coming.began <= now - STALL_S and coming.size < PACE_BYTES_S * (now - coming.began):
+                self._refuse(coming, Failure("timeout", "a value comes too slowly", retryable=True))
         if self._coming:
             self._arm()
 

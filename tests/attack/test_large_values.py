@@ -181,6 +181,23 @@ def test_a_value_that_never_ends_is_dropped_and_its_frame_answered(tmp_path, mon
     bus(test, tmp_path)
 
 
+def test_a_value_that_dribbles_keeps_no_room_of_the_others(tmp_path, monkeypatch):
+    monkeypatch.setattr(large, "STALL_S", 0.2)
+
+    async def test(r, _a, b, _session):
+        b.send(CHUNK, 1, bytes(30 * KIB))
+        size = 30 * KIB
+        await eventually(lambda: r.bus.router.room.used_bytes == size)
+        while r.bus.router.room.used_bytes:
+            b.send(CHUNK, 1, b"x")
+            size += 1
+            await asyncio.sleep(0.01)
+        refused = await b.answer(b.call("k", mark(1, size)))
+        assert (refused[2], refused[3]) == ("timeout", "a value comes too slowly")
+
+    bus(test, tmp_path)
+
+
 def test_a_pack_that_does_not_read_holds_up_its_own_large_values_only(tmp_path):
     limits = BusLimits(
         frame_bytes=64 * KIB, value_bytes=2048 * KIB, values=4, values_bytes=16 * 1024 * KIB, backlog_bytes=64 * KIB
