@@ -123,6 +123,8 @@ class Called:
         task.add_done_callback(self._writing.discard)
 
     def _provider(self, key: str) -> str:
+        if key == OTHERS:  # whatever a Pack may have registered under that name
+            return ""
         entry = self._host.registry.resolve(key)
         return entry.pack if entry is not None else self._host.registry.owner(key) or ""
 

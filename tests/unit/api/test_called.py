@@ -146,6 +146,7 @@ def test_a_flood_of_calls_keys_and_types_of_failures_is_a_bounded_number_of_reco
         assert len(records) <= 2 * (MOST + 2)
         assert sum(one["count"] for one in records) == 20_000, "and each call is counted"
         assert {one["count"] for one in records if one["key"] != OTHERS} == {1}
+        assert {"pack_id" in one for one in records if one["key"] == OTHERS} == {False}, "many Packs may be behind it"
         assert max(len(one["outcome"]) for one in records) == called.OUTCOME_CHARS
 
     recording(test, tmp_path)
