@@ -16,13 +16,16 @@ from typing import Any
 import msgpack
 import pytest
 
+from backend_core.errors import PackTimeout
 from core_runtime.bus import mirrors, pushes
+from core_runtime.drivers import busy_poll
 from core_runtime.rules import values
 from core_runtime.rules.frames import BusLimits
 from core_runtime.rules.schemas import MAX_PATTERNS, Checkers, SchemaRefused
 from tests.support.raw_agent import (
     CALL,
     ERROR,
+    LOG,
     PUBLISH,
     REGISTER,
     RELEASE,
@@ -429,5 +432,52 @@ def test_mirrors_that_cost_much_are_told_less_often_but_the_newest_is_told(tmp_p
             for key in sorted(keys):
                 await user.mirror(key, lambda m: not m[3])
             await eventually(lambda: r.bus._pushes.told)
+
+    run(main())
+
+
+def test_packs_that_feed_the_polls_of_the_host_without_end_keep_nobody_waiting(tmp_path, monkeypatch):
+    looks = 0
+
+    def look() -> None:
+        nonlocal looks
+        looks += 1
+
+    monkeypatch.setattr(busy_poll, "processors", lambda: 2)
+    monkeypatch.setattr(busy_poll, "_give_way", look)
+
+    async def main() -> None:
+        async with rig(tmp_path) as r:
+            fed = True
+            evil, _ = await r.agent("evil", calls={"quick"})
+            quick, _ = await r.agent("quick", provides={"quick"})
+            await quick.registered("quick")
+            good, _ = await r.agent("good", provides={"good"})
+            await good.registered("good")
+
+            async def calls() -> None:
+                """Each call is answered in time, which pays for the next poll; what is logged ends one as well."""
+                while fed:
+                    number = evil.call("quick")
+                    quick.result((await quick.until(CALL))[1], None)
+                    await evil.answer(number)
+                    quick.send(LOG, 0, 20, "x", "y")
+
+            feeding = asyncio.ensure_future(calls())
+            await eventually(lambda: looks > 100)
+            for n in range(20):
+                asked = asyncio.ensure_future(r.bus.call("good", n))
+                good.result((await good.until(CALL))[1], n)
+                assert await asked == n
+            late = asyncio.ensure_future(r.bus.call("good", timeout_s=0.05))
+            assert await asyncio.to_thread(threading.get_ident) != threading.get_ident()
+            with pytest.raises(PackTimeout):
+                await late
+            fed = False
+            await feeding
+            await asyncio.sleep(0.05)
+            idle = looks
+            await asyncio.sleep(0.2)
+            assert looks == idle, "nobody calls, nothing is polled"
 
     run(main())
