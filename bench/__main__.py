@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import traceback
 from pathlib import Path
 
 from bench import calls, develop, digest, downloads, flows, inside, known, plot, scale, served, starts, streams, values
@@ -37,7 +38,11 @@ def main(arguments: list[str]) -> int:
     report = Report()
     for name in chosen.groups or GROUPS:
         print(f"measuring {name} …", file=sys.stderr, flush=True)
-        GROUPS[name](report, quick=chosen.quick)
+        try:
+            GROUPS[name](report, quick=chosen.quick)
+        except Exception as error:  # noqa: BLE001  the rows of the others are kept; this one's end is told
+            traceback.print_exc()
+            report.missing[f"the rest of {name}"] = f"{type(error).__name__}: {error}"
     print(report.table())
     report.write(chosen.json)
     picture = chosen.json.with_suffix(".svg")
