@@ -273,8 +273,11 @@ class References:
         call.sources.append(number)
         return number
 
-    def resolver(self, refs: Sequence[tuple[int, int]], key: str) -> Callable[[int], Any]:
-        """For decoding a body of this agent in the host: index into ``refs`` → callable, the same for the same."""
+    def resolver(self, refs: Sequence[tuple[int, int]], key: str, *, lasting: bool = False) -> Callable[[int], Any]:
+        """For decoding a body of this agent in the host: index into ``refs`` → callable, the same for the same.
+
+        ``lasting``: others will reach it by the registry, so it is the agent's own.
+        """
         known: dict[int, RemoteCallable] = {}
 
         def resolve(index: int) -> Any:
@@ -289,6 +292,9 @@ class References:
                 if found is None:
                     found = known[index] = RemoteCallable(self._session, number, key)
                 return found
+            if lasting:  # whoever reaches the key would call it, without the edge to it and after it was withdrawn
+                title = "only a callable of its own can be registered: register a function that calls the other"
+                raise ValueProblem("value.unsupported", title)
             handle = self._held(number)
             if handle.fn is not None:
                 return handle.fn

@@ -91,7 +91,8 @@ class Registrations:
         if ttl_ms is not None and (not isinstance(ttl_ms, int | float) or not 0 <= ttl_ms <= 10**12):
             raise ValueProblem("value.unsupported", "ttl_ms is a number of milliseconds", "$.options.ttl_ms")
         source = options.get("source")
-        value = unpack(frame.body, session.references.resolver(frame.refs, key), max_nodes=limits.decode_nodes)
+        resolver = session.references.resolver(frame.refs, key, lasting=True)
+        value = unpack(frame.body, resolver, max_nodes=limits.decode_nodes)
         size_bytes += footprint([meta, schemas, value], limits.registry_bytes - self.held_bytes)
         self._check_room(size_bytes)
         given = self._pinned(key, schemas, value)

@@ -10,7 +10,20 @@ from backend_core.ecosystem.frozen import freeze
 from backend_core.ecosystem.spec.models import Contract
 from backend_core.errors import ConflictError, DeniedError
 from core_runtime.rules.contracts import NO_TERMS, Terms
-from tests.support.raw_agent import CALL, ITEM, RESULT, UNREGISTER, Grant, RawAgent, Rig, eventually, rig
+from tests.support.raw_agent import (
+    CALL,
+    END,
+    ITEM,
+    REGISTER,
+    RESULT,
+    UNREGISTER,
+    Grant,
+    RawAgent,
+    Rig,
+    eventually,
+    reference,
+    rig,
+)
 
 NARROW = Terms({"k": Contract("1.0.0", freeze({"type": "integer"}), freeze({"type": "string"}))})
 BROAD = Terms({"k": Contract("2.0.0")})
@@ -54,7 +67,7 @@ def test_a_number_in_a_mirror_is_no_way_around_the_schemas(tmp_path):
             a.send(RESULT, run[1], 1, [], None)
             a.send(ITEM, run[1], [], {"no": "string"})
             assert (await c.answer(asked))[0] == RESULT
-            assert (await c.until(6))[2][0] == "schema"
+            assert (await c.until(END))[2][0] == "schema"
 
     asyncio.run(main())
 
@@ -78,6 +91,36 @@ def test_a_number_in_a_mirror_ends_with_its_registration_for_who_does_not_read_t
             asked = c.call(number)
             assert (await c.answer(asked))[2] == "dead_reference"
             await nothing_reaches(a)
+
+    asyncio.run(main())
+
+
+OPTIONS = {"if_absent": False, "ttl_ms": None, "override": False, "source": None}
+
+
+@pytest.mark.parametrize("value", [reference(0), {"inside": [reference(0)]}], ids=["itself", "inside"])
+@pytest.mark.parametrize("whose", ["another Pack's", "the host's", "a caller's"])
+def test_nobody_registers_what_belongs_to_another(tmp_path, whose, value):
+    """Whoever may reach the key would reach that as well, also once the right to it was taken from who registered it."""
+
+    async def main():
+        async with rig(tmp_path) as r:
+            r.registry.register("host.fn", lambda args, ctx: args)
+            a = await provider(r)
+            evil, _ = await r.agent("evil", provides={"e"}, calls={"k", "host.fn"})
+            if whose == "a caller's":
+                await evil.registered("e")
+                a_calls = Grant(calls={"e"}, provides={"k", "end"})
+                r.grants["a"] = a_calls
+                a.call("e", reference(0), refs=[[0, 7]])
+                number = (await evil.until(CALL))[9][0][1]
+            else:
+                number = (await evil.mirror("k" if whose == "another Pack's" else "host.fn"))[4][0][1]
+            request = evil.next_id()
+            evil.send(REGISTER, request, "e", OPTIONS, None, None, [[1, number]], value)
+            assert (await evil.answer(request))[2] == "value.unsupported"
+            slot = r.registry.slot("e")
+            assert (len(slot.entries) if slot is not None else 0) == (1 if whose == "a caller's" else 0)
 
     asyncio.run(main())
 
