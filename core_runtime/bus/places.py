@@ -5,7 +5,8 @@ Invariants:
     a Pack reads everything it is sent, so what waits inside it takes of its memory. Arguments below ``SHORT_BYTES``
     are not added up: of ``limits.in_flight`` calls they take a megabyte.
   * A Pack holds no more of another's room than is free, in number and in bytes, so that any number of Packs that flood
-    leave some over. The host itself may fill it.
+    leave some over. The host itself may fill it, and so may one value that is as large as values may be: beside that
+    there is a ``SPARE`` of the bytes for who holds little.
 
 Not here: what becomes of a call that finds no room (``router``).
 """
@@ -19,15 +20,19 @@ LITTLE_CALLS = 16
 LITTLE_BYTES = 256 * 1024
 """Of one caller, beside a backlog of ``limits.backlog_bytes`` that others made: a hundred of them stay below
 ``limits.backlog_hard_bytes``, where the Pack would be cut off."""
+SPARE = 8
+"""One part in so many, beyond the bytes that there are; of which again one in so many is little for one caller."""
 
 
 class Places:
     """Of one session; belongs to the event loop's thread."""
 
-    __slots__ = ("_by", "_bytes_left", "_left", "_limits")
+    __slots__ = ("_by", "_bytes_left", "_left", "_limits", "_little", "_spare")
 
     def __init__(self, limits: BusLimits) -> None:
         self._limits = limits
+        self._spare = limits.in_flight_bytes // SPARE
+        self._little = min(LITTLE_BYTES, self._spare // SPARE)
         self.clear()
 
     def clear(self) -> None:
@@ -48,9 +53,10 @@ class Places:
         if size_bytes >= SHORT_BYTES or calls >= left or congested:
             counted = size_bytes if size_bytes >= SHORT_BYTES else 0
             bytes_left, taken = self._bytes_left, held[1] + counted
-            if left <= 0 or counted > bytes_left:
+            little = taken <= self._little and counted <= bytes_left + self._spare
+            if left <= 0 or (counted > max(0, bytes_left) and not little):
                 return False
-            if caller is not None and calls and (calls >= left or taken > bytes_left):
+            if caller is not None and calls and (calls >= left or (taken > bytes_left and not little)):
                 return False
             if congested and (calls >= LITTLE_CALLS or taken > LITTLE_BYTES):
                 return False

@@ -539,6 +539,25 @@ def test_one_caller_leaves_places_to_the_others(tmp_path):
     run(main())
 
 
+def test_one_value_that_takes_all_room_of_a_pack_leaves_the_others_some(tmp_path):
+    """Its handler may take as long as a call may, and nobody else would have called it meanwhile."""
+
+    async def main():
+        async with rig(tmp_path, limits=BusLimits(in_flight_bytes=1_000_000)) as r:
+            a, _ = await r.agent("a", provides={"k"})
+            await a.registered("k")
+            evil, _ = await r.agent("evil", calls={"k"})
+            good, _ = await r.agent("good", calls={"k"})
+            evil.call("k", b"x" * 999_990)
+            await a.until(CALL)
+            number = good.call("k", b"y" * 10_000)
+            a.result((await a.until(CALL))[1], "served")
+            assert (await good.answer(number))[4] == "served"
+            assert (await good.answer(good.call("k", b"y" * 500_000)))[2] == "limit"
+
+    run(main())
+
+
 def test_what_waits_inside_a_pack_is_bounded_in_bytes_too(tmp_path):
     """A Pack reads all that it is sent: a thousand calls of a megabyte would be its end."""
 
