@@ -5,7 +5,7 @@ Invariants:
   * A held call has been judged (its edge, its limits) and is subject to its deadline and to CANCEL like any other; it
     goes out once, to whoever answers its key when the hold ends, or fails as if it had come then: its edge and the
     range of versions that its caller takes are looked at again.
-  * What is held is bounded, in number and in bytes.
+  * What is held is bounded, in number and in bytes, and one caller's is no more than is left to the others then.
   * Nothing is held that the Pack itself waits for: calls of its own, and calls made on behalf of one that it makes or
     serves, go on as if there were no hold.
 
@@ -45,6 +45,8 @@ class Hold:
         self.over: asyncio.Future[None] = loop.create_future()
         self.waiting: list[_Waiting] = []
         self.held_bytes = 0
+        self.by: dict[str, list[int]] = {}
+        """Caller → calls, bytes."""
 
 
 class Holds:
@@ -73,12 +75,16 @@ class Holds:
     def keep(self, hold: Hold, call: Call, frame: CallFrame) -> None:
         """Let a Pack's call wait. Raises ``Refused`` where too many do."""
         size_bytes = len(memoryview(frame.body))
-        if len(hold.waiting) >= MAX_HELD or hold.held_bytes + size_bytes > MAX_HELD_BYTES:
+        own = hold.by.setdefault(call.caller_name, [0, 0])
+        calls, taken = own[0] + 1, own[1] + size_bytes
+        left, left_bytes = MAX_HELD - len(hold.waiting) - 1, MAX_HELD_BYTES - hold.held_bytes - size_bytes
+        if calls > left or taken > left_bytes:
             raise refused("limit", f"{hold.pack_id} changes hands, and too many calls wait for it", retryable=True)
         body = Raw(bytes(memoryview(frame.body)))  # it aliases the read buffer, or is its sender's
         held = _Waiting(
             call, CallFrame(frame.id, frame.key, 0, frame.parent, frame.flags, frame.idempotency, frame.refs, body)
         )
+        own[:] = calls, taken
         hold.held_bytes += size_bytes
         hold.waiting.append(held)
         _references(held, +1)

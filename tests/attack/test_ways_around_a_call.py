@@ -9,6 +9,7 @@ import pytest
 from backend_core.ecosystem.frozen import freeze
 from backend_core.ecosystem.spec.models import Contract
 from backend_core.errors import ConflictError, DeniedError
+from core_runtime.bus import holding
 from core_runtime.rules.contracts import NO_TERMS, Terms
 from tests.support.raw_agent import (
     CALL,
@@ -165,6 +166,27 @@ def test_a_call_that_was_held_reaches_no_version_that_its_caller_does_not_take(t
             with pytest.raises(ConflictError, match="can't use what provides"):
                 await for_it
             await nothing_reaches(second)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(("limit", "most", "value"), [("MAX_HELD", 12, None), ("MAX_HELD_BYTES", 120_000, b"x" * 10_000)])
+def test_whoever_calls_most_while_a_pack_changes_hands_leaves_the_others_room(tmp_path, monkeypatch, limit, most, value):
+    monkeypatch.setattr(holding, limit, most)
+
+    async def main():
+        async with rig(tmp_path) as r:
+            a = await provider(r)
+            evil, _ = await r.agent("evil", calls={"k"})
+            good, _ = await r.agent("good", calls={"k"})
+            with r.bus.holding("a"):
+                asked = [evil.call("k", value) for _ in range(20)]
+                assert (await evil.answer(asked[-1]))[2] == "limit"
+                mine = good.call("k", value)
+                await eventually(lambda: any(held.call.caller_name == "good" for held in r.bus.router.holds.active[0].waiting))
+            run = await a.until(CALL, lambda frame: frame[7][1] == "good")
+            a.result(run[1], "served")
+            assert (await good.answer(mine))[4] == "served"
 
     asyncio.run(main())
 

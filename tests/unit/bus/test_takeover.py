@@ -315,7 +315,7 @@ def test_held_calls_fail_as_missing_when_nobody_came(tmp_path):
 
 
 def test_what_is_held_is_bounded_and_nothing_waits_for_itself(tmp_path, monkeypatch):
-    monkeypatch.setattr(holding, "MAX_HELD", 2)
+    monkeypatch.setattr(holding, "MAX_HELD", 4)
 
     async def main():
         async with rig(tmp_path) as r:
