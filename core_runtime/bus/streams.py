@@ -34,7 +34,7 @@ from core_runtime.rules.values import ValueProblem, no_references, unpack
 NIL = Raw(b"\xc0")
 MAX_HEAD_BYTES: Final = 5
 """Of an array."""
-WIDE_ITEMS: Final = 64
+WIDE_ITEMS: Final = 256
 """So many items a producer may be ahead of host code that has taken as many, all short, and goes on as fast."""
 FAST_S: Final = 0.001
 """In which such a reader takes half of what may be under way."""

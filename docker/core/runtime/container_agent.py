@@ -117,7 +117,7 @@ READ_S = 1.0
 SLACK_S = 2.0
 """What a local deadline leaves to the host, whose own answer says more than ours."""
 OUT_FRAMES = 32
-WIDE_ITEMS = 64
+WIDE_ITEMS = 256
 """So many items a producer may be ahead of a reader that has taken as many, all short, and goes on as fast."""
 FAST_S = 0.001
 """In which such a reader takes half of what may be under way."""

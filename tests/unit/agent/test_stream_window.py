@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.support.agent_module import load_agent
 
 AGENT: Any = load_agent()
-NARROW, WIDE = 16, 64
+NARROW, WIDE = 16, 256
 
 
 class Producer:
