@@ -71,6 +71,8 @@ TITLE_CHARS, DETAIL_CHARS, TRACE_CHARS, LOG_CHARS = 500, 2_000, 8_000, 8_000
 REFS_PER_FRAME = NUMBERS_PER_FRAME = 1_024
 """A frame is the least that is done in one turn: what it may name bounds how long others wait for theirs."""
 KEY_CHARS = 256
+ITEMS_PER_BATCH: Final = 64
+"""Likewise: each may have to be checked, and sent on, by itself."""
 LARGEST_BYTES: Final = 64 * 1024 * 1024 + 4096
 """Of one value: 64 MiB, and what stands around them."""
 
@@ -148,13 +150,13 @@ class BatchFrame(Struct, tag=STREAM_BATCH, array_like=True, forbid_unknown_field
     body: Raw
 
     def items(self) -> list[Raw]:
-        """Each item by itself; they alias the frame. Raises ``FrameError`` where there are none."""
+        """Each item by itself; they alias the frame. Raises ``FrameError`` where there are none, or too many."""
         try:
             found = _decode_array(self.body)
         except msgspec.DecodeError:
             raise FrameError("a batch is an array of items") from None
-        if not found:
-            raise FrameError("a batch without items")
+        if not 0 < len(found) <= ITEMS_PER_BATCH:
+            raise FrameError(f"a batch of {len(found)} items (1 to {ITEMS_PER_BATCH} are allowed)")
         return found
 
 

@@ -15,6 +15,7 @@ CHUNKED = msgpack.ExtType(4, (1).to_bytes(4, "little") + (99).to_bytes(4, "littl
 STORED = msgpack.ExtType(3, (1).to_bytes(4, "little") + (99).to_bytes(4, "little"))
 LIES: dict[str, list[Any]] = {
     "more than granted": [BATCH, None, [], [0] * 17],
+    "more than a batch may have": [BATCH, None, [], [0] * 65],
     "empty": [BATCH, None, [], []],
     "no array": [BATCH, None, [], {"0": 1}],
     "references": [BATCH, None, [[0, 1]], [1]],

@@ -1760,13 +1760,15 @@ class Batch:
     of the stream, and with the ticker's next look: no item stays for longer, whatever its producer does.
     """
 
-    __slots__ = ("agent", "at", "held", "lock", "number", "quick", "size")
+    __slots__ = ("agent", "at", "held", "lock", "most", "number", "packer", "quick", "size")
 
     def __init__(self, run: Run) -> None:
         self.agent = run.agent
+        self.most = run.agent.batch_bytes
         self.number = run.id
         self.held: deque[bytes] = deque()  # packed; put in by the producer, taken out by whoever has the lock
         self.lock = allocate_lock()  # and who has it sends: nothing may overtake what another thread took out
+        self.packer: Any = None  # of the producer alone
         self.size = 0
         self.quick = 0
         self.at = 0.0
@@ -1778,31 +1780,54 @@ class Batch:
     def take(self, item: Any) -> bool:
         """Keep the next item for a moment; False: it goes by itself, now, and all before it are on their way."""
         now = monotonic()
-        self.quick = self.quick + 1 if now - self.at < QUICK_S else 0
+        quick = self.quick + 1 if now - self.at < QUICK_S else 0
         self.at = now
-        agent = self.agent
-        most = agent.batch_bytes
-        data = agent.packed_short(item, most) if self.quick >= QUICK_ITEMS and most else None
-        held = self.held
-        if data is None:
-            if self.quick >= QUICK_ITEMS:
-                self.quick = 0
-            if self.size:
-                self.flush()
-                self.size = 0
-            return False
-        if not held:
-            self.size = 0
-        elif self.size + len(data) > most or len(held) >= BATCH_ITEMS:
+        if quick >= QUICK_ITEMS and self.most:
+            data = self.packed(item)
+            if data is not None:
+                held = self.held
+                size = len(data)
+                if held:
+                    size += self.size
+                    if size > self.most or len(held) >= BATCH_ITEMS:
+                        self.flush()
+                        self.go_on()
+                        size = len(data)
+                self.size = size
+                held.append(data)
+                agent = self.agent
+                agent.holding[self] = None
+                if agent.ticker_asleep:
+                    agent.wake_ticker()
+                return True
+            quick = 0
+        self.quick = quick
+        if self.size:
             self.flush()
             self.size = 0
-            self.go_on()
-        self.size += len(data)
-        held.append(data)
-        agent.holding[self] = None
-        if agent.ticker_asleep:
-            agent.wake_ticker()
-        return True
+        return False
+
+    def packed(self, item: Any) -> bytes | None:
+        """It alone, packed; None where it is long, refers to something, or is to be refused."""
+        kind, most = type(item), self.most
+        if (kind is bytes or kind is str) and len(item) > most:
+            return None
+        packer = self.packer
+        if packer is None:
+            packer = self.packer = self.agent.codec.new_packer()
+        try:
+            data: bytes = packer.pack(item)
+        except (TypeError, ValueError, OverflowError, RecursionError):
+            self.packer = None  # it is not trusted again
+            return None  # a frame of its own says what is wrong with it, or carries what it refers to
+        size = len(data)
+        if size > most:
+            if size > FRAME_BYTES:
+                self.packer = None  # its buffer stays as large as what it packed
+            return None
+        if size > MAX_DEPTH and kind not in LEAVES and data.translate(CONTAINER_TABLE).count(1) > MAX_DEPTH:
+            return None if is_too_deep(item) else data
+        return data
 
     def flush(self, patient: bool = True) -> None:
         """Send what is held; from any thread. Who is not ``patient`` leaves it to the thread that is at it."""
@@ -2514,27 +2539,6 @@ class Agent:
         if size > MAX_DEPTH and data.translate(CONTAINER_TABLE).count(1) > MAX_DEPTH:
             check_depth(fields[-1])
         return U32.pack(size) + data
-
-    def packed_short(self, value: Any, most: int) -> bytes | None:
-        """``value`` alone, packed; None where it is longer than ``most``, refers to something, or is to be refused."""
-        if (type(value) is bytes or type(value) is str) and len(value) > most:
-            return None
-        try:
-            packer = self.packers.pop()
-        except IndexError:
-            packer = self.codec.new_packer()
-        try:
-            data: bytes = packer.pack(value)
-        except (TypeError, ValueError, OverflowError, RecursionError):
-            return None  # a frame of its own says what is wrong with it, or carries what it refers to
-        size = len(data)
-        if size <= FRAME_BYTES:
-            self.packers.append(packer)
-        if size > most:
-            return None
-        if size > MAX_DEPTH and data.translate(CONTAINER_TABLE).count(1) > MAX_DEPTH and is_too_deep(value):
-            return None
-        return data
 
     def batch_frame(self, number: int, items: list[bytes]) -> bytes:
         """The frame of one packed item, or of several. They refer to nothing."""

@@ -156,7 +156,7 @@ def test_one_that_is_refused_is_refused_as_ever(item: Any) -> None:
 
 def test_a_host_that_takes_no_batches_is_sent_none() -> None:
     producer = Producer()
-    producer.agent.batch_bytes = 0
+    producer.batch.most = 0
     for number in range(100):
         assert not producer.make(number)
     assert producer.wire.sent == [[ITEM, 7, [], number] for number in range(100)]

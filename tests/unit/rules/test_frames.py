@@ -161,7 +161,8 @@ def test_limits_and_what_welcome_tells_of_them():
 def test_the_items_of_a_batch():
     found = parse(encode([9, 7, [], [1, {"a": [2]}, b"x"]]))
     assert [msgspec.msgpack.decode(item) for item in found.items()] == [1, {"a": [2]}, b"x"]
-    for body in ([], {}, 1, "items", None, {"0": 1}):
+    assert len(parse(encode([9, 7, [], [0] * 64])).items()) == 64
+    for body in ([], {}, 1, "items", None, {"0": 1}, [0] * 65):
         with pytest.raises(FrameError, match=r"^a batch "):
             parse(encode([9, 7, [], body])).items()
 
