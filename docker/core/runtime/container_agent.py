@@ -1623,11 +1623,11 @@ class Run:
         error: list[Any] | None = None
         try:
             while True:
-                if self.sent >= self.granted:
+                while self.sent >= self.granted and not self.cancelled:
                     gate.open = False
                     if self.out_of_credit():
                         batch.flush()
-                        agent.wait(gate, None)
+                        agent.wait(gate, None)  # a wake may be late, and tell of credit that was spent already
                         batch.go_on()
                 if self.cancelled:
                     error = agent.error_fields(cancelled_refusal())

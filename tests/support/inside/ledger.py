@@ -112,7 +112,10 @@ class Ledger:
 
     def take(self, got):
         kind, number = got[0], got[1]
-        if kind in (2, 3, 5, 6):
+        if kind == 9:  # the agent whose connection this was said that it takes them
+            for item in got[3]:
+                self.take([5, number, [], item])
+        elif kind in (2, 3, 5, 6):
             if number in self.readings:
                 self.read_on(kind, number, got)
             else:

@@ -40,7 +40,7 @@ class Wire:
 
     def items(self) -> list[Any]:
         found = []
-        for kind, _number, refs, body in self.sent:
+        for kind, _number, refs, body in (frame for frame in self.sent if frame[0] in {ITEM, BATCH}):
             assert refs == []
             found += body if kind == BATCH else [body]
         return found
@@ -215,6 +215,24 @@ def test_nothing_overtakes_what_another_thread_is_sending() -> None:
     other.join(10)
     last.join(10)
     assert producer.wire.items() == producer.made
+
+
+def test_a_wake_without_credit_sends_nothing() -> None:
+    """Credit is counted before its producer is woken: what was spent in between is not there when it wakes."""
+    producer = Producer()
+    producer.agent.stream_credit = 20
+    seen: list[int] = []
+
+    def wait(_gate: Any, _until: Any) -> bool:
+        seen.append(len(producer.wire.items()))
+        if len(seen) % 3 == 0:
+            producer.run.granted += 20
+        return True
+
+    producer.agent.wait = wait
+    producer.agent.send(producer.run.streamed(iter(range(50))))
+    assert seen == [20, 20, 20, 40, 40, 40]
+    assert producer.wire.sent[-1] == [6, 7, None]
 
 
 steps = st.lists(
