@@ -408,7 +408,7 @@ def _openat2(path: str, flags: int, root: int) -> int:
 def _check_regular(status: os.stat_result, path: str) -> None:
     if not stat.S_ISREG(status.st_mode):
         raise _refused(path, "is no regular file")
-    if status.st_nlink != 1:
+    if status.st_nlink > 1:  # none: somebody replaced it after it was opened, and it is no other file either
         raise _refused(path, f"has {status.st_nlink} hard links, so it may be another file too")
 
 

@@ -9,6 +9,7 @@ import struct
 
 import pytest
 
+import backend_core.files
 from backend_core.canonical import canonical_json, sha256_hex
 from backend_core.errors import NotFoundError, RequestError, TooLargeError
 from backend_core.files import Confined, fsync_folder, private_folder, read_bounded, split_path, write_atomic
@@ -22,6 +23,25 @@ NUMBERS = [  # RFC 8785, appendix B: IEEE 754 bits and their text
     ("444b1ae4d6e2ef50", "1e+21"), ("3eb0c6f7a0b5ed8c", "9.999999999999997e-7"), ("3eb0c6f7a0b5ed8d", "0.000001"),
     ("41b3de4355555553", "333333333.3333332"), ("41b3de4355555557", "333333333.33333343"), ("becbf647612f3696", "-0.0000033333333333333333"),
 ]  # fmt: skip
+
+
+def test_a_file_that_is_replaced_while_it_is_read_is_read_as_it_was(tmp_path, monkeypatch):
+    """Between its opening and the look at it somebody writes it anew: what was opened has no name any more."""
+    opened = backend_core.files.open_beneath
+
+    def slow(root, parts, flags, **how):
+        fd = opened(root, parts, flags, **how)
+        if not flags & os.O_DIRECTORY:
+            write_atomic(tmp_path / "count", b"2")
+        return fd
+
+    write_atomic(tmp_path / "count", b"1")
+    with Confined(tmp_path) as confined:
+        monkeypatch.setattr("backend_core.files.open_beneath", slow)
+        assert confined.read("count", 10) == b"1"
+        assert confined.stat("count").size_bytes == 1
+        monkeypatch.undo()
+        assert confined.read("count", 10) == b"2"
 
 
 @pytest.mark.parametrize(("bits", "text"), NUMBERS)
