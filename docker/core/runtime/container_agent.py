@@ -2732,7 +2732,7 @@ class Agent:
 
     def read(self, until: float | None = None) -> list[Any] | None:
         """The next frame's fields; None when ``until`` (monotonic) passes before one is complete."""
-        fields = self.buffered() if self.tail else None
+        fields = self.next_frame(self.head, self.tail) if self.tail else None
         while fields is None:
             if self.out or self.released or self.abandoned:
                 self.flush()
@@ -3728,21 +3728,31 @@ class Agent:
     async def call_async(
         self, loop: Any, target: Any, args: Any, ctx: Any, timeout_s: float | None, idempotency: str | None
     ) -> Any:
-        # written out as in `call`: a method for both would be one call more for each
+        # written out as in `call`, and as `open_pending`: a method for all would be one call more for each
         run = CURRENT.get() if ctx is None or type(ctx) is not CallContext else ctx._run  # noqa: SLF001 - as `parent_of`
-        pending = self.open_pending(run)
+        number = next(self.requests) % 0xFFFFFFFF + 1
+        if number in self.pending or len(self.pending) >= self.in_flight:
+            pending = self.open_pending(run)
+            number = pending.id
+        else:
+            pending = new(Pending)
+            pending.id = number
+            pending.run = run
+            pending.gate = pending.future = pending.loop = pending.reply = None
+            pending.until = 0.0
+            self.pending[number] = pending
         deadline_ms = 0 if timeout_s is None else max(1, int(timeout_s * 1000))
         parent = run.id if type(run) is Run else 0
         try:
             if type(args) in PACKED:
-                frame = self.packed([CALL, pending.id, target, deadline_ms, parent, 0, idempotency, (), args])
+                frame = self.packed([CALL, number, target, deadline_ms, parent, 0, idempotency, (), args])
             else:
-                frame = self.frame([CALL, pending.id, target, deadline_ms, parent, 0, idempotency], args)
+                frame = self.frame([CALL, number, target, deadline_ms, parent, 0, idempotency], args)
         except BaseException:
-            self.pending.pop(pending.id, None)
+            self.pending.pop(number, None)
             raise
-        future = pending.future = loop.create_future()
         pending.loop = loop
+        future = pending.future = loop.create_future()
         mode, timer = self.mode, None
         if mode is not None and mode.loop is loop:
             pending.until = until = monotonic() + (timeout_s or self.deadline_s) + SLACK_S
@@ -4059,7 +4069,7 @@ class LoopMode:
             if not left:
                 self.loop.call_soon(int)  # more may be in the buffer: come back without waiting
                 break
-            fields = agent.buffered() if agent.tail else None
+            fields = agent.next_frame(agent.head, agent.tail) if agent.tail else None
         if agent.out:
             agent.flush()
         self.token = agent.token = [LOOP_PATIENCE]
@@ -4141,9 +4151,15 @@ def loop_class(asyncio: Any, mode: LoopMode) -> Any:
 
     class BusLoop(plain):  # type: ignore[misc,valid-type]
         def call_soon(self, callback: Any, *args: Any, context: Any = None) -> Any:
-            if self._debug or self._closed:
+            if self._debug or self._closed or context is None:
                 return super().call_soon(callback, *args, context=context)
-            handle = handle_class(callback, args, self, context)
+            handle = new(handle_class)  # as its __init__ where nobody debugs
+            handle._context = context  # noqa: SLF001
+            handle._loop = self  # noqa: SLF001
+            handle._callback = callback  # noqa: SLF001
+            handle._args = args  # noqa: SLF001
+            handle._cancelled = False  # noqa: SLF001
+            handle._repr = handle._source_traceback = None  # noqa: SLF001
             self._ready.append(handle)
             return handle
 
@@ -4164,7 +4180,8 @@ def loop_class(asyncio: Any, mode: LoopMode) -> Any:
 
     looked_at = plain._run_once.__code__.co_names  # noqa: SLF001
     known = {"_ready", "_scheduled", "_debug", "_stopping", "_cancelled", "_run", "_process_events"}
-    return BusLoop if known.issubset(looked_at) else plain
+    parts = {"_context", "_loop", "_callback", "_args", "_cancelled", "_repr", "_source_traceback", "__weakref__"}
+    return BusLoop if known.issubset(looked_at) and parts == set(handle_class.__slots__) else plain
 
 
 # ---- what Pack code finds in its context
