@@ -74,6 +74,17 @@ class _Count:
         self.last_at = 0.0
 
 
+class _Lasting:
+    """What one grant allows for as long as it is in force, and the counts of the edges that were used under it."""
+
+    __slots__ = ("counts", "grant", "rights")
+
+    def __init__(self, grant: Grant) -> None:
+        self.grant = grant
+        self.rights = rights_of(None, grant)
+        self.counts: dict[str, _Count] = {}
+
+
 class Usage(Struct, frozen=True):
     """One granted permission and how much of it was used since counting began.
 
@@ -133,7 +144,7 @@ class PermissionManager:
         self._load_uses()
         self._denials: dict[tuple[str, str], tuple[float, int]] = {}
         self._asks: dict[str, deque[Ask]] = {}
-        self._rights: dict[str, tuple[Grant, Rights]] = {}
+        self._lasting: dict[str, _Lasting] = {}
 
     # --- single uses -------------------------------------------------------------------------------------------------
 
@@ -191,19 +202,25 @@ class PermissionManager:
 
     def calls_freely(self, caller: str, key: str) -> bool:
         """``may_call`` where no permission has to be looked at, as for nearly every call; ``False`` decides nothing."""
-        rights = self._lasting(caller)
-        if rights is None:
-            return False
-        if key in rights.provides:
-            return True
-        if key not in rights.calls:
-            return False
-        self._count(caller, "interface.call", key)
+        # of the very grant that is in force now, or made anew: a revocation acts on the next use
+        grant = grant_of(caller, self._in_force)
+        lasting = self._lasting.get(caller)
+        if lasting is None or lasting.grant is not grant:
+            if grant is None:
+                return False
+            lasting = self._lasting_of(grant)
+        count = lasting.counts.get(key)
+        if count is None:
+            return self._first_call(lasting, key)
+        now = self._clock()
+        with self._mutex:
+            count.number += 1
+            count.last_at = now
         return True
 
     def may_register(self, pack_id: str, key: str) -> Allow | Deny:
         """Whether the Pack declared ``key`` and holds what the key means to the host."""
-        rights = self._lasting(pack_id)
+        rights = self._rights_now(pack_id)
         if rights is not None and key in rights.provides:
             return Allow()
         needed = host_key_permission(key)
@@ -216,7 +233,7 @@ class PermissionManager:
         """Which keys ``caller`` may see; asked anew for each key, so that it follows later decisions."""
 
         def visible(key: str) -> bool:
-            rights = self._lasting(caller) if caller else None
+            rights = self._rights_now(caller) if caller else None
             lasting = not caller or (rights is not None and rights.may_call(key))
             return lasting or self._timed_edge(caller, key) or self._calls_host(caller, key)
 
@@ -259,7 +276,7 @@ class PermissionManager:
         """Drop what a newly decided Pack asked for; of a removed one also its ``uses``."""
         with self._mutex:
             self._asks.pop(pack_id, None)
-            self._rights.pop(pack_id, None)
+            self._lasting.pop(pack_id, None)  # also because it knows counts
             if uses:
                 self._uses = {key: found for key, found in self._uses.items() if key[0] != pack_id}
 
@@ -295,15 +312,24 @@ class PermissionManager:
                 return Allow(index)
         return Deny("Not granted.")
 
-    def _lasting(self, pack_id: str) -> Rights | None:
+    def _lasting_of(self, grant: Grant) -> _Lasting:
+        found = self._lasting.get(grant.pack_id)
+        if found is None or found.grant is not grant:
+            found = self._lasting[grant.pack_id] = _Lasting(grant)
+        return found
+
+    def _rights_now(self, pack_id: str) -> Rights | None:
         grant = self._grant_of(pack_id)
-        if grant is None:
-            return None
-        cached = self._rights.get(pack_id)
-        if cached is None or cached[0] is not grant:
-            cached = (grant, rights_of(None, grant))
-            self._rights[pack_id] = cached
-        return cached[1]
+        return None if grant is None else self._lasting_of(grant).rights
+
+    def _first_call(self, lasting: _Lasting, key: str) -> bool:
+        """As ``calls_freely``, for a key that was not called yet under this grant, or is not counted."""
+        if key in lasting.rights.provides:
+            return True
+        if key not in lasting.rights.calls:
+            return False
+        lasting.counts[key] = self._count(lasting.grant.pack_id, "interface.call", key)
+        return True
 
     def _calls_host(self, pack_id: str, key: str) -> bool:
         """Whether the Pack holds what calling the host's own key needs; what it may do there is judged there."""
@@ -366,7 +392,7 @@ class PermissionManager:
             self._spent |= {(*decision, index) for index in used}
             self._spent_known.add(decision)
 
-    def _count(self, pack_id: str, kind: str, item: str) -> None:
+    def _count(self, pack_id: str, kind: str, item: str) -> _Count:
         """By what was granted, not by what was reached: the number of counters is bounded by the grants."""
         key = (pack_id, kind, item)
         now = self._clock()
@@ -376,6 +402,7 @@ class PermissionManager:
                 found = self._uses[key] = _Count()
             found.number += 1
             found.last_at = now
+        return found
 
     def _deny(self, pack_id: str, kind: str, reason: str, hint: str, code: str = "denied") -> Deny:
         kind = kind[:100]

@@ -80,7 +80,7 @@ class Bus:
         self._limits_told: dict[tuple[str, str], float] = {}
         self.redactions = redactions or Redactions()
         self.turn = Turn()
-        self.router = Router(registry, diagnostics, self.limits, self.turn.poll)
+        self.router = Router(registry, diagnostics, self.limits)
         self.sessions: dict[str, Session] = {}
         self.sleep = Sleep(self)
         self._endpoints: set[Endpoint] = set()

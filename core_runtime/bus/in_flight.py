@@ -23,7 +23,6 @@ from msgspec import Raw
 from backend_core.errors import quote
 from core_runtime.bus.calls import Call, EdgeStats, Failure
 from core_runtime.bus.large import Busy, sending_failed
-from core_runtime.drivers.busy_poll import AFTER_ANSWER, BusyPoll
 from core_runtime.rules import frames
 from core_runtime.rules.frames import BusLimits, FrameError
 from core_runtime.rules.routing import allowed_ms
@@ -45,10 +44,9 @@ _ANSWERED = Failure("cancelled", "the call whose argument this stream is was ans
 class InFlight:
     """One for a bus; belongs to the event loop's thread."""
 
-    def __init__(self, limits: BusLimits, poll: BusyPoll) -> None:
+    def __init__(self, limits: BusLimits) -> None:
         self.limits = limits
-        self.poll = poll
-        self._usual_s = allowed_ms(0, limits.deadline_ms, limits.max_deadline_ms, None) / 1000
+        self._usual_ms = allowed_ms(0, limits.deadline_ms, limits.max_deadline_ms, None)
         self.sessions: set[Session] = set()
         self.edges: dict[tuple[str, str], EdgeStats] = {}
         self.local: set[Call] = set()
@@ -75,7 +73,6 @@ class InFlight:
                     caller.send_large(frame, call.callee)
                 else:
                     caller.send(frame)
-                self.poll.sent(AFTER_ANSWER, caller.loop)
         except FrameError as exc:
             caller.references.withdraw(refs)
             if call.callee is not None and not isinstance(exc, Busy):
@@ -160,22 +157,23 @@ class InFlight:
 
     # --- deadlines
 
-    def budget(self, call: Call, asked_ms: int) -> None:
-        """Give a call its deadline, and see to it that somebody looks."""
-        parent = call.parent
-        call.budget_s = self._usual_s
-        call.deadline = call.started + self._usual_s
-        if asked_ms or parent is not None:
-            left = None
-            if parent is not None and not parent.streaming:
-                left = int((parent.deadline - call.started) * 1000)
+    def budget(self, call: Call, asked_ms: int) -> int:
+        """Give a call its deadline, and see to it that somebody looks. Returns what it has, in milliseconds."""
+        parent, started, left = call.parent, call.started, None
+        if parent is not None and not parent.streaming:
+            left = int((parent.deadline - started) * 1000)
+        ms = self._usual_ms
+        if asked_ms or (left is not None and left < 1):
             ms = allowed_ms(asked_ms, self.limits.deadline_ms, self.limits.max_deadline_ms, left)
-            call.budget_s = ms / 1000
-            # what is left to the parent ends with it: the last part of a millisecond would be told as its slowness
-            call.deadline = parent.deadline if parent is not None and ms == left else call.started + call.budget_s
+        elif left is not None and left < ms:
+            ms = left
+        call.budget_s = ms / 1000
+        # what is left to the parent ends with it: the last part of a millisecond would be told as its slowness
+        call.deadline = parent.deadline if parent is not None and ms == left else started + call.budget_s
         if not self._armed and self._loop is not None:
             self._armed = True
             self._loop.call_later(SWEEP_S, self._sweep)
+        return ms
 
     def _sweep(self) -> None:
         """Answer what is late. One pass over what is pending: timers of their own would outlive most calls."""

@@ -32,7 +32,6 @@ from core_runtime.bus.streams import Streams
 from core_runtime.bus.targets import REMOTE, HostFunction, named, no_edge, target_of
 from core_runtime.bus.usual import Usual
 from core_runtime.diagnostics import Diagnostics
-from core_runtime.drivers.busy_poll import AFTER_CALL, BusyPoll
 from core_runtime.interface_registry import Entry, InterfaceRegistry
 from core_runtime.rules import frames
 from core_runtime.rules.frames import FLAG_CLOSER, FLAG_STREAM, WINDOW_SHIFT, BusLimits, FrameError
@@ -47,15 +46,13 @@ if TYPE_CHECKING:
 class Router:
     """One for a bus; belongs to the event loop's thread."""
 
-    def __init__(
-        self, registry: InterfaceRegistry, diagnostics: Diagnostics, limits: BusLimits, poll: BusyPoll
-    ) -> None:
+    def __init__(self, registry: InterfaceRegistry, diagnostics: Diagnostics, limits: BusLimits) -> None:
         self.registry = registry
         self.diagnostics = diagnostics
         self.limits = limits
         self.room = Room(limits.values_bytes)
         self.memory_room = Room(limits.values_bytes)
-        self.calls = InFlight(limits, poll)
+        self.calls = InFlight(limits)
         self.sessions = self.calls.sessions
         self.edges = self.calls.edges
         self.streams = Streams(self.calls)
@@ -236,7 +233,8 @@ class Router:
         """Route a CALL frame. Whatever is wrong with it is answered on it."""
         call: Call | None = None
         try:
-            if caller.called() > self.limits.calls_per_s:
+            now = time.monotonic()
+            if caller.called(now) > self.limits.calls_per_s:
                 caller.limited("rate", f"It made more than {self.limits.calls_per_s} calls in a second.")
                 raise refused("limit", f"more than {self.limits.calls_per_s} calls in a second", retryable=True)
             if self.holds.active and isinstance(frame.key, str):
@@ -245,7 +243,7 @@ class Router:
                     return
             entry, target = target_of(caller, frame)
             if type(target) is RemoteCallable and entry is not None and self.usual.forward(
-                caller, frame, entry, target
+                caller, frame, entry, target, now
             ):
                 return
             key = entry.key if entry is not None else target.key
@@ -401,7 +399,6 @@ class Router:
             callee.places.give_back(caller, call.size_bytes)
             raise Refused(sending_failed(exc)) from exc
         callee.incoming[call.number] = call
-        self.calls.poll.sent(AFTER_CALL, callee.loop)
 
     # --- answers
 

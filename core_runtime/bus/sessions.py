@@ -358,9 +358,8 @@ class Session:
         self._silent -= 1
         return self._silent
 
-    def called(self) -> int:
+    def called(self, now: float) -> int:
         """Count one call of its own; how many it made in the second that began with the first of them."""
-        now = monotonic()
         if now - self._second >= 1.0:
             self._second, self._calls = now, 0
         self._calls += 1

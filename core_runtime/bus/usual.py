@@ -23,7 +23,6 @@ from msgspec import Raw
 from core_runtime.bus.calls import Call, CallContext, HostContext
 from core_runtime.bus.in_flight import InFlight
 from core_runtime.bus.large import MARK_BYTES
-from core_runtime.drivers.busy_poll import AFTER_ANSWER, AFTER_CALL
 from core_runtime.interface_registry import Entry
 from core_runtime.rules.frames import CALL, RESULT, BusLimits, CallFrame, FrameError, ResultFrame
 from core_runtime.rules.routing import reenter_id
@@ -75,9 +74,8 @@ class Usual:
         number = callee.next_id()
         call = Call(target.key, callee, None, 0, name, None, 0, chain, trace_id, flow, entry, number, size)
         call.span = span = next(calls.spans)
-        calls.budget(call, 0 if timeout_s is None else max(1, int(timeout_s * 1000)))
+        ms = calls.budget(call, 0 if timeout_s is None else max(1, int(timeout_s * 1000)))
         above = (f"00-{trace_id}-{span:016x}-01", name, chain, flow)
-        ms = int(call.budget_s * 1000) or 1
         try:
             callee.send((CALL, number, target.number, ms, 0, 0, 0, above, once, (), Raw(body)))
         except FrameError:  # the general way meets it as well, and tells
@@ -85,14 +83,13 @@ class Usual:
             return None
         call.future = callee.loop.create_future()
         callee.incoming[number] = call
-        calls.poll.sent(AFTER_CALL, callee.loop)
         return call
 
-    def forward(self, caller: Session, frame: CallFrame, entry: Entry, target: RemoteCallable) -> bool:
-        """Send on what a Pack calls and may call. False: nothing was done."""
+    def forward(self, caller: Session, frame: CallFrame, entry: Entry, target: RemoteCallable, now: float) -> bool:
+        """Send on what a Pack calls and may call, ``now`` by ``time.monotonic``. False: nothing was done."""
         callee = target.session
         limits = self._limits
-        size = len(memoryview(frame.body))
+        size = len(frame.body)
         if not frame.id or frame.refs or frame.idempotency is not None or size > limits.file_bytes:
             return False
         if entry.checkers is not None or callee.dead or callee.draining or self._calls.tracer is not None:
@@ -101,33 +98,33 @@ class Usual:
             return False
         name = caller.pack_id
         parent = caller.incoming.get(frame.parent) if frame.parent else None
+        chain: tuple[str, ...] = ()
         if parent is None:
             if caller.orphans >= limits.orphans:
                 return False
+            depth, flow, sampled = 0, None, True
             trace_id = f"{random.getrandbits(128) or 1:032x}"
-            call = Call(entry.key, callee, caller, frame.id, name, None, 0, (), trace_id, None, entry)
         else:
             depth = parent.depth + 1
             if parent.abandoned or depth > limits.depth:
                 return False
-            chain = (*parent.chain, parent.caller_name)
-            call = Call(
-                entry.key, callee, caller, frame.id, name, parent, depth, chain, parent.trace_id, parent.flow, entry
-            )
-            call.sampled = parent.sampled
+            chain, flow, sampled = (*parent.chain, parent.caller_name), parent.flow, parent.sampled
+            trace_id = parent.trace_id
         if not callee.places.take(name, size, congested=callee.congested):
             return False
-        call.number = number = callee.next_id()
-        call.size_bytes = size
+        number = callee.next_id()
+        call = Call(
+            entry.key, callee, caller, frame.id, name, parent, depth, chain, trace_id, flow, entry, number, size, now
+        )
+        call.sampled = sampled
         call.span = span = next(self._calls.spans)
-        self._calls.budget(call, frame.deadline_ms)
+        ms = self._calls.budget(call, frame.deadline_ms)
         reenter = reenter_id(call, callee) if parent is not None or caller is callee else 0
         above = (
-            f"00-{call.trace_id}-{span:016x}-{'01' if call.sampled else '00'}", name, call.chain, call.flow,
+            f"00-{trace_id}-{span:016x}-{'01' if sampled else '00'}", name, chain, flow,
         )  # fmt: skip
-        ms = int(call.budget_s * 1000) or 1
         try:
-            callee.send((CALL, number, target.number, ms, 0, call.depth, reenter, above, None, (), frame.body))
+            callee.send((CALL, number, target.number, ms, 0, depth, reenter, above, None, (), frame.body))
         except FrameError:  # the general way meets it as well, and tells
             callee.places.give_back(name, size)
             return False
@@ -138,7 +135,6 @@ class Usual:
             parent.children = {call}
         else:
             parent.children.add(call)
-        self._calls.poll.sent(AFTER_CALL, callee.loop)
         return True
 
     def end(self, callee: Session, frame: ResultFrame) -> bool:
@@ -150,7 +146,7 @@ class Usual:
         if entry is None or entry.checkers is not None or call.sources is not None or callee.draining:
             return False
         body = frame.body
-        size = len(memoryview(body))
+        size = len(body)
         if size == MARK_BYTES or size > self._limits.file_bytes:
             return False
         if call.caller_id <= 0 and call.future is None:  # nobody waits for it
@@ -172,7 +168,6 @@ class Usual:
             del caller.outgoing[call.caller_id]
             if parent is None:
                 caller.orphans -= 1
-            self._calls.poll.sent(AFTER_ANSWER, callee.loop)
         del callee.incoming[frame.id]
         callee.places.give_back(name, call.size_bytes)
         call.done = True

@@ -29,7 +29,7 @@ MOST: Final = 16
 """So many polls in vain, one after the other, end it."""
 PROBE: Final = 64
 """One of so many is polled for after all, to learn whether answers have become quick."""
-AFTER_CALL, AFTER_ANSWER = 0, 1
+AFTER_CALL, AFTER_ANSWER, NOTHING = 0, 1, -1
 
 
 if hasattr(os, "sched_yield"):
@@ -65,7 +65,10 @@ class BusyPoll:
         """When it sleeps again, by ``time.monotonic``. Whoever reads something sets 0: that ends the wait."""
 
     def sent(self, what: int, loop: asyncio.AbstractEventLoop) -> None:
-        """A call or an answer goes out: ``AFTER_CALL``, ``AFTER_ANSWER``. ``loop``: the one that all of this is of."""
+        """Calls or answers go out: ``AFTER_CALL``, ``AFTER_ANSWER``, of both the last.
+
+        ``loop``: the one that all of this is of.
+        """
         if not self._left[what]:
             self._passed[what] += 1
             if self._passed[what] < self._probe:

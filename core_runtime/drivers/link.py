@@ -31,9 +31,10 @@ from time import monotonic, thread_time
 from typing import Any, Protocol, cast
 
 from backend_core.errors import HostError, TrustError, quote
+from core_runtime.drivers.busy_poll import AFTER_ANSWER, AFTER_CALL, NOTHING
 from core_runtime.drivers.turns import Partners, Turn, Waits
 from core_runtime.ports import BusConnection
-from core_runtime.rules.frames import BusLimits, FrameError, append
+from core_runtime.rules.frames import CALL, RESULT, BusLimits, FrameError, append
 from core_runtime.rules.sharing import SHARED_TURN_S, TURN_S, rest_s, rests_until_s
 
 BUFFER_BYTES = 64 * 1024
@@ -86,6 +87,8 @@ class Link(asyncio.BufferedProtocol):
         self._queued = False
         self._deferred = False
         self._unanswered = False
+        self._after = NOTHING
+        """What is followed by something of the peer's, most often, of what is about to be written."""
         self._resuming = False
         self._resting = False
         self._rests_until = 0.0
@@ -332,6 +335,11 @@ class Link(asyncio.BufferedProtocol):
             if self._peer.on_long(frame):
                 return
             raise
+        kind = frame[0]
+        if kind == CALL:
+            self._after = AFTER_CALL
+        elif kind == RESULT:
+            self._after = AFTER_ANSWER
         if self._turn.reading and not self._queued:
             self._queued = True
             self._turn.waiting.append(self)
@@ -375,6 +383,9 @@ class Link(asyncio.BufferedProtocol):
                 return
             self._behind = self._fd < 0 or transport.get_write_buffer_size() > 0
         self._unanswered = True
+        if self._after != NOTHING:
+            self._poll.sent(self._after, self._loop)
+            self._after = NOTHING
         if not self._behind:
             # straight to the kernel, which nearly always takes it; the transport's own way costs as much as the call
             try:

@@ -226,7 +226,7 @@ class Story:
             for _, s in sorted(self.rig.bus.sessions.items())
         ]  # fmt: skip
         spent = {name: cast("Counted", grant).spent for name, grant in self.rig.grants.items()}
-        return edges, tables, len(router.calls.local), spent, sorted(self.traced.calls), self.polls
+        return edges, tables, len(router.calls.local), spent, sorted(self.traced.calls)
 
     @staticmethod
     def known(call: Any) -> Any:
@@ -266,7 +266,7 @@ async def told(steps: list[Any], limits: BusLimits | None = None) -> tuple[Any, 
                     await story.act(*step)
                     if not await story.settle():
                         break
-            found = (story.seen, await story.outcomes(), story.left())
+            found = (story.seen, await story.outcomes(), story.left(), story.polls)
             for task in story.hosts:
                 task.cancel()
             await asyncio.gather(*story.hosts, return_exceptions=True)
@@ -284,14 +284,14 @@ def test_both_ways_do_and_leave_the_same(steps, limits):
     short = asyncio.run(told(steps, limits))
     with closed():
         general = asyncio.run(told(steps, limits))
-    assert short == general
+    assert short[:-1] == general[:-1], "but for how many writes it took"
 
 
 @pytest.mark.parametrize("way", [nullcontext, closed])
 def test_after_a_call_and_after_an_answer_to_a_pack_the_loop_is_told_to_look(way):
     steps: list[Any] = [("host", 1, ""), ("pack", 1, ""), ("answer", ("value", 1), 1), ("answer", ("value", 1), 0)]
     with way():
-        _, _, (*_, polls) = asyncio.run(told(steps))
+        *_, polls = asyncio.run(told(steps))
     assert polls == {AFTER_CALL: 2, AFTER_ANSWER: 1}
 
 

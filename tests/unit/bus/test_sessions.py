@@ -13,7 +13,6 @@ from core_runtime.bus.hub import Bus
 from core_runtime.bus.in_flight import InFlight
 from core_runtime.bus.sessions import LAST_ID
 from core_runtime.diagnostics import Diagnostics
-from core_runtime.drivers.busy_poll import BusyPoll
 from core_runtime.event_bus import EventBus
 from core_runtime.interface_registry import InterfaceRegistry
 from core_runtime.rules.frames import BusLimits
@@ -368,7 +367,7 @@ def test_calls_that_are_refused_count_as_calls_of_the_second(tmp_path):
 
 def test_a_call_that_gets_what_is_left_to_its_parent_is_late_with_it_and_not_a_little_before():
     """Else the parent, whose time that call took, is looked at without it and seems slow by itself."""
-    calls = InFlight(BusLimits(deadline_ms=2_000), BusyPoll())
+    calls = InFlight(BusLimits(deadline_ms=2_000))
     parent, child, brief = (Call("k", None, None, 0, "", None, 0, (), "", None, None) for _ in range(3))
     calls.budget(parent, 0)
     for call in (child, brief):

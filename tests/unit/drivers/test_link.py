@@ -9,10 +9,11 @@ import msgpack
 import pytest
 import uvloop
 
+from core_runtime.drivers.busy_poll import AFTER_ANSWER, AFTER_CALL, BusyPoll
 from core_runtime.drivers.link import BUFFER_BYTES, LONG_READ_BYTES, attach
 from core_runtime.drivers.turns import Partners, Turn
 from core_runtime.rules import frames
-from core_runtime.rules.frames import BusLimits
+from core_runtime.rules.frames import BusLimits, FrameError
 from core_runtime.rules.sharing import MAX_REST_S, SHARED_FOR_S, SHARED_TURN_S, carried_rest_s, rest_s
 
 COUNT, SIZE = 600, 20_000
@@ -118,6 +119,37 @@ def test_what_a_peer_gets_that_has_not_answered_yet_goes_in_one_write_a_turn(fac
 
     with asyncio.Runner(loop_factory=factory) as runner:
         runner.run(story())
+
+
+def test_calls_and_answers_that_are_written_are_followed_by_something_and_nothing_else_is(monkeypatch):
+    told = []
+    monkeypatch.setattr(BusyPoll, "sent", lambda _poll, what, _loop: told.append(what))
+
+    async def story():
+        near, far = socket.socketpair()
+        near.setblocking(False)
+        link = await attach(near, Nobody(), BusLimits(), Turn())
+        link.send((frames.RESULT, 1, 0, (), b"x"))
+        assert told == [AFTER_ANSWER]
+        for number in (2, 3):
+            link.send((frames.CALL, number, 1, 1, 0, 0, 0, None, None, (), b"x"))
+        assert told == [AFTER_ANSWER], "they wait for the end of the turn"
+        await asyncio.sleep(0.01)
+        assert told == [AFTER_ANSWER, AFTER_CALL], "two calls went in one write"
+        for frame in ((frames.PING, 1), (frames.ERROR, 4, "x", "", "", False, "")):
+            link.send(frame)
+        await asyncio.sleep(0.01)
+        assert told == [AFTER_ANSWER, AFTER_CALL]
+        with pytest.raises(FrameError):
+            link.send((frames.CALL, 5, 1, 1, 0, 0, 0, None, None, (), bytes(BusLimits().frame_bytes)))
+        link.send((frames.PING, 2))
+        await asyncio.sleep(0.01)
+        assert told == [AFTER_ANSWER, AFTER_CALL], "what was too long was not written"
+        link.abort("the end of the test")
+        far.close()
+        await asyncio.sleep(0.01)
+
+    asyncio.run(story())
 
 
 class Takes:
