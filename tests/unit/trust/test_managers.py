@@ -261,15 +261,18 @@ def test_uses_are_counted_by_item_and_outlast_a_decision(tmp_path):
     home.approve()
     live = home.permissions.rights_source("alpha")()
     assert [live.may_call("service.beta") for _ in range(3)] == [True] * 3
+    assert live.may_call("service.gamma")
     home.approvals.narrow("alpha", permissions=[{"type": "interface.call", "keys": ["service.beta"]}], actor="t")
     assert live.may_call("service.beta")
-    assert not live.may_call("service.gamma")
+    assert not live.may_call("service.gamma"), "although it was, a moment ago"
     [usage] = home.permissions.used_versus_granted("alpha")
     assert {item: uses.count for item, uses in usage.items.items()} == {"service.beta": 4}
     home.permissions.forget("alpha")
     assert home.permissions.used_versus_granted("alpha")[0].uses == 4
     home.permissions.forget("alpha", uses=True)
     assert home.permissions.used_versus_granted("alpha")[0].uses == 0
+    assert live.may_call("service.beta")
+    assert home.permissions.used_versus_granted("alpha")[0].uses == 1, "counted anew, and not where it was before"
 
 
 def test_what_was_used_is_known_after_a_restart_and_allows_nothing(tmp_path):
