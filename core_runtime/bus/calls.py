@@ -20,7 +20,7 @@ from msgspec import Struct
 
 from backend_core.errors import DeniedError, HostError, NotFoundError, PackError, PackTimeout, RumiError, quote
 from core_runtime.rules.frames import DETAIL_CHARS, TITLE_CHARS, TRACE_CHARS
-from core_runtime.rules.routing import error_type
+from core_runtime.rules.routing import AGENT_WORDS, error_type
 from core_runtime.rules.sketch import Sketch
 
 if TYPE_CHECKING:
@@ -43,9 +43,14 @@ class Failure(Struct, frozen=True):
     trace: str = ""
 
     @classmethod
-    def from_agent(cls, type_: str, title: str, detail: str, retryable: bool, trace: str) -> Failure:  # noqa: FBT001
-        """What a sandbox wrote, made fit for programs that match on it."""
-        return cls(error_type(type_), title[:TITLE_CHARS], detail[:DETAIL_CHARS], retryable, trace[:TRACE_CHARS])
+    def from_agent(
+        cls, type_: str, title: str, detail: str, retryable: bool, trace: str, words: frozenset[str] = AGENT_WORDS  # noqa: FBT001
+    ) -> Failure:  # fmt: skip
+        """What a sandbox wrote, made fit for programs that match on it, and told from what the host decides.
+
+        ``words``: what its agent may call a failure, as ``error_type`` takes them.
+        """
+        return cls(error_type(type_, words), title[:TITLE_CHARS], detail[:DETAIL_CHARS], retryable, trace[:TRACE_CHARS])
 
     def without(self, conceal: Callable[[str], str]) -> Failure:
         """The same with every text concealed; a type that spells what is concealed becomes ``error/hidden``."""

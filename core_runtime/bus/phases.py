@@ -8,6 +8,7 @@ from typing import Any
 from msgspec import Struct
 
 from core_runtime.bus.calls import Failure
+from core_runtime.rules.routing import PHASE_WORDS
 
 
 class PhaseOutcome(Struct, frozen=True):
@@ -25,7 +26,10 @@ class PhaseOutcome(Struct, frozen=True):
         error = outcome.get("error")
         failure: Failure | None = None
         if isinstance(error, list) and len(error) == 5:
-            failure = Failure.from_agent(str(error[0]), str(error[1]), str(error[2]), bool(error[3]), str(error[4]))
+            type_, title, detail, retryable, trace = error
+            failure = Failure.from_agent(
+                str(type_), str(title), str(detail), bool(retryable), str(trace), PHASE_WORDS
+            )  # fmt: skip
         elif error is not None:
             failure = Failure("error/Exception", str(error)[:500])
         ok = outcome.get("ok") is True

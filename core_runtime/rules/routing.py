@@ -20,6 +20,12 @@ ERROR_TYPE: Final = re.compile(
 )
 _TRACEPARENT: Final = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 UNTYPED_ERROR: Final = "error/Exception"
+AGENT_WORDS: Final = frozenset({"dead_reference", "limit", "shutting_down"})
+"""What an agent itself says of a call, beside ``value.*``. Every other word without a slash is the host's alone."""
+PHASE_WORDS: Final = AGENT_WORDS | {"cancelled", "conflict", "missing_file"}
+"""What it says of a phase."""
+_OWN: Final = "error/"
+_OWN_CHARS: Final = 99
 
 
 class PackRights(Protocol):
@@ -110,9 +116,15 @@ def granted_credit(outstanding: int, asked: int, ahead: int) -> int:
     return max(0, min(asked, ahead - outstanding))
 
 
-def error_type(text: str) -> str:
-    """The error's type if it is one, else the general one: types are matched by programs and shown in tables."""
-    return text if ERROR_TYPE.match(text) else UNTYPED_ERROR
+def error_type(text: str, words: frozenset[str] = AGENT_WORDS) -> str:
+    """What a sandbox calls its failure, fit to be matched by programs and shown in tables.
+
+    The general type if it is none; ``error/WORD`` for a word by which the host tells its own decisions (``denied``,
+    ``missing``, ``timeout``, ``cancelled``, …), so that no Pack's failure passes for one of them.
+    """
+    if not ERROR_TYPE.match(text):
+        return UNTYPED_ERROR
+    return text if "/" in text or text in words or text.startswith("value.") else _OWN + text[:_OWN_CHARS]
 
 
 def is_glob(pattern: str) -> bool:

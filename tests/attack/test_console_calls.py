@@ -143,7 +143,7 @@ def test_a_pack_that_fails_puts_no_other_end_of_the_call_on_record(tmp_path: Pat
         assert visitor.open(code_in(Path(host.ok("POST", "/api/console/open")["path"]))).status == 200
         for kind in ("ok", "cancelled"):
             text = called(visitor, "painter.answer", f'{{"kind": "{kind}"}}').text
-            assert f"answered painter.answer with {kind}" in text, text
+            assert f"answered painter.answer with error/{kind}" in text, text
         assert EN["call_closed"] in called(visitor, "painter.items", '{"item": 1}').text
         host.stop()
         trail = map(json.loads, (host.home / "user_data/audit/audit.jsonl").read_text().splitlines())

@@ -9,6 +9,7 @@ import pytest
 from core_runtime.rules import routing
 from core_runtime.rules.routing import (
     NO_RIGHTS,
+    PHASE_WORDS,
     SpanContext,
     allowed_ms,
     error_type,
@@ -88,10 +89,8 @@ GOOD = [
     "error/ValueError",
     "error/_x1",
     "error/" + "a" * 100,
-    "a",
-    "a" * 100,
-    "deadline.exceeded",
-    "a.b-c_d",
+    "limit",
+    "value.too_large",
     "pack/Some.Error-x/y",
     "a/" + "b" * 99,
 ]
@@ -119,6 +118,18 @@ def test_types_of_errors():
         assert error_type(text) == text
     for text in BAD:
         assert error_type(text) == "error/Exception", text
+
+
+@pytest.mark.parametrize("text", ["a", "a" * 99, "deadline.exceeded", "a.b-c_d", "denied", "cancelled", "value", "limits", "missing_file"])
+def test_a_word_that_no_agent_has_is_told_as_its_own(text):
+    assert error_type(text) == f"error/{text}"
+    assert error_type(error_type("a" * 100)) == "error/" + "a" * 99
+
+
+def test_a_phase_has_words_of_its_own():
+    for text in ("missing_file", "conflict", "cancelled", "limit"):
+        assert error_type(text, PHASE_WORDS) == text
+    assert error_type("denied", PHASE_WORDS) == "error/denied"
 
 
 @pytest.mark.parametrize(
