@@ -77,15 +77,29 @@ class Failure(Struct, frozen=True):
         if self.type == "denied":
             return DeniedError(self.title, detail=self.detail, fields=fields)
         return (PackTimeout if self.type == "timeout" else PackError)(
-            f"{pack_id or 'The host'} answered {key} with {self.type}",
+            self._sentence(pack_id or "The host", key),
             code=self.type,
             detail=": ".join(quote(text, DETAIL_CHARS) for text in (self.title, self.detail) if text),
-            hint="Try again in a moment." if self.retryable else "See the Pack's log: `rumi logs " + pack_id + "`.",
+            hint=self._hint(pack_id, key),
             fields=fields,
             retryable=self.retryable,
             trace=self.trace,
             pack_id=pack_id,
         )
+
+    def _sentence(self, who: str, key: str) -> str:
+        """Says of nobody that he answered, where the host's word, or that of his agent, is all there is."""
+        if self.type == "timeout":
+            return f"{who} did not answer {key} in time"
+        own = "/" in self.type
+        return f"{who} answered {key} with {self.type}" if own else f"The call of {key} ended with {self.type}"
+
+    def _hint(self, pack_id: str, key: str) -> str:
+        if self.retryable:
+            return "Try again in a moment."
+        if self.type == "schema":
+            return f"What it takes and gives: `rumi interface show {key}`."
+        return f"See the Pack's log: `rumi logs {pack_id}`." if pack_id else "What is wrong: `rumi issue list`."
 
 
 _MISSING_HINT = "`rumi interface list` shows what is there; start or approve the Pack that provides it."

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from backend_core.errors import DeniedError, NotFoundError, PackError, PackTimeout
-from core_runtime.bus.calls import CallContext
+from core_runtime.bus.calls import CallContext, Failure
 from core_runtime.rules.frames import BusLimits
 from tests.support.raw_agent import CALL, CANCEL, CREDIT, END, ERROR, ITEM, RELEASE, RESULT, eventually, reference, rig
 
@@ -95,6 +95,24 @@ def test_errors_keep_their_type_and_the_host_gets_a_typed_exception(tmp_path):
             assert "\x1b" not in str(caught.value)
 
     run(main())
+
+
+@pytest.mark.parametrize(
+    ("type_", "pack_id", "title", "hint"),
+    [
+        ("error/ValueError", "echo", "echo answered service.hello with error/ValueError", "`rumi logs echo`"),
+        ("error/KeyError", "", "The host answered service.hello with error/KeyError", "`rumi issue list`"),
+        ("timeout", "echo", "echo did not answer service.hello in time", "`rumi logs echo`"),
+        ("schema", "echo", "The call of service.hello ended with schema", "`rumi interface show service.hello`"),
+        ("limit", "echo", "The call of service.hello ended with limit", "`rumi logs echo`"),
+        ("value.too_deep", "echo", "The call of service.hello ended with value.too_deep", "`rumi logs echo`"),
+    ],
+)
+def test_who_did_not_answer_is_not_said_to_have_answered(type_, pack_id, title, hint):
+    error = Failure(type_, "why").exception(pack_id, "service.hello")
+    assert (error.title, error.code) == (title, type_)
+    assert hint in error.hint
+    assert Failure(type_, "why", retryable=True).exception(pack_id, "service.hello").hint == "Try again in a moment."
 
 
 def test_missing_denied_and_data(tmp_path):
