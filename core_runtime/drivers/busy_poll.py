@@ -11,7 +11,7 @@ Invariants:
   * What is followed by something within ``POLL_S`` every second time at least is polled for; else one of ``PROBE`` is.
   * With one processor nothing is polled: whoever is to answer needs it.
 
-Not here: reading and writing (``link``), what was sent (``bus``).
+Not here: reading, writing, and which frames are calls and answers (``link``).
 """
 
 from __future__ import annotations
