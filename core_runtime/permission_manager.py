@@ -276,7 +276,7 @@ class PermissionManager:
         """Drop what a newly decided Pack asked for; of a removed one also its ``uses``."""
         with self._mutex:
             self._asks.pop(pack_id, None)
-            self._lasting.pop(pack_id, None)  # also because it knows counts
+            self._lasting.pop(pack_id, None)  # with the counts that it refers to
             if uses:
                 self._uses = {key: found for key, found in self._uses.items() if key[0] != pack_id}
 

@@ -80,7 +80,7 @@ class Failure(Struct, frozen=True):
             self._sentence(pack_id or "The host", key),
             code=self.type,
             detail=": ".join(quote(text, DETAIL_CHARS) for text in (self.title, self.detail) if text),
-            hint=self._hint(pack_id, key),
+            hint=self._hint(pack_id),
             fields=fields,
             retryable=self.retryable,
             trace=self.trace,
@@ -94,11 +94,11 @@ class Failure(Struct, frozen=True):
         own = "/" in self.type
         return f"{who} answered {key} with {self.type}" if own else f"The call of {key} ended with {self.type}"
 
-    def _hint(self, pack_id: str, key: str) -> str:
+    def _hint(self, pack_id: str) -> str:
         if self.retryable:
             return "Try again in a moment."
         if self.type == "schema":
-            return f"What it takes and gives: `rumi interface show {key}`."
+            return "`rumi interface show` says what a key takes and gives."  # no key in it: commands are copied
         return f"See the Pack's log: `rumi logs {pack_id}`." if pack_id else "What is wrong: `rumi issue list`."
 
 

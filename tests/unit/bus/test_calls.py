@@ -103,7 +103,7 @@ def test_errors_keep_their_type_and_the_host_gets_a_typed_exception(tmp_path):
         ("error/ValueError", "echo", "echo answered service.hello with error/ValueError", "`rumi logs echo`"),
         ("error/KeyError", "", "The host answered service.hello with error/KeyError", "`rumi issue list`"),
         ("timeout", "echo", "echo did not answer service.hello in time", "`rumi logs echo`"),
-        ("schema", "echo", "The call of service.hello ended with schema", "`rumi interface show service.hello`"),
+        ("schema", "echo", "The call of service.hello ended with schema", "`rumi interface show`"),
         ("limit", "echo", "The call of service.hello ended with limit", "`rumi logs echo`"),
         ("value.too_deep", "echo", "The call of service.hello ended with value.too_deep", "`rumi logs echo`"),
     ],
@@ -112,6 +112,7 @@ def test_who_did_not_answer_is_not_said_to_have_answered(type_, pack_id, title, 
     error = Failure(type_, "why").exception(pack_id, "service.hello")
     assert (error.title, error.code) == (title, type_)
     assert hint in error.hint
+    assert "service.hello" not in error.hint, "a key may be anybody's text, and commands are copied"
     assert Failure(type_, "why", retryable=True).exception(pack_id, "service.hello").hint == "Try again in a moment."
 
 
